@@ -1,0 +1,58 @@
+"""Every error that this package raises on purpose. All of them are `OnnxGradError`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OnnxGradError(Exception):
+    """Base of every error that onnxgrad raises on purpose.
+
+    The message says what was wrong, where (operator, node, tensor) and what to do.
+    """
+
+
+class ModelError(OnnxGradError):
+    """The model cannot be read: missing, truncated, not ONNX, or data outside its folder."""
+
+
+class SaveError(OnnxGradError):
+    """A file cannot be written. Nothing half-written is left behind."""
+
+
+class ArgumentError(OnnxGradError):
+    """The arguments make no sense together, or name a tensor that has no gradient."""
+
+
+class UnknownNameError(ArgumentError):
+    """No tensor, parameter or position of that name; the nearest names are listed."""
+
+
+class UnreachableError(OnnxGradError):
+    """The chosen outputs do not depend on the tensor, or only through zero derivatives."""
+
+
+class NoRuleError(OnnxGradError):
+    """An operator on the path from the tensor to the output has no gradient rule."""
+
+
+class RuleError(OnnxGradError):
+    """A gradient rule is declared twice, or returned a cotangent of a wrong dtype or rank."""
+
+
+class FeedError(OnnxGradError):
+    """A value given to a net has the wrong name, dtype or shape."""
+
+
+class RuntimeMissingError(OnnxGradError):
+    """onnxruntime is not installed."""
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
+    """The sentence that offers the names nearest to `name`, or an empty string."""
+    known = [n for n in names if n]
+    lower = {n.lower(): n for n in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=count, cutoff=0.5)
+    close = [lower[c] for c in close] or [n for n in known if name.lower() in n.lower()][:count]
+    return f" Nearest: {', '.join(repr(c) for c in close)}." if close else ""
