@@ -1,0 +1,55 @@
+# Everything runs in .venv, which the first target makes from pyproject.toml.
+# Only relative paths, and `python -m` in place of scripts: the checkout's path may hold a space.
+
+PYTHON ?= python3
+TRAINING_PYTHON ?= python3.11
+PY = .venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check format models operators bench torch training-runtime clean
+
+demo: .venv/installed
+	$(PY) tools/demo.py
+
+test: .venv/installed
+	$(PY) -m pytest -q -n auto --maxprocesses 4
+
+check: .venv/installed
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+format: .venv/installed
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+# The authored nets, then the trained one.
+models: .venv/installed
+	$(PY) -m models.author
+	$(PY) -m models.train_digits
+
+operators: .venv/installed
+	$(PY) tools/operators.py
+
+bench: .venv/installed
+	$(PY) tools/bench.py
+
+# PyTorch is an oracle for some tests, which are skipped without it.
+torch: .venv/torch
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q -e ".[cpu,demo,test,dev]"
+	@touch $@
+
+.venv/torch: .venv/installed
+	$(PY) -m pip install -q -e ".[torch]"
+	@touch $@
+
+# The last release of onnxruntime-training has wheels up to Python 3.11.
+training-runtime:
+	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
+
+clean:
+	rm -rf .venv .venv-training out
