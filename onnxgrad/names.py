@@ -1,0 +1,137 @@
+"""How a tensor of a net is named: by its name, or by the position of a parameter in the net."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from .errors import UnknownNameError, nearest
+
+Position: TypeAlias = Sequence[str | int]
+Spec: TypeAlias = str | Position
+
+
+class All(enum.Enum):
+    """The type of `ALL`."""
+
+    ALL = "all"
+
+    def __repr__(self) -> str:
+        return "ALL"
+
+
+ALL: Final = All.ALL
+"""Every floating-point graph input and every parameter."""
+
+
+def parameters(model: ir.Model) -> dict[str, ir.Value]:
+    """The floating-point initializers and Constant nodes of the main graph, by tensor name."""
+    graph = model.graph
+    constants = [node.outputs[0] for node in graph if node.op_type == "Constant"]
+    found: dict[str, ir.Value] = {}
+    for value in (*graph.initializers.values(), *constants):
+        tensor = ir.convenience.get_const_tensor(value)
+        if value.name and tensor is not None and tensor.dtype.is_floating_point():
+            found[value.name] = value
+    return found
+
+
+def resolve(model: ir.Model, spec: Spec) -> str:
+    """The name of the tensor that `spec` stands for.
+
+    Args:
+        model: The model as the caller has it: node indices count its nodes.
+        spec: A tensor's name, or a position: a sequence of names and indices. A position is looked
+            up among the parameters' names split at `.` and `/`, so that `["layer1", 0, "weight"]`
+            is `layer1.0.weight`. Then among the nodes: a node's name or index, then the formal name
+            or the index of an input of its operator, as in `["/conv1/Conv", "W"]`.
+
+    Raises:
+        UnknownNameError: No such tensor or position, or more than one; the nearest are listed.
+    """
+    if isinstance(spec, str):
+        return _by_name(model, spec)
+    position = list(spec)
+    if not position or not all(isinstance(part, str | int) for part in position):
+        raise UnknownNameError(f"A position is a sequence of names and indices, not {spec!r}.")
+    wanted = _split(*position)
+    names = parameters(model)
+    matches = [name for name in names if _split(name) == wanted]
+    if not matches:
+        nodes = _nodes_at(model, position[:-1])
+        matches = sorted({_operand(model, node, position[-1], spec) for node in nodes})
+    if not matches:
+        known = [*names, *(node.name or "" for node in model.graph)]
+        near = nearest(".".join(wanted), known) or nearest(".".join(wanted[:-1]), known)
+        raise UnknownNameError(f"The net has no parameter at the position {spec!r}.{near}")
+    if len(matches) > 1:
+        raise UnknownNameError(
+            f"The position {spec!r} is ambiguous: it can be {' or '.join(map(repr, matches))}."
+        )
+    return matches[0]
+
+
+def _by_name(model: ir.Model, name: str) -> str:
+    known = {value.name for value in _named(model.graph) if value.name}
+    if name in known:
+        return name
+    for graph in model.graph.subgraphs():
+        if any(value.name == name for value in _named(graph)):
+            raise UnknownNameError(
+                f"The tensor {name!r} lies inside a branch or a loop's body, where it has no "
+                "gradient of its own. Choose a tensor of the main graph."
+            )
+    raise UnknownNameError(f"The net has no tensor {name!r}.{nearest(name, known)}")
+
+
+def _named(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _split(*parts: str | int) -> tuple[str, ...]:
+    return tuple(piece for part in parts for piece in re.split(r"[./]", str(part)) if piece)
+
+
+def _nodes_at(model: ir.Model, place: Position) -> list[ir.Node]:
+    nodes = list(model.graph)
+    if len(place) == 1 and isinstance(place[0], int):
+        index = place[0]
+        return [nodes[index]] if -len(nodes) <= index < len(nodes) else []
+    wanted = _split(*place)
+    return [node for node in nodes if node.name and wanted and _split(node.name) == wanted]
+
+
+def _operand(model: ir.Model, node: ir.Node, operand: str | int, spec: Spec) -> str:
+    formal = _formal_inputs(model, node)
+    index = formal.index(operand) if operand in formal else operand
+    value = None
+    if isinstance(index, int) and -len(node.inputs) <= index < len(node.inputs):
+        value = node.inputs[index]
+    if value is None or not value.name:
+        given = [name for name, value in zip(formal, node.inputs, strict=False) if value]
+        raise UnknownNameError(
+            f"{node.op_type} node {node.name!r} has no input {operand!r} (position {spec!r}). "
+            f"It has {', '.join(map(repr, given)) or 'none'}, or the indices "
+            f"0 to {len(node.inputs) - 1}."
+        )
+    return value.name
+
+
+def _formal_inputs(model: ir.Model, node: ir.Node) -> list[str]:
+    function = model.functions.get(node.op_identifier())
+    if function is not None:
+        return [value.name or "" for value in function.inputs]
+    version = model.graph.opset_imports.get(node.domain, 1)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return []  # an operator that onnx does not know: its inputs have indices only
+    return [parameter.name for parameter in schema.inputs]
