@@ -1,0 +1,43 @@
+"""onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
+
+from onnxgrad import rules as _rules  # noqa: F401  fills the table of rules
+from onnxgrad.api import gradient, vjp
+from onnxgrad.errors import (
+    ArgumentError,
+    FeedError,
+    ModelError,
+    NoRuleError,
+    OnnxGradError,
+    RuleError,
+    RuntimeMissingError,
+    SaveError,
+    UnknownNameError,
+    UnreachableError,
+)
+from onnxgrad.io import save
+from onnxgrad.names import ALL
+from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALL",
+    "ArgumentError",
+    "FeedError",
+    "ModelError",
+    "NoRuleError",
+    "OnnxGradError",
+    "RuleError",
+    "RuntimeMissingError",
+    "SaveError",
+    "UnknownNameError",
+    "UnreachableError",
+    "elementwise",
+    "forget",
+    "gradient",
+    "not_implemented",
+    "rule",
+    "save",
+    "vjp",
+    "zero",
+]

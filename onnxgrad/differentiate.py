@@ -1,0 +1,325 @@
+"""Reverse mode on a graph: what depends on what, the walk, accumulation. It names no operator.
+
+The cotangent of a value is the derivative of the scalar with respect to it. No cotangent means zero,
+and no node is emitted for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad import shapes
+from onnxgrad.builder import Builder, Refusal, Tensor, is_float
+from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One operand of one node, and what is known of the derivative with respect to it."""
+
+    node: ir.Node
+    index: int
+    state: State
+    reason: str
+
+
+def operand_name(node: ir.Node, index: int) -> str:
+    """The formal name of an operand, or its index where the operator has no schema."""
+    entry = lookup(node.domain, node.op_type)
+    schema = entry.schema if entry else schema_of(node.domain, node.op_type)
+    return schema.operand(index) if schema and schema.inputs else str(index)
+
+
+def edge(node: ir.Node, index: int) -> Edge:
+    """What is known of the derivative of a node with respect to one operand."""
+    entry = lookup(node.domain, node.op_type)
+    if entry is None:
+        known = schema_of(node.domain, node.op_type) is not None
+        reason = "no rule yet" if known else "not an operator of the standard, and no rule for it"
+        return Edge(node, index, "none", reason)
+    state, reason = entry.operand_state(operand_name(node, index))
+    if not any(is_float(v) or v.type is None for v in node.outputs):
+        return Edge(node, index, "zero", reason or "its outputs are not floating-point")
+    return Edge(node, index, state, reason)
+
+
+@dataclass
+class Flow:
+    """Which values matter: those that `sources` influence and that influence `targets`."""
+
+    sources: Sequence[ir.Value]
+    targets: Sequence[ir.Value]
+    # Value -> the edge through which a source first reaches it; None for a source.
+    reached: dict[ir.Value, Edge | None] = field(default_factory=dict)
+    # Operands with zero derivative at which a path from a source ends.
+    blocked: list[Edge] = field(default_factory=list)
+    # Values that influence a target.
+    useful: set[ir.Value] = field(default_factory=set)
+    nodes: list[ir.Node] = field(default_factory=list)  # on a path, in topological order
+
+    @classmethod
+    def of(
+        cls, graph: ir.Graph, sources: Sequence[ir.Value], targets: Sequence[ir.Value]
+    ) -> Flow:
+        """Trace a graph whose nodes are in topological order."""
+        flow = cls(sources, targets, dict.fromkeys(sources))
+        useful = set(targets)
+        for node in reversed(graph):
+            if any(v in useful for v in node.outputs):
+                useful.update(v for v in node.inputs if v is not None)
+        flow.useful = useful
+        for node in graph:
+            if not any(v in useful for v in node.outputs):
+                continue
+            through = None
+            for index, v in enumerate(node.inputs):
+                if v not in flow.reached:
+                    continue
+                e = edge(node, index)
+                if e.state == "zero":
+                    flow.blocked.append(e)
+                else:
+                    through = through if through is not None and through.state == "none" else e
+            if through is None:
+                continue
+            flow.nodes.append(node)
+            for v in node.outputs:
+                if (is_float(v) or v.type is None) and v not in flow.reached:
+                    flow.reached[v] = through
+        # A node is on a path only if a cotangent can come back to it.
+        live = {v for v in targets if v in flow.reached}
+        kept = []
+        for node in reversed(flow.nodes):
+            if any(v in live for v in node.outputs):
+                kept.append(node)
+                live.update(
+                    v
+                    for k, v in enumerate(node.inputs)
+                    if v in flow.reached and edge(node, k).state != "zero"
+                )
+        flow.nodes = kept[::-1]
+        flow.useful = live
+        return flow
+
+    def matters(self, value: ir.Value | None) -> bool:
+        """Whether the cotangent of `value` is needed."""
+        return value is not None and value in self.reached and value in self.useful
+
+    def path(self, value: ir.Value) -> str:
+        """The path from a source to `value`, as text."""
+        steps = [f"{value.name!r}"]
+        while (e := self.reached.get(value)) is not None:
+            value = e.node.inputs[e.index]  # type: ignore[assignment]
+            steps.append(f"{value.name!r} -> {e.node.op_type}")
+        if len(steps) > 7:
+            steps[3:-3] = ["..."]
+        return " -> ".join(reversed(steps))
+
+
+def describe(node: ir.Node) -> str:
+    """A node as a message names it."""
+    name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    return f"operator {name}, node {node.name!r}"
+
+
+def refuse(node: ir.Node, index: int | None, reason: str, flow: Flow, where: str = "") -> NoRuleError:
+    """The error for a node on a path that has no rule."""
+    at = "" if index is None else f", operand {operand_name(node, index)!r}"
+    source = next((v for v in node.inputs if v in flow.reached), None)
+    path = f" Path: {flow.path(source)} -> {node.op_type}." if source is not None else ""
+    name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    return NoRuleError(
+        f"{describe(node)}{at}{where}: {reason}.{path} "
+        f"Leave it off the path with other names in wrt or of, or add a rule with "
+        f"onnxgrad.rule({name!r})."
+    )
+
+
+def require_rules(flow: Flow) -> None:
+    """Raise for the first node on a path with an operand that matters and has no rule.
+
+    Raises:
+        NoRuleError: it names operator, node, path and what to do.
+    """
+    for node in flow.nodes:
+        for index, v in enumerate(node.inputs):
+            if v is not None and flow.matters(v):
+                e = edge(node, index)
+                if e.state == "none":
+                    raise refuse(node, index, e.reason, flow)
+
+
+def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:
+    """Emit the backward pass.
+
+    Args:
+        op: Emits at the end of the graph.
+        flow: What matters.
+        seeds: The cotangents of the targets.
+
+    Returns:
+        The cotangents of the sources; a source that none reaches is absent.
+
+    Raises:
+        NoRuleError: A node on a path cannot be differentiated.
+        RuleError: A rule returned what is no cotangent of its operand.
+    """
+    parts: dict[ir.Value, list[Tensor]] = {v: [t] for v, t in seeds.items()}
+    sources = set(flow.sources)
+    total: dict[ir.Value, Tensor] = {}
+
+    def cotangent(v: ir.Value) -> Tensor | None:
+        if v not in total and v in parts:
+            total[v] = op.sum(parts.pop(v))
+        return total.get(v) if v in sources else total.pop(v, None)
+
+    for node in reversed(flow.nodes):
+        op.scope = f"{node.name}/grad"
+        gs = [cotangent(v) for v in node.outputs]
+        if all(g is None for g in gs):
+            continue
+        wanted = [k for k, v in enumerate(node.inputs) if flow.matters(v)]
+        wanted = [k for k in wanted if edge(node, k).state == "rule"]
+        try:
+            for index, g in apply(op, node, gs, wanted).items():
+                v = node.inputs[index]
+                _check(g, v, node, index)
+                parts.setdefault(v, []).append(g)
+        except Refusal as e:
+            raise refuse(node, None, str(e), flow) from None
+    op.scope = "grad"
+    return {v: g for v in flow.sources if (g := cotangent(v)) is not None}
+
+
+def apply(
+    op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
+) -> dict[int, Tensor]:
+    """Apply a node's rule: the cotangents of the operands at `wanted`, given those of its outputs."""
+    entry = lookup(node.domain, node.op_type)
+    assert entry is not None
+    result: dict[int, Tensor] = {}
+    arguments = _Arguments(op, node, entry, gs)
+    for index in wanted:
+        operand = entry.schema.operand(index)
+        function, names = entry.functions.get(operand, (None, ()))
+        if function is None:
+            continue
+        g = arguments.call(function, names, i=index - entry.schema.inputs.index(operand))
+        if g is not None:
+            result[index] = g
+    rest = [k for k in wanted if entry.schema.operand(k) not in entry.functions]
+    if rest:
+        function, names = entry.functions[""]
+        by_name: dict[str, Any] = arguments.call(
+            function, names, wanted={entry.schema.operand(k) for k in rest}
+        )
+        for index in rest:
+            operand = entry.schema.operand(index)
+            g = by_name.get(operand)
+            if isinstance(g, list):
+                g = g[index - entry.schema.inputs.index(operand)]
+            if g is not None:
+                result[index] = g
+    if entry.broadcast:
+        out = op.tensor(node.outputs[0]).shape
+        for index, g in result.items():
+            result[index] = shapes.unbroadcast(g, out, op.tensor(node.inputs[index]))
+    return result
+
+
+class _Arguments:
+    """What a rule may ask for by name, for one node."""
+
+    def __init__(
+        self, op: Builder, node: ir.Node, entry: Entry, gs: Sequence[Tensor | None]
+    ) -> None:
+        self.op, self.node, self.entry, self.gs = op, node, entry, gs
+
+    def call(self, function: Callable[..., Any], names: Iterable[str], **given: Any) -> Any:
+        """Call a rule with the arguments that it asks for."""
+        names = tuple(names)
+        schema = self.entry.schema
+        for k, g in enumerate(self.gs):
+            formal = schema.outputs[min(k, len(schema.outputs) - 1)]
+            if g is not None and not (k == 0 and "g" in names) and f"g_{formal}" not in names:
+                self.op.refuse(f"there is no rule for its output {formal!r}, which is used")
+        if "g" in names and self.gs[0] is None:
+            given["g"] = shapes.full_like(self.op.tensor(self.node.outputs[0]), 0)
+        return function(*(given[n] if n in given else self._get(n, schema) for n in names))
+
+    def _get(self, name: str, schema: Schema) -> Any:
+        node, op = self.node, self.op
+        if name == "op":
+            return op
+        if name == "node":
+            return node
+        if name == "g":
+            return self.gs[0]
+        if name in schema.inputs:
+            return self._operand(list(node.inputs), schema.inputs, schema.variadic_input, name)
+        if name in schema.outputs:
+            k = schema.outputs.index(name)
+            if k >= len(node.outputs) or not node.outputs[k].name:
+                self._ask_for_output(k, name)
+            return self._operand(list(node.outputs), schema.outputs, schema.variadic_output, name)
+        if name.startswith("g_") and name[2:] in schema.outputs:
+            k = schema.outputs.index(name[2:])
+            if schema.variadic_output and k == len(schema.outputs) - 1:
+                return list(self.gs[k:])
+            return self.gs[k] if k < len(self.gs) else None
+        return self._attribute(name)
+
+    def _operand(
+        self, values: list[ir.Value | None], formal: Sequence[str], variadic: bool, name: str
+    ) -> Any:
+        k = formal.index(name)
+        tensors = [None if v is None else self.op.tensor(v) for v in values]
+        if variadic and k == len(formal) - 1:
+            return tensors[k:]
+        return tensors[k] if k < len(tensors) else None
+
+    def _attribute(self, name: str) -> Any:
+        attribute = self.node.attributes.get(name)
+        if attribute is not None:
+            return attribute.value
+        schema = schema_of(self.node.domain, self.node.op_type, self.op.graph.opset_imports.get(self.node.domain))
+        return schema.attributes.get(name) if schema else None
+
+    def _ask_for_output(self, k: int, name: str) -> None:
+        """Add an optional output that the rule needs to the node of the forward pass."""
+        node = self.node
+        present = len(node.outputs)
+        if k >= present:
+            node.resize_outputs(k + 1)
+        for i in range(present, k):
+            node.outputs[i].name = ""
+        node.outputs[k].name = self.op.names.fresh(f"{node.outputs[0].name}_{name}")
+        self.op.infer_outputs(node)
+
+
+def _check(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> None:
+    """That `g` can be the cotangent of an operand; the rule is to blame if not."""
+    where = f"the rule of {describe(node)}, operand {operand_name(node, index)!r}, returned"
+    if not isinstance(g, Tensor):
+        raise RuleError(f"{where} {type(g).__name__}, not a Tensor")
+    if value.dtype is not None and g.dtype != value.dtype:
+        raise RuleError(f"{where} a cotangent of {g.dtype.name} for {value.dtype.name} {value.name!r}")
+    if value.shape is None:
+        return
+    mismatch = g.shape is not None and (
+        len(g.shape) != len(value.shape)
+        or any(
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for a, b in zip(g.shape, value.shape, strict=True)
+        )
+    )
+    if mismatch:
+        raise RuleError(
+            f"{where} a cotangent of shape {g.value.shape} for {value.name!r} of {value.shape}"
+        )
+    g.op.typed(g, g.op.tensor(value))

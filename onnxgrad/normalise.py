@@ -1,0 +1,112 @@
+"""The passes before differentiation. Afterwards rules see one dialect.
+
+Ensured: no model-local functions; opset FLOOR or newer; IR version with initializers apart from inputs;
+weights in initializers, none in Constant nodes; every node and value named and in order; the dtype
+of every value that the standard can infer, and its shape as far as it follows from the inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.version_converter import ConvertVersionPass
+
+from onnxgrad.errors import ModelError
+from onnxgrad.registry import onnx_schema
+
+# The opset that rules are written for. Newer models stay as they are. 21 is the newest that
+# onnxruntime 1.19 knows.
+FLOOR = 21
+_IR_VERSION = 10
+
+# What exporters write for "any size": two of them are not equal sizes.
+_ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
+
+
+def normalise(model: ir.Model, keep: list[str]) -> None:
+    """Bring a model into the dialect of the rules, in place.
+
+    Args:
+        model: A private copy.
+        keep: Names of tensors that must survive although nothing uses them.
+
+    Raises:
+        ModelError: The model is not valid, or its opset cannot be raised.
+    """
+    graph = model.graph
+    outputs = list(graph.outputs)
+    named = {v.name: v for v in graph.outputs}
+    for node in graph:
+        for v in node.outputs:
+            if v.name in keep and v.name not in named:
+                graph.outputs.append(v)
+    logging_level = logging.getLogger("onnxscript").level
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    try:
+        _passes(model)
+    except (ir.passes.PassError, ValueError, RuntimeError) as e:
+        raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
+    finally:
+        logging.getLogger("onnxscript").setLevel(logging_level)
+    graph = model.graph
+    del graph.outputs[len(outputs) :]
+    infer(model)
+
+
+def _passes(model: ir.Model) -> None:
+    graph = model.graph
+    if model.ir_version < 4:
+        # There the runtime takes every initializer as a constant, listed as an input or not.
+        common.RemoveInitializersFromInputsPass()(model)
+    for v in [*graph.inputs, *graph.outputs]:
+        _forget_anonymous(v)
+    if model.functions:
+        common.InlinePass()(model)
+        common.RemoveUnusedFunctionsPass()(model)
+    version = graph.opset_imports.setdefault("", FLOOR)
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise ModelError(
+            f"the model is of opset {version} and the installed onnx {onnx.__version__} knows up to "
+            f"{newest}: upgrade onnx"
+        )
+    if version < FLOOR:
+        ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
+        if model.graph.opset_imports[""] != FLOOR:
+            raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
+    model.ir_version = max(model.ir_version, _IR_VERSION)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.NameFixPass()(model)
+    common.TopologicalSortPass()(model)
+
+
+def infer(model: ir.Model) -> None:
+    """Infer dtypes and shapes anew. Those that the file declares for inner values can be stale."""
+    declared = [(v, v.shape) for v in model.graph.outputs]
+    for node in model.graph.all_nodes():
+        if onnx_schema(node.domain, node.op_type) is not None:
+            for v in node.outputs:
+                v.shape = None
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    for v, shape in declared:
+        if v.shape is None:
+            v.shape = shape
+
+
+def _forget_anonymous(value: ir.Value) -> None:
+    if value.shape is not None:
+        value.shape = ir.Shape(
+            [
+                None if isinstance(d, ir.SymbolicDim) and str(d.value) in _ANONYMOUS else d
+                for d in value.shape
+            ]
+        )
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

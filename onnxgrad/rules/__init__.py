@@ -1,0 +1,7 @@
+"""The gradient rules, one module per family of operators. Importing a module fills the table."""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

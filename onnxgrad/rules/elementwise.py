@@ -1,0 +1,36 @@
+"""Functions of one variable, element by element: dy/dx in terms of x and y.
+
+At a kink the derivative is PyTorch's; each such choice stands beside its rule.
+"""
+
+import math
+
+from onnxgrad.registry import elementwise, rule
+
+elementwise("Identity", lambda: 1)
+elementwise("Neg", lambda: -1)
+elementwise("Abs", lambda op, X: op.Sign(X))  # 0 at 0
+elementwise("Reciprocal", lambda Y: -(Y * Y))
+elementwise("Sqrt", lambda Y: 0.5 / Y)
+elementwise("Exp", lambda output: output)
+elementwise("Log", lambda input: 1 / input)
+elementwise("Erf", lambda op, input: op.Exp(-(input * input)) * (2 / math.sqrt(math.pi)))
+
+elementwise("Sin", lambda op, input: op.Cos(input))
+elementwise("Cos", lambda op, input: -op.Sin(input))
+elementwise("Tan", lambda output: 1 + output * output)
+elementwise("Asin", lambda op, input: 1 / op.Sqrt(1 - input * input))
+elementwise("Acos", lambda op, input: -1 / op.Sqrt(1 - input * input))
+elementwise("Atan", lambda input: 1 / (1 + input * input))
+elementwise("Sinh", lambda op, input: op.Cosh(input))
+elementwise("Cosh", lambda op, input: op.Sinh(input))
+elementwise("Tanh", lambda output: 1 - output * output)
+elementwise("Asinh", lambda op, input: 1 / op.Sqrt(1 + input * input))
+elementwise("Acosh", lambda op, input: 1 / (op.Sqrt(input - 1) * op.Sqrt(input + 1)))
+elementwise("Atanh", lambda input: 1 / (1 - input * input))
+
+
+@rule("Cast", "input")
+@rule("CastLike", "input")
+def _(op, g, input):
+    return op.cast(g, input.dtype)

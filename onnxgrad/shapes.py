@@ -1,0 +1,208 @@
+"""Axes, dimensions and reductions: the one place that chooses between static and run-time shapes.
+
+A dimension is an int where the graph tells it, else a tensor of one int64 read from Shape at run time.
+Arithmetic works on both alike, so a rule is written once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.builder import Dim, Tensor
+
+Size = int | Tensor
+
+
+def dim(x: Tensor, axis: int) -> Size:
+    """The size of one axis: an int, or an int64 tensor of shape [1]."""
+    known = x.shape
+    if axis < 0:
+        axis += x.rank
+    if known is not None and isinstance(known[axis], int):
+        return known[axis]  # type: ignore[return-value]
+    return x.op.Shape(x, start=axis, end=axis + 1)
+
+
+def dims(x: Tensor) -> list[Size]:
+    """The sizes of all axes."""
+    return [dim(x, a) for a in range(x.rank)]
+
+
+def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
+    """Sizes as an int64 tensor of shape [len(sizes)]; `like` lends its builder."""
+    op = like.op
+    if all(isinstance(s, int) for s in sizes):
+        return op.const(np.array(sizes, np.int64))
+    parts: list[Tensor] = []
+    run: list[int] = []
+    for s in [*sizes, None]:
+        if isinstance(s, int):
+            run.append(s)
+            continue
+        if run:
+            parts.append(op.const(np.array(run, np.int64)))
+            run = []
+        if s is not None:
+            parts.append(s)
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
+
+
+def shape(x: Tensor) -> Tensor:
+    """The shape of `x` as an int64 tensor, a constant where it is known."""
+    return x.op.Shape(x) if x.static is None else vector(x, x.static)
+
+
+def count(x: Tensor, axes: Sequence[int] | None = None) -> Size:
+    """The number of elements along `axes`, or of all."""
+    sizes = [dim(x, a) for a in (range(x.rank) if axes is None else axes)]
+    if all(isinstance(s, int) for s in sizes):
+        return math.prod(sizes)  # type: ignore[arg-type]
+    total: Size = math.prod(s for s in sizes if isinstance(s, int))
+    for s in sizes:
+        if isinstance(s, Tensor):
+            total = s * total
+    return total
+
+
+def as_float(size: Size, like: Tensor) -> float | Tensor:
+    """A size as a number to calculate with in the dtype of `like` (a tensor of shape [])."""
+    if isinstance(size, int):
+        return float(size)
+    scalar = like.op.Squeeze(size, like.op.const([0])) if size.rank else size
+    return like.op.Cast(scalar, to=like.dtype)
+
+
+def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
+    """`x` with new sizes; one of them may be -1."""
+    y = x.op.Reshape(x, vector(x, sizes))
+    if y.value.shape is None or len(y.value.shape) != len(sizes):
+        y.value.shape = ir.Shape([s if isinstance(s, int) and s >= 0 else None for s in sizes])
+    return y
+
+
+def reshape_like(g: Tensor, x: Tensor) -> Tensor:
+    """`g` in the shape of `x`."""
+    if g.static is not None and g.static == x.static:
+        return g
+    op = g.op
+    # A zero in a shape means "copy" unless allowzero is set.
+    empty = x.static is None or 0 in x.static
+    return op.typed(op.Reshape(g, shape(x), allowzero=1 if empty else None), x)
+
+
+def expand_like(g: Tensor, x: Tensor) -> Tensor:
+    """`g`, broadcastable to `x`, in the shape of `x`."""
+    if g.static is not None and g.static == x.static:
+        return g
+    return g.op.typed(g.op.Expand(g, shape(x)), x)
+
+
+def full_like(x: Tensor, number: float) -> Tensor:
+    """A tensor of the shape and dtype of `x`, filled with a number."""
+    value = ir.tensor(np.full([1], number, x.dtype.numpy()))
+    return x.op.typed(x.op.ConstantOfShape(shape(x), value=value), x)
+
+
+def permutation_inverse(perm: Sequence[int]) -> list[int]:
+    """The permutation that undoes `perm`."""
+    return [int(a) for a in np.argsort(perm)]
+
+
+def axis_of(axis: int, x: Tensor) -> int:
+    """An axis counted from the front."""
+    return axis + x.rank if axis < 0 else axis
+
+
+def reduced_axes(x: Tensor, axes: Tensor | None, noop_with_empty_axes: int) -> list[int] | Tensor:
+    """The axes that a Reduce operator reduces, as a list where they are known."""
+    if axes is None:
+        return [] if noop_with_empty_axes else list(range(x.rank))
+    known = axes.const
+    if known is not None:
+        if known.size == 0 and not noop_with_empty_axes:
+            return list(range(x.rank))
+        return sorted(axis_of(int(a), x) for a in known)
+    if axes.static == (0,):
+        return [] if noop_with_empty_axes else list(range(x.rank))
+    if noop_with_empty_axes or (axes.static and axes.static[0] > 0):
+        return axes
+    # Empty at run time would mean all of them, which no operand can say: ask for the real ones.
+    op = x.op
+    every = op.const(np.arange(x.rank))
+    none_given = op.Equal(op.Size(axes), op.const(0))
+    return op.Compress(
+        op.Concat(axes, every, axis=0),
+        op.Concat(
+            op.Expand(op.Not(none_given), op.Shape(axes)),
+            op.Expand(none_given, op.const([x.rank])),
+            axis=0,
+        ),
+    )
+
+
+def axes_vector(like: Tensor, axes: Sequence[int] | Tensor) -> Tensor:
+    """Axes as an int64 tensor."""
+    return axes if isinstance(axes, Tensor) else like.op.const(np.array(axes, np.int64))
+
+
+def unreduce(g: Tensor, x: Tensor, axes: list[int] | Tensor, keepdims: int) -> Tensor:
+    """What a Reduce operator over `axes` of `x` gave, with the reduced axes back as size 1."""
+    if keepdims or axes == []:
+        return g
+    y = g.op.Unsqueeze(g, axes_vector(g, axes))
+    if y.value.shape is None:
+        y.value.shape = ir.Shape([None] * x.rank)
+    return y
+
+
+def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:
+    """The sum over `axes`; over none of them it is `x`."""
+    if not isinstance(axes, Tensor) and not axes:
+        return x
+    return x.op.ReduceSum(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)
+
+
+def reduce_mean(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:
+    """The mean over `axes`; over none of them it is `x`."""
+    if not isinstance(axes, Tensor) and not axes:
+        return x
+    return x.op.ReduceMean(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)
+
+
+def same_dim(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions are known to be equal."""
+    return a is not None and a == b
+
+
+def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
+    """The cotangent of `x`, which was broadcast to the dimensions `out` that `g` has.
+
+    Sums over the axes that broadcasting added or stretched. An axis that may be 1 or not, which a
+    symbolic dimension does not tell, is found at run time.
+    """
+    op, shape_of_x = g.op, x.shape
+    if out is not None and shape_of_x is not None:
+        lead = len(out) - len(shape_of_x)
+        pairs = list(zip(out[lead:], shape_of_x, strict=True))
+        if all(same_dim(o, d) or isinstance(d, int) for o, d in pairs):
+            stretched = [
+                a + lead for a, (o, d) in enumerate(pairs) if d == 1 and not same_dim(o, d)
+            ]
+            if not lead:
+                return op.typed(reduce_sum(g, stretched, keepdims=1), x)
+            y = reduce_sum(g, [*range(lead), *stretched])
+            return reshape_like(y, x) if stretched else op.typed(y, x)
+    # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
+    # over them changes nothing.
+    size = op.Shape(x)
+    missing = op.Size(op.Shape(g)) - op.Size(size)
+    ones = op.ConstantOfShape(
+        op.Unsqueeze(missing, op.const([0])), value=ir.tensor(np.ones(1, np.int64))
+    )
+    padded = op.Concat(ones, size, axis=0)
+    stretched_axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
+    return reshape_like(reduce_sum(g, stretched_axes, keepdims=1), x)
