@@ -30,6 +30,9 @@ _SMALL = 1024
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
            "Multinomial", "Dropout"}
 
+# Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
+_HOISTED = {"Shape", "Size", "Transpose"}
+
 # A value computed by these can be infinite where its operands are finite: see Builder.mask.
 _SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp", "Sqrt"}
 
@@ -64,7 +67,7 @@ def constant_of(value: ir.Value) -> np.ndarray | None:
 
 
 def _evaluate(node: ir.Node, value: ir.Value) -> np.ndarray | None:
-    if node.domain or node.op_type in _RANDOM or any(_subgraphs(node)) or not node.inputs:
+    if node.domain or node.op_type in _RANDOM or any(subgraphs(node)) or not node.inputs:
         return None
     if node.op_type == "Shape":
         known = dims_of(node.inputs[0])
@@ -222,7 +225,7 @@ class Names:
         for node in graph.all_nodes():
             self.taken.add(node.name or "")
             self.taken.update(v.name for v in node.outputs if v.name)
-            for sub in _subgraphs(node):
+            for sub in subgraphs(node):
                 self.taken.update(v.name for v in sub.inputs if v.name)
                 self.taken.update(sub.initializers)
         self._next: dict[str, int] = {}
@@ -245,7 +248,8 @@ class Names:
         return name
 
 
-def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
+def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
+    """The graphs that a node holds as attributes."""
     for a in node.attributes.values():
         if a.type == ir.AttributeType.GRAPH:
             yield a.as_graph()
@@ -256,15 +260,16 @@ def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
 class Builder:
     """Emits nodes at the end of a graph. ``op.Name(*inputs, **attributes)`` for any operator."""
 
-    def __init__(self, graph: ir.Graph, names: Names | None = None) -> None:
+    def __init__(self, graph: ir.Graph, parent: Builder | None = None) -> None:
         self.graph = graph
-        self.opset = graph.opset_imports[""]
-        self.names = names or Names(graph)
+        self.parent = parent
+        self.opset: int = parent.opset if parent else graph.opset_imports[""]
+        self.names: Names = parent.names if parent else Names(graph)
         self.scope = "grad"  # prefix of emitted names: the primal node that the rule is applied to
-        self.emitted: set[ir.Value] = set()
+        self.emitted: set[ir.Value] = parent.emitted if parent else set()
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
         self._consts: dict[Any, ir.Value] = {}
-        self._singular: set[ir.Value] = set()
+        self._singular: set[ir.Value] = parent._singular if parent else set()
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -284,8 +289,12 @@ class Builder:
         inputs: Sequence[Tensor | None],
         outputs: int = 1,
         attributes: dict[str, Any] | None = None,
+        like: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """Append a node of the standard's domain, or find an equal one.
+
+        `like` gives the outputs' dtypes and shapes for a node that holds graphs, which the
+        standard's inference cannot tell for one node alone.
 
         Raises:
             RuleError: no such operator, attribute or number of operands in this opset, or the
@@ -296,8 +305,12 @@ class Builder:
         while values and values[-1] is None:
             values = values[:-1]
         key: Any = (op_type, values, outputs, _frozen(attributes))
-        if key in self._memo:
-            return tuple(Tensor(self, v) for v in self._memo[key])
+        known = self._recall(key)
+        if known is not None:
+            return tuple(Tensor(self, v) for v in known)
+        if self.parent and op_type in _HOISTED and all(v.graph is not self.graph for v in values):
+            hoisted = self.parent.node(op_type, inputs, outputs, attributes)
+            return tuple(Tensor(self, t.value) for t in hoisted)
         schema = onnx_schema("", op_type, self.opset)
         if schema is None:
             raise RuleError(f"opset {self.opset} has no operator {op_type!r} ({self.scope})")
@@ -321,7 +334,11 @@ class Builder:
         )
         for k, out in enumerate(node.outputs):
             out.name = self.names.fresh(f"{node.name}_{schema.outputs[min(k, len(schema.outputs) - 1)].name}")
-        self._infer(schema, node)
+        if like is None:
+            self._infer(schema, node)
+        else:
+            for out, t in zip(node.outputs, like, strict=True):
+                out.type, out.shape = t.value.type, t.value.shape
         self.graph.append(node)
         singular = op_type in _SINGULAR and not (
             len(values) > 1 and values[1] is not None and values[1].const_value is not None
@@ -331,6 +348,17 @@ class Builder:
         self.emitted.update(node.outputs)
         self._memo[key] = tuple(node.outputs)
         return tuple(Tensor(self, v) for v in node.outputs)
+
+    def _recall(self, key: Any) -> tuple[ir.Value, ...] | None:
+        if key in self._memo:
+            return self._memo[key]
+        return self.parent._recall(key) if self.parent else None
+
+    def child(self, name: str) -> Builder:
+        """A builder of a new inner graph, which sees all that this one has emitted."""
+        inner = Builder(ir.Graph([], [], nodes=[], name=self.names.fresh(name)), self)
+        inner.scope = self.scope
+        return inner
 
     def infer_outputs(self, node: ir.Node) -> None:
         """Set dtype and shape of a node's outputs, by the standard's own inference.
@@ -377,6 +405,8 @@ class Builder:
 
     def const(self, array: Any, like: Tensor | None = None, dtype: Any = None) -> Tensor:
         """A constant, of the dtype of `like`, else `dtype`, else int64."""
+        if self.parent:
+            return Tensor(self, self.parent.const(array, like, dtype).value)
         kind = like.dtype.numpy() if like is not None else np.dtype(dtype or np.int64)
         array = np.asarray(array, dtype=kind)
         key = (kind, array.shape, array.tobytes())

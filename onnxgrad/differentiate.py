@@ -16,6 +16,7 @@ from onnxgrad import shapes
 from onnxgrad.builder import Builder, Refusal, Tensor, is_float
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
+from onnxgrad.scopes import captures
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,18 @@ class Edge:
     reason: str
 
 
+CAPTURES = "captures"
+
+
+def operands(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """What a node depends on: its inputs, then the outer values that its graphs capture."""
+    return (*node.inputs, *captures(node))
+
+
 def operand_name(node: ir.Node, index: int) -> str:
     """The formal name of an operand, or its index where the operator has no schema."""
+    if index >= len(node.inputs):
+        return CAPTURES
     entry = lookup(node.domain, node.op_type)
     schema = entry.schema if entry else schema_of(node.domain, node.op_type)
     return schema.operand(index) if schema and schema.inputs else str(index)
@@ -71,13 +82,13 @@ class Flow:
         useful = set(targets)
         for node in reversed(graph):
             if any(v in useful for v in node.outputs):
-                useful.update(v for v in node.inputs if v is not None)
+                useful.update(v for v in operands(node) if v is not None)
         flow.useful = useful
         for node in graph:
             if not any(v in useful for v in node.outputs):
                 continue
             through = None
-            for index, v in enumerate(node.inputs):
+            for index, v in enumerate(operands(node)):
                 if v not in flow.reached:
                     continue
                 e = edge(node, index)
@@ -99,7 +110,7 @@ class Flow:
                 kept.append(node)
                 live.update(
                     v
-                    for k, v in enumerate(node.inputs)
+                    for k, v in enumerate(operands(node))
                     if v in flow.reached and edge(node, k).state != "zero"
                 )
         flow.nodes = kept[::-1]
@@ -114,7 +125,7 @@ class Flow:
         """The path from a source to `value`, as text."""
         steps = [f"{value.name!r}"]
         while (e := self.reached.get(value)) is not None:
-            value = e.node.inputs[e.index]  # type: ignore[assignment]
+            value = operands(e.node)[e.index]  # type: ignore[assignment]
             steps.append(f"{value.name!r} -> {e.node.op_type}")
         if len(steps) > 7:
             steps[3:-3] = ["..."]
@@ -130,7 +141,7 @@ def describe(node: ir.Node) -> str:
 def refuse(node: ir.Node, index: int | None, reason: str, flow: Flow, where: str = "") -> NoRuleError:
     """The error for a node on a path that has no rule."""
     at = "" if index is None else f", operand {operand_name(node, index)!r}"
-    source = next((v for v in node.inputs if v in flow.reached), None)
+    source = next((v for v in operands(node) if v in flow.reached), None)
     path = f" Path: {flow.path(source)} -> {node.op_type}." if source is not None else ""
     name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     return NoRuleError(
@@ -147,7 +158,7 @@ def require_rules(flow: Flow) -> None:
         NoRuleError: it names operator, node, path and what to do.
     """
     for node in flow.nodes:
-        for index, v in enumerate(node.inputs):
+        for index, v in enumerate(operands(node)):
             if v is not None and flow.matters(v):
                 e = edge(node, index)
                 if e.state == "none":
@@ -183,11 +194,12 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
         gs = [cotangent(v) for v in node.outputs]
         if all(g is None for g in gs):
             continue
-        wanted = [k for k, v in enumerate(node.inputs) if flow.matters(v)]
+        values = operands(node)
+        wanted = [k for k, v in enumerate(values) if flow.matters(v)]
         wanted = [k for k in wanted if edge(node, k).state == "rule"]
         try:
             for index, g in apply(op, node, gs, wanted).items():
-                v = node.inputs[index]
+                v = values[index]
                 _check(g, v, node, index)
                 parts.setdefault(v, []).append(g)
         except Refusal as e:
@@ -196,40 +208,45 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
     return {v: g for v in flow.sources if (g := cotangent(v)) is not None}
 
 
+def pull(
+    op: Builder, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value]
+) -> dict[ir.Value, Tensor]:
+    """The cotangents of `sources` in the graph that `op` emits to: for rules of nodes with graphs.
+
+    Raises:
+        NoRuleError: A node on a path cannot be differentiated.
+    """
+    flow = Flow.of(op.graph, sources, list(seeds))
+    require_rules(flow)
+    return pull_back(op, flow, seeds)
+
+
 def apply(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
     """Apply a node's rule: the cotangents of the operands at `wanted`, given those of its outputs."""
     entry = lookup(node.domain, node.op_type)
     assert entry is not None
-    result: dict[int, Tensor] = {}
+    values = operands(node)
+    formal = [operand_name(node, k) for k in range(len(values))]
+    result: dict[int, Tensor | None] = {}
     arguments = _Arguments(op, node, entry, gs)
     for index in wanted:
-        operand = entry.schema.operand(index)
-        function, names = entry.functions.get(operand, (None, ()))
-        if function is None:
-            continue
-        g = arguments.call(function, names, i=index - entry.schema.inputs.index(operand))
-        if g is not None:
-            result[index] = g
-    rest = [k for k in wanted if entry.schema.operand(k) not in entry.functions]
+        if formal[index] in entry.functions:
+            function, names = entry.functions[formal[index]]
+            result[index] = arguments.call(function, names, i=index - formal.index(formal[index]))
+    rest = {k: (formal[k], k - formal.index(formal[k])) for k in wanted if k not in result}
     if rest:
         function, names = entry.functions[""]
-        by_name: dict[str, Any] = arguments.call(
-            function, names, wanted={entry.schema.operand(k) for k in rest}
-        )
-        for index in rest:
-            operand = entry.schema.operand(index)
-            g = by_name.get(operand)
-            if isinstance(g, list):
-                g = g[index - entry.schema.inputs.index(operand)]
-            if g is not None:
-                result[index] = g
+        given = arguments.call(function, names, wanted={*rest.values(), *(f for f, _ in rest.values())})
+        for index, (operand, i) in rest.items():
+            result[index] = given.get((operand, i), given.get(operand))
+    present = {index: g for index, g in result.items() if g is not None}
     if entry.broadcast:
         out = op.tensor(node.outputs[0]).shape
-        for index, g in result.items():
-            result[index] = shapes.unbroadcast(g, out, op.tensor(node.inputs[index]))
-    return result
+        for index, g in present.items():
+            present[index] = shapes.unbroadcast(g, out, op.tensor(values[index]))
+    return present
 
 
 class _Arguments:
@@ -258,6 +275,10 @@ class _Arguments:
             return op
         if name == "node":
             return node
+        if name == CAPTURES:
+            return [op.tensor(v) for v in captures(node)]
+        if name == "pull":
+            return pull
         if name == "g":
             return self.gs[0]
         if name in schema.inputs:

@@ -14,7 +14,10 @@ Besides those names a rule may ask for
     g_<output>  the cotangent of the output of that name, None where absent; a list for a variadic one
     i           the position within a variadic operand
     node        the `onnx_ir.Node` itself, for what has no name
-    wanted      for a rule of the whole node: the operands whose cotangents are asked for
+    wanted      for a rule of the whole node: the operands whose cotangents are asked for, a set of
+                names and, for what is variadic, of pairs (name, position)
+    captures    the outer values that the node's graphs use, as a list; they are operands too
+    pull        ``pull(op, seeds, sources)``, the backward pass of the inner graph that `op` emits to
 
 The names are checked against the operator's schema when the rule is declared.
 """
@@ -34,7 +37,7 @@ from onnxgrad.errors import RuleError
 State = Literal["rule", "zero", "none"]
 Function = Callable[..., Any]
 
-_SPECIAL = {"op", "g", "i", "node", "wanted"}
+_SPECIAL = {"op", "g", "i", "node", "wanted", "captures", "pull"}
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def rule(
         name: ``"Gemm"``, or ``"com.acme::Ramp"`` for an operator of your own.
         operands: The operands it is the rule of; it returns the cotangent of that operand, with the
             operand's dtype and rank. With none named it is the rule of the whole node and returns
-            a dict from operand name to cotangent (a list for a variadic operand).
+            a dict from operand name, or from (name, position) for what is variadic, to cotangent.
         inputs, outputs: The formal names, for an operator that onnx has no schema of; ("x",) and
             ("y",) if left out.
         broadcast: The rule returns cotangents of the output's shape; the engine sums them over the
