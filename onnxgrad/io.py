@@ -16,7 +16,7 @@ from typing import TypeAlias, cast
 import onnx
 import onnx_ir as ir
 
-from .errors import ArgumentError, ModelError, SaveError
+from onnxgrad.errors import ArgumentError, ModelError, SaveError
 
 ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -45,7 +45,7 @@ def load(model: ModelLike) -> ir.Model:
             raise ModelError(f"The onnx_ir.Model is not consistent: {_root(error)}") from error
         for value in _values(private):
             value.type = copy.deepcopy(value.type)  # clone() shares it, and it is mutable
-        _replace_tensors(private, _detached)
+        replace_tensors(private, _detached)
         return private
     if isinstance(model, onnx.ModelProto):
         private = _deserialize(model, "the ModelProto")
@@ -56,7 +56,7 @@ def load(model: ModelLike) -> ir.Model:
                     "ModelProto does not say in which folder. Give the model's path instead, or "
                     "load it with onnx.load(path), which brings the weights."
                 )
-        _replace_tensors(private, _detached)
+        replace_tensors(private, _detached)
         return private
     return _load_path(model)
 
@@ -69,7 +69,7 @@ def like(result: ir.Model, original: ModelLike) -> onnx.ModelProto | ir.Model:
     """
     if isinstance(original, ir.Model):
         return result
-    _replace_tensors(result, _embedded)
+    replace_tensors(result, _embedded)
     if _weight_bytes(result) > _PROTO_LIMIT:
         raise ModelError(
             "The weights take more than 2 GB, which a ModelProto cannot hold. Give an "
@@ -100,7 +100,7 @@ def save(
     if os.path.isdir(path):
         raise SaveError(f"Cannot write {path!r}: it is a folder.")
     private = load(model)
-    _replace_tensors(private, _embedded)
+    replace_tensors(private, _embedded)
     data = f"{name}.data" if external_data or _weight_bytes(private) > _PROTO_LIMIT else None
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".onnxgrad-") as stage:
@@ -202,9 +202,7 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 yield attribute.as_tensor()
 
 
-def _replace_tensors(
-    model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol]
-) -> None:
+def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> None:
     for value in _values(model):
         if value.const_value is not None:
             value.const_value = new(value.const_value)

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from .errors import UnknownNameError, nearest
+from onnxgrad.errors import UnknownNameError, nearest
 
 Position: TypeAlias = Sequence[str | int]
 Spec: TypeAlias = str | Position

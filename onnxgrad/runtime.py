@@ -1,0 +1,240 @@
+"""Sessions of onnxruntime. The only module that imports it, and only when a net is to run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError
+
+Array: TypeAlias = np.ndarray
+Provider: TypeAlias = str | tuple[str, dict[str, Any]]
+
+_CPU = "CPUExecutionProvider"
+_PREFERRED = ("CUDAExecutionProvider", _CPU)
+# Smaller weights stay in the model's message: shape inference reads some of them.
+SHARE_BYTES = 1024
+# From here on a second session keeps no packed or folded copies of the weights. Measured: packing
+# makes a MatMul of a batch of 8 twice as fast, and takes the weights' size again in each session.
+_COPY_LIMIT = 2**28
+
+
+def onnxruntime() -> Any:
+    """The module onnxruntime.
+
+    Raises:
+        RuntimeMissingError: It is not installed, or cannot be imported.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise RuntimeMissingError(
+            "Running a net needs onnxruntime. Install one of onnxgrad[cpu], onnxgrad[gpu] and "
+            f"onnxgrad[training] (they share one import name: one per environment). ({error})"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Port:
+    """What an input takes: its name, numpy dtype and shape; None where the model does not say.
+
+    A dimension is an int, a symbol's name, or None. `dtype` is None for a sequence or an optional.
+    """
+
+    name: str
+    dtype: np.dtype | None
+    shape: tuple[int | str | None, ...] | None
+
+    @classmethod
+    def of(cls, value: ir.Value) -> Port:
+        """The port of a graph input."""
+        tensor = isinstance(value.type, ir.TensorType) and value.dtype is not None
+        dtype = np.dtype(value.dtype.numpy()) if tensor and value.dtype else None
+        if value.shape is None:
+            return cls(value.name or "", dtype, None)
+        dims = (d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape)
+        return cls(value.name or "", dtype, tuple(dims))
+
+    def array(self, value: Any) -> Any:
+        """`value` as the array to feed.
+
+        Raises:
+            FeedError: Another dtype or shape than the port's.
+        """
+        if self.dtype is None:
+            return value
+        array = self._of_dtype(value)
+        if self.shape is not None:
+            fits = len(array.shape) == len(self.shape) and all(
+                not isinstance(d, int) or d == n
+                for d, n in zip(self.shape, array.shape, strict=False)
+            )
+            if not fits:
+                raise FeedError(
+                    f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
+                    f"{array.shape} was given."
+                )
+        return np.ascontiguousarray(array).reshape(array.shape)
+
+    def shape_text(self) -> str:
+        """The shape as a message shows it, such as `(N, 3, ?)`."""
+        if self.shape is None:
+            return "(...)"
+        return f"({', '.join('?' if d is None else str(d) for d in self.shape)})"
+
+    def _of_dtype(self, value: Any) -> Array:
+        assert self.dtype is not None
+        typed = hasattr(value, "dtype")  # an array of any library has chosen; a list has not
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise FeedError(f"{self.name!r} needs an array: {error}") from error
+        if array.dtype == self.dtype:
+            return array
+        if self.dtype == object and array.dtype.kind in "USO":
+            return array.astype(object)
+        if not typed and _converts(array, self.dtype):
+            return array.astype(self.dtype)
+        hint = f" Convert it with .astype(np.{self.dtype.name})." if array.dtype != object else ""
+        raise FeedError(
+            f"{self.name!r} takes {self.dtype.name}, and {array.dtype.name} was given.{hint}"
+        )
+
+
+def _converts(array: Array, dtype: np.dtype) -> bool:
+    """Whether Python numbers mean the same in `dtype`, as a list of them carries no dtype."""
+    if array.size == 0:
+        return True
+    # ml_dtypes' floats are of kind "V".
+    if array.dtype.kind in "iuf" and dtype.kind in "fV":
+        return True
+    if array.dtype.kind in "iu" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return bool(limits.min <= array.min() and array.max() <= limits.max)
+    return False
+
+
+class Weights:
+    """One `OrtValue` per weight, over the array's own memory, for all sessions of a net."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[Any, ...], Any] = {}
+        self._arrays: list[Array] = []
+
+    def value(self, array: Array) -> Any:
+        """The `OrtValue` of a C-contiguous array; the same one for the same memory."""
+        key = (array.__array_interface__["data"][0], array.dtype.str, array.shape)
+        if key not in self._values:
+            self._values[key] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
+            self._arrays.append(array)
+        return self._values[key]
+
+
+class Session:
+    """A model that runs on onnxruntime, with its large weights shared with other sessions.
+
+    Args:
+        model: The model. Its large initializers are taken out of it, into `weights`.
+        weights: The weights of the sessions that share them.
+        providers: Execution providers in order of preference; None for CUDA where there is
+            one, then the CPU.
+        threads: Threads within an operator; None for onnxruntime's choice.
+        lean: Keep no second copy of large weights, at some cost in speed.
+
+    Raises:
+        RuntimeMissingError: onnxruntime is not installed.
+        ArgumentError: A provider that this onnxruntime does not have.
+        ModelError: onnxruntime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        weights: Weights,
+        providers: Sequence[Provider] | None = None,
+        *,
+        threads: int | None = None,
+        lean: bool = False,
+    ) -> None:
+        ort = onnxruntime()
+        chosen = _providers(ort, providers)
+        self.outputs = [value.name or "" for value in model.graph.outputs]
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # errors arrive as exceptions
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        shared = _take_out(model, weights)
+        size = sum(value.tensor_size_in_bytes() for value in shared.values())
+        disabled = None
+        if lean and size > _COPY_LIMIT:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            disabled = ["ConstantFolding"]
+        if shared:
+            # The first gives the model its weights, the second lets kernels use them in place.
+            # In place means in the CPU's memory: on another device a copy has to be made anyway.
+            options.add_external_initializers(list(shared), list(shared.values()))
+            if all(name == _CPU for name in map(_name, chosen)):
+                for name, value in shared.items():
+                    options.add_initializer(name, value)
+        self._weights = weights  # onnxruntime does not keep them alive
+        try:
+            self._session = ort.InferenceSession(
+                ir.to_proto(model).SerializeToString(),
+                options,
+                providers=chosen,
+                disabled_optimizers=disabled,
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise ModelError(f"onnxruntime cannot load the model: {error}") from error
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
+        """The values of `outputs` (all when None), in order.
+
+        Raises:
+            FeedError: onnxruntime cannot run the net on these values.
+        """
+        try:
+            return list(self._session.run(outputs, dict(feeds)))
+        except Exception as error:  # as above
+            raise FeedError(f"onnxruntime cannot run the net on these inputs: {error}") from error
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _providers(ort: Any, providers: Sequence[Provider] | None) -> list[Provider]:
+    available = ort.get_available_providers()
+    if providers is None:
+        return [name for name in _PREFERRED if name in available]
+    if isinstance(providers, str):
+        providers = [providers]
+    for provider in providers:
+        if _name(provider) not in available:
+            raise ArgumentError(
+                f"This onnxruntime has no provider {_name(provider)!r}. "
+                f"It has: {', '.join(available)}."
+            )
+    return list(providers)
+
+
+def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
+    """Replace the large initializers by references to nowhere, and return their values."""
+    taken = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < SHARE_BYTES or value.is_graph_input():
+            continue
+        array = np.require(tensor.numpy(), requirements=["C", "A"])
+        if array.dtype.isbuiltin != 1 or array.dtype.kind not in "fiu":
+            continue  # not a type that an OrtValue can be made of from numpy
+        taken[name] = weights.value(array)
+        value.const_value = ir.ExternalTensor(
+            "weights", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
+        )
+    return taken
