@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Dim, Tensor
+from onnxgrad.builder import Builder, Dim, Tensor
 
 Size = int | Tensor
 
@@ -51,21 +51,41 @@ def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
 
 
+def clamp(op: Builder, size: Size, low: int, high: Size) -> Size:
+    """A size no less than `low`, then no more than `high`."""
+    if isinstance(size, int) and isinstance(high, int):
+        return min(max(size, low), high)
+    if isinstance(size, int):
+        return op.Min(op.const([max(size, low)]), high) if size > low else low
+    return op.Min(op.Max(size, op.const([low])), vector(size, [high]))
+
+
 def shape(x: Tensor) -> Tensor:
     """The shape of `x` as an int64 tensor, a constant where it is known."""
     return x.op.Shape(x) if x.static is None else vector(x, x.static)
 
 
-def count(x: Tensor, axes: Sequence[int] | None = None) -> Size:
+def count(x: Tensor, axes: Sequence[int] | Tensor | None = None) -> Size:
     """The number of elements along `axes`, or of all."""
-    sizes = [dim(x, a) for a in (range(x.rank) if axes is None else axes)]
-    if all(isinstance(s, int) for s in sizes):
-        return math.prod(sizes)  # type: ignore[arg-type]
+    if isinstance(axes, Tensor):
+        return x.op.ReduceProd(x.op.Gather(shape(x), axes), keepdims=0)
+    return product([dim(x, a) for a in (range(x.rank) if axes is None else axes)])
+
+
+def product(sizes: Sequence[Size]) -> Size:
+    """The product of sizes."""
     total: Size = math.prod(s for s in sizes if isinstance(s, int))
     for s in sizes:
         if isinstance(s, Tensor):
             total = s * total
     return total
+
+
+def at_least(size: Size, bound: int) -> Size:
+    """The larger of a size and a number."""
+    if isinstance(size, int):
+        return max(size, bound)
+    return size.op.Max(size, size.op.const([bound]))
 
 
 def as_float(size: Size, like: Tensor) -> float | Tensor:
@@ -78,7 +98,9 @@ def as_float(size: Size, like: Tensor) -> float | Tensor:
 
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     """`x` with new sizes; one of them may be -1."""
-    y = x.op.Reshape(x, vector(x, sizes))
+    # A zero in a shape means "copy" unless allowzero is set, which excludes -1.
+    plain = -1 in sizes or all(isinstance(s, int) and s for s in sizes)
+    y = x.op.Reshape(x, vector(x, sizes), allowzero=None if plain else 1)
     if y.value.shape is None or len(y.value.shape) != len(sizes):
         y.value.shape = ir.Shape([s if isinstance(s, int) and s >= 0 else None for s in sizes])
     return y

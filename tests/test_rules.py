@@ -49,6 +49,11 @@ def sample_model(sample: Sample, symbolic: bool, fed: bool) -> tuple[onnx.ModelP
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     for info, found in zip(model.graph.output, inferred.graph.output, strict=True):
         info.CopyFrom(found)
+    if not all(o.type.tensor_type.HasField("shape") for o in model.graph.output):
+        # Axes fed at run time: inference has no rank, which a model has to declare.
+        for o, array in zip(model.graph.output, runner_of(sample)(model)(feeds), strict=True):
+            for a in range(array.ndim):
+                o.type.tensor_type.shape.dim.add(dim_param=f"{o.name}_{a}")
     return model, feeds
 
 
