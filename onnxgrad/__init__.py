@@ -14,6 +14,7 @@ from onnxgrad.errors import (
     UnknownNameError,
     UnreachableError,
 )
+from onnxgrad.inspect import Report, inspect
 from onnxgrad.io import save
 from onnxgrad.names import ALL
 from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
@@ -27,6 +28,7 @@ __all__ = [
     "ModelError",
     "NoRuleError",
     "OnnxGradError",
+    "Report",
     "RuleError",
     "RuntimeMissingError",
     "SaveError",
@@ -35,6 +37,7 @@ __all__ = [
     "elementwise",
     "forget",
     "gradient",
+    "inspect",
     "not_implemented",
     "rule",
     "save",

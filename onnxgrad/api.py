@@ -71,7 +71,7 @@ def gradient(
     if unreachable not in ("error", "zeros"):
         raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
     net = io.load(model)
-    job = _Job(net, wrt, of, ograd, zeros=unreachable == "zeros" or isinstance(wrt, All))
+    job = Job(net, wrt, of, ograd, zeros=unreachable == "zeros" or isinstance(wrt, All))
     job.run()
     _finish(net, job, forward)
     return io.like(net, model)
@@ -96,14 +96,18 @@ def vjp(
     return gradient(model, wrt, of=of, ograd=True, forward=forward, unreachable=unreachable)
 
 
-class _Job:
+class Job:
     """One differentiation: names resolved, the net normalised, the backward pass emitted."""
 
     def __init__(
-        self, net: ir.Model, wrt: Spec | All | None, of: Spec | None, ograd: bool | Spec, zeros: bool
+        self,
+        net: ir.Model,
+        wrt: Spec | All | None,
+        of: Spec | None,
+        ograd: bool | Spec = False,
+        zeros: bool = False,
     ) -> None:
         self.net, self.zeros = net, zeros
-        self.everything = isinstance(wrt, All)
         self.of_names = _floats_of(net, of)
         self.imposed = self.of_names if ograd is True else _names(net, ograd) if ograd else []
         for name in self.imposed:
@@ -128,14 +132,14 @@ class _Job:
         values = _values(net.graph)
         self.wrt = [_float_value(values, n, "wrt") for n in self.wrt_names]
         self.of = [_float_value(values, n, "of") for n in self.of_names]
+        if isinstance(wrt, All):
+            self.wrt = [v for v in self.wrt if not _structural(v)]
         self.gradients: dict[str, Tensor] = {}
         self.seeds: dict[str, ir.Value] = {}
 
     def run(self) -> None:
         """Emit the backward pass."""
         graph = self.net.graph
-        if self.everything:
-            self.wrt = [v for v in self.wrt if not _structural(v)]
         op = Builder(graph)
         flow = Flow.of(graph, self.wrt, self.of)
         require_rules(flow)
@@ -168,7 +172,7 @@ class _Job:
         return seeds
 
 
-def _finish(net: ir.Model, job: _Job, forward: bool) -> None:
+def _finish(net: ir.Model, job: Job, forward: bool) -> None:
     """Name the results, list them as outputs, drop what is no longer needed."""
     graph, op = net.graph, job.op
     if not forward:

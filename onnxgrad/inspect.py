@@ -1,0 +1,131 @@
+"""What stands between a tensor and its gradient: every operator on the way, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad import io
+from onnxgrad.api import Job, Spec
+from onnxgrad.builder import Builder, Refusal
+from onnxgrad.differentiate import Flow, apply, edge, operand_name, operands
+from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.names import All
+from onnxgrad.registry import State
+
+_ORDER = {"none": 0, "zero": 1, "rule": 2}
+_MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator on the way, in one state."""
+
+    operator: str
+    domain: str
+    state: State
+    reason: str
+    count: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every operator on the paths from `wrt` to `of`, those without a rule first."""
+
+    wrt: tuple[str, ...]
+    of: tuple[str, ...]
+    rows: tuple[Row, ...]
+    unreached: tuple[str, ...]
+    """The tensors of `wrt` that no gradient reaches: for them `gradient` needs unreachable="zeros"."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every operator on a path has a rule or is known to have a zero derivative."""
+        return all(row.state != "none" for row in self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        cells = [("operator", "nodes", "state", "reason")]
+        for r in self.rows:
+            name = f"{r.domain}::{r.operator}" if r.domain else r.operator
+            where = f"{r.reason} ({', '.join(r.nodes[:3])}{', ...' if r.count > 3 else ''})"
+            reason = where if r.state == "none" else r.reason
+            cells.append((name, str(r.count), _MEANING[r.state], reason))
+        widths = [max(len(c[k]) for c in cells) for k in range(3)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}".rstrip()
+            for a, b, c, d in cells
+        ]
+        if self.unreached:
+            lines.append(f"No gradient reaches {', '.join(self.unreached)}.")
+        refused = sum(r.count for r in self.rows if r.state == "none")
+        lines.append(
+            "Can be differentiated." if self.ok else f"Refused: nodes without a rule: {refused}."
+        )
+        return "\n".join(lines)
+
+
+def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -> Report:
+    """Every operator on the paths from `wrt` to `of`: with a rule, a zero derivative, or no rule, and why.
+
+    A rule may refuse a particular node; so every rule on the way is tried. The opset of the model is
+    raised and its functions are inlined first, so that operators can be others than those in the file.
+
+    Args:
+        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        wrt, of: As for `gradient`.
+
+    Raises:
+        ModelError: The model cannot be read or is not valid.
+        UnknownNameError: No tensor of that name; the nearest are listed.
+        ArgumentError: The arguments make no sense together.
+    """
+    net = io.load(model)
+    job = Job(net, wrt, of)
+    flow = Flow.of(net.graph, job.wrt, job.of)
+    op = Builder(net.graph)
+    found: dict[ir.Node, tuple[State, str]] = {}
+    for node in flow.nodes:
+        found[node] = _judge(op, node, flow)
+    for e in flow.blocked:
+        found.setdefault(e.node, ("zero", e.reason))
+    return Report(
+        tuple(v.name or "" for v in job.wrt),
+        tuple(v.name or "" for v in job.of),
+        _rows(found),
+        tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
+    )
+
+
+def _judge(op: Builder, node: ir.Node, flow: Flow) -> tuple[State, str]:
+    """The state of one node on a path, found by a trial of its rules."""
+    edges = [edge(node, k) for k, v in enumerate(operands(node)) if flow.matters(v)]
+    missing = {operand_name(node, e.index): e.reason for e in edges if e.state == "none"}
+    if missing:
+        return "none", "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    # What is a cotangent does not matter here, only its type: so each output is its own.
+    gs = [op.tensor(v) if flow.matters(v) else None for v in node.outputs]
+    try:
+        apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
+    except (Refusal, NoRuleError, RuleError) as e:
+        return "none", str(e)
+    inert = {operand_name(node, e.index): e.reason for e in flow.blocked if e.node is node}
+    return "rule", "; ".join(f"{name}: {reason}" for name, reason in inert.items())
+
+
+def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[Row, ...]:
+    groups: dict[tuple[str, str, State, str], list[str]] = {}
+    for node, (state, reason) in found.items():
+        key = (node.op_type, node.domain, state, reason)
+        groups.setdefault(key, []).append(node.name or "")
+    rows = [Row(*key, count=len(nodes), nodes=tuple(nodes)) for key, nodes in groups.items()]
+    return tuple(sorted(rows, key=lambda r: (_ORDER[r.state], r.domain, r.operator)))

@@ -1,0 +1,113 @@
+"""og.inspect: what it lists, in which state, and that it raises for no missing rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxgrad as og
+
+MODELS = Path(__file__).parents[1] / "models"
+
+
+def parse(body: str, opsets: str = '"" : 21') -> onnx.ModelProto:
+    return onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]>\n{body}")
+
+
+@pytest.fixture
+def ramp():
+    """An operator of the user's own, forgotten afterwards."""
+    yield "com.acme::Ramp"
+    og.forget("com.acme::Ramp")
+
+
+def states(report: og.Report) -> dict[str, str]:
+    return {row.operator: row.state for row in report}
+
+
+def test_counts_the_nodes_on_the_path() -> None:
+    report = og.inspect(MODELS / "mlp.onnx")
+    assert {row.operator: row.count for row in report} == {"Gemm": 3, "Relu": 1, "Tanh": 1}
+    assert len(report) == 3
+    assert report.ok
+    assert report.wrt == ("input",)
+    assert report.of == ("logits",)
+    gemm = next(row for row in report if row.operator == "Gemm")
+    assert (gemm.domain, gemm.state, len(gemm.nodes)) == ("", "rule", 3)
+
+
+def test_only_the_path_counts() -> None:
+    report = og.inspect(MODELS / "two_in_two_out.onnx", "b", "energy")
+    assert "Tanh" not in states(report)
+    assert not og.inspect(MODELS / "two_in_two_out.onnx", "a", "energy").rows
+    assert og.inspect(MODELS / "two_in_two_out.onnx", "a", "energy").unreached == ("a",)
+
+
+def test_positions_and_all_as_in_gradient() -> None:
+    assert og.inspect(MODELS / "mlp.onnx", [["fc3", "weight"]]).wrt == ("fc3.weight",)
+    assert "fc1.bias" in og.inspect(MODELS / "mlp.onnx", og.ALL).wrt
+    with pytest.raises(og.UnknownNameError, match="input"):
+        og.inspect(MODELS / "mlp.onnx", "inputt")
+
+
+def test_zero_derivative_with_its_reason() -> None:
+    report = og.inspect(parse("g (float[N] x) => (float[N] y) { r = Round(x) \n y = Add(r, x) }"))
+    assert states(report) == {"Round": "zero", "Add": "rule"}
+    assert report.ok
+    assert "piecewise constant" in str(report)
+    assert not report.unreached
+
+
+def test_blocked_by_zero_derivatives() -> None:
+    report = og.inspect(parse("g (float[N] x) => (float[N] y) { r = Floor(x) \n y = Neg(r) }"))
+    assert states(report) == {"Floor": "zero"}
+    assert report.unreached == ("x",)
+    assert "No gradient reaches x." in str(report)
+
+
+RAMP = "g (float[N] x) => (float[N] y) <float[N] u> { t = Tanh(x) \n u = com.acme.Ramp(t) \n y = Neg(u) }"
+
+
+def test_an_operator_without_a_rule_is_listed_first(ramp: str) -> None:
+    model = parse(RAMP, '"" : 21, "com.acme" : 1')
+    report = og.inspect(model)
+    assert not report.ok
+    assert report.rows[0].operator == "Ramp"
+    assert report.rows[0].state == "none"
+    assert "not an operator of the standard" in report.rows[0].reason
+    assert states(report) == {"Ramp": "none", "Tanh": "rule", "Neg": "rule"}
+    with pytest.raises(og.NoRuleError):
+        og.gradient(model)
+    og.elementwise(ramp, lambda op, x: x > 0)
+    assert og.inspect(model).ok
+
+
+def test_a_rule_that_refuses_this_node_is_found(ramp: str) -> None:
+    model = parse(RAMP, '"" : 21, "com.acme" : 1')
+
+    @og.rule(ramp, "x")
+    def _(op, g, node):
+        op.refuse("ramps of this kind have no derivative; take another")
+
+    report = og.inspect(model)
+    assert states(report) == {"Ramp": "none", "Tanh": "rule", "Neg": "rule"}
+    assert "take another" in report.rows[0].reason
+    assert report.rows[0].nodes[0] in str(report)
+    with pytest.raises(og.NoRuleError, match="take another"):
+        og.gradient(model)
+
+
+def test_the_table_is_aligned() -> None:
+    lines = str(og.inspect(MODELS / "mlp.onnx")).splitlines()
+    column = lines[0].index("state")
+    assert all(line[column - 2 : column] == "  " for line in lines[:-1])
+    assert lines[-1] == "Can be differentiated."
+
+
+def test_the_model_is_not_changed() -> None:
+    model = onnx.load(MODELS / "mlp.onnx")
+    before = model.SerializeToString(deterministic=True)
+    og.inspect(model, og.ALL)
+    assert model.SerializeToString(deterministic=True) == before
