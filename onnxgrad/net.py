@@ -14,9 +14,9 @@ from onnx_ir.passes import common
 
 from onnxgrad import io, names
 from onnxgrad.api import GRADIENTS, OGRADS, gradient
-from onnxgrad.errors import ArgumentError, FeedError, nearest
+from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All, Spec
-from onnxgrad.runtime import SHARE_BYTES, Array, Port, Provider, Session, Weights, onnxruntime
+from onnxgrad.runtime import SHARE_BYTES, Array, Port, Provider, Session, Weights, arrays, available
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Net:
     Raises:
         ModelError: The model cannot be read.
         RuntimeMissingError: onnxruntime is not installed.
+        ArgumentError: This onnxruntime does not have one of the providers.
     """
 
     def __init__(
@@ -88,11 +89,10 @@ class Net:
         *,
         threads: int | None = None,
     ) -> None:
-        onnxruntime()
+        self._providers, self._threads = available(providers), threads
         self._model = io.load(model)
         _hold_weights(self._model)
         self._weights = Weights()
-        self._providers, self._threads = providers, threads
         self._lock = threading.Lock()
         self._forward: Session | None = None
         self._backward: dict[tuple[All | tuple[str, ...], tuple[str, ...]], _Backward] = {}
@@ -145,29 +145,15 @@ class Net:
     def _feeds(self, feeds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The arrays by input name, and the imposed gradients by tensor name."""
         if not isinstance(feeds, Mapping):
-            if len(self.inputs) != 1:
-                raise FeedError(
-                    f"The net has {len(self.inputs)} inputs: give a dict with the keys "
-                    f"{', '.join(map(repr, self.inputs))}."
-                )
-            feeds = {self.inputs[0]: feeds}
-        values: dict[str, Any] = {}
-        ograds: dict[str, Any] = {}
-        for key, value in feeds.items():
-            if isinstance(key, NetPortGradient):
-                if isinstance(key.spec, All):
-                    raise ArgumentError("A gradient is imposed at one tensor, not at ALL.")
-                ograds[names.resolve(self._model, key.spec)] = value
-            elif key in self.ports:
-                values[key] = self.ports[key].array(value)
-            else:
-                raise FeedError(
-                    f"The net has no input {key!r}.{nearest(str(key), self.ports)} "
-                    f"Inputs: {', '.join(map(repr, self.inputs))}."
-                )
-        if missing := [name for name in self.inputs if name not in values]:
-            raise FeedError(f"No value for the input {', '.join(map(repr, missing))}.")
-        return values, ograds
+            return arrays(self.ports, self.inputs, feeds), {}
+        ograds = {k: v for k, v in feeds.items() if isinstance(k, NetPortGradient)}
+        if any(isinstance(key.spec, All) for key in ograds):
+            raise ArgumentError("A gradient is imposed at one tensor, not at ALL.")
+        values = {k: v for k, v in feeds.items() if k not in ograds}
+        return (
+            arrays(self.ports, self.inputs, values),
+            {names.resolve(self._model, key.spec): v for key, v in ograds.items()},
+        )
 
     def _forward_session(self) -> Session:
         with self._lock:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError
+from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError, nearest
 
 Array: TypeAlias = np.ndarray
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -106,6 +106,35 @@ class Port:
         )
 
 
+def arrays(ports: Mapping[str, Port], required: Sequence[str], feeds: Any) -> dict[str, Any]:
+    """The arrays to feed, by input name.
+
+    Args:
+        ports: What each input takes.
+        required: The inputs that must be given.
+        feeds: A mapping by input name; or the value itself where one input is required.
+
+    Raises:
+        FeedError: An input of a wrong name, dtype or shape, or none given.
+    """
+    if not isinstance(feeds, Mapping):
+        if len(required) != 1:
+            raise FeedError(
+                f"The net has {len(required)} inputs: give a dict with the keys "
+                f"{', '.join(map(repr, required))}."
+            )
+        feeds = {required[0]: feeds}
+    for name in feeds:
+        if name not in ports:
+            raise FeedError(
+                f"The net has no input {name!r}.{nearest(str(name), ports)} "
+                f"Inputs: {', '.join(map(repr, ports))}."
+            )
+    if missing := [name for name in required if name not in feeds]:
+        raise FeedError(f"No value for the input {', '.join(map(repr, missing))}.")
+    return {name: ports[name].array(value) for name, value in feeds.items()}
+
+
 def _converts(array: Array, dtype: np.dtype) -> bool:
     """Whether Python numbers mean the same in `dtype`, as a list of them carries no dtype."""
     if array.size == 0:
@@ -162,7 +191,7 @@ class Session:
         lean: bool = False,
     ) -> None:
         ort = onnxruntime()
-        chosen = _providers(ort, providers)
+        chosen = available(providers)
         self.outputs = [value.name or "" for value in model.graph.outputs]
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors arrive as exceptions
@@ -204,23 +233,27 @@ class Session:
             raise FeedError(f"onnxruntime cannot run the net on these inputs: {error}") from error
 
 
+def available(providers: Sequence[Provider] | None) -> list[Provider]:
+    """The execution providers to use; for None CUDA where there is one, then the CPU.
+
+    Raises:
+        RuntimeMissingError: onnxruntime is not installed.
+        ArgumentError: This onnxruntime does not have one of `providers`.
+    """
+    known = onnxruntime().get_available_providers()
+    if providers is None:
+        return [name for name in _PREFERRED if name in known]
+    chosen = [providers] if isinstance(providers, str) else list(providers)
+    for provider in chosen:
+        if _name(provider) not in known:
+            raise ArgumentError(
+                f"This onnxruntime has no provider {_name(provider)!r}. It has: {', '.join(known)}."
+            )
+    return chosen
+
+
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
-
-
-def _providers(ort: Any, providers: Sequence[Provider] | None) -> list[Provider]:
-    available = ort.get_available_providers()
-    if providers is None:
-        return [name for name in _PREFERRED if name in available]
-    if isinstance(providers, str):
-        providers = [providers]
-    for provider in providers:
-        if _name(provider) not in available:
-            raise ArgumentError(
-                f"This onnxruntime has no provider {_name(provider)!r}. "
-                f"It has: {', '.join(available)}."
-            )
-    return list(providers)
 
 
 def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
