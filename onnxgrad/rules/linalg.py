@@ -5,7 +5,7 @@ from onnxgrad.registry import rule
 
 
 def _as_matrices(op, g, A, B):
-    """Operands and cotangent of a MatMul whose vectors are a row on the left, a column on the right."""
+    """Cotangent and operands of a MatMul, vectors as matrices: a row times a column."""
     row, column = A.rank == 1, B.rank == 1
     if row or column:
         g = op.Unsqueeze(g, op.const([-2] * row + [-1] * column))
