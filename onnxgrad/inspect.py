@@ -1,4 +1,4 @@
-"""What stands between a tensor and its gradient: every operator on the way, and what is known of it."""
+"""What stands between a tensor and its gradient: every operator on the way, and its state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Report:
     of: tuple[str, ...]
     rows: tuple[Row, ...]
     unreached: tuple[str, ...]
-    """The tensors of `wrt` that no gradient reaches: for them `gradient` needs unreachable="zeros"."""
+    """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
 
     @property
     def ok(self) -> bool:
@@ -68,17 +68,15 @@ class Report:
         if self.unreached:
             lines.append(f"No gradient reaches {', '.join(self.unreached)}.")
         refused = sum(r.count for r in self.rows if r.state == "none")
-        lines.append(
-            "Can be differentiated." if self.ok else f"Refused: nodes without a rule: {refused}."
-        )
+        lines.append(f"Refused at {refused} nodes." if refused else "Can be differentiated.")
         return "\n".join(lines)
 
 
 def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -> Report:
-    """Every operator on the paths from `wrt` to `of`: with a rule, a zero derivative, or no rule, and why.
+    """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 
-    A rule may refuse a particular node; so every rule on the way is tried. The opset of the model is
-    raised and its functions are inlined first, so that operators can be others than those in the file.
+    A rule may refuse a particular node, so every rule on the way is tried. The opset of the model
+    is raised and its functions are inlined first: operators can be others than those of the file.
 
     Args:
         model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.

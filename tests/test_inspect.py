@@ -67,7 +67,12 @@ def test_blocked_by_zero_derivatives() -> None:
     assert "No gradient reaches x." in str(report)
 
 
-RAMP = "g (float[N] x) => (float[N] y) <float[N] u> { t = Tanh(x) \n u = com.acme.Ramp(t) \n y = Neg(u) }"
+RAMP = """
+g (float[N] x) => (float[N] y) <float[N] u> {
+    t = Tanh(x)
+    u = com.acme.Ramp(t)
+    y = Neg(u)
+}"""
 
 
 def test_an_operator_without_a_rule_is_listed_first(ramp: str) -> None:
