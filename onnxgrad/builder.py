@@ -56,8 +56,9 @@ def constant_of(value: ir.Value) -> np.ndarray | None:
     """
     if value.is_graph_input():
         return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        return tensor.numpy()
     node = value.producer()
     if node is None:
         return None
@@ -340,9 +341,7 @@ class Builder:
             for out, t in zip(node.outputs, like, strict=True):
                 out.type, out.shape = t.value.type, t.value.shape
         self.graph.append(node)
-        singular = op_type in _SINGULAR and not (
-            len(values) > 1 and values[1] is not None and values[1].const_value is not None
-        )
+        singular = op_type in _SINGULAR and not _harmless(op_type, values)
         if singular or any(v in self._singular for v in values):
             self._singular.update(node.outputs)
         self.emitted.update(node.outputs)
@@ -447,6 +446,11 @@ class Builder:
             return self.Where(passes, g, self.const(0, like=g))
         return g * self.Cast(passes, to=g.dtype)
 
+    def bounded(self, t: Tensor) -> Tensor:
+        """`t`, finite wherever its operands are, though a singular operator made it: see `mask`."""
+        self._singular.discard(t.value)
+        return t
+
     def cast(self, t: Tensor, dtype: ir.DataType) -> Tensor:
         """`t` with `dtype`, unchanged where it has it."""
         return t if t.dtype == dtype else self.Cast(t, to=dtype)
@@ -466,6 +470,13 @@ class Builder:
             reason: What about it has no rule, and what the user can do.
         """
         raise Refusal(reason)
+
+
+def _harmless(op_type: str, values: Sequence[ir.Value | None]) -> bool:
+    """Whether the divisor or exponent is a constant that makes nothing infinite."""
+    if op_type not in ("Div", "Pow") or (c := values[1].const_value) is None:
+        return False
+    return bool((c.numpy() != 0 if op_type == "Div" else c.numpy() >= 0).all())
 
 
 def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:

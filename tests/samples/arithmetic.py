@@ -1,9 +1,35 @@
-from tests.samples import Sample, normal, uniform
+import numpy as np
+
+from tests.samples import Sample, distinct, ints, normal, uniform
 
 _PAIRS = [((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1, 3), (4, 1)), ((2, 3), ()), ((1, 3), (2, 1))]
+_MASK = np.array([[True, False, True], [False, True, False]])
+
+
+def _apart(*shapes):
+    """Operands whose elements are pairwise distinct however they are broadcast."""
+    sizes = [int(np.prod(s)) for s in shapes]
+    parts = np.split(distinct(sum(sizes)), np.cumsum(sizes)[:-1])
+    return [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
+
+
+_SIGNED = uniform(0.5, 2, 2, 3) * np.array([[1, -1, -1], [-1, 1, -1]])
 
 SAMPLES = [
     *(Sample(op, [normal(*a), normal(*b)]) for op in ("Add", "Sub", "Mul") for a, b in _PAIRS),
     *(Sample("Div", [normal(*a), uniform(0.5, 2, *b)]) for a, b in _PAIRS),
     *(Sample(op, [normal(2, 3), normal(3), normal(2, 1)]) for op in ("Sum", "Mean")),
+    *(Sample(op, _apart(*pair)) for op in ("Max", "Min") for pair in _PAIRS),
+    *(Sample(op, _apart((2, 3), (3,), (2, 1))) for op in ("Max", "Min")),
+    *(Sample(op, [distinct(2, 3)]) for op in ("Max", "Min")),
+    *(Sample("Where", [_MASK, normal(*a), normal(*b)]) for a, b in _PAIRS[:2] + _PAIRS[3:]),
+    Sample("Where", [_MASK[:1], normal(2, 1), normal()]),
+    Sample("Where", [np.array(True), normal(2, 3), normal(3)]),
+    *(Sample("Pow", [uniform(0.5, 2, *a), normal(*b)]) for a, b in _PAIRS),
+    # Negative bases with integer exponents of an integer dtype: constants, equal or not, and fed.
+    *(Sample("Pow", [_SIGNED, np.array(k)]) for k in (0, 1, 2, 3, 4, -1, -2)),
+    Sample("Pow", [_SIGNED, ints(2, 2, 2)]),
+    Sample("Pow", [_SIGNED, ints(0, 3, -1)]),
+    Sample("Pow", [_SIGNED, ints(2, 1, 5).astype(np.int32)]),
+    Sample("Pow", [np.array([0.0, 0.0, 0.0, 0.0, 2.0]), ints(0, 1, 2, 3, 0)]),
 ]
