@@ -15,8 +15,9 @@ import onnx_ir as ir
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Refusal, Tensor, is_float
 from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
-from onnxgrad.scopes import captures
+from onnxgrad.scopes import captures, copy_into
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def operand_name(node: ir.Node, index: int) -> str:
 def edge(node: ir.Node, index: int) -> Edge:
     """What is known of the derivative of a node with respect to one operand."""
     entry = lookup(node.domain, node.op_type)
+    if entry is None and has_body(node.domain, node.op_type):
+        floating = is_float(node.outputs[0])
+        return Edge(node, index, "rule" if floating else "zero", "through its function body")
     if entry is None:
         known = schema_of(node.domain, node.op_type) is not None
         reason = "no rule yet" if known else "not an operator of the standard, and no rule for it"
@@ -75,9 +79,12 @@ class Flow:
 
     @classmethod
     def of(
-        cls, graph: ir.Graph, sources: Sequence[ir.Value], targets: Sequence[ir.Value]
+        cls,
+        graph: ir.Graph | Sequence[ir.Node],
+        sources: Sequence[ir.Value],
+        targets: Sequence[ir.Value],
     ) -> Flow:
-        """Trace a graph whose nodes are in topological order."""
+        """Trace a graph, or a part of one, whose nodes are in topological order."""
         flow = cls(sources, targets, dict.fromkeys(sources))
         useful = set(targets)
         for node in reversed(graph):
@@ -182,6 +189,7 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
     """
     parts: dict[ir.Value, list[Tensor]] = {v: [t] for v, t in seeds.items()}
     sources = set(flow.sources)
+    scope = op.scope
     total: dict[ir.Value, Tensor] = {}
 
     def cotangent(v: ir.Value) -> Tensor | None:
@@ -204,7 +212,7 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
                 parts.setdefault(v, []).append(g)
         except Refusal as e:
             raise refuse(node, None, str(e), flow) from None
-    op.scope = "grad"
+    op.scope = scope
     return {v: g for v in flow.sources if (g := cotangent(v)) is not None}
 
 
@@ -221,12 +229,21 @@ def pull(
     return pull_back(op, flow, seeds)
 
 
+def matters(
+    graph: ir.Graph, sources: Sequence[ir.Value], targets: Sequence[ir.Value]
+) -> set[ir.Value]:
+    """Those of `sources` that influence `targets`: for rules of nodes with graphs."""
+    flow = Flow.of(graph, sources, targets)
+    return {v for v in sources if flow.matters(v)}
+
+
 def apply(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
     """Apply a node's rule: the cotangents of the operands at `wanted`, given those of its outputs."""
     entry = lookup(node.domain, node.op_type)
-    assert entry is not None
+    if entry is None:
+        return _through_body(op, node, gs, wanted)
     values = operands(node)
     formal = [operand_name(node, k) for k in range(len(values))]
     result: dict[int, Tensor | None] = {}
@@ -247,6 +264,25 @@ def apply(
         for index, g in present.items():
             present[index] = shapes.unbroadcast(g, out, op.tensor(values[index]))
     return present
+
+
+def _through_body(
+    op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
+) -> dict[int, Tensor]:
+    """The cotangents of a node's operands by way of its function body, recomputed."""
+    body = body_of(node, op.opset)
+    if body is None:
+        op.refuse(f"no rule, and no function body in opset {op.opset} for these attributes")
+    inputs = [v for v in node.inputs if v is not None]
+    nodes, outputs = copy_into(op, body, [op.tensor(v) for v in inputs])
+    for n in nodes:
+        op.infer_outputs(n)
+    sources = [node.inputs[k] for k in wanted]
+    seeds = {y.value: g for y, g in zip(outputs, gs, strict=True) if g is not None}
+    flow = Flow.of(nodes, sources, list(seeds))
+    require_rules(flow)
+    found = pull_back(op, flow, seeds)
+    return {k: found[v] for k, v in zip(wanted, sources, strict=True) if v in found}
 
 
 class _Arguments:
@@ -279,6 +315,8 @@ class _Arguments:
             return [op.tensor(v) for v in captures(node)]
         if name == "pull":
             return pull
+        if name == "matters":
+            return matters
         if name == "g":
             return self.gs[0]
         if name in schema.inputs:

@@ -30,15 +30,23 @@ ALL: Final = All.ALL
 
 
 def parameters(model: ir.Model) -> dict[str, ir.Value]:
-    """The floating-point initializers and Constant nodes of the main graph, by tensor name."""
-    graph = model.graph
-    constants = [node.outputs[0] for node in graph if node.op_type == "Constant"]
+    """The floating-point initializers and Constant nodes, those of inner graphs too, by name."""
     found: dict[str, ir.Value] = {}
-    for value in (*graph.initializers.values(), *constants):
-        tensor = ir.convenience.get_const_tensor(value)
-        if value.name and tensor is not None and tensor.dtype.is_floating_point():
-            found[value.name] = value
+    for graph in model.graphs():
+        for name, value in _constants(graph).items():
+            tensor = ir.convenience.get_const_tensor(value)
+            if tensor is None or not tensor.dtype.is_floating_point():
+                continue
+            # A lone number in a Constant node is the exporter's arithmetic, not a weight.
+            if value.producer() is None or tensor.size > 1:
+                found.setdefault(name, value)
     return found
+
+
+def _constants(graph: ir.Graph) -> dict[str, ir.Value]:
+    """A graph's initializers and the outputs of its Constant nodes, by name."""
+    nodes = (node.outputs[0] for node in graph if node.op_type == "Constant")
+    return {v.name: v for v in (*graph.initializers.values(), *nodes) if v.name}
 
 
 def resolve(model: ir.Model, spec: Spec) -> str:
@@ -81,6 +89,8 @@ def _by_name(model: ir.Model, name: str) -> str:
     if name in known:
         return name
     for graph in model.graph.subgraphs():
+        if name in _constants(graph):
+            return name
         if any(value.name == name for value in _named(graph)):
             raise UnknownNameError(
                 f"The tensor {name!r} lies inside a branch or a loop's body, where it has no "

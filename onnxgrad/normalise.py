@@ -1,7 +1,7 @@
 """The passes before differentiation. Afterwards rules see one dialect.
 
 Ensured: no model-local functions; opset FLOOR or newer; IR version with initializers apart from inputs;
-weights in initializers, none in Constant nodes; every node and value named and in order; the dtype
+weights in initializers of the main graph, none in Constant nodes; every node and value named and in order; the dtype
 of every value that the standard can infer, and its shape as far as it follows from the inputs.
 """
 
@@ -79,6 +79,7 @@ def _passes(model: ir.Model) -> None:
             raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
     model.ir_version = max(model.ir_version, _IR_VERSION)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.NameFixPass()(model)
     common.TopologicalSortPass()(model)
 

@@ -37,7 +37,7 @@ from onnxgrad.errors import RuleError
 State = Literal["rule", "zero", "none"]
 Function = Callable[..., Any]
 
-_SPECIAL = {"op", "g", "i", "node", "wanted", "captures", "pull"}
+_SPECIAL = {"op", "g", "i", "node", "wanted", "captures", "pull", "matters"}
 
 
 @dataclass(frozen=True)

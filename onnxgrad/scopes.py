@@ -21,11 +21,13 @@ def captures(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(found)
 
 
-def copy_into(op: Builder, graph: ir.Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
+def copy_into(
+    op: Builder, graph: ir.Graph, inputs: Sequence[Tensor]
+) -> tuple[list[ir.Node], list[Tensor]]:
     """Copy a graph's nodes into the one that `op` emits to, with other values as its inputs.
 
     Returns:
-        The copies of the graph's outputs.
+        The copies of the nodes, and of the graph's outputs.
     """
     copy = graph.clone(allow_outer_scope_values=True)
     rename(copy, op.names)
@@ -37,7 +39,7 @@ def copy_into(op: Builder, graph: ir.Graph, inputs: Sequence[Tensor]) -> list[Te
     nodes = list(copy)
     copy.remove(nodes)
     op.graph.extend(nodes)
-    return [op.tensor(v) for v in outputs]
+    return nodes, [op.tensor(v) for v in outputs]
 
 
 def rename(graph: ir.Graph, names: Names) -> None:

@@ -1,0 +1,97 @@
+"""Operators that the standard defines by a function body: their bodies as graphs."""
+
+from __future__ import annotations
+
+import functools
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxgrad.registry import onnx_schema
+
+
+@functools.cache
+def has_body(domain: str, op_type: str) -> bool:
+    """Whether the standard defines the operator by a function."""
+    schema = onnx_schema(domain, op_type)
+    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+
+
+def body_of(node: ir.Node, opset: int) -> ir.Graph | None:
+    """The body of a node's operator, with this node's attributes filled in.
+
+    Its inputs and outputs are those of the node, in their order; an absent input is absent in the
+    body too.
+
+    Returns:
+        A graph of its own, or None where the standard has no body for this node in `opset`.
+    """
+    schema = onnx_schema(node.domain, node.op_type, opset)
+    if schema is None or not has_body(node.domain, node.op_type):
+        return None
+    versions, get = (
+        (schema.function_opset_versions, schema.get_function_with_opset_version)
+        if schema.has_function
+        else (
+            schema.context_dependent_function_opset_versions,
+            functools.partial(_context_dependent, schema, node),
+        )
+    )
+    # The newest body that this opset can hold.
+    found = (get(v) for v in sorted(versions, reverse=True) if v <= opset)
+    function = next((f for f in found if f), None)
+    if function is None:
+        return None
+    graph = _inlined(node, ir.serde.deserialize_function(onnx.FunctionProto.FromString(function)))
+    return graph if all(_fits(n, opset) for n in graph) else None
+
+
+def _context_dependent(schema: onnx.defs.OpSchema, node: ir.Node, version: int) -> bytes:
+    types = [b"" if v is None else _type_bytes(v) for v in node.inputs]
+    proto = ir.serde.serialize_node(node).SerializeToString()
+    return schema.get_context_dependent_function_with_opset_version(version, proto, types)
+
+
+def _type_bytes(value: ir.Value) -> bytes:
+    proto = ir.serde.serialize_type(value.type)
+    if value.shape is not None:
+        ir.serde.serialize_shape_into(proto, value.shape)
+    return proto.SerializeToString()
+
+
+def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
+    """A graph of one call of the function with the node's operands and attributes, inlined."""
+    inputs = [
+        None if v is None else ir.Value(name=f"in{k}", type=v.type, shape=v.shape)
+        for k, v in enumerate(node.inputs)
+    ]
+    call = ir.Node(
+        function.domain,
+        function.name,
+        inputs,
+        node.attributes.values(),
+        overload=function.overload,
+        num_outputs=len(node.outputs),
+    )
+    for k, v in enumerate(call.outputs):
+        v.name = f"out{k}"
+    graph = ir.Graph(
+        [v for v in inputs if v is not None],
+        call.outputs,
+        nodes=[call],
+        opset_imports=dict(function.opset_imports),
+        name="body",
+    )
+    common.InlinePass()(ir.Model(graph, ir_version=10, functions=[function]))
+    return graph
+
+
+def _fits(node: ir.Node, opset: int) -> bool:
+    """Whether a node that was written for an older opset is valid in this one."""
+    schema = onnx_schema(node.domain, node.op_type, opset)
+    return (
+        schema is not None
+        and all(name in schema.attributes for name in node.attributes)
+        and schema.min_input <= len(node.inputs) <= schema.max_input
+    )

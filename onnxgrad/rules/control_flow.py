@@ -1,0 +1,324 @@
+"""If, Loop and Scan: the backward pass of a node with graphs is a node with graphs.
+
+An inner graph is recomputed inside its backward graph, from the values that it had: a branch from
+what it captures, a step of a loop from its states before the step, which the forward node is made
+to give out as further scan outputs. The backward pass of Loop and Scan is a Scan over the steps,
+last one first, that carries the cotangents of the states and the sums of those of the captures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.builder import Builder, Tensor, is_float
+from onnxgrad.registry import rule
+from onnxgrad.scopes import copy_into, prune
+from onnxgrad.shapes import full_like
+
+
+@rule("If")
+def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
+    sources = [(k, c) for k, c in enumerate(captures) if ("captures", k) in wanted]
+    branches = []
+    for branch in (then_branch, else_branch):
+        inner = op.child("branch_back")
+        _, outputs = copy_into(inner, branch, [])
+        seeds = _seeds(inner, zip(outputs, g_outputs, strict=True))
+        branches.append((inner, pull(inner, seeds, [c.value for _, c in sources])))
+    live = [(k, c) for k, c in sources if any(c.value in found for _, found in branches)]
+    if not live:
+        return {}
+    for inner, found in branches:
+        _finish(inner, [found.get(c.value) or full_like(inner.tensor(c.value), 0) for _, c in live])
+    then_back, else_back = (inner.graph for inner, _ in branches)
+    gs = op.node(
+        "If",
+        [cond],
+        len(live),
+        {"then_branch": then_back, "else_branch": else_back},
+        like=[c for _, c in live],
+    )
+    return {("captures", k): g for (k, _), g in zip(live, gs, strict=True)}
+
+
+@rule("Loop")
+def _(op, node, v_initial, body, captures, wanted, pull, matters, g_v_final_and_scan_outputs):
+    n = len(v_initial)
+    steps = _Steps(
+        op, node, body, "v_initial", v_initial, captures,
+        states=list(zip(body.inputs[2:], body.outputs[1:], strict=False)),
+        scan_out=body.outputs[n + 1 :],
+    )  # fmt: skip
+    return steps.backward(wanted, pull, matters, g_v_final_and_scan_outputs)
+
+
+@rule("Scan")
+def _(
+    op, node, initial_state_and_scan_inputs, body, captures, wanted, pull, matters,
+    g_final_state_and_scan_outputs, num_scan_inputs, scan_input_axes, scan_input_directions,
+    scan_output_axes, scan_output_directions,
+):  # fmt: skip
+    n = len(initial_state_and_scan_inputs) - num_scan_inputs
+    steps = _Steps(
+        op, node, body, "initial_state_and_scan_inputs", initial_state_and_scan_inputs, captures,
+        states=list(zip(body.inputs[:n], body.outputs[:n], strict=True)),
+        scan_in=body.inputs[n:],
+        scan_out=body.outputs[n:],
+        in_axes=scan_input_axes,
+        in_directions=scan_input_directions,
+        out_axes=scan_output_axes,
+        out_directions=scan_output_directions,
+    )  # fmt: skip
+    return steps.backward(wanted, pull, matters, g_final_state_and_scan_outputs)
+
+
+@dataclass
+class _Steps:
+    """A Loop or a Scan as what both are: steps that carry states, read slices and write slices."""
+
+    op: Builder
+    node: ir.Node
+    body: ir.Graph
+    operand: str  # the variadic operand that holds the initial states, then the scan inputs
+    operands: list[Tensor]
+    captures: list[Tensor]
+    states: list[tuple[ir.Value, ir.Value]]  # the body's input and output of each
+    scan_in: Sequence[ir.Value] = ()
+    scan_out: Sequence[ir.Value] = ()
+    in_axes: Sequence[int] | None = None
+    in_directions: Sequence[int] | None = None
+    out_axes: Sequence[int] | None = None
+    out_directions: Sequence[int] | None = None
+
+    def backward(
+        self,
+        wanted: set,
+        pull: Callable[..., dict[ir.Value, Tensor]],
+        matters: Callable[..., set[ir.Value]],
+        gs: Sequence[Tensor | None],
+    ) -> dict[tuple[str, int], Tensor]:
+        """The cotangents of the wanted operands and captures."""
+        op, n = self.op, len(self.states)
+        g_states, g_scans = gs[:n], gs[n:]
+        carried, live = self._what_matters(wanted, matters, g_states, g_scans)
+        sums = [
+            (k, c)
+            for k, c in enumerate(self.captures)
+            if c.value in live and ("captures", k) in wanted
+        ]
+        slices = [k for k, v in enumerate(self.scan_in) if v in live]
+        if not carried and not sums and not slices:
+            return {}
+
+        # The backward body: what it carries, then what it reads at each step.
+        inner = op.child("step_back")
+        carry = [_input(inner, "g_state", self.states[k][0]) for k in carried]
+        totals = [_input(inner, "g_sum", c.value) for _, c in sums]
+        before = [self._formal(inner, v) for v in self.body.inputs]
+        g_slices = [
+            None if g is None else _input(inner, "g_slice", self.scan_out[k])
+            for k, g in enumerate(g_scans)
+        ]
+        _, outputs = copy_into(inner, self.body, before)
+        outputs = outputs[len(outputs) - n - len(self.scan_out) :]
+        formal = dict(zip(self.body.inputs, before, strict=True))
+        seeds = _seeds(
+            inner,
+            [
+                *((outputs[k], g) for k, g in zip(carried, carry, strict=True)),
+                *zip(outputs[n:], g_slices, strict=True),
+            ],
+        )
+        sources = [formal[self.states[k][0]] for k in carried]
+        sources += [formal[self.scan_in[k]] for k in slices]
+        found = pull(inner, seeds, [t.value for t in sources + [c for _, c in sums]])
+        stepped = [found.get(t.value) or full_like(t, 0) for t in sources]
+        added = [
+            total + found[c.value] if c.value in found else total
+            for total, (_, c) in zip(totals, sums, strict=True)
+        ]
+        m = len(carried)
+        _finish(inner, [*stepped[:m], *added, *stepped[m:]])
+
+        reads = self._reads(inner, formal, zip(g_slices, g_scans, strict=True))
+        initial = [
+            g_states[k] or full_like(op.tensor(_named(op, self.node, k)), 0) for k in carried
+        ]
+        initial += [full_like(c, 0) for _, c in sums]
+        values = self._scan(inner, initial, reads, slices)
+        keys = [(self.operand, k) for k in carried] + [("captures", k) for k, _ in sums]
+        keys += [(self.operand, n + k) for k in slices]
+        return dict(zip(keys, values, strict=True))
+
+    def _what_matters(
+        self,
+        wanted: set,
+        matters: Callable[..., set[ir.Value]],
+        g_states: Sequence[Tensor | None],
+        g_scans: Sequence[Tensor | None],
+    ) -> tuple[list[int], set[ir.Value]]:
+        """The states whose cotangents are carried, and the values of the body that matter.
+
+        A state that influences one that matters does so too, a step earlier.
+        """
+        floating = [k for k, (v, _) in enumerate(self.states) if is_float(v)]
+        carried = {k for k in floating if g_states[k] is not None}
+        scans = [v for v, g in zip(self.scan_out, g_scans, strict=True) if g is not None]
+        n = len(self.states)
+        sources = [self.states[k][0] for k in floating]
+        sources += [v for k, v in enumerate(self.scan_in) if (self.operand, n + k) in wanted]
+        sources += [c.value for k, c in enumerate(self.captures) if ("captures", k) in wanted]
+        while True:
+            live = matters(self.body, sources, [*(self.states[k][1] for k in carried), *scans])
+            more = carried | {k for k in floating if self.states[k][0] in live}
+            if more == carried:
+                return sorted(carried), live
+            carried = more
+
+    def _formal(self, inner: Builder, value: ir.Value) -> Tensor:
+        """The stand-in of one input of the body in the backward body."""
+        if not any(value is v for v, _ in self.states) and value.dtype == ir.DataType.BOOL:
+            if value not in self.scan_in:  # Loop's condition, true whenever a step runs
+                return inner.const(np.array(True), dtype=np.bool_)
+        return _input(inner, "before", value)
+
+    def _reads(
+        self,
+        inner: Builder,
+        formal: dict[ir.Value, Tensor],
+        g_slices: zip,
+    ) -> list[tuple[Tensor, int, int]]:
+        """What the Scan reads: tensor, axis and direction; inputs that nothing uses are removed."""
+        counts = not self.scan_in  # a Loop: an input that tells the number of steps must remain
+        reads = []
+        for value, t in formal.items():
+            if t.value not in inner.graph.inputs:
+                continue
+            used = t.value.uses() or t.value in inner.graph.outputs
+            if value in self.scan_in:
+                k = list(self.scan_in).index(value)
+                if used:
+                    operand = self.operands[len(self.states) + k]
+                    direction = self.in_directions[k] if self.in_directions else 0
+                    reads.append((operand, self.in_axes[k] if self.in_axes else 0, 1 - direction))
+                    continue
+            elif used or (counts and value is self.body.inputs[0]):
+                reads.append((self._history(value), 0, 1))
+                continue
+            inner.graph.inputs.remove(t.value)
+        for k, (t, g) in enumerate(g_slices):
+            if t is not None:
+                direction = self.out_directions[k] if self.out_directions else 0
+                reads.append((g, self.out_axes[k] if self.out_axes else 0, 1 - direction))
+        return reads
+
+    def _history(self, value: ir.Value) -> Tensor:
+        """All that an input of the body was, step by step, as a scan output of the forward node."""
+        if not isinstance(value.type, ir.TensorType):
+            self.op.refuse(f"its state {value.name!r} is no tensor and is needed to go backward")
+        for k, out in enumerate(self.body.outputs):
+            made = out.producer()
+            if made is not None and made.op_type == "Identity" and made.inputs[0] is value:
+                k -= len(self.body.outputs) - len(self.node.outputs)
+                axes = self.out_axes or self.out_directions
+                if k >= len(self.states) and axes is None:
+                    return self.op.tensor(_named(self.op, self.node, k))
+        op, body, node = self.op, self.body, self.node
+        copy = ir.node("Identity", [value], name=op.names.fresh("history"))
+        out = copy.outputs[0]
+        out.name, out.type, out.shape = op.names.fresh(f"{value.name}_out"), value.type, value.shape
+        body.append(copy)
+        body.outputs.append(out)
+        k = len(node.outputs)
+        node.resize_outputs(k + 1)
+        for name in ("scan_output_axes", "scan_output_directions"):
+            if name in node.attributes:
+                now = [*node.attributes[name].as_ints(), 0]
+                node.attributes[name] = ir.AttrInt64s(name, now)
+        history = _named(op, node, k)
+        history.type = value.type
+        if value.shape is not None:
+            history.shape = ir.Shape([None, *value.shape])
+        return op.tensor(history)
+
+    def _scan(
+        self,
+        inner: Builder,
+        initial: list[Tensor],
+        reads: list[tuple[Tensor, int, int]],
+        slices: list[int],
+    ) -> tuple[Tensor, ...]:
+        """The backward Scan; where a Loop may have run no step, the initial values instead."""
+        in_axes, in_directions = self.in_axes or {}, self.in_directions or {}
+        n = len(self.states)
+        attributes = {
+            "body": inner.graph,
+            "num_scan_inputs": len(reads),
+            "scan_input_axes": [axis for _, axis, _ in reads],
+            "scan_input_directions": [direction for _, _, direction in reads],
+            "scan_output_axes": [in_axes[k] if in_axes else 0 for k in slices] or None,
+            "scan_output_directions": [
+                1 - (in_directions[k] if in_directions else 0) for k in slices
+            ]
+            or None,
+        }
+        like = [*initial, *(self.operands[n + k] for k in slices)]
+        operands = [*initial, *(t for t, _, _ in reads)]
+
+        def emit(op: Builder) -> tuple[Tensor, ...]:
+            bound = [op.tensor(t.value) for t in operands]
+            return op.node("Scan", bound, len(like), attributes, like=like)
+
+        if self.scan_in:
+            return emit(self.op)
+        # onnxruntime's Scan refuses to run no step at all.
+        op = self.op
+        some, none = op.child("steps"), op.child("no_steps")
+        steps = op.Squeeze(op.Shape(reads[0][0], start=0, end=1), op.const([0]))
+        _finish(some, list(emit(some)))
+        _finish(none, [none.tensor(t.value) for t in initial])
+        branches = {"then_branch": some.graph, "else_branch": none.graph}
+        return op.node("If", [steps > 0], len(like), branches, like=like)
+
+
+def _seeds(inner: Builder, pairs: object) -> dict[ir.Value, Tensor]:
+    """The cotangents of an inner graph's outputs; one value can be several outputs."""
+    parts: dict[ir.Value, list[Tensor]] = {}
+    for output, g in pairs:  # type: ignore[attr-defined]
+        if g is not None:
+            parts.setdefault(output.value, []).append(inner.tensor(g.value))
+    return {v: inner.sum(gs) for v, gs in parts.items()}
+
+
+def _input(inner: Builder, stem: str, like: ir.Value) -> Tensor:
+    value = ir.Value(name=inner.names.fresh(stem), type=like.type, shape=like.shape)
+    inner.graph.inputs.append(value)
+    return inner.tensor(value)
+
+
+def _finish(inner: Builder, results: Sequence[Tensor]) -> None:
+    """List the results as the outputs of an inner graph, each a value that a node of it gives."""
+    outputs: list[ir.Value] = []
+    for t in results:
+        v = t.value
+        if v.producer() is None or v.graph is not inner.graph or v in outputs:
+            copy = ir.node("Identity", [v], name=inner.names.fresh("copy"))
+            copy.outputs[0].name = inner.names.fresh("copy_out")
+            copy.outputs[0].type, copy.outputs[0].shape = v.type, v.shape
+            inner.graph.append(copy)
+            v = copy.outputs[0]
+        outputs.append(v)
+    inner.graph.outputs.extend(outputs)
+    prune(inner.graph)
+
+
+def _named(op: Builder, node: ir.Node, k: int) -> ir.Value:
+    """An output of the forward node, which may have had no name because nothing used it."""
+    out = node.outputs[k]
+    if not out.name:
+        out.name = op.names.fresh(f"{node.name}_out")
+    return out
