@@ -25,7 +25,6 @@ zero(["Shape", "Size"], reason="depends on its operand's shape alone")
 zero("EyeLike", reason="depends on its operand's shape alone")
 zero("CastLike", "target_type", reason="only its type is used")
 zero("Constant", reason="has no operands")
-zero("ConstantOfShape", reason="depends on a shape, which is of integers")
 zero(
     ["BlackmanWindow", "HammingWindow", "HannWindow"],
     reason="depends on a size, which is an integer",
