@@ -11,6 +11,8 @@ import onnx
 import onnx.reference
 from onnx.reference.op_run import OpRun
 
+from tests import reference_ops
+
 Array = np.ndarray
 Feeds = dict[str, Array]
 Run = Callable[[Feeds], list[Array]]
@@ -43,7 +45,8 @@ class Erf(OpRun):
 
 def reference(model: onnx.ModelProto) -> Run:
     """Runs `model` on onnx's ReferenceEvaluator."""
-    return functools.partial(onnx.reference.ReferenceEvaluator(model, new_ops=[Erf]).run, None)
+    own = [Erf, *reference_ops.OPS]
+    return functools.partial(onnx.reference.ReferenceEvaluator(model, new_ops=own).run, None)
 
 
 def directional(

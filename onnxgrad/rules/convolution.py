@@ -1,0 +1,162 @@
+"""Convolution and its transpose, which are each other's adjoint.
+
+Conv       Y[m, o] = sum over c, k of X[c, i] W[m, c, k]    where i = s*o + d*k - begin
+Transpose  Y[m, i] = sum over c, k of X[c, o] W[c, m, k]    for the same i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxgrad import shapes, windows
+from onnxgrad.builder import Tensor
+from onnxgrad.registry import rule
+from onnxgrad.shapes import Size
+from onnxgrad.windows import Axis
+
+
+def _kernel(W: Tensor, kernel_shape: Sequence[int] | None) -> list[Size]:
+    return list(kernel_shape) if kernel_shape else shapes.dims(W)[2:]
+
+
+@rule("Conv", "B")
+@rule("ConvTranspose", "B")
+def _(g):
+    return shapes.reduce_sum(g, [a for a in range(g.rank) if a != 1])
+
+
+@rule("Conv", "X")
+def _(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
+    axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
+    return _correlate(g, X, W, axes, group) or _spread(g, X, W, axes, group)
+
+
+@rule("Conv", "W")
+def _(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
+    axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
+    return _filter(g, X, W, axes, group)
+
+
+@rule("ConvTranspose", "X")
+def _(op, g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape, group):
+    axes = _transposed(g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape)
+    g, axes = windows.padded(g, axes)
+    return op.typed(op.Conv(g, W, group=group, **windows.attributes(axes)), X)
+
+
+@rule("ConvTranspose", "W")
+def _(g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape, group):
+    axes = _transposed(g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape)
+    return _filter(X, g, W, axes, group)
+
+
+def _transposed(
+    g: Tensor,
+    X: Tensor,
+    W: Tensor,
+    strides: list[int] | None,
+    dilations: list[int] | None,
+    pads: list[int] | None,
+    auto_pad: str,
+    output_padding: list[int] | None,
+    output_shape: list[int] | None,
+) -> list[Axis]:
+    """The windows on the output, one for each element of X; the end may be cut off: padding < 0."""
+    axes = windows.sliding(g, shapes.dims(W)[2:], strides, dilations, pads)
+    for k, a in enumerate(axes):
+        extra = output_padding[k] if output_padding else 0
+        total, begin = a.begin + a.end, a.begin
+        if output_shape or auto_pad.startswith("SAME"):
+            covered = a.stride * (shapes.dim(X, k + 2) - 1) + extra + a.reach + 1
+            total = covered - output_shape[k - len(axes)] if output_shape else (
+                extra + a.reach + 1 - a.stride
+            )
+            half = shapes.at_least(total, 0)
+            begin = half // 2 if auto_pad == "SAME_UPPER" else half - half // 2
+        elif auto_pad == "VALID":
+            total, begin = 0, 0
+        axes[k] = replace(a, begin=begin, end=total - begin - extra)
+    return axes
+
+
+def _correlate(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | None:
+    """The adjoint at stride 1: a convolution with the filters turned round.
+
+    The runtime folds the turning where W is a constant. None where it does not apply.
+    """
+    if not all(a.stride == 1 and windows.constant(a.kernel, a.begin, a.end) for a in axes):
+        return None
+    pads = [a.reach - a.begin for a in axes] + [a.reach - a.end for a in axes]
+    if min(pads) < 0:
+        return None
+    W = _turned(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
+    dilations = [a.dilation for a in axes]
+    return g.op.typed(g.op.Conv(g, W, dilations=dilations, pads=pads, group=group), X)
+
+
+def _swapped(W: Tensor, group: int) -> Tensor:
+    """Filters [M, C/group, ...] as [C, M/group, ...]."""
+    spatial = list(range(2, W.rank))
+    if group == 1:
+        return W.op.Transpose(W, perm=[1, 0, *spatial])
+    m, c, *kernel = shapes.dims(W)
+    y = shapes.reshape(W, [group, m // group, c, *kernel])
+    y = W.op.Transpose(y, perm=[0, 2, 1, *(a + 1 for a in spatial)])
+    return shapes.reshape(y, [c * group, m // group, *kernel])
+
+
+def _turned(W: Tensor, axes: list[int]) -> Tensor:
+    """`W` with the order of the elements along `axes` reversed."""
+    if not axes:
+        return W
+    op, n = W.op, len(axes)
+    return op.Slice(
+        W, op.const([-1] * n), op.const([-(2**31)] * n), op.const(axes), op.const([-1] * n)
+    )
+
+
+def _spread(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
+    """The adjoint at any stride: the transposed convolution, in the size of X.
+
+    A stride forgets how many elements X has beyond the last window: less than a stride.
+    """
+    rest = [_rest(a, size) for a, size in zip(axes, shapes.dims(g)[2:], strict=True)]
+    if windows.constant(*rest):
+        attributes = windows.attributes(axes)
+        return g.op.typed(
+            g.op.ConvTranspose(g, W, output_padding=rest, group=group, **attributes), X
+        )
+    attributes = windows.attributes([replace(a, begin=0, end=0) for a in axes])
+    most = [a.stride - 1 for a in axes]
+    y = g.op.ConvTranspose(g, W, output_padding=most, group=group, **attributes)
+    return windows.crop(y, X, axes)
+
+
+def _rest(axis: Axis, outputs: Size) -> Size | None:
+    """How many elements lie beyond the last of the windows, where it can be told."""
+    if not windows.constant(axis.kernel, axis.begin, axis.end):
+        return None
+    if axis.stride == 1:
+        return 0
+    if not windows.constant(axis.size, outputs):
+        return None
+    last = axis.stride * (outputs - 1) + axis.reach
+    return axis.begin + axis.size + axis.end - last - 1
+
+
+def _filter(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
+    """The cotangent of the filters: for each of their elements, g times what it has seen of X."""
+    op = g.op
+    n, _, *size = shapes.dims(g)
+    m, c, *kernel = shapes.dims(W)
+    places = shapes.product(size)
+    seen = windows.columns(X, axes)
+    lead = [n, group] if group > 1 else [n]
+    per_group = m // group
+    taps = shapes.product([c, *kernel])
+    seen = shapes.reshape(seen, [*lead, taps, places])
+    g = shapes.reshape(g, [*lead, per_group, places])
+    last = len(lead)
+    seen = op.Transpose(seen, perm=[*range(last), last + 1, last])
+    return shapes.reshape_like(shapes.reduce_sum(op.MatMul(g, seen), [0]), W)

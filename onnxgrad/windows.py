@@ -1,0 +1,125 @@
+"""Sliding windows: what convolution, pooling and Col2Im share. One `Axis` per spatial axis.
+
+Element k of window o lies at s*o + d*k - begin on the input, with stride s and dilation d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxgrad import shapes
+from onnxgrad.builder import Tensor
+from onnxgrad.shapes import Size
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How a window slides along one spatial axis; sizes are ints where the graph tells them."""
+
+    size: Size  # of the input
+    kernel: Size
+    stride: int
+    dilation: int
+    begin: Size  # padding in front
+    end: Size
+
+    @property
+    def reach(self) -> Size:
+        """The distance from the first to the last element of a window."""
+        return (self.kernel - 1) * self.dilation
+
+
+def sliding(
+    x: Tensor,
+    kernel: Sequence[Size],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str = "NOTSET",
+) -> list[Axis]:
+    """The axes of an operator that slides a window over `x`, from its attributes."""
+    n = x.rank - 2
+    strides, dilations = strides or [1] * n, dilations or [1] * n
+    pads = pads if pads and auto_pad == "NOTSET" else [0] * (2 * n)
+    axes = []
+    for a in range(n):
+        axis = Axis(shapes.dim(x, a + 2), kernel[a], strides[a], dilations[a], pads[a], pads[a + n])
+        if auto_pad.startswith("SAME"):
+            total = _same(axis)
+            half = total // 2
+            rest = total - half
+            begin, end = (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+            axis = replace(axis, begin=begin, end=end)
+        axes.append(axis)
+    return axes
+
+
+def _same(axis: Axis) -> Size:
+    """The padding that makes the output as large as the input divided by the stride, rounded up."""
+    if axis.stride == 1:
+        return axis.reach
+    last = (axis.size + (axis.stride - 1)) // axis.stride - 1
+    return shapes.at_least(last * axis.stride + axis.reach + 1 - axis.size, 0)
+
+
+def constant(*sizes: Size) -> bool:
+    """Whether all sizes are known when the graph is built."""
+    return all(isinstance(s, int) for s in sizes)
+
+
+def one_hot(like: Tensor, kernel: Sequence[Size]) -> Tensor:
+    """The filters [K, 1, *kernel] that pick each of the K elements of a window."""
+    op = like.op
+    if constant(*kernel):
+        elements = int(np.prod(kernel))
+        return op.const(np.eye(elements).reshape(elements, 1, *kernel), like=like)
+    elements = shapes.product(kernel)
+    square = op.ConstantOfShape(shapes.vector(like, [elements, elements]))
+    eye = op.EyeLike(square, dtype=like.dtype)
+    return shapes.reshape(eye, [elements, 1, *kernel])
+
+
+def columns(x: Tensor, axes: list[Axis]) -> Tensor:
+    """What each window sees of `x` [N, C, ...]: [N, C * K, ...] or [N * C, K, ...], K per window.
+
+    A convolution with filters that each pick one element is as fast as slicing, in a single node.
+    """
+    x, axes = padded(x, axes)
+    n, c, *size = shapes.dims(x)
+    pick = one_hot(x, [a.kernel for a in axes])
+    if isinstance(c, int):
+        pick = x.op.Tile(pick, x.op.const([c] + [1] * (x.rank - 1)))
+        return x.op.Conv(x, pick, group=c, **attributes(axes))
+    return x.op.Conv(shapes.reshape(x, [n * c, 1, *size]), pick, **attributes(axes))
+
+
+def attributes(axes: list[Axis]) -> dict[str, list[int]]:
+    """The axes as attributes; their padding is constant."""
+    return {
+        "strides": [a.stride for a in axes],
+        "dilations": [a.dilation for a in axes],
+        "pads": [a.begin for a in axes] + [a.end for a in axes],  # type: ignore[misc]
+    }
+
+
+def padded(x: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
+    """`x` and its axes with padding that attributes can hold: padded here where they cannot."""
+    # What lies beyond the last window is not seen, so a small part of it need not be cut off.
+    axes = [
+        replace(a, end=0) if isinstance(a.end, int) and -a.stride < a.end < 0 else a for a in axes
+    ]
+    if all(constant(a.begin, a.end) and min(a.begin, a.end) >= 0 for a in axes):
+        return x, axes
+    pads = [0, 0, *(a.begin for a in axes), 0, 0, *(a.end for a in axes)]
+    x = x.op.Pad(x, shapes.vector(x, pads))
+    return x, [replace(a, size=shapes.dim(x, k + 2), begin=0, end=0) for k, a in enumerate(axes)]
+
+
+def crop(y: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:
+    """Of `y`, in coordinates that include the padding: the elements that belong to `x`."""
+    begin = shapes.vector(x, [a.begin for a in axes])
+    end = shapes.vector(x, [a.begin + a.size for a in axes])
+    return x.op.typed(x.op.Slice(y, begin, end, x.op.const(list(range(2, x.rank)))), x)

@@ -1,0 +1,108 @@
+"""Operators for the reference evaluator, in float64, where onnx's own are wrong or very slow.
+
+onnx's Conv ignores dilations with auto_pad, its ConvTranspose slices the filters of groups wrongly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+
+Array = np.ndarray
+
+
+def begin_end(
+    size: int, kernel: int, stride: int, dilation: int, auto_pad: str, pads: tuple[int, int]
+) -> tuple[int, int]:
+    """The padding along one axis."""
+    if auto_pad == "VALID":
+        return 0, 0
+    if not auto_pad.startswith("SAME"):
+        return pads
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    half = total // 2
+    return (half, total - half) if auto_pad == "SAME_UPPER" else (total - half, half)
+
+
+def filled(
+    n: int, strides: Any, dilations: Any, pads: Any
+) -> tuple[Sequence[int], Sequence[int], list[tuple[int, int]]]:
+    """Attributes with their defaults; pads as pairs."""
+    pads = pads or [0] * 2 * n
+    return strides or [1] * n, dilations or [1] * n, list(zip(pads[:n], pads[n:], strict=True))
+
+
+class Conv(OpRun):
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, X, W, B=None, auto_pad="NOTSET", dilations=None, group=1, kernel_shape=None,
+        pads=None, strides=None,
+    ):  # fmt: skip
+        n = X.ndim - 2
+        strides, dilations, pairs = filled(n, strides, dilations, pads)
+        kernel = W.shape[2:]
+        padding = [
+            begin_end(X.shape[a + 2], kernel[a], strides[a], dilations[a], auto_pad, pairs[a])
+            for a in range(n)
+        ]
+        X = np.pad(X, [(0, 0), (0, 0), *padding])
+        reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+        size = [(X.shape[a + 2] - reach[a] - 1) // strides[a] + 1 for a in range(n)]
+        x = X.reshape(X.shape[0], group, -1, *X.shape[2:])
+        w = W.reshape(group, -1, *W.shape[1:])
+        Y = np.zeros((X.shape[0], group, w.shape[1], *size), X.dtype)
+        for tap in itertools.product(*map(range, kernel)):
+            part = x[(..., *taken(tap, size, strides, dilations))]
+            Y += np.einsum("ngc...,gmc->ngm...", part, w[(..., *tap)])
+        Y = Y.reshape(X.shape[0], W.shape[0], *size)
+        return (Y if B is None else Y + B.reshape(-1, *[1] * n),)
+
+
+class ConvTranspose(OpRun):
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, X, W, B=None, auto_pad="NOTSET", dilations=None, group=1, kernel_shape=None,
+        output_padding=None, output_shape=None, pads=None, strides=None,
+    ):  # fmt: skip
+        n = X.ndim - 2
+        strides, dilations, pairs = filled(n, strides, dilations, pads)
+        kernel, inner = W.shape[2:], X.shape[2:]
+        extra = output_padding or [0] * n
+        full = [strides[a] * (inner[a] - 1) + (kernel[a] - 1) * dilations[a] + 1 for a in range(n)]
+        if auto_pad.startswith("SAME") and not output_shape:
+            output_shape = [inner[a] * strides[a] for a in range(n)]
+        if output_shape:
+            output_shape = output_shape[-n:]
+            totals = [full[a] + extra[a] - output_shape[a] for a in range(n)]
+            halves = [(t // 2, t - t // 2) for t in totals]
+            pairs = halves if auto_pad == "SAME_UPPER" else [h[::-1] for h in halves]
+        x = X.reshape(X.shape[0], group, -1, *inner)
+        w = W.reshape(group, -1, *W.shape[1:])
+        ample = [f + e for f, e in zip(full, extra, strict=True)]
+        Y = np.zeros((X.shape[0], group, W.shape[1], *ample), X.dtype)
+        for tap in itertools.product(*map(range, kernel)):
+            Y[(..., *taken(tap, inner, strides, dilations))] += np.einsum(
+                "ngc...,gcm->ngm...", x, w[(..., *tap)]
+            )
+        crop = [slice(b, ample[a] - e) for a, (b, e) in enumerate(pairs)]
+        Y = Y.reshape(X.shape[0], -1, *ample)[(..., *crop)]
+        return (Y if B is None else Y + B.reshape(-1, *[1] * n),)
+
+
+def taken(
+    tap: Sequence[int], size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[slice]:
+    """The elements that one tap of the window meets at all outputs."""
+    return [
+        slice(k * d, k * d + s * (o - 1) + 1, s)
+        for k, o, s, d in zip(tap, size, strides, dilations, strict=True)
+    ]
+
+
+OPS = [Conv, ConvTranspose]
