@@ -25,6 +25,7 @@ zero(["Shape", "Size"], reason="depends on its operand's shape alone")
 zero("EyeLike", reason="depends on its operand's shape alone")
 zero("CastLike", "target_type", reason="only its type is used")
 zero("Constant", reason="has no operands")
+zero("ConstantOfShape", reason="its operand is a shape")
 zero(
     ["BlackmanWindow", "HammingWindow", "HannWindow"],
     reason="depends on a size, which is an integer",
