@@ -123,10 +123,28 @@ def expand_like(g: Tensor, x: Tensor) -> Tensor:
     return g.op.typed(g.op.Expand(g, shape(x)), x)
 
 
+def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
+    """A tensor of the given sizes and the dtype of `like`, filled with a number."""
+    value = ir.tensor(np.full([1], number, like.dtype.numpy()))
+    return like.op.ConstantOfShape(vector(like, sizes), value=value)
+
+
 def full_like(x: Tensor, number: float) -> Tensor:
     """A tensor of the shape and dtype of `x`, filled with a number."""
     value = ir.tensor(np.full([1], number, x.dtype.numpy()))
     return x.op.typed(x.op.ConstantOfShape(shape(x), value=value), x)
+
+
+def arange(op: Builder, size: Size) -> Tensor:
+    """0, 1, ..., `size` - 1 as an int64 vector."""
+    if isinstance(size, int):
+        return op.const(np.arange(size))
+    return op.Range(op.const(0), op.Squeeze(size, op.const([0])), op.const(1))
+
+
+def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
+    """The part of `x` from `start` to before `end` along one axis."""
+    return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
 
 
 def permutation_inverse(perm: Sequence[int]) -> list[int]:

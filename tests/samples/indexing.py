@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.samples import Sample, ints, normal
+from tests.samples import Sample, distinct, ints, normal
 
 SAMPLES = [
     Sample("Gather", [normal(4, 3), ints(2, 0, 2)]),
@@ -30,4 +30,66 @@ SAMPLES = [
     Sample("ScatterND", [normal(4, 3), np.array([[2], [0]]), normal(2, 3)]),
     Sample("ScatterND", [normal(4, 3), np.array([[2], [2]]), normal(2, 3)], {"reduction": "add"}),
     Sample("ScatterND", [normal(4, 3), np.array([[2, 1], [0, -1]]), normal(2)]),
+    Sample("Gather", [normal(2, 4, 3), ints(-3)], {"axis": 1}),
+    Sample("Gather", [normal(2, 3), np.zeros((0,), np.int64)]),
+    Sample("Gather", [normal(2, 3), np.zeros((2, 0), np.int64)], {"axis": 1}),
+    Sample("Gather", [normal(4, 3), np.array([[2]])], {"axis": 1}),
+    Sample("GatherElements", [normal(2, 3, 2), np.array([[[0], [2]], [[1], [1]]])], {"axis": -2}),
+    Sample("GatherElements", [normal(3), np.zeros(0, np.int64)]),
+    Sample("GatherND", [normal(2, 3, 4), np.array([[1], [-1]])], {"batch_dims": 1}),
+    Sample("GatherND", [normal(2, 3, 4), np.array([[[1, 2]], [[0, 0]]])], {"batch_dims": 1}),
+    Sample("GatherND", [normal(2, 2, 4), np.array([[[1], [2]], [[0], [-2]]])], {"batch_dims": 2}),
+    Sample("GatherND", [normal(2, 3), np.array([1])]),
+    *(
+        Sample("ScatterElements", [data, indices, updates], {"reduction": reduction, "axis": axis})
+        for reduction in ("mul", "max", "min")
+        for data, indices, updates, axis in (
+            (distinct(3, 4), np.array([[0, 1], [1, 1], [3, -1]]), distinct(3, 2) + 0.01, 1),
+            (distinct(3), ints(2, 2, -1), distinct(3) + 0.01, 0),
+        )
+    ),
+    *(
+        Sample("ScatterND", [distinct(3, 4), indices, updates], {"reduction": reduction})
+        for reduction in ("mul", "max", "min")
+        for indices, updates in (
+            (np.array([[0], [2], [0]]), distinct(3, 4) + 0.01),
+            (np.array([[0, 1], [-1, 2], [0, 1]]), distinct(3) + 0.01),
+        )
+    ),
+    # Zero factors: the derivative is the product of the others. (onnxgrad/rules/indexing.py: the
+    # second derivative between a zero factor and another is not seen.)
+    Sample(
+        "ScatterElements",
+        [np.array([1.5, 2, -1]), ints(0, 0, 1), np.array([0.0, 3, 0.5])],
+        {"reduction": "mul"},
+        smooth=False,
+    ),
+    Sample(
+        "ScatterElements",
+        [np.array([1.5, 2, -1]), ints(0, 0, 2, 2), np.array([0.0, 0.0, 2, 0])],
+        {"reduction": "mul"},
+        smooth=False,
+    ),
+    Sample("Compress", [normal(3, 4), np.array([True, False, True])], {"axis": 0}),
+    Sample("Compress", [normal(3, 4), np.array([False, True, True])], {"axis": -1}),
+    Sample("Compress", [normal(3, 4), np.array([True, False, True, True])]),
+    Sample("Compress", [normal(3, 4), np.array([False, False])], {"axis": 1}),
+    # Equal values would part at the first step: tests/test_indexing.py has those.
+    Sample("Unique", [distinct(5)]),
+    Sample("Unique", [distinct(2, 3)], {"sorted": 0}),
+    Sample("Unique", [distinct(3, 2)], {"axis": -1}, outputs=4),
+    # onnxruntime has no OneHot of float64.
+    Sample("OneHot", [ints(1, -1, 5), np.array(3), normal(2)]),
+    Sample("OneHot", [np.array([[1, 0], [2, 2]]), np.array(4), normal(2)], {"axis": 1}),
+    Sample("OneHot", [ints(1, -1, 5), ints(3), normal(2)], single=True, tolerance=1e-4),
+    Sample("Range", [np.array(1.0), np.array(4.1), np.array(0.7)], wrt=[0, 2]),
+    Sample("Range", [np.array(3.0), np.array(-1.1), np.array(-0.5)], wrt=[0, 2]),
+    Sample("TensorScatter", [normal(2, 3, 5, 2), normal(2, 3, 2, 2), ints(1, 3)], opset=24),
+    Sample("TensorScatter", [normal(2, 5, 2), normal(2, 3, 2)], opset=24),
+    Sample(
+        "TensorScatter",
+        [normal(2, 5), normal(2, 3), ints(1, 4)],
+        {"mode": "circular", "axis": 1},
+        opset=24,
+    ),
 ]
