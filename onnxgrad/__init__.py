@@ -14,7 +14,7 @@ from onnxgrad.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from onnxgrad.inspect import Report, inspect
+from onnxgrad.inspect import inspect
 from onnxgrad.io import save
 from onnxgrad.names import ALL
 from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
@@ -28,7 +28,6 @@ __all__ = [
     "ModelError",
     "NoRuleError",
     "OnnxGradError",
-    "Report",
     "RuleError",
     "RuntimeMissingError",
     "SaveError",

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 import onnxgrad as og
+from onnxgrad.inspect import Report
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -23,7 +24,7 @@ def ramp():
     og.forget("com.acme::Ramp")
 
 
-def states(report: og.Report) -> dict[str, str]:
+def states(report: Report) -> dict[str, str]:
     return {row.operator: row.state for row in report}
 
 
