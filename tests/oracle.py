@@ -1,4 +1,4 @@
-"""Numbers that no rule can have come from: central differences along a random direction, in float64."""
+"""Numbers that no rule can have come from: central differences along a direction, in float64."""
 
 from __future__ import annotations
 
@@ -43,9 +43,18 @@ class Erf(OpRun):
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
 
 
+class Gelu(OpRun):
+    """The reference evaluator goes through a function body, with its own Erf."""
+
+    def _run(self, x: Array, approximate: str) -> tuple[Array]:
+        if approximate == "tanh":
+            return (x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,)
+        return (x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x * math.sqrt(0.5))) / 2,)
+
+
 def reference(model: onnx.ModelProto) -> Run:
     """Runs `model` on onnx's ReferenceEvaluator."""
-    own = [Erf, *reference_ops.OPS]
+    own = [Erf, Gelu, *reference_ops.OPS]
     return functools.partial(onnx.reference.ReferenceEvaluator(model, new_ops=own).run, None)
 
 

@@ -3,13 +3,115 @@
 At a kink the derivative is PyTorch's; each such choice stands beside its rule.
 """
 
+from __future__ import annotations
+
+import math
+
 import onnx_ir as ir
 
 from onnxgrad import shapes
-from onnxgrad.registry import elementwise, rule
+from onnxgrad.builder import Builder, Tensor
+from onnxgrad.registry import elementwise, rule, schema_of
 
 elementwise("Relu", lambda op, Y: op.Cast(Y, to=ir.DataType.BOOL))  # 0 at 0
+elementwise("ThresholdedRelu", lambda X, alpha: alpha < X)  # 0 at alpha
+elementwise("Shrink", lambda op, input, lambd: op.Abs(input) > lambd)  # 0 at both bounds
+
 elementwise("Sigmoid", lambda Y: Y * (1 - Y))
+elementwise("Softplus", lambda op, X: op.Sigmoid(X))
+elementwise("Elu", lambda op, X, Y, alpha: _elu(op, X, Y, 1, alpha))
+elementwise("Selu", lambda op, X, Y, gamma, alpha: _elu(op, X, Y, gamma, gamma * alpha))
+elementwise("Celu", lambda op, X, Y, alpha: _elu(op, X, Y / alpha, 1, 1))
+
+
+def _elu(op: Builder, X: Tensor, Y: Tensor, right: float, left: float) -> Tensor:
+    """`right` for X > 0, else Y + `left`, which is what it takes at 0."""
+    return op.mask(Y + (left - right), X <= 0) + right
+
+
+@elementwise("LeakyRelu")  # alpha at 0
+def _(op, X, alpha):
+    return op.Cast(X > 0, to=X.dtype) * (1 - alpha) + alpha if alpha else X > 0
+
+
+@elementwise("Softsign")
+def _(op, input):
+    r = op.bounded(1 / (1 + op.Abs(input)))
+    return r * r
+
+
+@elementwise("Mish")
+def _(op, X):
+    t = op.Tanh(op.Softplus(X))
+    return t + X * op.Sigmoid(X) * (1 - t * t)
+
+
+@elementwise("Gelu")
+def _(op, X, approximate):
+    if approximate == "tanh":
+        c, d = math.sqrt(2 / math.pi), 0.044715
+        xx = X * X
+        t = op.Tanh(X * (xx * (c * d) + c))
+        return (t + 1) * 0.5 + X * (1 - t * t) * (xx * (1.5 * c * d) + 0.5 * c)
+    cdf = (op.Erf(X * math.sqrt(0.5)) + 1) * 0.5
+    return cdf + X * op.Exp(X * X * -0.5) * (1 / math.sqrt(2 * math.pi))
+
+
+@rule("HardSigmoid", "X")
+def _(op, g, Y, alpha):
+    return op.mask(g * alpha, (Y > 0) & (Y < 1))  # 0 at both bounds
+
+
+@elementwise("HardSwish")  # 0 at -3, 1 at 3
+def _(op, X):
+    return op.HardSigmoid(X, alpha=1 / 6, beta=0.5) + op.mask(X / 6, (X > -3) & (X < 3))
+
+
+def _swish(op: Builder, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """x sigmoid(alpha x) and its derivative."""
+    s = op.Sigmoid(x * alpha)
+    y = x * s
+    return y, s + y * (1 - s) * alpha
+
+
+if schema_of("", "Swish"):  # from opset 24
+    elementwise("Swish", lambda op, X, alpha: _swish(op, X, alpha)[1])
+
+if schema_of("", "SwiGLU"):  # from opset 28
+    elementwise(
+        "SwiGLU",
+        A=lambda op, A, B, alpha: B * _swish(op, A, alpha)[1],
+        B=lambda op, A, alpha: _swish(op, A, alpha)[0],
+    )
+
+# At X = 0 the derivative is the slope, and the slope's is 0.
+elementwise(
+    "PRelu",
+    X=lambda op, X, slope: op.mask(1 - slope, X > 0) + slope,
+    slope=lambda op, X: op.mask(X, X < 0),
+)
+
+
+# As in torch.clamp, the input passes at both bounds, and a bound has the gradient of the elements
+# clipped to it; where min > max, which clips all to max, that is all for max and none for min.
+@rule("Clip", "input", broadcast=True)
+def _(op, g, input, min, max):
+    if min is None:
+        return g if max is None else op.mask(g, input <= max)
+    above = input >= min
+    return op.mask(g, above if max is None else above & (input <= max))
+
+
+@rule("Clip", "min", broadcast=True)
+def _(op, g, input, min, max):
+    below = input < min
+    return op.mask(g, below if max is None else below & (min < max))
+
+
+@rule("Clip", "max", broadcast=True)
+def _(op, g, input, min, max):
+    above = input > max
+    return op.mask(g, above if min is None else above | (max < min))
 
 
 @rule("Softmax", "input")

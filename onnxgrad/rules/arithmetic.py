@@ -90,3 +90,7 @@ def _(op, g, X, Y, Z):
         # 0 at X = 0, where the formula has 0 * -inf; for X < 0 there is no derivative: NaN.
         log = op.Log(op.Where(X.equals(0), op.const(1, like=X), X))
     return op.cast(g * (Z * log), Y.dtype)
+
+
+# C = A - B n with n the quotient as a whole number, rounded down or, with fmod, towards 0.
+elementwise("Mod", A=lambda: 1, B=lambda op, A, B, C: -op.Round((A - C) / B))

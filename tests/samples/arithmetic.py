@@ -14,6 +14,8 @@ def _apart(*shapes):
 
 
 _SIGNED = uniform(0.5, 2, 2, 3) * np.array([[1, -1, -1], [-1, 1, -1]])
+# Not within 0.05 of a multiple of 0.5, 0.6 or 0.8.
+_DIVIDEND = np.array([[1.3, -1.3, 2.7], [-0.1, 0.3, -5.1]])
 
 SAMPLES = [
     *(Sample(op, [normal(*a), normal(*b)]) for op in ("Add", "Sub", "Mul") for a, b in _PAIRS),
@@ -32,4 +34,10 @@ SAMPLES = [
     Sample("Pow", [_SIGNED, ints(0, 3, -1)]),
     Sample("Pow", [_SIGNED, ints(2, 1, 5).astype(np.int32)]),
     Sample("Pow", [np.array([0.0, 0.0, 0.0, 0.0, 2.0]), ints(0, 1, 2, 3, 0)]),
+    *(
+        Sample("Mod", [_DIVIDEND, sign * np.array([0.5, 0.8, 0.6])], {"fmod": fmod}, opset=opset)
+        for fmod, opset in [(1, 21), (1, 28), (0, 28)]
+        for sign in (1, -1)
+    ),
+    Sample("Mod", [_DIVIDEND, np.array(0.8)], {"fmod": 1}),
 ]
