@@ -1,6 +1,7 @@
 """Operators for the reference evaluator, in float64, where onnx's own are wrong or very slow.
 
-onnx's Conv ignores dilations with auto_pad, its ConvTranspose slices the filters of groups wrongly.
+onnx's Conv ignores dilations with auto_pad, its ConvTranspose slices the filters of groups wrongly,
+its Pad refuses negative padding.
 """
 
 from __future__ import annotations
@@ -105,4 +106,18 @@ def taken(
     ]
 
 
-OPS = [Conv, ConvTranspose]
+class Pad(OpRun):
+    op_domain = ""
+
+    def _run(self, data, pads, value=None, axes=None, mode="constant"):  # type: ignore[override]
+        axes = range(data.ndim) if axes is None else axes
+        both = np.zeros((data.ndim, 2), np.int64)
+        for a, begin, end in zip(axes, *np.reshape(pads, (2, -1)), strict=True):
+            both[a] = begin, end
+        filler = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        y = np.pad(data, np.maximum(both, 0), mode=mode, **filler)
+        cut = [slice(max(-b, 0), n - max(-e, 0)) for n, (b, e) in zip(y.shape, both, strict=True)]
+        return (y[tuple(cut)],)
+
+
+OPS = [Conv, ConvTranspose, Pad]
