@@ -146,14 +146,16 @@ class Net:
         """The arrays by input name, and the imposed gradients by tensor name."""
         if not isinstance(feeds, Mapping):
             return arrays(self.ports, self.inputs, feeds), {}
-        ograds = {k: v for k, v in feeds.items() if isinstance(k, NetPortGradient)}
-        if any(isinstance(key.spec, All) for key in ograds):
-            raise ArgumentError("A gradient is imposed at one tensor, not at ALL.")
-        values = {k: v for k, v in feeds.items() if k not in ograds}
-        return (
-            arrays(self.ports, self.inputs, values),
-            {names.resolve(self._model, key.spec): v for key, v in ograds.items()},
-        )
+        values: dict[str, Any] = {}
+        ograds: dict[str, Any] = {}
+        for key, value in feeds.items():
+            if not isinstance(key, NetPortGradient):
+                values[key] = value
+            elif isinstance(key.spec, All):
+                raise ArgumentError("A gradient is imposed at one tensor, not at ALL.")
+            else:
+                ograds[names.resolve(self._model, key.spec)] = value
+        return arrays(self.ports, self.inputs, values), ograds
 
     def _forward_session(self) -> Session:
         with self._lock:

@@ -243,7 +243,7 @@ def available(providers: Sequence[Provider] | None) -> list[Provider]:
     known = onnxruntime().get_available_providers()
     if providers is None:
         return [name for name in _PREFERRED if name in known]
-    chosen = [providers] if isinstance(providers, str) else list(providers)
+    chosen: list[Provider] = [providers] if isinstance(providers, str) else list(providers)
     for provider in chosen:
         if _name(provider) not in known:
             raise ArgumentError(

@@ -1,0 +1,478 @@
+"""Gradients against finite differences: `check`, for any net and any rule.
+
+Along a direction d the gradient g of a scalar f says how fast f changes, <g, d>. Central
+differences say it too, without any rule. Two directions are tried for each tensor: a random one,
+which sees any wrong element, and the gradient itself, along which f changes fastest. Both sides run
+in double precision where a runtime can, so that an error of 0.1 % stands out of the rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxgrad import io
+from onnxgrad.api import GRADIENTS, OGRADS, Spec, gradient
+from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
+from onnxgrad.names import All, resolve
+from onnxgrad.normalise import infer
+from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
+from onnxgrad.widen import widen
+
+Verdict = Literal["ok", "wrong", "kink", "noise"]
+Precision = Literal["auto", "float64", "float32"]
+_Run = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
+
+# A gradient counts as confirmed only where an error of this relative size would have been seen.
+_RESOLUTION = 5e-4
+# Steps relative to the size of the tensor that is moved.
+_STEPS = {"float64": (1e-4, 1e-5, 1e-6, 1e-7), "float32": (4e-2, 2e-2, 1e-2, 5e-3, 2.5e-3)}
+_EPSILON = {"float64": 2.3e-16, "float32": 1.2e-7}
+_TOLERANCE = {"float64": 1e-5, "float32": 2e-4}
+# What an output element costs on onnx's reference evaluator, in multiplications of a Conv there.
+_REFERENCE_COST = {"ConvTranspose": 200, "AveragePool": 6000, "MaxPool": 2000, "Resize": 20000}
+_REFERENCE_LIMIT = 3e10  # about a minute
+# Suffixes of what is added to the net.
+_MOVE, _MOVED, _TARGET = "/move", "/moved", "/target"
+_MEANING = {
+    "ok": "ok",
+    "wrong": "WRONG",
+    "kink": "at a kink: the slopes of the two sides differ",
+    "noise": "not resolved: rounding hides the slope",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found for one tensor, along the worse of the directions.
+
+    Attributes:
+        name: The tensor.
+        analytic: The slope that the gradient predicts.
+        numeric: The slope that central differences find.
+        error: Their difference, relative to the slope.
+        tolerance: The error up to which they agree; it follows from the scatter of the differences.
+        verdict: "ok" or "wrong"; or, where finite differences cannot tell, "kink" (the slopes of
+            the two sides differ) or "noise" (rounding hides the slope).
+    """
+
+    name: str
+    analytic: float
+    numeric: float
+    error: float
+    tolerance: float
+    verdict: Verdict
+
+    @property
+    def ok(self) -> bool:
+        """Whether the gradient is confirmed."""
+        return self.verdict == "ok"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `check`: one row for each tensor. True where `ok`; `str` gives a table.
+
+    Attributes:
+        rows: One for each tensor.
+        method: In what precision and on which runtimes the two sides were calculated.
+    """
+
+    rows: tuple[Row, ...]
+    method: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether no gradient is wrong and at least one is confirmed."""
+        return any(r.ok for r in self.rows) and all(r.verdict != "wrong" for r in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        width = max(6, *(len(row.name) for row in self.rows))
+        lines = [
+            f"{'tensor':{width}}  {'gradient':>13}  {'differences':>13}  {'error':>8}  verdict"
+        ]
+        lines += [
+            f"{r.name:{width}}  {r.analytic:13.6g}  {r.numeric:13.6g}  {r.error:8.1e}  "
+            f"{_MEANING[r.verdict]}"
+            for r in self.rows
+        ]
+        return "\n".join([*lines, f"({self.method})"])
+
+
+def check(
+    model: io.ModelLike,
+    feeds: Any,
+    wrt: Spec | All | None = None,
+    *,
+    of: Spec | None = None,
+    ograd: bool | Mapping[str, Any] = False,
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Report:
+    """Compare gradients with central finite differences along two directions per tensor.
+
+    Args:
+        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        feeds: The input's value where there is one, else a dict by input name, of the inputs'
+            dtypes and shapes.
+        wrt: As for `gradient`: the tensors to check, `ALL`, or None for the floating-point inputs.
+        of: As for `gradient`: the tensors to differentiate; None for all floating-point outputs.
+        ograd: False for the sum of all elements of `of`. True to impose a random gradient on each,
+            or a dict of arrays by tensor name.
+        precision: "float64" and "float32" force one; "auto" takes double precision where
+            onnxruntime has the kernels, or else the net is small enough for onnx's reference
+            evaluator, and float32 otherwise.
+        seed: Seeds the random directions.
+
+    Returns:
+        A report that is true if no gradient is wrong and at least one is confirmed.
+
+    Raises:
+        ModelError, ArgumentError, UnknownNameError, UnreachableError, NoRuleError: As `gradient`.
+        FeedError: An input of a wrong name, dtype or shape, or none given.
+        ArgumentError: The net is random, so that differences mean nothing.
+    """
+    if precision not in ("auto", *_STEPS):
+        raise ArgumentError(f"precision is 'auto', 'float64' or 'float32', not {precision!r}.")
+    net = io.load(model)
+    graph = net.graph
+    ports = {value.name or "": Port.of(value) for value in graph.inputs}
+    values = arrays(ports, [name for name in ports if name not in graph.initializers], feeds)
+    given = {resolve(net, k): v for k, v in ograd.items()} if isinstance(ograd, Mapping) else {}
+    # Refusals come from the net as it is. This one is only asked what it differentiates.
+    built = gradient(net, wrt, of=of, ograd=list(given) or True, forward=False)
+    names = list(json.loads(built.metadata_props[GRADIENTS]))
+    targets = list(json.loads(built.metadata_props[OGRADS]))
+    _prepare(net)
+    numeric = _moving(net, names, targets, values, precision)
+    rng = np.random.default_rng(seed)
+    for name, y in zip(targets, numeric.outputs, strict=True):
+        if name in given and np.shape(given[name]) != y.shape:
+            raise FeedError(f"ograd {name!r} has the shape {np.shape(given[name])}, not {y.shape}.")
+        chosen = given.get(name, rng.standard_normal(y.shape) if ograd else np.ones(y.shape))
+        # Both sides see the same seed, which the gradient may take in single precision.
+        numeric.seeds.append(np.asarray(chosen, np.float32).astype(np.float64))
+    seeds = dict(zip(targets, numeric.seeds, strict=True)) if ograd else {}
+    gradients, analytic, runtime = _gradients(net, names, targets, values, seeds)
+    tolerance = max(_TOLERANCE[analytic], _TOLERANCE[numeric.precision])
+    rows = [_row(name, gradients[name], numeric, tolerance, rng) for name in names]
+    return Report(
+        tuple(rows),
+        f"gradients in {analytic} on {runtime}, "
+        f"differences in {numeric.precision} on {numeric.runtime}",
+    )
+
+
+@dataclass
+class _Moving:
+    """The net with tensors moved off their values, on a runtime, in a precision."""
+
+    run: _Run
+    feeds: dict[str, Any]
+    targets: list[str]
+    still: dict[str, Array]  # by tensor: the move of no length
+    precision: str
+    runtime: str
+    seeds: list[Array] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        moved = [f"{name}{_MOVED}" for name in self.still]
+        found = self.run(self._inputs({}), [*self._fetched(), *moved])
+        self.outputs = [np.asarray(y, np.float64) for y in found[: len(self.targets)]]
+        tensors = zip(self.still, found[len(self.targets) :], strict=True)
+        # A step is relative to a tensor's size; around zero to one.
+        self.sizes = {name: _rms(np.asarray(v, np.float64)) or 1.0 for name, v in tensors}
+
+    def _inputs(self, moves: Mapping[str, Array]) -> dict[str, Any]:
+        moves = self.still | dict(moves)
+        return self.feeds | {f"{name}{_MOVE}": move for name, move in moves.items()}
+
+    def at(self, moves: Mapping[str, Array]) -> list[Array]:
+        """The targets with some tensors moved."""
+        return self.run(self._inputs(moves), self._fetched())
+
+    def _fetched(self) -> list[str]:
+        return [f"{name}{_TARGET}" for name in self.targets]
+
+    def change(self, name: str, move: Array) -> tuple[float, float]:
+        """How the scalar changes when a tensor moves, and the size of the terms that changed."""
+        found = self.at({name: move.astype(self.still[name].dtype)})
+        change = size = 0.0
+        for y, before, seed in zip(found, self.outputs, self.seeds, strict=True):
+            difference = np.asarray(y, np.float64) - before
+            change += float(np.sum(difference * seed))
+            size += float(np.sum(np.abs(before * seed), where=difference != 0))
+        return change, size
+
+
+def _row(name: str, gradient: Array, net: _Moving, tolerance: float, rng: Any) -> Row:
+    gradient = np.asarray(gradient, np.float64)
+    if not np.all(np.isfinite(gradient)):
+        return Row(name, math.nan, math.nan, math.inf, tolerance, "wrong")
+    directions = [rng.standard_normal(gradient.shape)]
+    if np.any(gradient):
+        directions.append(gradient)
+    rows = [_along(name, d / _rms(d), gradient, net, tolerance) for d in directions if d.size]
+    worst = ("ok", "noise", "kink", "wrong")
+    return max(
+        rows,
+        key=lambda row: (worst.index(row.verdict), row.error),
+        default=Row(name, 0.0, 0.0, 0.0, tolerance, "ok"),  # a tensor without elements
+    )
+
+
+def _along(name: str, d: Array, gradient: Array, net: _Moving, tolerance: float) -> Row:
+    """Compare the slopes along `d`, whose elements are about 1."""
+    size = net.sizes[name]
+    analytic = size * float(np.sum(gradient * d))
+    scale = max(abs(analytic), size * float(np.linalg.norm(gradient)))
+    numeric, doubt, kink = math.nan, math.inf, False
+    before: tuple[float, float, float] | None = None  # step, slope and gap of the step before
+    for step in _STEPS[net.precision]:
+        ahead, terms = net.change(name, step * size * d)
+        behind, _ = net.change(name, -step * size * d)
+        slope, gap = (ahead - behind) / (2 * step), abs(ahead + behind) / step
+        if not math.isfinite(slope):
+            continue  # over the edge of the domain
+        # A slope far below the terms of the scalar is not told from zero.
+        scale = max(scale, 1e-6 * terms)
+        rounding = 8 * _EPSILON[net.precision] * terms / step
+        if before is not None:
+            ratio = before[0] / step
+            scatter = abs(slope - before[1]) + rounding
+            if scatter <= doubt:
+                doubt = scatter
+                numeric = slope + (slope - before[1]) / (ratio**2 - 1)
+            # The gap between the slopes of the two sides shrinks with the step, but for a kink.
+            kink = gap > max(before[2] * (1 + 1 / ratio) / 2, 10 * tolerance * scale, 10 * rounding)
+            if 10 * doubt <= tolerance * scale:
+                break
+        before = step, slope, gap
+    if not math.isfinite(numeric):
+        return Row(name, analytic, numeric, math.nan, tolerance, "noise")
+    scale = max(scale, abs(numeric))
+    error = abs(analytic - numeric) / scale if scale else 0.0
+    allowed = max(tolerance, 3 * doubt / scale) if scale else tolerance
+    verdict: Verdict = "wrong"
+    if error <= allowed:
+        verdict = "ok" if allowed <= _RESOLUTION else "noise"
+    elif kink:
+        verdict = "kink"
+    return Row(name, analytic, numeric, error, allowed, verdict)
+
+
+def _rms(array: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0
+
+
+def _moving(
+    net: ir.Model, names: list[str], targets: list[str], values: dict[str, Any], precision: str
+) -> _Moving:
+    """The net for differences, in double precision if possible."""
+    refusals = []
+    for wide in _STEPS:
+        if precision not in ("auto", wide):
+            continue
+        model = _in_precision(net, wide)
+        feeds = _feeds(model, values)
+        affordable = precision == "float64" or _reference_work(net, values) * len(names) < (
+            _REFERENCE_LIMIT / 16  # runs per tensor
+        )
+        still = _move(model, names, targets)
+        for runtime, start in _RUNTIMES.items():
+            if runtime == "onnxruntime" or affordable or not _has_onnxruntime():
+                try:
+                    moving = _Moving(start(model), feeds, targets, still, wide, runtime)
+                    _require_sense(net, moving, values)
+                    return moving
+                except (ModelError, FeedError, RuntimeMissingError) as error:
+                    refusals.append(f"{runtime} in {wide}: {error}")
+    raise ModelError(f"The net cannot be run for differences. {' '.join(refusals)}")
+
+
+def _gradients(
+    net: ir.Model,
+    names: list[str],
+    targets: list[str],
+    values: dict[str, Any],
+    seeds: Mapping[str, Array],
+) -> tuple[dict[str, Array], str, str]:
+    """The gradients by tensor name, their precision and the runtime."""
+    refusals = []
+    for precision, runtime in (
+        ("float64", "onnxruntime"),
+        ("float32", "onnxruntime"),
+        ("float64", "onnx's reference"),  # the last: a transposed convolution takes it seconds
+    ):
+        try:
+            model = gradient(
+                _in_precision(net, precision),
+                names,
+                of=targets,
+                ograd=list(seeds) or False,
+                forward=False,
+                unreachable="zeros",
+            )
+            inputs = json.loads(model.metadata_props[OGRADS])
+            feeds = values | {inputs[name]: seed for name, seed in seeds.items()}
+            outputs = [value.name for value in model.graph.outputs]
+            found = _RUNTIMES[runtime](model)(_feeds(model, feeds), outputs)
+            return dict(zip(names, found, strict=True)), precision, runtime
+        except (ModelError, FeedError, RuleError, RuntimeMissingError) as error:
+            refusals.append(f"{runtime} in {precision}: {error}")
+    raise ModelError(f"The gradient cannot be run. {' '.join(refusals)}")
+
+
+def _require_sense(net: ir.Model, moving: _Moving, values: dict[str, Any]) -> None:
+    """Refuse a net without derivatives here, and a precision in which it is another net."""
+    for name, y in zip(moving.targets, moving.outputs, strict=True):
+        if not np.all(np.isfinite(y)):
+            raise ArgumentError(f"{name!r} is not finite on this input: there is no derivative.")
+    if not all(map(_close, moving.at({}), moving.outputs)):
+        raise ArgumentError("The net gives other values when run again: it is random.")
+    if _has_onnxruntime():
+        plain = _in_precision(net, "float32")
+        plain.graph.outputs[:] = [_value(plain, name) for name in moving.targets]
+        expected = _on_onnxruntime(plain)(_feeds(plain, values), moving.targets)
+        if not all(map(_close, expected, moving.outputs)):
+            raise ModelError("the values differ from onnxruntime's in single precision.")
+
+
+def _close(a: Array, b: Array) -> bool:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return a.shape == b.shape and float(np.linalg.norm(a - b)) <= 1e-2 * float(np.linalg.norm(b))
+
+
+def _prepare(net: ir.Model) -> None:
+    """Functions inlined, constants where they can be moved, dtypes known; else the net as it is."""
+    if net.functions:
+        common.InlinePass()(net)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
+    infer(net)
+
+
+def _in_precision(net: ir.Model, precision: str) -> ir.Model:
+    model = io.load(net)
+    widen(model, ir.DataType.DOUBLE if precision == "float64" else ir.DataType.FLOAT)
+    return model
+
+
+def _feeds(model: ir.Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` in the dtypes of the model's inputs."""
+    ports = {value.name: Port.of(value) for value in model.graph.inputs}
+    return {
+        name: value if ports[name].dtype is None else np.asarray(value).astype(ports[name].dtype)
+        for name, value in values.items()
+    }
+
+
+def _move(model: ir.Model, names: list[str], targets: list[str]) -> dict[str, Array]:
+    """Add a new input to each tensor of `names`, in place; moves of no length by tensor name."""
+    graph = model.graph
+    graph.outputs.clear()
+    for name in targets:
+        _output(model, f"{name}{_TARGET}", _value(model, name))
+    still = {}
+    for name in names:
+        value = _value(model, name)
+        assert value.dtype is not None
+        # Without a shape: a single zero stands for all that are not moved.
+        move = ir.Value(name=f"{name}{_MOVE}", type=ir.TensorType(value.dtype))
+        add = ir.node("Add", [value, move])
+        moved = add.outputs[0]
+        moved.type, moved.shape = value.type, value.shape
+        ir.convenience.replace_all_uses_with(value, moved, replace_graph_outputs=True)
+        add.replace_input_with(0, value)
+        producer = value.producer()
+        if producer is not None:
+            producer.append(add)
+        elif len(graph):
+            graph[0].prepend(add)
+        else:
+            graph.append(add)
+        graph.inputs.append(move)
+        _output(model, f"{name}{_MOVED}", moved)
+        still[name] = np.zeros((), value.dtype.numpy())
+    return still
+
+
+def _value(model: ir.Model, name: str) -> ir.Value:
+    graph = model.graph
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.name == name:
+            return value
+    return next(v for node in graph for v in node.outputs if v.name == name)
+
+
+def _output(model: ir.Model, name: str, value: ir.Value) -> None:
+    node = ir.node("Identity", [value])
+    output = node.outputs[0]
+    output.name, output.type, output.shape = name, value.type, value.shape
+    model.graph.append(node)
+    model.graph.outputs.append(output)
+
+
+def _reference_work(net: ir.Model, values: dict[str, Any]) -> float:
+    """About how many multiplications a run takes on onnx's reference evaluator."""
+    model = io.load(net)
+    for value in model.graph.inputs:
+        if value.name in values:
+            value.shape = ir.Shape(np.shape(values[value.name]))
+    infer(model)
+    work = 0.0
+    for node in model.graph.all_nodes():
+        each = float(_REFERENCE_COST.get(node.op_type, 1))
+        if node.op_type in ("Conv", "ConvTranspose"):
+            each *= _elements(node.inputs[1], 1e4, first=1)
+        work += each * _elements(node.outputs[0], 1e6)
+    return work
+
+
+def _elements(value: ir.Value | None, unknown: float, first: int = 0) -> float:
+    """The product of the dimensions from the one at `first` on."""
+    dims = None if value is None or value.shape is None else value.shape[first:]
+    if dims is None or not all(isinstance(d, int) for d in dims):
+        return unknown
+    return float(math.prod(d for d in dims if isinstance(d, int)))
+
+
+def _has_onnxruntime() -> bool:
+    try:
+        onnxruntime()
+    except RuntimeMissingError:
+        return False
+    return True
+
+
+def _on_onnxruntime(model: ir.Model) -> _Run:
+    return Session(io.load(model), Weights(), ["CPUExecutionProvider"]).run
+
+
+def _on_reference(model: ir.Model) -> _Run:
+    evaluator = onnx.reference.ReferenceEvaluator(ir.to_proto(model))
+
+    def run(feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Array]:
+        try:
+            return list(evaluator.run(list(outputs), dict(feeds)))
+        except Exception as error:  # whatever its operators raise
+            raise FeedError(f"onnx's reference evaluator cannot run the net: {error}") from error
+
+    return run
+
+
+_RUNTIMES: dict[str, Callable[[ir.Model], _Run]] = {
+    "onnxruntime": _on_onnxruntime,
+    "onnx's reference": _on_reference,
+}
