@@ -1,6 +1,6 @@
 """The transforms: a model goes in, a model comes out. Read this page first.
 
-    load -> normalise -> trace what matters -> seed -> pull back -> name the results -> clean up
+load -> normalise -> trace what matters -> seed -> pull back -> name the results -> clean up
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnxgrad import io, shapes
 from onnxgrad.builder import Builder, Tensor, is_float
 from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
-from onnxgrad.names import ALL, All, parameters, resolve
+from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 
@@ -248,23 +248,22 @@ def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> U
     flow = Flow.of(graph, [value], targets)
     fix = "Choose other names, or pass unreachable='zeros'."
     if flow.blocked:
-        where = "; ".join(dict.fromkeys(_blocked(e) for e in flow.blocked[:4]))
-        op = flow.blocked[0].node.op_type
+        first, op = flow.blocked[0], flow.blocked[0].node.op_type
+        where = "; ".join(
+            dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in flow.blocked[:4])
+        )
+        if _same_type(first):
+            fix += (
+                f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
+                f"onnxgrad.elementwise({op!r}, lambda: 1)."
+            )
         return UnreachableError(
-            f"every path from {value.name!r} to {to} passes an operator of zero derivative: {where}. "
-            f"{fix} For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
-            f"onnxgrad.elementwise({op!r}, lambda: 1)."
-            if _same_type(flow.blocked[0])
-            else f"every path from {value.name!r} to {to} passes an operator of zero derivative: "
+            f"every path from {value.name!r} to {to} passes an operator of zero derivative: "
             f"{where}. {fix}"
         )
     return UnreachableError(
         f"{to} does not depend on {value.name!r}: {_dead_end(graph, value)}. {fix}"
     )
-
-
-def _blocked(e: Edge) -> str:
-    return f"{describe(e.node)} ({e.reason})"
 
 
 def _same_type(e: Edge) -> bool:

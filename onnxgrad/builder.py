@@ -27,8 +27,15 @@ Dim = int | str | None
 
 # Constants of up to this many elements are computed when the graph is built.
 _SMALL = 1024
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
-           "Multinomial", "Dropout"}
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
 
 # Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
@@ -40,6 +47,21 @@ _SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp
 def is_float(value: ir.Value) -> bool:
     """Whether cotangents can flow through `value`: a tensor of a differentiable dtype."""
     return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
+
+
+# Inference forgets even the rank of these where the size of the window is not known.
+_SLIDING = {"Conv", "ConvTranspose", "DeformConv"}
+
+
+def keep_rank(node: ir.Node) -> bool:
+    """Set the rank of a convolution's output where inference has not; whether it did."""
+    if node.domain or node.op_type not in _SLIDING:
+        return False
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or y.shape is not None:
+        return False
+    y.shape = ir.Shape([None] * len(x.shape))
+    return True
 
 
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
@@ -329,12 +351,13 @@ class Builder:
         node = ir.node(
             op_type,
             values,
-            {k: v for k, v in attributes.items()},
+            attributes,
             num_outputs=outputs,
             name=self.names.fresh(f"{self.scope}/{op_type}"),
         )
         for k, out in enumerate(node.outputs):
-            out.name = self.names.fresh(f"{node.name}_{schema.outputs[min(k, len(schema.outputs) - 1)].name}")
+            formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
+            out.name = self.names.fresh(f"{node.name}_{formal}")
         if like is None:
             self._infer(schema, node)
         else:
@@ -378,7 +401,11 @@ class Builder:
                 raise RuleError(f"the dtype of {v.name!r} is unknown ({self.scope})")
             types[v.name] = _type_proto(v)
             # Shape-like operands only: axes, shapes, starts.
-            if v.const_value is not None and v.dtype == ir.DataType.INT64 and not v.is_graph_input():
+            if (
+                v.const_value is not None
+                and v.dtype == ir.DataType.INT64
+                and not v.is_graph_input()
+            ):
                 data[v.name] = ir.serde.serialize_tensor(v.const_value)
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
@@ -395,6 +422,7 @@ class Builder:
             if v.name in inferred and v.type is None:
                 v.type = ir.serde.deserialize_type_proto_for_type(inferred[v.name])
                 v.shape = ir.serde.deserialize_type_proto_for_shape(inferred[v.name])
+        keep_rank(node)
 
     # -- values --------------------------------------------------------------------------------
 
@@ -431,7 +459,7 @@ class Builder:
     # -- cotangents ----------------------------------------------------------------------------
 
     def scale(self, g: Tensor, derivative: Any) -> Tensor | None:
-        """The cotangent `g` times a derivative: a number, a tensor, or booleans that let it pass."""
+        """The cotangent `g` times a derivative: a number, a tensor, or booleans to let it pass."""
         if not isinstance(derivative, Tensor):
             return g * derivative if derivative else None
         return self.mask(g, derivative) if derivative.dtype == ir.DataType.BOOL else g * derivative
@@ -440,7 +468,7 @@ class Builder:
         """`g` where `passes`, else 0.
 
         A product with 0 is over ten times faster than Where on the CPU, but is NaN where `g` is
-        infinite, as behind a Sqrt at 0. So Where is taken if a singular operator is upstream of `g`.
+        infinite, as behind a Sqrt at 0. So Where is taken if a singular operator led to `g`.
         """
         if g.value in self._singular:
             return self.Where(passes, g, self.const(0, like=g))

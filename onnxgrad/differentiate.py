@@ -1,7 +1,7 @@
 """Reverse mode on a graph: what depends on what, the walk, accumulation. It names no operator.
 
-The cotangent of a value is the derivative of the scalar with respect to it. No cotangent means zero,
-and no node is emitted for it.
+The cotangent of a value is the derivative of the scalar with respect to it. No cotangent means
+zero, and no node is emitted for it.
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ def describe(node: ir.Node) -> str:
     return f"operator {name}, node {node.name!r}"
 
 
-def refuse(node: ir.Node, index: int | None, reason: str, flow: Flow, where: str = "") -> NoRuleError:
+def refuse(
+    node: ir.Node, index: int | None, reason: str, flow: Flow, where: str = ""
+) -> NoRuleError:
     """The error for a node on a path that has no rule."""
     at = "" if index is None else f", operand {operand_name(node, index)!r}"
     source = next((v for v in operands(node) if v in flow.reached), None)
@@ -240,7 +242,7 @@ def matters(
 def apply(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
-    """Apply a node's rule: the cotangents of the operands at `wanted`, given those of its outputs."""
+    """Apply a node's rule: the cotangents of its operands at `wanted`, given its outputs'."""
     entry = lookup(node.domain, node.op_type)
     if entry is None:
         return _through_body(op, node, gs, wanted)
@@ -255,7 +257,9 @@ def apply(
     rest = {k: (formal[k], k - formal.index(formal[k])) for k in wanted if k not in result}
     if rest:
         function, names = entry.functions[""]
-        given = arguments.call(function, names, wanted={*rest.values(), *(f for f, _ in rest.values())})
+        given = arguments.call(
+            function, names, wanted={*rest.values(), *(f for f, _ in rest.values())}
+        )
         for index, (operand, i) in rest.items():
             result[index] = given.get((operand, i), given.get(operand))
     present = {index: g for index, g in result.items() if g is not None}
@@ -346,7 +350,9 @@ class _Arguments:
         attribute = self.node.attributes.get(name)
         if attribute is not None:
             return attribute.value
-        schema = schema_of(self.node.domain, self.node.op_type, self.op.graph.opset_imports.get(self.node.domain))
+        schema = schema_of(
+            self.node.domain, self.node.op_type, self.op.graph.opset_imports.get(self.node.domain)
+        )
         return schema.attributes.get(name) if schema else None
 
     def _ask_for_output(self, k: int, name: str) -> None:
@@ -367,7 +373,9 @@ def _check(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> None:
     if not isinstance(g, Tensor):
         raise RuleError(f"{where} {type(g).__name__}, not a Tensor")
     if value.dtype is not None and g.dtype != value.dtype:
-        raise RuleError(f"{where} a cotangent of {g.dtype.name} for {value.dtype.name} {value.name!r}")
+        raise RuleError(
+            f"{where} a cotangent of {g.dtype.name} for {value.dtype.name} {value.name!r}"
+        )
     if value.shape is None:
         return
     mismatch = g.shape is not None and (

@@ -1,8 +1,9 @@
 """The passes before differentiation. Afterwards rules see one dialect.
 
-Ensured: no model-local functions; opset FLOOR or newer; IR version with initializers apart from inputs;
-weights in initializers of the main graph, none in Constant nodes; every node and value named and in order; the dtype
-of every value that the standard can infer, and its shape as far as it follows from the inputs.
+Ensured: no model-local functions; opset FLOOR or newer; an IR version with initializers apart from
+inputs; weights in initializers of the main graph, none in Constant nodes; every node and value
+named and in order; the dtype of every value that the standard can infer, and its shape as far as it
+follows from the inputs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
+from onnxgrad.builder import keep_rank
 from onnxgrad.errors import ModelError
-from onnxgrad.registry import onnx_schema
+from onnxgrad.registry import lookup, onnx_schema
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -70,8 +72,8 @@ def _passes(model: ir.Model) -> None:
     newest = onnx.defs.onnx_opset_version()
     if version > newest:
         raise ModelError(
-            f"the model is of opset {version} and the installed onnx {onnx.__version__} knows up to "
-            f"{newest}: upgrade onnx"
+            f"the model is of opset {version} and the installed onnx {onnx.__version__} knows up "
+            f"to {newest}: upgrade onnx"
         )
     if version < FLOOR:
         ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
@@ -85,16 +87,40 @@ def _passes(model: ir.Model) -> None:
 
 
 def infer(model: ir.Model) -> None:
-    """Infer dtypes and shapes anew. Those that the file declares for inner values can be stale."""
+    """Infer dtypes and shapes anew. The sizes that the file declares for inner values can be stale.
+
+    Their ranks are kept: inference loses that of a Reshape to sizes computed at run time.
+    """
     declared = [(v, v.shape) for v in model.graph.outputs]
     for node in model.graph.all_nodes():
         if onnx_schema(node.domain, node.op_type) is not None:
             for v in node.outputs:
-                v.shape = None
-    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+                v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
+    infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer_shapes(model)
+    while _type_own_operators(model.graph) or any([keep_rank(n) for n in model.graph.all_nodes()]):
+        infer_shapes(model)
     for v, shape in declared:
         if v.shape is None:
             v.shape = shape
+
+
+def _type_own_operators(graph: ir.Graph) -> bool:
+    """Give the outputs of operators without a schema, where the file says nothing, a type.
+
+    It is that of the first operand, and its shape too where the operator is element-wise in one.
+    """
+    found = False
+    for node in graph.all_nodes():
+        entry = lookup(node.domain, node.op_type)
+        source = next((v for v in node.inputs if v is not None), None)
+        if entry is None or source is None or source.type is None:
+            continue
+        for v in node.outputs:
+            if v.type is None:
+                v.type, found = source.type, True
+                v.shape = source.shape if entry.broadcast and len(node.inputs) == 1 else None
+    return found
 
 
 def _forget_anonymous(value: ir.Value) -> None:

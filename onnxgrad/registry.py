@@ -11,13 +11,13 @@ Besides those names a rule may ask for
 
     op          the builder, which emits nodes: ``op.MatMul(a, b)``
     g           the cotangent of the first output, never absent
-    g_<output>  the cotangent of the output of that name, None where absent; a list for a variadic one
+    g_<output>  the cotangent of that output, None where absent; for a variadic one a list
     i           the position within a variadic operand
     node        the `onnx_ir.Node` itself, for what has no name
     wanted      for a rule of the whole node: the operands whose cotangents are asked for, a set of
                 names and, for what is variadic, of pairs (name, position)
     captures    the outer values that the node's graphs use, as a list; they are operands too
-    pull        ``pull(op, seeds, sources)``, the backward pass of the inner graph that `op` emits to
+    pull        ``pull(op, seeds, sources)``, the backward pass of the graph that `op` emits to
 
 The names are checked against the operator's schema when the rule is declared.
 """
@@ -79,9 +79,7 @@ def schema_of(domain: str, op_type: str, version: int | None = None) -> Schema |
 
 
 @functools.cache
-def onnx_schema(
-    domain: str, op_type: str, version: int | None = None
-) -> onnx.defs.OpSchema | None:
+def onnx_schema(domain: str, op_type: str, version: int | None = None) -> onnx.defs.OpSchema | None:
     """The schema object of the installed onnx; None for an operator that it does not know."""
     try:
         if version is None:
@@ -251,7 +249,7 @@ def elementwise(
     Args:
         name: ``"Tanh"``, or ``"com.acme::Ramp"`` for an operator of your own.
         function: dy/dx for the first operand. It returns a tensor, a Python number, or a tensor of
-            booleans, which passes the cotangent where it is true. Left out, a decorator is returned.
+            booleans, which passes the cotangent where it is true. Without it, a decorator is given.
         inputs, outputs: The formal names, for an operator that onnx has no schema of.
         operands: dy/dx by operand name, for operators of several operands.
 

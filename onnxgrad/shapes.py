@@ -1,7 +1,7 @@
 """Axes, dimensions and reductions: the one place that chooses between static and run-time shapes.
 
-A dimension is an int where the graph tells it, else a tensor of one int64 read from Shape at run time.
-Arithmetic works on both alike, so a rule is written once.
+A dimension is an int where the graph tells it, else a tensor of one int64 read from Shape at run
+time. Arithmetic works on both alike, so a rule is written once.
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
         if s is not None:
             parts.append(s)
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
+
+
+def from_front(index: Size, size: Size) -> Size:
+    """An index into an axis of `size`, which counts from the end where it is negative."""
+    if isinstance(index, int):
+        return index + size if index < 0 else index
+    return index.op.Where(index < 0, index + size, index)
 
 
 def clamp(op: Builder, size: Size, low: int, high: Size) -> Size:

@@ -14,7 +14,8 @@ HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
 RNG = np.random.default_rng(1)
 
 SCAN = """g (double[N,3] x, double[3] s, double[3] w) => (double[3] y, double[N,3] z) {
-  y, z = Scan <num_scan_inputs = 1, body = b (double[3] si, double[3] xi) => (double[3] so, double[3] o) {
+  y, z = Scan <num_scan_inputs = 1,
+    body = b (double[3] si, double[3] xi) => (double[3] so, double[3] o) {
     p = Mul(w, xi)
     q = Mul(si, xi)
     so = Tanh(q)

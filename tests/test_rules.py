@@ -102,8 +102,9 @@ def vjp_error(
     runner: Callable[[onnx.ModelProto], Run],
 ) -> tuple[float, float]:
     """The two sides of <seed, J v> = <J' seed, v> for a random direction v and random seeds."""
-    gradients = json.loads(next(p.value for p in backward.metadata_props if p.key == "onnxgrad.gradients"))
-    ograds = json.loads(next(p.value for p in backward.metadata_props if p.key == "onnxgrad.ograds"))
+    properties = {p.key: json.loads(p.value) for p in backward.metadata_props}
+    gradients = properties["onnxgrad.gradients"]
+    ograds = properties["onnxgrad.ograds"]
     run = runner(forward)
     values = dict(zip([o.name for o in forward.graph.output], run(feeds), strict=True))
     seeds = {n: rng.standard_normal(values[n].shape).astype(values[n].dtype) for n in ograds}
@@ -132,16 +133,19 @@ def runner_of(sample: Sample) -> Callable[[onnx.ModelProto], Run]:
 
 
 def variants(sample: Sample) -> Iterator[tuple[bool, bool]]:
-    integral = any(
-        a is not None and not np.issubdtype(a.dtype, np.floating) for a in sample.inputs
-    )
+    integral = any(a is not None and not np.issubdtype(a.dtype, np.floating) for a in sample.inputs)
     for symbolic in (False, True) if sample.symbolic else (False,):
         for fed in (False, True) if integral and sample.fed else (False,):
             yield symbolic, fed
 
 
 CASES = [
-    pytest.param(s, symbolic, fed, id=f"{s}-{'symbolic' if symbolic else 'static'}-{'fed' if fed else 'const'}")
+    pytest.param(
+        s,
+        symbolic,
+        fed,
+        id=f"{s}-{'symbolic' if symbolic else 'static'}-{'fed' if fed else 'const'}",
+    )
     for s in SAMPLES
     for symbolic, fed in variants(s)
 ]
@@ -188,5 +192,3 @@ def test_planted_error() -> None:
             test_first_order(sample, False, False)
     finally:
         registry._TABLE["", "Tanh"] = entry
-
-

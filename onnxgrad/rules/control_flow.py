@@ -181,9 +181,14 @@ class _Steps:
 
     def _formal(self, inner: Builder, value: ir.Value) -> Tensor:
         """The stand-in of one input of the body in the backward body."""
-        if not any(value is v for v, _ in self.states) and value.dtype == ir.DataType.BOOL:
-            if value not in self.scan_in:  # Loop's condition, true whenever a step runs
-                return inner.const(np.array(True), dtype=np.bool_)
+        if (
+            value not in [v for v, _ in self.states]
+            and value not in self.scan_in
+            and (
+                value.dtype == ir.DataType.BOOL  # Loop's condition, true whenever a step runs
+            )
+        ):
+            return inner.const(np.array(True), dtype=np.bool_)
         return _input(inner, "before", value)
 
     def _reads(

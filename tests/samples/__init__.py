@@ -39,8 +39,8 @@ class Sample:
     tolerance: float = 1e-6  # relative, in float64
     opset: int = 21
     domain: str = ""
-    reference: bool = False  # onnxruntime's float64 kernel is inexact: take the reference evaluator
-    single: bool = False  # neither runtime has it in float64: check in float32, tolerance permitting
+    reference: bool = False  # onnxruntime's float64 kernel is wrong: the reference evaluator
+    single: bool = False  # neither runtime is right in float64: check in float32
 
     def __str__(self) -> str:
         shapes = "x".join("-" if a is None else str(list(a.shape)) for a in self.inputs)
@@ -62,10 +62,12 @@ def uniform(low: float, high: float, *shape: int) -> Array:
 
 
 def distinct(*shape: int) -> Array:
-    """Numbers of both signs at least 0.05 apart and away from 0: no step crosses a kink or a tie."""
+    """Numbers of both signs at least 0.05 apart and off 0: no step meets a kink or a tie."""
     n = int(np.prod(shape))
     steps = np.arange(n) - n / 2 + 0.5
-    return (_RNG.permutation(steps) * (4 / max(n, 40)) + 0.03 * _RNG.uniform(0, 1, n)).reshape(shape)
+    return (_RNG.permutation(steps) * (4 / max(n, 40)) + 0.03 * _RNG.uniform(0, 1, n)).reshape(
+        shape
+    )
 
 
 def ints(*values: int) -> Array:
