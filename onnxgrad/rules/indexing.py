@@ -15,6 +15,7 @@ from onnxgrad.shapes import (
     count,
     dim,
     dims,
+    from_front,
     full,
     full_like,
     permutation_inverse,
@@ -55,13 +56,9 @@ def _(op, g, data, indices, axis):
 
 def _place(op: Builder, g: Tensor, sizes: list[Size], axis: int, index: Tensor) -> Tensor:
     """`g`, of size 1 along `axis`, at one index, as of x[:, 0]: with zeros before and after it."""
-    k: Size
-    if index.const is not None:
-        k = int(index.const.item())
-        k = k + sizes[axis] if k < 0 else k
-    else:
-        k = op.cast(reshape(index, [1]), DataType.INT64)
-        k = op.Where(k < 0, k + sizes[axis], k)
+    known = index.const
+    k = int(known.item()) if known is not None else op.cast(reshape(index, [1]), DataType.INT64)
+    k = from_front(k, sizes[axis])
     before: list[Size] = [0] * len(sizes)
     after: list[Size] = [0] * len(sizes)
     before[axis], after[axis] = k, sizes[axis] - 1 - k

@@ -1,8 +1,20 @@
 """Samples of operators that read or write by index."""
 
+import math
+
 import numpy as np
 
-from tests.samples import Sample, distinct, ints, normal
+from tests.samples import Array, Sample, distinct, ints, normal
+
+
+def _apart(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Array, Array]:
+    """Two arrays all of whose numbers are distinct."""
+    n = math.prod(a)
+    numbers = distinct(n + math.prod(b))
+    return numbers[:n].reshape(a), numbers[n:].reshape(b)
+
+
+_COLUMNS = np.array([[0, 1], [1, 1], [3, -1]])
 
 SAMPLES = [
     Sample("Gather", [normal(4, 3), ints(2, 0, 2)]),
@@ -41,19 +53,13 @@ SAMPLES = [
     Sample("GatherND", [normal(2, 2, 4), np.array([[[1], [2]], [[0], [-2]]])], {"batch_dims": 2}),
     Sample("GatherND", [normal(2, 3), np.array([1])]),
     *(
-        Sample("ScatterElements", [data, indices, updates], {"reduction": reduction, "axis": axis})
+        Sample(op, [data, indices, updates], {"reduction": reduction} | axis)
         for reduction in ("mul", "max", "min")
-        for data, indices, updates, axis in (
-            (distinct(3, 4), np.array([[0, 1], [1, 1], [3, -1]]), distinct(3, 2) + 0.01, 1),
-            (distinct(3), ints(2, 2, -1), distinct(3) + 0.01, 0),
-        )
-    ),
-    *(
-        Sample("ScatterND", [distinct(3, 4), indices, updates], {"reduction": reduction})
-        for reduction in ("mul", "max", "min")
-        for indices, updates in (
-            (np.array([[0], [2], [0]]), distinct(3, 4) + 0.01),
-            (np.array([[0, 1], [-1, 2], [0, 1]]), distinct(3) + 0.01),
+        for op, indices, (data, updates), axis in (
+            ("ScatterElements", _COLUMNS, _apart((3, 4), (3, 2)), {"axis": 1}),
+            ("ScatterElements", ints(2, 2, -1), _apart((3,), (3,)), {}),
+            ("ScatterND", np.array([[0], [2], [0]]), _apart((3, 4), (3, 4)), {}),
+            ("ScatterND", np.array([[0, 1], [-1, 2], [0, 1]]), _apart((3, 4), (3,)), {}),
         )
     ),
     # Zero factors: the derivative is the product of the others. (onnxgrad/rules/indexing.py: the
