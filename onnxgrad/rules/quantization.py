@@ -55,4 +55,4 @@ def _shares(op, chosen, x):
     """One divided by their number where `chosen`, else 0."""
     ones = op.Cast(chosen, to=x.dtype)
     number = shapes.reduce_sum(ones, list(range(x.rank)))
-    return ones / op.Max(number, op.const(1, like=x))
+    return op.bounded(ones / op.Max(number, op.const(1, like=x)))

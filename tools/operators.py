@@ -1,0 +1,156 @@
+"""Writes the tables of operators: docs/operators.md, and the summary in README.md.
+
+python tools/operators.py            writes both
+python tools/operators.py --check    exit code 1 if one is not current
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxgrad import registry
+from onnxgrad.functions import has_body
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "operators.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- operators: made by tools/operators.py -->", "<!-- /operators -->"
+
+STATES = {
+    "rule": "rule",
+    "body": "through its function body",
+    "zero": "zero derivative",
+    "none": "not implemented",
+}
+HEAD = f"""\
+# Operators
+
+{BEGIN}
+
+Made from the registry by `make operators`, with the newest opset of onnx {onnx.__version__}.
+A model of an opset below 21 is raised to 21 before it is differentiated.
+
+- **rule**: a gradient with respect to the operands listed.
+- **through its function body**: the standard defines the operator by others, whose rules apply.
+- **zero derivative**: zero wherever it exists, or no floating-point path leads through it.
+- **not implemented**: refused, with the reason in the last column, when it lies on a path.
+
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operator of the table."""
+
+    domain: str
+    operator: str
+    since: int | None
+    deprecated: bool
+    state: str
+    operands: tuple[str, ...]
+    note: str
+
+
+def newest_schemas() -> dict[tuple[str, str], onnx.defs.OpSchema]:
+    """The newest schema of every operator of the installed onnx."""
+    found: dict[tuple[str, str], onnx.defs.OpSchema] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        key = (schema.domain, schema.name)
+        if key not in found or found[key].since_version < schema.since_version:
+            found[key] = schema
+    return found
+
+
+def floating(schema: onnx.defs.OpSchema, operand: str) -> bool:
+    """Whether the standard allows the operand to be float32 or a container of it."""
+    kinds = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    types = next(p.type_str for p in schema.inputs if p.name == operand)
+    return any("tensor(float)" in kind for kind in kinds.get(types, [types]))
+
+
+def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Line:
+    """What the registry knows of an operator."""
+    entry = registry.lookup(domain, operator)
+    since, deprecated = (schema.since_version, schema.deprecated) if schema else (None, False)
+    if entry is None:
+        floats = [p.name for p in schema.inputs if floating(schema, p.name)] if schema else []
+        body = has_body(domain, operator)
+        state, operands = ("body", tuple(floats)) if body else ("none", ())
+        note = "" if body else "no rule yet"
+        return Line(domain, operator, since, deprecated, state, operands, note)
+    state, note = entry.state
+    operands = tuple(
+        name
+        for name in entry.schema.inputs
+        if entry.operand_state(name)[0] == "rule" and (schema is None or floating(schema, name))
+    )
+    return Line(domain, operator, since, deprecated, state, operands, note)
+
+
+def lines() -> list[Line]:
+    """Every operator of the installed onnx and of the registry, by domain and name."""
+    schemas = newest_schemas()
+    known = set(schemas) | {(e.domain, e.op_type) for e in registry.entries()}
+    return [line(domain, name, schemas.get((domain, name))) for domain, name in sorted(known)]
+
+
+def summary(table: list[Line]) -> str:
+    """How many operators are in which state, by domain."""
+    counts = Counter((entry.domain, entry.state) for entry in table)
+    rows = ["| domain | " + " | ".join(STATES.values()) + " | all |", "| --- |" + " ---: |" * 5]
+    for domain in sorted({entry.domain for entry in table}):
+        numbers = [counts[domain, state] for state in STATES]
+        cells = " | ".join(map(str, [*numbers, sum(numbers)]))
+        rows.append(f"| {domain or 'ai.onnx'} | {cells} |")
+    return "\n".join(rows) + "\n"
+
+
+def page(table: list[Line]) -> str:
+    """docs/operators.md."""
+    parts = [HEAD, summary(table)]
+    for domain in sorted({entry.domain for entry in table}):
+        parts.append(f"\n## {domain or 'ai.onnx'}\n\n")
+        parts.append("| operator | since opset | state | gradient with respect to | remarks |\n")
+        parts.append("| --- | ---: | --- | --- | --- |\n")
+        parts.extend(row(entry) for entry in table if entry.domain == domain)
+    parts.append(f"\n{END}\n")
+    return "".join(parts)
+
+
+def row(entry: Line) -> str:
+    """One line of the table, as Markdown."""
+    since = "" if entry.since is None else str(entry.since)
+    cells = [entry.operator, since, STATES[entry.state], ", ".join(entry.operands), entry.note]
+    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |\n"
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """The files that hold a generated part, with the text that they should have."""
+    table = lines()
+    yield PAGE, page(table)
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    yield README, f"{before}{BEGIN}\n\n{summary(table)}\n{END}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code."""
+    stale = [(p, text) for p, text in pages() if not p.exists() or p.read_text() != text]
+    for path, text in stale:
+        name = path.relative_to(ROOT)
+        if "--check" in arguments:
+            print(f"{name} is not current: run `make operators`")
+        else:
+            path.write_text(text)
+            print(f"wrote {name}")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
