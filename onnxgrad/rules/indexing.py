@@ -186,16 +186,25 @@ def _written(
     if reduction in ("none", "add"):
         return at.read(g)
     if reduction == "mul":
-        # The product of the other factors, from the factors that are not 0: none of the others is 0
-        # where the number of zeros at the place is that of this one.
-        is_zero = updates.equals(0)
-        number = op.Cast(is_zero, to=updates.dtype)
-        zeros = at.write(full_like(data, 0), number, "add")
-        factors = op.Where(is_zero, op.const(1, like=updates), updates)
-        product = at.write(data, factors, "mul")
-        return op.mask(at.read(g * product), at.read(zeros).equals(number)) / factors
+        return at.read(g) * _other_factors(op, at, data, updates)
     won = op.mask(at.read(g), updates.equals(at.read(output)))
     return won / at.read(_winners(op, at, data, updates, output))
+
+
+def _other_factors(op: Builder, at: _Elements | _Slices, data: Tensor, updates: Tensor) -> Tensor:
+    """For each update the product of all that it is multiplied with.
+
+    The factors that are not 0 by division; of the others all but one make it 0, and a single one is
+    a factor here, so that second derivatives are right too.
+    """
+    is_zero, nothing = updates.equals(0), full_like(data, 0)
+    zeros = op.Where(is_zero, updates, op.const(0, like=updates))
+    factors = op.Where(is_zero, op.const(1, like=updates), updates)
+    number = op.Cast(is_zero, to=updates.dtype)
+    others = at.read(at.write(nothing, number, "add")) - number
+    single = at.read(at.write(nothing, zeros, "add")) - zeros
+    single = op.Where(others.equals(1), single, op.Cast(others.equals(0), to=updates.dtype))
+    return at.read(at.write(data, factors, "mul")) / factors * single
 
 
 def _winners(

@@ -62,19 +62,18 @@ SAMPLES = [
             ("ScatterND", np.array([[0, 1], [-1, 2], [0, 1]]), _apart((3, 4), (3,)), {}),
         )
     ),
-    # Zero factors: the derivative is the product of the others. (onnxgrad/rules/indexing.py: the
-    # second derivative between a zero factor and another is not seen.)
-    Sample(
-        "ScatterElements",
-        [np.array([1.5, 2, -1]), ints(0, 0, 1), np.array([0.0, 3, 0.5])],
-        {"reduction": "mul"},
-        smooth=False,
-    ),
-    Sample(
-        "ScatterElements",
-        [np.array([1.5, 2, -1]), ints(0, 0, 2, 2), np.array([0.0, 0.0, 2, 0])],
-        {"reduction": "mul"},
-        smooth=False,
+    # Zero factors: the derivative is the product of the others.
+    *(
+        Sample(
+            "ScatterElements", [np.array([1.5, data, -1]), ints(*indices), np.array(updates)], mul
+        )
+        for mul in [{"reduction": "mul"}]
+        for data, indices, updates in (
+            (2.0, (0, 0, 1), (0.0, 3, 0.5)),
+            (2.0, (1, 1, 1, 2), (0.0, 0.0, 2, 0)),
+            (2.0, (1, 1, 1, 2), (0.0, 0.0, 0.0, 4)),
+            (0.0, (1, 1, 0), (0.0, 2.0, 2.0)),
+        )
     ),
     Sample("Compress", [normal(3, 4), np.array([True, False, True])], {"axis": 0}),
     Sample("Compress", [normal(3, 4), np.array([False, True, True])], {"axis": -1}),
