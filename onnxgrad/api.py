@@ -68,12 +68,13 @@ def gradient(
         UnreachableError: No gradient flows from the chosen outputs to a tensor.
         NoRuleError: An operator on the path has no gradient rule.
     """
-    if unreachable not in ("error", "zeros"):
-        raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
     net = io.load(model)
-    job = Job(net, wrt, of, ograd, zeros=unreachable == "zeros" or isinstance(wrt, All))
-    job.run()
-    _finish(net, job, forward)
+    job = Job(net, wrt, of, unreachable, ograd)
+    seeds, ograds = job.seeds()
+    cotangents = job.pull(seeds)
+    job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt}, forward)
+    net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
+    net.metadata_props[OGRADS] = json.dumps({y.name: t.value.name for y, t in ograds.items()})
     return io.like(net, model)
 
 
@@ -97,101 +98,119 @@ def vjp(
 
 
 class Job:
-    """One differentiation: names resolved, the net normalised, the backward pass emitted."""
+    """One differentiation: names resolved, the net normalised, results named.
+
+    Attributes:
+        op: Emits at the end of the net's graph.
+        wrt, of: The tensors to differentiate with respect to, and those to differentiate.
+        results: The names of the results, once they are finished.
+    """
 
     def __init__(
         self,
         net: ir.Model,
         wrt: Spec | All | None,
         of: Spec | None,
+        unreachable: str = "error",
         ograd: bool | Spec = False,
-        zeros: bool = False,
     ) -> None:
-        self.net, self.zeros = net, zeros
-        self.of_names = _floats_of(net, of)
-        self.imposed = self.of_names if ograd is True else _names(net, ograd) if ograd else []
+        if unreachable not in ("error", "zeros"):
+            raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
+        self.net = net
+        self.zeros = unreachable == "zeros" or isinstance(wrt, All)
+        of_names = _floats_of(net, of)
+        self.imposed = of_names if ograd is True else _names(net, ograd) if ograd else []
         for name in self.imposed:
-            if of is not None and name not in self.of_names:
+            if of is not None and name not in of_names:
                 raise ArgumentError(
-                    f"ograd names {name!r}, which is not among of: {', '.join(self.of_names)}"
+                    f"ograd names {name!r}, which is not among of: {', '.join(of_names)}"
                 )
-        if self.imposed:
-            self.of_names = self.imposed
-        if isinstance(wrt, All):
-            self.wrt_names = [*_float_inputs(net), *parameters(net)]
-        elif wrt is None:
-            self.wrt_names = _float_inputs(net)
-            if not self.wrt_names:
-                raise ArgumentError(
-                    "the model has no floating-point input; name the tensors to differentiate "
-                    "with respect to in wrt"
-                )
-        else:
-            self.wrt_names = _names(net, wrt)
-        normalise(net, [*self.wrt_names, *self.of_names])
+        of_names = self.imposed or of_names
+        wrt_names = _wrt_names(net, wrt)
+        normalise(net, [*wrt_names, *of_names])
         values = _values(net.graph)
-        self.wrt = [_float_value(values, n, "wrt") for n in self.wrt_names]
-        self.of = [_float_value(values, n, "of") for n in self.of_names]
+        self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
+        self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
             self.wrt = [v for v in self.wrt if not _structural(v)]
-        self.gradients: dict[str, Tensor] = {}
-        self.seeds: dict[str, ir.Value] = {}
+        self.op = Builder(net.graph)
+        self.results: list[str] = []
 
-    def run(self) -> None:
-        """Emit the backward pass."""
-        graph = self.net.graph
-        op = Builder(graph)
-        flow = Flow.of(graph, self.wrt, self.of)
+    @property
+    def wrt_names(self) -> list[str]:
+        """The names of the tensors to differentiate with respect to."""
+        return [v.name for v in self.wrt]
+
+    def seeds(self) -> tuple[dict[ir.Value, Tensor], dict[ir.Value, Tensor]]:
+        """The cotangents of `of`, ones where none is imposed; and those that are graph inputs."""
+        op = self.op
+        ograds = {y: self.input(f"{y.name}_ograd", y) for y in self.of if y.name in self.imposed}
+        return {y: ograds.get(y) or shapes.full_like(op.tensor(y), 1) for y in self.of}, ograds
+
+    def input(self, name: str, like: ir.Value) -> Tensor:
+        """A new graph input of the dtype and shape of `like`; a taken name has its end repeated."""
+        value = ir.Value(name=self._unique(name), type=like.type, shape=like.shape)
+        self.op.graph.inputs.append(value)
+        return self.op.tensor(value)
+
+    def pull(
+        self, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value] | None = None
+    ) -> dict[ir.Value, Tensor]:
+        """The cotangents of `sources` (by default `wrt`), all of them, given those of others.
+
+        Raises:
+            UnreachableError: There is none, and it was not asked for zeros.
+            NoRuleError: An operator on the path has no gradient rule.
+        """
+        graph, op = self.op.graph, self.op
+        sources = self.wrt if sources is None else sources
+        flow = Flow.of(graph, sources, list(seeds))
         require_rules(flow)
-        if not self.zeros:
-            for v in self.wrt:
-                if not flow.matters(v):
-                    raise _unreachable(graph, v, self.of)
-        cotangents = pull_back(op, flow, self._seed(op, flow))
-        for v in self.wrt:
-            if v in cotangents:
-                self.gradients[v.name] = cotangents[v]
-            elif self.zeros:
-                self.gradients[v.name] = shapes.full_like(op.tensor(v), 0)
-            else:
-                raise _unreachable(graph, v, self.of)
-        self.op = op
+        for v in sources:
+            if not self.zeros and not flow.matters(v):
+                raise _unreachable(graph, v, list(seeds))
+        found = pull_back(op, flow, {y: g for y, g in seeds.items() if flow.matters(y)})
+        for v in sources:
+            if v not in found:
+                if not self.zeros:
+                    raise _unreachable(graph, v, list(seeds))
+                found[v] = shapes.full_like(op.tensor(v), 0)
+        return found
 
-    def _seed(self, op: Builder, flow: Flow) -> dict[ir.Value, Tensor]:
-        seeds = {}
-        for y in self.of:
-            if y.name in self.imposed:
-                seed = ir.Value(
-                    name=op.names.suffixed(y.name, "_ograd"), type=y.type, shape=y.shape
-                )
-                op.graph.inputs.append(seed)
-                self.seeds[y.name] = seed
-                seeds[y] = op.tensor(seed)
-            elif flow.matters(y):
-                seeds[y] = shapes.full_like(op.tensor(y), 1)
-        return seeds
+    def finish(self, results: dict[str, Tensor], forward: bool) -> None:
+        """List the results as outputs under their names, drop what is no longer needed."""
+        graph, op = self.net.graph, self.op
+        if not forward:
+            graph.outputs.clear()
+        for name, t in results.items():
+            out, value = self._unique(name), t.value
+            if value in graph.outputs or value not in op.emitted or value.graph is not graph:
+                copy = ir.Node("", "Identity", [value], name=op.names.fresh(f"{out}/Identity"))
+                value = copy.outputs[0]
+                value.type, value.shape = t.value.type, t.value.shape
+                graph.append(copy)
+            value.name = out
+            graph.outputs.append(value)
+            self.results.append(out)
+        optimise(self.net)
+
+    def _unique(self, name: str) -> str:
+        stem, _, end = name.rpartition("_")
+        return self.op.names.suffixed(stem, f"_{end}")
 
 
-def _finish(net: ir.Model, job: Job, forward: bool) -> None:
-    """Name the results, list them as outputs, drop what is no longer needed."""
-    graph, op = net.graph, job.op
-    if not forward:
-        graph.outputs.clear()
-    names = {}
-    taken = set(graph.outputs)
-    for name, g in job.gradients.items():
-        out = names[name] = op.names.suffixed(name, "_grad")
-        value = g.value
-        if value in taken or value not in op.emitted:
-            value = ir.node("Identity", [value], name=op.names.fresh(f"{out}/Identity")).outputs[0]
-            value.type, value.shape = g.value.type, g.value.shape
-            graph.append(value.producer())
-        value.name = out
-        graph.outputs.append(value)
-        taken.add(value)
-    net.metadata_props[GRADIENTS] = json.dumps(names)
-    net.metadata_props[OGRADS] = json.dumps({n: v.name for n, v in job.seeds.items()})
-    optimise(net)
+def _wrt_names(net: ir.Model, wrt: Spec | All | None) -> list[str]:
+    if isinstance(wrt, All):
+        return [*_float_inputs(net), *parameters(net)]
+    if wrt is not None:
+        return _names(net, wrt)
+    names = _float_inputs(net)
+    if not names:
+        raise ArgumentError(
+            "the model has no floating-point input; name the tensors to differentiate with "
+            "respect to in wrt"
+        )
+    return names
 
 
 def _names(net: ir.Model, spec: Any) -> list[str]:
