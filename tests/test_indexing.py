@@ -1,0 +1,27 @@
+"""Conventions of indexing that no derivative decides."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import onnxgrad as og
+from tests.oracle import runner
+from tests.samples import Sample
+from tests.test_rules import sample_model
+
+
+def test_unique_gives_the_first_occurrence_the_cotangent() -> None:
+    model, feeds = sample_model(Sample("Unique", [np.array([2.0, 1, 1, 3, 2])]), True, True)
+    backward = og.gradient(model, "x0", of="y0", ograd=True, forward=False)
+    seed = np.array([10.0, 20.0, 30.0])  # of the values 1, 2 and 3
+    (g,) = runner(backward)(feeds | {"y0_ograd": seed})
+    np.testing.assert_array_equal(g, [20, 10, 0, 30, 0])
+
+
+def test_scatter_none_gives_each_duplicate_the_cotangent() -> None:
+    sample = Sample("ScatterND", [np.zeros(3), np.array([[1], [1]]), np.array([4.0, 4.0])])
+    model, feeds = sample_model(sample, True, True)
+    backward = og.gradient(model, ["x0", "x2"], of="y0", ograd=True, forward=False)
+    data, updates = runner(backward)(feeds | {"y0_ograd": np.array([1.0, 2.0, 3.0])})
+    np.testing.assert_array_equal(data, [1, 0, 3])
+    np.testing.assert_array_equal(updates, [2, 2])
