@@ -5,7 +5,7 @@ At a kink the derivative is PyTorch's; each such choice stands beside its rule.
 
 import math
 
-from onnxgrad.registry import elementwise, rule
+from onnxgrad.registry import elementwise, rule, schema_of
 
 elementwise("Identity", lambda: 1)
 elementwise("Neg", lambda: -1)
@@ -34,3 +34,12 @@ elementwise("Atanh", lambda input: 1 / (1 - input * input))
 @rule("CastLike", "input")
 def _(op, g, input):
     return op.cast(g, input.dtype)
+
+
+if schema_of("", "BitCast"):  # from opset 26
+
+    @rule("BitCast", "input")
+    def _(op, g, input, output):
+        if input.dtype != output.dtype:
+            op.refuse("it reads the bits of one floating-point type as another: use Cast")
+        return g
