@@ -49,6 +49,8 @@ def _(op, X):
 @elementwise("Gelu")
 def _(op, X, approximate):
     if approximate == "tanh":
+        # Constant beyond 10 to the last bit, and there X * X could become infinite in float16.
+        X = op.Clip(X, op.const(-10, like=X), op.const(10, like=X))
         c, d = math.sqrt(2 / math.pi), 0.044715
         xx = X * X
         t = op.Tanh(X * (xx * (c * d) + c))
