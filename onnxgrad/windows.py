@@ -118,8 +118,29 @@ def padded(x: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
     return x, [replace(a, size=shapes.dim(x, k + 2), begin=0, end=0) for k, a in enumerate(axes)]
 
 
-def crop(y: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:
-    """Of `y`, in coordinates that include the padding: the elements that belong to `x`."""
-    begin = shapes.vector(x, [a.begin for a in axes])
-    end = shapes.vector(x, [a.begin + a.size for a in axes])
-    return x.op.typed(x.op.Slice(y, begin, end, x.op.const(list(range(2, x.rank)))), x)
+def spread(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tensor:
+    """The adjoint of a convolution: the transposed one, in the size of what the windows slide over.
+
+    Where the sizes are known, the last window overhangs the input by the padding to cut off, or
+    falls short of its end by what is to fill up with zeros; else take more than needed, and cut.
+    """
+    sizes = {k: v for k, v in attributes(axes).items() if k != "pads"}
+    over = [_overhang(a, outputs) for a, outputs in zip(axes, shapes.dims(g)[2:], strict=True)]
+    if constant(*over, *(a.begin for a in axes)):
+        pads = [a.begin for a in axes] + [max(o, 0) for o in over]
+        short = [max(-o, 0) for o in over]
+        return g.op.ConvTranspose(g, filters, pads=pads, output_padding=short, group=group, **sizes)
+    short = [a.stride - 1 for a in axes]
+    y = g.op.ConvTranspose(g, filters, output_padding=short, group=group, **sizes)
+    begin = shapes.vector(g, [a.begin for a in axes])
+    end = shapes.vector(g, [a.begin + a.size for a in axes])
+    return g.op.Slice(y, begin, end, g.op.const(list(range(2, g.rank))))
+
+
+def _overhang(axis: Axis, outputs: Size) -> Size | None:
+    """How far the last window reaches beyond the input, where it can be told."""
+    if axis.stride == 1 and constant(axis.kernel, axis.end):
+        return axis.end
+    if not constant(axis.size, axis.kernel, axis.begin, outputs):
+        return None
+    return axis.stride * (outputs - 1) + axis.reach + 1 - axis.begin - axis.size

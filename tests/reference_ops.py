@@ -106,6 +106,87 @@ def taken(
     ]
 
 
+def windows(
+    X: Array, kernel: Any, strides: Any, dilations: Any, pads: Any, auto_pad: str, ceil_mode: int
+) -> tuple[Array, Array]:
+    """What each window sees, taps in front, and what of that is the input or its padding.
+
+    It is 2 on the input, 1 on padding and 0 beyond, where the last window of ceil_mode overhangs.
+    A window that would start beyond the input is dropped, as PyTorch and onnxruntime do.
+    """
+    n = X.ndim - 2
+    strides, dilations, pairs = filled(n, strides, dilations, pads)
+    size, places = [], []
+    for a in range(n):
+        s, d, k, length = strides[a], dilations[a], kernel[a], X.shape[a + 2]
+        begin, end = begin_end(length, k, s, d, auto_pad, pairs[a])
+        room = length + begin + end - (k - 1) * d - 1
+        o = -(-room // s) + 1 if ceil_mode else room // s + 1
+        o -= ceil_mode and (o - 1) * s >= length + begin
+        size.append(o)
+        places.append((begin, end, max((o - 1) * s + (k - 1) * d + 1 - length - begin - end, 0)))
+    kind = np.full(X.shape[2:], 2)
+    kind = np.pad(kind, [p[:2] for p in places], constant_values=1)
+    kind = np.pad(kind, [(0, p[2]) for p in places])
+    X = np.pad(X, [(0, 0), (0, 0), *((p[0], p[1] + p[2]) for p in places)])
+    taps = [taken(tap, size, strides, dilations) for tap in itertools.product(*map(range, kernel))]
+    return np.stack([X[(..., *t)] for t in taps]), np.stack([kind[tuple(t)] for t in taps])
+
+
+class AveragePool(OpRun):
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, X, auto_pad="NOTSET", ceil_mode=0, count_include_pad=0, dilations=None,
+        kernel_shape=None, pads=None, strides=None,
+    ):  # fmt: skip
+        seen, kind = windows(X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
+        return (seen.sum(0) / (kind >= (1 if count_include_pad else 2)).sum(0),)
+
+
+class LpPool(OpRun):
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, X, auto_pad="NOTSET", ceil_mode=0, dilations=None, kernel_shape=None, p=2, pads=None,
+        strides=None,
+    ):  # fmt: skip
+        seen, _ = windows(X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
+        return ((abs(seen) ** p).sum(0) ** (1 / p),)
+
+
+class GlobalLpPool(OpRun):
+    op_domain = ""
+
+    def _run(self, X, p=2):  # type: ignore[override]
+        return ((abs(X) ** p).sum(tuple(range(2, X.ndim)), keepdims=True) ** (1 / p),)
+
+
+class GlobalMaxPool(OpRun):
+    """onnx's own is for images only."""
+
+    op_domain = ""
+
+    def _run(self, X):  # type: ignore[override]
+        return (X.max(tuple(range(2, X.ndim)), keepdims=True),)
+
+
+class MaxUnpool(OpRun):
+    """onnx's own takes the indices as those of the smaller tensor where output_shape is given."""
+
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, X, indices, output_shape=None, kernel_shape=None, pads=None, strides=None
+    ):
+        strides, _, pairs = filled(X.ndim - 2, strides, None, pads)
+        sliding = zip(X.shape[2:], kernel_shape, strides, pairs, strict=True)
+        inferred = [(n - 1) * s + k - sum(p) for n, k, s, p in sliding]
+        Y = np.zeros([*X.shape[:2], *inferred] if output_shape is None else output_shape, X.dtype)
+        Y.flat[indices] = X
+        return (Y,)
+
+
 class Pad(OpRun):
     op_domain = ""
 
@@ -120,4 +201,13 @@ class Pad(OpRun):
         return (y[tuple(cut)],)
 
 
-OPS = [Conv, ConvTranspose, Pad]
+OPS = [
+    AveragePool,
+    Conv,
+    ConvTranspose,
+    GlobalLpPool,
+    GlobalMaxPool,
+    LpPool,
+    MaxUnpool,
+    Pad,
+]

@@ -29,7 +29,8 @@ def _(g):
 @rule("Conv", "X")
 def _(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
-    return _correlate(g, X, W, axes, group) or _spread(g, X, W, axes, group)
+    y = _correlate(g, W, axes, group) or windows.spread(g, W, axes, group)
+    return g.op.typed(y, X)
 
 
 @rule("Conv", "W")
@@ -80,7 +81,7 @@ def _transposed(
     return axes
 
 
-def _correlate(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | None:
+def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | None:
     """The adjoint at stride 1: a convolution with the filters turned round.
 
     The runtime folds the turning where W is a constant. None where it does not apply.
@@ -91,8 +92,7 @@ def _correlate(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) ->
     if min(pads) < 0:
         return None
     W = _turned(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
-    dilations = [a.dilation for a in axes]
-    return g.op.typed(g.op.Conv(g, W, dilations=dilations, pads=pads, group=group), X)
+    return g.op.Conv(g, W, dilations=[a.dilation for a in axes], pads=pads, group=group)
 
 
 def _swapped(W: Tensor, group: int) -> Tensor:
@@ -116,42 +116,13 @@ def _turned(W: Tensor, axes: list[int]) -> Tensor:
     )
 
 
-def _spread(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
-    """The adjoint at any stride: the transposed convolution, in the size of X.
-
-    A stride forgets how many elements X has beyond the last window: less than a stride.
-    """
-    rest = [_rest(a, size) for a, size in zip(axes, shapes.dims(g)[2:], strict=True)]
-    if windows.constant(*rest):
-        attributes = windows.attributes(axes)
-        return g.op.typed(
-            g.op.ConvTranspose(g, W, output_padding=rest, group=group, **attributes), X
-        )
-    attributes = windows.attributes([replace(a, begin=0, end=0) for a in axes])
-    most = [a.stride - 1 for a in axes]
-    y = g.op.ConvTranspose(g, W, output_padding=most, group=group, **attributes)
-    return windows.crop(y, X, axes)
-
-
-def _rest(axis: Axis, outputs: Size) -> Size | None:
-    """How many elements lie beyond the last of the windows, where it can be told."""
-    if not windows.constant(axis.kernel, axis.begin, axis.end):
-        return None
-    if axis.stride == 1:
-        return 0
-    if not windows.constant(axis.size, outputs):
-        return None
-    last = axis.stride * (outputs - 1) + axis.reach
-    return axis.begin + axis.size + axis.end - last - 1
-
-
-def _filter(g: Tensor, X: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
-    """The cotangent of the filters: for each of their elements, g times what it has seen of X."""
+def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
+    """The cotangent of the filters: for each of their elements, g times what it has seen of x."""
     op = g.op
     n, _, *size = shapes.dims(g)
     m, c, *kernel = shapes.dims(W)
     places = shapes.product(size)
-    seen = windows.columns(X, axes)
+    seen = windows.columns(x, axes)
     lead = [n, group] if group > 1 else [n]
     per_group = m // group
     taps = shapes.product([c, *kernel])

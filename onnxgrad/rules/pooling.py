@@ -1,0 +1,127 @@
+"""Pooling: over windows and over all spatial axes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxgrad import shapes, windows
+from onnxgrad.builder import Tensor
+from onnxgrad.registry import rule
+from onnxgrad.windows import Axis
+
+
+# The first of the elements that tie takes all, as in PyTorch: it is the one that Indices name.
+@rule("MaxPool", "X")
+def _(op, g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
+    # A node of its own: asked for Indices, that of the forward pass would lose its fast kernel.
+    _, indices = op.MaxPool(
+        X,
+        outputs=2,
+        kernel_shape=kernel_shape,
+        strides=strides,
+        dilations=dilations,
+        pads=None if auto_pad != "NOTSET" else pads,
+        auto_pad=auto_pad,
+        ceil_mode=ceil_mode,
+    )
+    return _scatter(g, indices, X)
+
+
+def _scatter(g: Tensor, indices: Tensor, x: Tensor) -> Tensor:
+    """A tensor in the shape of `x` with `g` added at `indices` into its flat elements."""
+    zeros = shapes.full(x, [shapes.count(x)], 0)
+    return shapes.reshape_like(
+        g.op.ScatterElements(zeros, _flat(indices), _flat(g), axis=0, reduction="add"), x
+    )
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.op.Reshape(x, x.op.const([-1]))
+
+
+@rule("MaxUnpool", "X")
+def _(op, g, X, I):  # noqa: E741
+    return shapes.reshape_like(op.GatherElements(_flat(g), _flat(I)), X)
+
+
+@rule("AveragePool", "X")
+def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad):
+    axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
+    bare = all(windows.constant(a.begin, a.end) and a.begin == a.end == 0 for a in axes)
+    if not ceil_mode and (count_include_pad or bare):
+        return _spread(g / math.prod(kernel_shape), X, axes)
+    for k, a in enumerate(axes):
+        g = g / _counts(g, k + 2, a, count_include_pad)
+    return _spread(g, X, axes)
+
+
+def _spread(g: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:
+    """Each element of `g` added to all of `x` that its window holds."""
+    n, c, *outputs = shapes.dims(g)
+    ones = shapes.full(g, [1, 1, *(a.kernel for a in axes)], 1)
+    y = windows.spread(shapes.reshape(g, [n * c, 1, *outputs]), ones, axes)
+    return shapes.reshape_like(y, x)
+
+
+def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
+    """How many elements each window holds along one axis: not those beyond the input's end."""
+    op = g.op
+    first = shapes.arange(op, shapes.dim(g, axis)) * window.stride
+    steps = op.const(np.arange(window.kernel) * window.dilation)
+    places = op.Unsqueeze(first, op.const([1])) + steps
+    begin, end = window.begin, window.begin + window.size
+    if with_padding:
+        begin, end = 0, end + window.end
+    held = (places >= shapes.vector(g, [begin])) & (places < shapes.vector(g, [end]))
+    counts = shapes.reduce_sum(op.Cast(held, to=g.dtype), [1])
+    if counts.const is not None:
+        counts = op.const(counts.const, like=g)
+    return shapes.reshape(counts, [-1] + [1] * (g.rank - 1 - axis))
+
+
+# As the mean of |x|**p over the window would be, times its size. 0 where all of a window is 0.
+@rule("LpPool", "X")
+def _(op, g, X, Y, p, kernel_shape, strides, dilations, pads, auto_pad):
+    axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
+    return _spread(_per_power(g, Y, p), X, axes) * _power_slope(X, p)
+
+
+@rule("GlobalLpPool", "X")
+def _(op, g, X, Y, p):
+    return _per_power(g, Y, p) * _power_slope(X, p)
+
+
+def _per_power(g: Tensor, y: Tensor, p: int) -> Tensor:
+    """The cotangent of the sum of |x|**p, of which y is the p-th root, divided by p."""
+    if p == 1:
+        return g
+    zero = y.equals(0)
+    safe = g.op.Where(zero, g.op.const(1, like=y), y)
+    return g.op.mask(g, ~zero) * g.op.bounded(g.op.Pow(safe, g.op.const(1 - p, like=y)))
+
+
+def _power_slope(x: Tensor, p: int) -> Tensor:
+    """The derivative of |x|**p, divided by p."""
+    op = x.op
+    if p == 1:
+        return op.Sign(x)  # 0 at 0
+    if p == 2:
+        return x
+    power = op.Pow(x if p % 2 else op.Abs(x), op.const(p - 1, like=x))
+    return power * op.Sign(x)
+
+
+@rule("GlobalAveragePool", "X")
+def _(g, X):
+    number = shapes.as_float(shapes.count(X, range(2, X.rank)), like=g)
+    return shapes.expand_like(g / number, X)
+
+
+# Elements that tie share evenly, as in torch.amax.
+@rule("GlobalMaxPool", "X")
+def _(op, g, X, Y):
+    wins = X.equals(Y)
+    ties = shapes.reduce_sum(op.Cast(wins, to=g.dtype), range(2, X.rank), keepdims=1)
+    return op.mask(g * op.bounded(1 / ties), wins)
