@@ -16,8 +16,6 @@ from onnx.reference import ReferenceEvaluator
 
 import onnxgrad as og
 
-pytestmark = pytest.mark.runtimes
-
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
 SIZES = {"N": 3, "S": 5}
 

@@ -24,4 +24,4 @@ if [[ ! $venv/installed -nt pyproject.toml ]]; then
     touch "$venv/installed"
 fi
 
-"$venv/bin/python" -m pytest -q -m runtimes -rs
+"$venv/bin/python" -m pytest -q tests/test_runtimes.py
