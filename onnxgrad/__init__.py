@@ -18,6 +18,7 @@ from onnxgrad.inspect import inspect
 from onnxgrad.io import save
 from onnxgrad.names import ALL
 from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
+from onnxgrad.transforms import hessian, hvp, jacobian, jvp, per_example_gradient, vmap
 
 __version__ = "0.1.0"
 
@@ -36,10 +37,16 @@ __all__ = [
     "elementwise",
     "forget",
     "gradient",
+    "hessian",
+    "hvp",
     "inspect",
+    "jacobian",
+    "jvp",
     "not_implemented",
+    "per_example_gradient",
     "rule",
     "save",
     "vjp",
+    "vmap",
     "zero",
 ]

@@ -14,11 +14,12 @@ import onnx_ir as ir
 
 from onnxgrad import io, shapes
 from onnxgrad.builder import Builder, Tensor, is_float
-from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
+from onnxgrad.differentiate import Edge, Flow, describe, edge, pull, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
+from onnxgrad.scopes import renamed_copy
 
 Model = TypeVar("Model", onnx.ModelProto, ir.Model)
 # A tensor's name, or a position in the net such as ["layer1", 0, "weight"].
@@ -162,20 +163,23 @@ class Job:
             UnreachableError: There is none, and it was not asked for zeros.
             NoRuleError: An operator on the path has no gradient rule.
         """
-        graph, op = self.op.graph, self.op
         sources = self.wrt if sources is None else sources
-        flow = Flow.of(graph, sources, list(seeds))
-        require_rules(flow)
-        for v in sources:
-            if not self.zeros and not flow.matters(v):
-                raise _unreachable(graph, v, list(seeds))
-        found = pull_back(op, flow, {y: g for y, g in seeds.items() if flow.matters(y)})
+        self.require(list(seeds), sources)
+        found = pull(self.op, seeds, sources)
         for v in sources:
             if v not in found:
                 if not self.zeros:
-                    raise _unreachable(graph, v, list(seeds))
-                found[v] = shapes.full_like(op.tensor(v), 0)
+                    raise _unreachable(self.op.graph, v, list(seeds))
+                found[v] = shapes.full_like(self.op.tensor(v), 0)
         return found
+
+    def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> None:
+        """Raise where a gradient from `targets` to one of `sources` is missing, as `pull` says."""
+        flow = Flow.of(self.op.graph, sources, targets)
+        require_rules(flow)
+        for v in sources:
+            if not self.zeros and not flow.matters(v):
+                raise _unreachable(self.op.graph, v, targets)
 
     def finish(self, results: dict[str, Tensor], forward: bool) -> None:
         """List the results as outputs under their names, drop what is no longer needed."""
@@ -185,10 +189,7 @@ class Job:
         for name, t in results.items():
             out, value = self._unique(name), t.value
             if value in graph.outputs or value not in op.emitted or value.graph is not graph:
-                copy = ir.Node("", "Identity", [value], name=op.names.fresh(f"{out}/Identity"))
-                value = copy.outputs[0]
-                value.type, value.shape = t.value.type, t.value.shape
-                graph.append(copy)
+                value = renamed_copy(op, t, f"{out}/Identity")
             value.name = out
             graph.outputs.append(value)
             self.results.append(out)

@@ -283,8 +283,11 @@ def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
 class Builder:
     """Emits nodes at the end of a graph. ``op.Name(*inputs, **attributes)`` for any operator."""
 
-    def __init__(self, graph: ir.Graph, parent: Builder | None = None) -> None:
+    def __init__(
+        self, graph: ir.Graph, parent: Builder | None = None, hoists: bool = False
+    ) -> None:
         self.graph = graph
+        self.hoists = hoists
         self.parent = parent
         self.opset: int = parent.opset if parent else graph.opset_imports[""]
         self.names: Names = parent.names if parent else Names(graph)
@@ -331,7 +334,7 @@ class Builder:
         known = self._recall(key)
         if known is not None:
             return tuple(Tensor(self, v) for v in known)
-        if self.parent and op_type in _HOISTED and all(v.graph is not self.graph for v in values):
+        if self.parent and self._is_invariant(op_type, values, attributes):
             hoisted = self.parent.node(op_type, inputs, outputs, attributes)
             return tuple(Tensor(self, t.value) for t in hoisted)
         schema = onnx_schema("", op_type, self.opset)
@@ -376,9 +379,24 @@ class Builder:
             return self._memo[key]
         return self.parent._recall(key) if self.parent else None
 
-    def child(self, name: str) -> Builder:
-        """A builder of a new inner graph, which sees all that this one has emitted."""
-        inner = Builder(ir.Graph([], [], nodes=[], name=self.names.fresh(name)), self)
+    def _is_invariant(
+        self, op_type: str, values: Sequence[ir.Value | None], attributes: dict[str, Any]
+    ) -> bool:
+        """Whether a node of an inner graph can stand outside of it."""
+        if any(isinstance(a, ir.Graph) for a in attributes.values()):
+            return False
+        outside = all(v is None or v.graph is not self.graph for v in values)
+        return outside and (self.hoists or op_type in _HOISTED)
+
+    def child(self, name: str, hoists: bool = False) -> Builder:
+        """A builder of a new inner graph, which sees all that this one has emitted.
+
+        Args:
+            name: A stem for the graph's name.
+            hoists: What does not depend on the inner graph is emitted outside of it. Only where the
+                inner graph is sure to run.
+        """
+        inner = Builder(ir.Graph([], [], nodes=[], name=self.names.fresh(name)), self, hoists)
         inner.scope = self.scope
         return inner
 

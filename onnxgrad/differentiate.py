@@ -17,7 +17,7 @@ from onnxgrad.builder import Builder, Refusal, Tensor, is_float
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
-from onnxgrad.scopes import captures, copy_into
+from onnxgrad.scopes import captures, copy_into, merged
 
 
 @dataclass(frozen=True)
@@ -219,16 +219,21 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
 
 
 def pull(
-    op: Builder, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value]
+    op: Builder,
+    seeds: dict[ir.Value, Tensor],
+    sources: Sequence[ir.Value],
+    nodes: Sequence[ir.Node] | None = None,
 ) -> dict[ir.Value, Tensor]:
-    """The cotangents of `sources` in the graph that `op` emits to: for rules of nodes with graphs.
+    """The cotangents of `sources`, as far as there are any, given those of other values.
+
+    They lie in the graph that `op` emits to, or among `nodes`, in topological order.
 
     Raises:
         NoRuleError: A node on a path cannot be differentiated.
     """
-    flow = Flow.of(op.graph, sources, list(seeds))
+    flow = Flow.of(op.graph if nodes is None else nodes, sources, list(seeds))
     require_rules(flow)
-    return pull_back(op, flow, seeds)
+    return pull_back(op, flow, {v: g for v, g in seeds.items() if flow.matters(v)})
 
 
 def matters(
@@ -282,10 +287,7 @@ def _through_body(
     for n in nodes:
         op.infer_outputs(n)
     sources = [node.inputs[k] for k in wanted]
-    seeds = {y.value: g for y, g in zip(outputs, gs, strict=True) if g is not None}
-    flow = Flow.of(nodes, sources, list(seeds))
-    require_rules(flow)
-    found = pull_back(op, flow, seeds)
+    found = pull(op, merged(op, zip(outputs, gs, strict=True)), sources, nodes)
     return {k: found[v] for k, v in zip(wanted, sources, strict=True) if v in found}
 
 

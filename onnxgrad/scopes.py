@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -61,3 +61,64 @@ def prune(graph: ir.Graph) -> None:
     for node in reversed(graph):
         if not any(v in needed or v.uses() for v in node.outputs):
             graph.remove(node, safe=True)
+
+
+def copy_graph(
+    op: Builder, graph: ir.Graph, replaced: dict[ir.Value, Tensor]
+) -> tuple[list[ir.Node], dict[ir.Value, Tensor]]:
+    """Copy the main graph's nodes into the inner one that `op` emits to, some inputs replaced.
+
+    Returns:
+        The copies of the nodes, and what stands in the copy for each value of the graph.
+    """
+    copy = graph.clone()
+    here = [*graph.inputs, *graph.initializers.values()]
+    there = [*copy.inputs, *copy.initializers.values()]
+    stands = {v: replaced.get(v) or op.tensor(v) for v in here}
+    for v, formal in zip(here, there, strict=True):
+        formal.replace_all_uses_with(stands[v].value, replace_graph_outputs=True)
+    copy.outputs.clear()
+    nodes = list(copy)
+    for original, node in zip(graph, nodes, strict=True):
+        stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
+    rename(copy, op.names)
+    copy.remove(nodes)
+    op.graph.extend(nodes)
+    return nodes, stands
+
+
+def new_input(op: Builder, stem: str, like: ir.Value) -> Tensor:
+    """A new input of an inner graph, of the dtype and shape of `like`."""
+    value = ir.Value(name=op.names.fresh(stem), type=like.type, shape=like.shape)
+    op.graph.inputs.append(value)
+    return op.tensor(value)
+
+
+def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[ir.Value, Tensor]:
+    """Cotangents by value, as `op` sees them; one value can have several, which are summed."""
+    parts: dict[ir.Value, list[Tensor]] = {}
+    for t, g in pairs:
+        if g is not None:
+            parts.setdefault(t.value, []).append(op.tensor(g.value))
+    return {v: op.sum(gs) for v, gs in parts.items()}
+
+
+def close(op: Builder, results: Sequence[Tensor]) -> None:
+    """List the results as the outputs of an inner graph, each a value that a node of it gives."""
+    outputs: list[ir.Value] = []
+    for t in results:
+        v = t.value
+        if v.producer() is None or v.graph is not op.graph or v in outputs:
+            v = renamed_copy(op, t, "copy")
+        outputs.append(v)
+    op.graph.outputs.extend(outputs)
+    prune(op.graph)
+
+
+def renamed_copy(op: Builder, t: Tensor, stem: str) -> ir.Value:
+    """A value of its own for a tensor, also where another already has the same."""
+    node = ir.Node("", "Identity", [t.value], name=op.names.fresh(stem))
+    value = node.outputs[0]
+    value.name, value.type, value.shape = op.names.fresh(stem), t.value.type, t.value.shape
+    op.graph.append(node)
+    return value

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Tensor, is_float
 from onnxgrad.registry import rule
-from onnxgrad.scopes import copy_into, prune
+from onnxgrad.scopes import close, copy_into, merged, new_input
 from onnxgrad.shapes import full_like
 
 
@@ -27,13 +27,13 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
     for branch in (then_branch, else_branch):
         inner = op.child("branch_back")
         _, outputs = copy_into(inner, branch, [])
-        seeds = _seeds(inner, zip(outputs, g_outputs, strict=True))
+        seeds = merged(inner, zip(outputs, g_outputs, strict=True))
         branches.append((inner, pull(inner, seeds, [c.value for _, c in sources])))
     live = [(k, c) for k, c in sources if any(c.value in found for _, found in branches)]
     if not live:
         return {}
     for inner, found in branches:
-        _finish(inner, [found.get(c.value) or full_like(inner.tensor(c.value), 0) for _, c in live])
+        close(inner, [found.get(c.value) or full_like(inner.tensor(c.value), 0) for _, c in live])
     then_back, else_back = (inner.graph for inner, _ in branches)
     gs = op.node(
         "If",
@@ -116,17 +116,17 @@ class _Steps:
 
         # The backward body: what it carries, then what it reads at each step.
         inner = op.child("step_back")
-        carry = [_input(inner, "g_state", self.states[k][0]) for k in carried]
-        totals = [_input(inner, "g_sum", c.value) for _, c in sums]
+        carry = [new_input(inner, "g_state", self.states[k][0]) for k in carried]
+        totals = [new_input(inner, "g_sum", c.value) for _, c in sums]
         before = [self._formal(inner, v) for v in self.body.inputs]
         g_slices = [
-            None if g is None else _input(inner, "g_slice", self.scan_out[k])
+            None if g is None else new_input(inner, "g_slice", self.scan_out[k])
             for k, g in enumerate(g_scans)
         ]
         _, outputs = copy_into(inner, self.body, before)
         outputs = outputs[len(outputs) - n - len(self.scan_out) :]
         formal = dict(zip(self.body.inputs, before, strict=True))
-        seeds = _seeds(
+        seeds = merged(
             inner,
             [
                 *((outputs[k], g) for k, g in zip(carried, carry, strict=True)),
@@ -142,7 +142,7 @@ class _Steps:
             for total, (_, c) in zip(totals, sums, strict=True)
         ]
         m = len(carried)
-        _finish(inner, [*stepped[:m], *added, *stepped[m:]])
+        close(inner, [*stepped[:m], *added, *stepped[m:]])
 
         reads = self._reads(inner, formal, zip(g_slices, g_scans, strict=True))
         initial = [
@@ -189,7 +189,7 @@ class _Steps:
             )
         ):
             return inner.const(np.array(True), dtype=np.bool_)
-        return _input(inner, "before", value)
+        return new_input(inner, "before", value)
 
     def _reads(
         self,
@@ -284,41 +284,10 @@ class _Steps:
         op = self.op
         some, none = op.child("steps"), op.child("no_steps")
         steps = op.Squeeze(op.Shape(reads[0][0], start=0, end=1), op.const([0]))
-        _finish(some, list(emit(some)))
-        _finish(none, [none.tensor(t.value) for t in initial])
+        close(some, list(emit(some)))
+        close(none, [none.tensor(t.value) for t in initial])
         branches = {"then_branch": some.graph, "else_branch": none.graph}
         return op.node("If", [steps > 0], len(like), branches, like=like)
-
-
-def _seeds(inner: Builder, pairs: object) -> dict[ir.Value, Tensor]:
-    """The cotangents of an inner graph's outputs; one value can be several outputs."""
-    parts: dict[ir.Value, list[Tensor]] = {}
-    for output, g in pairs:  # type: ignore[attr-defined]
-        if g is not None:
-            parts.setdefault(output.value, []).append(inner.tensor(g.value))
-    return {v: inner.sum(gs) for v, gs in parts.items()}
-
-
-def _input(inner: Builder, stem: str, like: ir.Value) -> Tensor:
-    value = ir.Value(name=inner.names.fresh(stem), type=like.type, shape=like.shape)
-    inner.graph.inputs.append(value)
-    return inner.tensor(value)
-
-
-def _finish(inner: Builder, results: Sequence[Tensor]) -> None:
-    """List the results as the outputs of an inner graph, each a value that a node of it gives."""
-    outputs: list[ir.Value] = []
-    for t in results:
-        v = t.value
-        if v.producer() is None or v.graph is not inner.graph or v in outputs:
-            copy = ir.node("Identity", [v], name=inner.names.fresh("copy"))
-            copy.outputs[0].name = inner.names.fresh("copy_out")
-            copy.outputs[0].type, copy.outputs[0].shape = v.type, v.shape
-            inner.graph.append(copy)
-            v = copy.outputs[0]
-        outputs.append(v)
-    inner.graph.outputs.extend(outputs)
-    prune(inner.graph)
 
 
 def _named(op: Builder, node: ir.Node, k: int) -> ir.Value:

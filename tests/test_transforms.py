@@ -1,0 +1,226 @@
+"""jvp, hvp, jacobian, hessian, per_example_gradient and vmap against hand-written derivatives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import onnxgrad as og
+from tests.oracle import Array
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
+RNG = np.random.default_rng(3)
+
+# y = sin(x) @ w, z = y * y summed over the last axis; the batch symbolic.
+NET = """g (double[N,3] x, double[3,2] w) => (double[N,2] y, double[N] z) <int64[1] last = {1}> {
+  s = Sin(x)
+  y = MatMul(s, w)
+  q = Mul(y, y)
+  z = ReduceSum <keepdims = 0> (q, last)
+}"""
+X, W = RNG.standard_normal((4, 3)), RNG.standard_normal((3, 2))
+DX, DW = RNG.standard_normal((4, 3)), RNG.standard_normal((3, 2))
+FEEDS = {"x": X, "w": W}
+
+
+def parse(text: str) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(HEAD + text)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def static(model: onnx.ModelProto, n: int) -> onnx.ModelProto:
+    for v in (*model.graph.input, *model.graph.output):
+        for d in v.type.tensor_type.shape.dim:
+            if d.dim_param:
+                d.dim_value = n
+    return model
+
+
+def run(model: onnx.ModelProto, **feeds: Array) -> dict[str, Array]:
+    onnx.checker.check_model(model, full_check=True)
+    assert all(n.domain == "" for n in model.graph.node)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = [o.name for o in session.get_outputs()]
+    return dict(zip(wanted, session.run(None, feeds), strict=True))
+
+
+def metadata(model: onnx.ModelProto, key: str) -> dict:
+    return json.loads(next(p.value for p in model.metadata_props if p.key == key))
+
+
+def test_jvp() -> None:
+    model = og.jvp(parse(NET))
+    assert [i.name for i in model.graph.input] == ["x", "w", "x_tangent", "w_tangent"]
+    assert metadata(model, "onnxgrad.tangents") == {
+        "x": "x_tangent", "w": "w_tangent", "y": "y_tangent", "z": "z_tangent",
+    }  # fmt: skip
+    got = run(model, **FEEDS, x_tangent=DX, w_tangent=DW)
+    dy = (np.cos(X) * DX) @ W + np.sin(X) @ DW
+    y = np.sin(X) @ W
+    np.testing.assert_allclose(got["y_tangent"], dy, rtol=1e-12)
+    np.testing.assert_allclose(got["z_tangent"], (2 * y * dy).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(got["y"], y, rtol=1e-12)
+
+
+def test_jvp_is_lean() -> None:
+    """The stand-in seed of the backward pass leaves no node behind."""
+    model = og.jvp(parse("g (double[N] x) => (double[N] y) { y = Tanh(x) }"), forward=False)
+    assert [n.op_type for n in model.graph.node] == ["Tanh", "Mul", "Sub", "Mul"]
+    assert [i.name for i in model.graph.input] == ["x", "x_tangent"]
+
+
+def test_jvp_of_an_output_that_does_not_move() -> None:
+    text = "g (double[N] x, double[N] c) => (double[N] y, double[N] z) { y = Sin(x) z = Sin(c) }"
+    with pytest.raises(og.UnreachableError, match="'z' does not depend on 'x'"):
+        og.jvp(parse(text), "x")
+    got = run(og.jvp(parse(text), "x", unreachable="zeros"), x=X[0], c=X[1], x_tangent=DX[0])
+    np.testing.assert_allclose(got["y_tangent"], np.cos(X[0]) * DX[0])
+    assert got["z_tangent"].tolist() == [0, 0, 0]
+
+
+def hessian_of_z() -> Array:
+    """d2 sum(z) / dx dx, zero between examples."""
+    full = np.zeros((4, 3, 4, 3))
+    for n in range(4):
+        y = np.sin(X[n]) @ W
+        outer = 2 * (W @ W.T) * np.outer(np.cos(X[n]), np.cos(X[n]))
+        full[n, :, n, :] = outer + np.diag(-np.sin(X[n]) * 2 * (W @ y))
+    return full
+
+
+def test_hvp() -> None:
+    got = run(og.hvp(parse(NET), "x", of="z"), **FEEDS, x_tangent=DX)
+    want = np.einsum("abcd,cd->ab", hessian_of_z(), DX)
+    np.testing.assert_allclose(got["x_hvp"], want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_hessian(fixed: bool) -> None:
+    model = og.hessian(static(parse(NET), 4) if fixed else parse(NET), "x", of="z")
+    assert metadata(model, "onnxgrad.jacobians") == {"x": {"x": "x_x_hessian"}}
+    got = run(model, **FEEDS)["x_x_hessian"]
+    np.testing.assert_allclose(got, hessian_of_z(), rtol=1e-10, atol=1e-12)
+
+
+def test_hessian_between_inputs() -> None:
+    got = run(og.hessian(parse(NET), ["x", "w"], of="z", forward=False), **FEEDS)
+    assert got["x_w_hessian"].shape == (4, 3, 3, 2)
+    np.testing.assert_allclose(
+        got["x_w_hessian"], got["w_x_hessian"].transpose(2, 3, 0, 1), rtol=1e-10
+    )
+
+
+def test_hessian_of_one_element() -> None:
+    """An ograd of one 1 among zeros picks an element of a larger output."""
+    pick = np.array([0.0, 0, 1, 0])
+    got = run(og.hessian(parse(NET), "x", of="z", ograd=True), **FEEDS, z_ograd=pick)
+    want = np.where(np.arange(4)[:, None, None, None] == 2, hessian_of_z(), 0)
+    np.testing.assert_allclose(got["x_x_hessian"], want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["auto", "reverse", "forward"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_jacobian(mode: str, fixed: bool) -> None:
+    net = static(parse(NET), 4) if fixed else parse(NET)
+    model = og.jacobian(net, of="y", mode=mode)
+    assert metadata(model, "onnxgrad.jacobians") == {
+        "y": {"x": "y_x_jacobian", "w": "y_w_jacobian"}
+    }
+    got = run(model, **FEEDS)
+    want_x = np.zeros((4, 2, 4, 3))
+    want_w = np.zeros((4, 2, 3, 2))
+    for n in range(4):
+        want_x[n, :, n, :] = W.T * np.cos(X[n])
+        for k in range(2):
+            want_w[n, k, :, k] = np.sin(X[n])
+    np.testing.assert_allclose(got["y_x_jacobian"], want_x, rtol=1e-12)
+    np.testing.assert_allclose(got["y_w_jacobian"], want_w, rtol=1e-12)
+
+
+def test_jacobian_computes_the_forward_pass_once() -> None:
+    model = og.jacobian(parse(NET), "x", of="y")
+    scan = next(n for n in model.graph.node if n.op_type == "Scan")
+    body = [n.op_type for n in scan.attribute[0].g.node]
+    assert "Cos" not in body
+    assert [n.op_type for n in model.graph.node].count("Sin") == 1
+
+
+def test_jacobian_too_large() -> None:
+    net = parse("g (float[100000] x) => (float[100000] y) { y = Sin(x) }")
+    with pytest.raises(og.ArgumentError, match="40,000,000,000 bytes"):
+        og.jacobian(net)
+    with pytest.raises(og.ArgumentError, match="mode"):
+        og.jacobian(net, mode="sideways")
+
+
+def test_per_example_gradient() -> None:
+    text = """g (double[N,3] x) => (double[N,2] y) <double[3,2] w = {1,2,3,4,5,6}, double[2] b = {0,1}> {
+      h = MatMul(x, w)
+      i = Add(h, b)
+      y = Sin(i)
+    }"""
+    model = og.per_example_gradient(parse(text))
+    assert metadata(model, "onnxgrad.gradients") == {"w": "w_grad", "b": "b_grad"}
+    got = run(model, x=X)
+    inner = np.cos(X @ np.array([[1.0, 2], [3, 4], [5, 6]]) + np.array([0.0, 1]))
+    np.testing.assert_allclose(got["b_grad"], inner, rtol=1e-12)
+    np.testing.assert_allclose(got["w_grad"], X[:, :, None] * inner[:, None, :], rtol=1e-12)
+    summed = run(og.gradient(parse(text), ["w", "b"]), x=X)
+    np.testing.assert_allclose(got["w_grad"].sum(0), summed["w_grad"], rtol=1e-12)
+
+
+def test_per_example_gradient_of_a_batched_input_is_refused() -> None:
+    with pytest.raises(og.ArgumentError, match="no sum over the batch"):
+        og.per_example_gradient(parse(NET), "x")
+
+
+def test_vmap() -> None:
+    net = parse("g (double[3] x, double[3] w) => (double y) { s = Sin(x) y = MatMul(s, w) }")
+    both = run(og.vmap(net), x=X, w=DX)
+    np.testing.assert_allclose(both["y"], (np.sin(X) * DX).sum(1))
+    one = og.vmap(net, batched=["x"])
+    np.testing.assert_allclose(run(one, x=X, w=DX[0])["y"], np.sin(X) @ DX[0])
+    grad = run(og.gradient(one, "w"), x=X, w=DX[0])["w_grad"]
+    np.testing.assert_allclose(grad, np.sin(X).sum(0))
+    with pytest.raises(og.ArgumentError, match="no graph input"):
+        og.vmap(net, batched=["y"])
+
+
+def test_they_compose() -> None:
+    """jvp of gradient is hvp; gradient of hvp is a third derivative."""
+    cube = parse("g (double[N] x) => (double[N] y) { s = Mul(x, x) y = Mul(s, x) }")
+    x, v = X[0], DX[0]
+    forward_over_reverse = og.jvp(og.gradient(cube, forward=False), "x", of="x_grad")
+    assert np.allclose(run(forward_over_reverse, x=x, x_tangent=v)["x_grad_tangent"], 6 * x * v)
+    third = og.gradient(og.hvp(cube, forward=False), "x", of="x_hvp")
+    np.testing.assert_allclose(run(third, x=x, x_tangent=v)["x_grad"], 6 * v)
+
+
+def test_through_control_flow() -> None:
+    net = parse(
+        """g (double[2] x, double[2] w) => (double[2] y) <int64 m = {3}, bool t = {1}> {
+          y = Loop <body = a (int64 i, bool ci, double[2] v) => (bool co, double[2] vo) {
+            co = Identity(ci)
+            p = Mul(v, w)
+            vo = Sin(p)
+          }> (m, t, x)
+        }"""
+    )
+    feeds = {"x": X[0, :2], "w": DX[0, :2]}
+    rows = run(og.jacobian(net, of="y", mode="reverse", forward=False), **feeds)
+    columns = run(og.jacobian(net, of="y", mode="forward", forward=False), **feeds)
+    step = 1e-6
+    for name in ("x", "w"):
+        for k in range(2):
+            e = np.eye(2)[k] * step
+            up, down = (run(net, **(feeds | {name: feeds[name] + s * e}))["y"] for s in (1, -1))
+            numeric = (up - down) / (2 * step)
+            np.testing.assert_allclose(rows[f"y_{name}_jacobian"][:, k], numeric, atol=1e-8)
+            np.testing.assert_allclose(columns[f"y_{name}_jacobian"][:, k], numeric, atol=1e-8)
+    h = run(og.hessian(net, "x", forward=False), **feeds)["x_x_hessian"]
+    np.testing.assert_allclose(h, h.T, atol=1e-12)
