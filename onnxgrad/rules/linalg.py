@@ -1,5 +1,7 @@
 """Products of matrices."""
 
+import functools
+
 from onnxgrad import shapes
 from onnxgrad.registry import rule
 
@@ -61,3 +63,117 @@ def _(op, g, A, alpha, transA, transB):
 @rule("Gemm", "C", broadcast=True)
 def _(g, beta):
     return g * beta
+
+
+# -- Einsum ----------------------------------------------------------------------------------------
+#
+# The cotangent of an operand is an Einsum of the output's cotangent and the other operands, to the
+# operand's labels. Three things are left: labels that only the operand has, over which it was
+# summed (expand), axes of size 1 that were broadcast (sum), repeated labels (put on the diagonal).
+
+_ELLIPSIS = "..."
+
+
+@rule("Einsum", "Inputs")
+def _(op, g, i, Inputs, equation):
+    terms, result = _parse(equation)
+    X, labels = Inputs[i], list(dict.fromkeys(terms[i]))
+    like = _einsum(op, [(terms[i], X)], labels)  # X, or its diagonal
+    others = [(a, t) for k, (a, t) in enumerate(zip(terms, Inputs, strict=True)) if k != i]
+    others.insert(0, (result, g))
+    found = [a for a in labels if any(a in term for term, _ in others)]
+    if _ELLIPSIS in result and _ELLIPSIS not in labels:
+        gX = _einsum(op, others, [_ELLIPSIS, *found])
+        gX = shapes.reduce_sum(gX, range(gX.rank - len(found)))
+    else:
+        gX = _einsum(op, others, found)
+    missing = [k for k, (a, _) in enumerate(_axes(labels, like)) if a not in found]
+    if missing:
+        gX = op.Expand(op.Unsqueeze(gX, op.const(missing)), shapes.shape(like))
+    gX = _unstretch(gX, labels, like, others)
+    return gX if like is X else _embed(op, gX, terms[i], X)
+
+
+def _parse(equation):
+    """The labels of the operands and of the output; an ellipsis is one label."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = [_labels(term) for term in left.split(",")]
+    if arrow:
+        return terms, _labels(right)
+    every = [a for term in terms for a in term]
+    once = sorted(a for a in set(every) if every.count(a) == 1 and a != _ELLIPSIS)
+    return terms, [_ELLIPSIS] * (_ELLIPSIS in every) + once
+
+
+def _labels(term):
+    before, dots, after = term.partition(_ELLIPSIS)
+    return [*before, *([dots] if dots else []), *after]
+
+
+def _einsum(op, terms, result):
+    """The Einsum of (labels, tensor) pairs."""
+    if [a for a, _ in terms] == [result]:
+        return terms[0][1]
+    equation = ",".join("".join(a) for a, _ in terms) + "->" + "".join(result)
+    return op.Einsum(*(t for _, t in terms), equation=equation)
+
+
+def _axes(labels, t):
+    """For each axis of `t` its label and its number within it: more than 0 in an ellipsis."""
+    dots = range(t.rank - len(labels) + 1)
+    return [(a, k) for a in labels for k in (dots if a == _ELLIPSIS else [0])]
+
+
+def _unstretch(gX, labels, like, others):
+    """Sum `gX` over the axes along which `like` has size 1 and was broadcast.
+
+    An ellipsis broadcasts; a label has one size everywhere, though runtimes let a 1 pass.
+    """
+    sizes = {}
+    for term, t in others:
+        for axis, size in zip(_axes(term, t), t.shape, strict=True):
+            sizes.setdefault(axis, []).append(size)
+    out = []
+    for axis, size in zip(_axes(labels, like), like.shape, strict=True):
+        if axis[0] == _ELLIPSIS or size == 1:
+            full = {d for d in sizes.get(axis, []) if d != 1}
+            size = full.pop() if len(full) == 1 else None if full else size
+        out.append(size)
+    return gX if tuple(out) == like.shape else shapes.unbroadcast(gX, out, like)
+
+
+def _embed(op, gX, labels, X):
+    """`gX`, which has each label once, on the diagonals of an X that repeats some."""
+    axes = _axes(labels, X)
+    repeated = [k for k, a in enumerate(axes) if a in axes[:k]]
+    on = [_index(op, X, axes.index(axes[k])).equals(_index(op, X, k)) for k in repeated]
+    gX = op.Unsqueeze(gX, op.const(repeated))
+    return op.Where(functools.reduce(op.And, on), gX, op.const(0, like=gX))
+
+
+def _index(op, X, axis):
+    """The position along an axis, in a shape that broadcasts to X."""
+    index = shapes.arange(op, shapes.dim(X, axis))
+    return op.Unsqueeze(index, op.const([a for a in range(X.rank) if a != axis]))
+
+
+# -- Det -------------------------------------------------------------------------------------------
+
+
+@rule("Det", "X")
+def _(op, g, X):
+    """The cofactors, determinants of all minors: a singular matrix, without an inverse, has them.
+
+    It takes n⁵ operations, against n³ for the inverse, which no operator of the standard gives.
+    """
+    g = op.Unsqueeze(g, op.const([-2, -1]))
+    if X.shape[-1] == 1:
+        return shapes.expand_like(g, X)
+    n = shapes.dim(X, -1)
+    k, i = shapes.arange(op, n - 1), op.Unsqueeze(shapes.arange(op, n), op.const([1]))
+    left = k + op.Cast(k >= i, to=k.dtype)  # row i: 0 ... n - 1 without i
+    minors = op.Gather(op.Gather(X, left, axis=-2), left, axis=-1)  # [..., i, rows, j, columns]
+    r = X.rank
+    minors = op.Transpose(minors, perm=[*range(r - 1), r, r - 1, r + 1])
+    odd = op.Cast((i + op.Squeeze(i, op.const([1]))) % 2, to=X.dtype)
+    return g * op.Det(minors) * (1 - 2 * odd)
