@@ -106,9 +106,10 @@ def infer(model: ir.Model) -> None:
 
 
 def _type_own_operators(graph: ir.Graph) -> bool:
-    """Give the outputs of operators without a schema, where the file says nothing, a type.
+    """Give outputs a type where neither inference nor the file tells it.
 
-    It is that of the first operand, and its shape too where the operator is element-wise in one.
+    It is what the schema says, or without one that of the first operand; and its shape too where
+    the operator is element-wise in one.
     """
     found = False
     for node in graph.all_nodes():
@@ -116,11 +117,22 @@ def _type_own_operators(graph: ir.Graph) -> bool:
         source = next((v for v in node.inputs if v is not None), None)
         if entry is None or source is None or source.type is None:
             continue
-        for v in node.outputs:
+        schema = onnx_schema(node.domain, node.op_type)
+        for k, v in enumerate(node.outputs):
             if v.type is None:
-                v.type, found = source.type, True
+                v.type = source.type if schema is None else _schema_type(schema, node, k)
                 v.shape = source.shape if entry.broadcast and len(node.inputs) == 1 else None
+                found |= v.type is not None
     return found
+
+
+def _schema_type(schema: onnx.defs.OpSchema, node: ir.Node, k: int) -> ir.TypeProtocol | None:
+    """The type of an output by the schema: the only one, or an operand's; None for a choice."""
+    kind = schema.outputs[min(k, len(schema.outputs) - 1)].type_str
+    if kind.startswith("tensor("):
+        return ir.TensorType(ir.DataType[kind[len("tensor(") : -1].upper()])
+    same = (v for p, v in zip(schema.inputs, node.inputs, strict=False) if p.type_str == kind)
+    return next((v.type for v in same if v is not None), None)
 
 
 def _forget_anonymous(value: ir.Value) -> None:

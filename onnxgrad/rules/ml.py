@@ -1,4 +1,4 @@
-"""Operators of ai.onnx.ml that have a derivative, and those of training. The rest are in zero.py."""
+"""Operators of ai.onnx.ml that have a derivative, and those of training; zero.py has the others."""
 
 from onnxgrad.registry import not_implemented
 
