@@ -95,12 +95,15 @@ def at_least(size: Size, bound: int) -> Size:
     return size.op.Max(size, size.op.const([bound]))
 
 
-def as_float(size: Size, like: Tensor) -> float | Tensor:
-    """A size as a number to calculate with in the dtype of `like` (a tensor of shape [])."""
+def inverse(size: Size, like: Tensor) -> float | Tensor:
+    """1 / size, to calculate with in the dtype of `like` (a tensor of shape [])."""
     if isinstance(size, int):
-        return float(size)
-    scalar = like.op.Squeeze(size, like.op.const([0])) if size.rank else size
-    return like.op.Cast(scalar, to=like.dtype)
+        return 1 / size if size else 0.0
+    op = like.op
+    scalar = op.Squeeze(size, op.const([0])) if size.rank else size
+    # float16 ends at 65504, which sizes do not.
+    wide = like.dtype if like.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+    return op.cast(op.bounded(1 / op.Cast(scalar, to=wide)), like.dtype)
 
 
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
@@ -152,6 +155,12 @@ def arange(op: Builder, size: Size) -> Tensor:
 def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
     """The part of `x` from `start` to before `end` along one axis."""
     return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
+
+
+def pad_vector(x: Tensor, around: dict[int, tuple[Size, Size]]) -> Tensor:
+    """The operand of Pad that adds so much before and after `x`, by axis."""
+    pairs = [around.get(a, (0, 0)) for a in range(x.rank)]
+    return vector(x, [before for before, _ in pairs] + [after for _, after in pairs])
 
 
 def permutation_inverse(perm: Sequence[int]) -> list[int]:

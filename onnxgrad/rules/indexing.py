@@ -18,6 +18,7 @@ from onnxgrad.shapes import (
     from_front,
     full,
     full_like,
+    pad_vector,
     permutation_inverse,
     reduce_sum,
     reshape,
@@ -59,10 +60,7 @@ def _place(op: Builder, g: Tensor, sizes: list[Size], axis: int, index: Tensor) 
     known = index.const
     k = int(known.item()) if known is not None else op.cast(reshape(index, [1]), DataType.INT64)
     k = from_front(k, sizes[axis])
-    before: list[Size] = [0] * len(sizes)
-    after: list[Size] = [0] * len(sizes)
-    before[axis], after[axis] = k, sizes[axis] - 1 - k
-    return op.Pad(g, vector(g, before + after))
+    return op.Pad(g, pad_vector(g, {axis: (k, sizes[axis] - 1 - k)}))
 
 
 @rule("Compress", "input")

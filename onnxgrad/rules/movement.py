@@ -18,6 +18,7 @@ from onnxgrad.shapes import (
     from_front,
     full,
     full_like,
+    pad_vector,
     part,
     permutation_inverse,
     reduce_sum,
@@ -115,7 +116,7 @@ def _(op, g, data, starts, axes, steps, node):
     known_steps = [1] * (n or 0) if steps is None else steps.const
     if n is None or known_axes is None or known_steps is None:
         return _unslice_flat(op, g, data, node)
-    before, after = [0] * data.rank, [0] * data.rank
+    around = {}
     for k, start in enumerate(_entries(starts, n)):
         axis, step = axis_of(int(known_axes[k]), data), int(known_steps[k])
         length, size = dim(g, axis), dim(data, axis)
@@ -123,8 +124,8 @@ def _(op, g, data, starts, axes, steps, node):
         if step < 0:
             g, start = flip(g, axis), clamp(op, start + (length - 1) * step, 0, size)
         g = _spread(g, axis, abs(step))
-        before[axis], after[axis] = start, size - start - length * abs(step)
-    return op.Pad(g, vector(g, before + after))
+        around[axis] = start, size - start - length * abs(step)
+    return op.Pad(g, pad_vector(g, around))
 
 
 def flip(x: Tensor, axis: int) -> Tensor:
@@ -221,11 +222,9 @@ def _fold(
     """
     length = dim(g, axis)
     head, tail = clamp(op, before, 0, length), clamp(op, after, 0, length)
-    ends = [(0, head)] if head != 0 else []
+    ends: list[tuple[Size, Size]] = [(0, head)] if head != 0 else []
     ends += [(length - tail, length)] if tail != 0 else []
-    pads: list[Size] = [0] * 2 * g.rank
-    pads[axis], pads[axis + g.rank] = before, after
-    inner = _crop(op, g, vector(g, pads), None)
+    inner = _crop(op, g, pad_vector(g, {axis: (before, after)}), None)
     if not ends:
         return inner
     border = op.Concat(*(part(g, *end, axis) for end in ends), axis=axis)
