@@ -92,5 +92,6 @@ def _(op, g, X, Y, Z):
     return op.cast(g * (Z * log), Y.dtype)
 
 
-# C = A - B n with n the quotient as a whole number, rounded down or, with fmod, towards 0.
-elementwise("Mod", A=lambda: 1, B=lambda op, A, B, C: -op.Round((A - C) / B))
+# C = A - B n with n the quotient as a whole number, rounded down or, with fmod, towards 0; it is
+# found from C, so that rounding cannot give another. (Round has no bfloat16 before opset 22.)
+elementwise("Mod", A=lambda: 1, B=lambda op, A, B, C: -op.Floor((A - C) / B + 0.5))

@@ -65,7 +65,7 @@ def _(
     if g_Y is not None:
         xhat, r = _standardise(op, X, axes, epsilon)
         terms.append(_unstandardise(g_Y * _channels(op, scale, X), xhat, r, axes))
-    share = (1 - momentum) / shapes.as_float(shapes.count(X, axes), X)
+    share = (1 - momentum) * shapes.inverse(shapes.count(X, axes), X)
     if g_running_mean is not None:
         terms.append(shapes.expand_like(_channels(op, g_running_mean, X) * share, X))
     if g_running_var is not None:
@@ -157,11 +157,11 @@ def _(op, g_Y, g_Mean, g_InvStdDev, X, Scale, Mean, InvStdDev, axis, epsilon):
     if g_Y is not None:
         g = op.cast(g_Y, r.dtype) * op.cast(Scale, r.dtype)
         terms.append(_unstandardise(g, xhat, r, axes))
-    n = shapes.as_float(shapes.count(X, axes), r)
+    share = shapes.inverse(shapes.count(X, axes), r)
     if g_Mean is not None:
-        terms.append(shapes.expand_like(op.cast(g_Mean, r.dtype) / n, X))
+        terms.append(shapes.expand_like(op.cast(g_Mean, r.dtype) * share, X))
     if g_InvStdDev is not None:
-        terms.append(-(xhat * (op.cast(g_InvStdDev, r.dtype) * (r * r) / n)))
+        terms.append(-(xhat * (op.cast(g_InvStdDev, r.dtype) * (r * r) * share)))
     return op.cast(op.sum(terms), X.dtype)
 
 

@@ -115,8 +115,8 @@ def _power_slope(x: Tensor, p: int) -> Tensor:
 
 @rule("GlobalAveragePool", "X")
 def _(g, X):
-    number = shapes.as_float(shapes.count(X, range(2, X.rank)), like=g)
-    return shapes.expand_like(g / number, X)
+    share = shapes.inverse(shapes.count(X, range(2, X.rank)), like=g)
+    return shapes.expand_like(g * share, X)
 
 
 # Elements that tie share evenly, as in torch.amax.

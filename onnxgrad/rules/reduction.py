@@ -19,7 +19,7 @@ def _(g, data, axes, keepdims, noop_with_empty_axes):
 @rule("ReduceMean", "data")
 def _(g, data, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    g = g / shapes.as_float(shapes.count(data, axes), like=g)
+    g = g * shapes.inverse(shapes.count(data, axes), like=g)
     return shapes.expand_like(shapes.unreduce(g, data, axes, keepdims), data)
 
 
