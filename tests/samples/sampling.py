@@ -1,0 +1,82 @@
+import numpy as np
+
+from tests.samples import Sample, ints, normal
+
+_MODES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
+
+
+def _resize(
+    x: tuple[int, ...],
+    scales: list[float] | None = None,
+    sizes: list[int] | None = None,
+    roi: list[float] | None = None,
+    **attributes: object,
+) -> Sample:
+    operands = [
+        normal(*x),
+        None if roi is None else np.array(roi, np.float32),
+        None if scales is None else np.array(scales, np.float32),
+        None if sizes is None else ints(*sizes),
+    ]
+    while operands[-1] is None:
+        operands.pop()
+    fed = attributes.get("mode") == "linear"  # enough of them
+    return Sample("Resize", operands, attributes, wrt=[0], fed=fed)
+
+
+SAMPLES = [
+    # every transformation of coordinates, larger and smaller, by scales and by sizes
+    *(
+        _resize((1, 2, 4, 5), **to, mode=mode, coordinate_transformation_mode=c)
+        for c in _MODES
+        for mode in ("nearest", "linear", "cubic")
+        for to in ({"scales": [1, 1, 2, 0.6]}, {"sizes": [1, 2, 3, 7]})
+    ),
+    *(
+        _resize((1, 1, 4, 5), scales=[1, 1, 1.5, 0.7], nearest_mode=n)
+        for n in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+    ),
+    # by whole factors
+    *(
+        _resize((2, 3, 2, 3), scales=[1, 1, 3, 2], coordinate_transformation_mode=c, nearest_mode=n)
+        for c, n in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
+    ),
+    # a part of it
+    *(
+        _resize(
+            (1, 2, 4, 5),
+            sizes=[1, 2, 5, 4],
+            roi=[0, 0, 0.2, -0.3, 1, 1, 0.9, 1.2],
+            mode=mode,
+            coordinate_transformation_mode="tf_crop_and_resize",
+            extrapolation_value=7.0,
+        )
+        for mode in ("nearest", "linear", "cubic")
+    ),
+    _resize(
+        (1, 2, 4, 5),
+        scales=[1.6],  # a whole number of elements, which the runtimes round differently
+        roi=[0.1, 0.8],
+        axes=[3],
+        mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize",
+    ),
+    # antialias, cubic's parameters
+    *(
+        _resize((1, 1, 6, 7), sizes=[1, 1, 3, 4], mode=mode, antialias=1, exclude_outside=e)
+        for mode, e in (("linear", 0), ("cubic", 0), ("cubic", 1))
+    ),
+    _resize((1, 1, 4, 5), [1, 1, 2, 1.5], mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
+    # axes, other ranks
+    _resize((2, 3, 4), scales=[1, 1, 1.5], mode="linear"),
+    _resize((3, 4), sizes=[5, 2], mode="linear"),
+    _resize((1, 2, 3, 4, 2), scales=[1, 1, 1.5, 2, 2], mode="linear"),
+    _resize((2, 3, 2, 4), sizes=[3, 4], axes=[3, 2], mode="linear"),
+    _resize((2, 3, 2), scales=[2, 2, 1.5]),
+    # one scale for all axes
+    *(
+        _resize((1, 2, 4, 5), sizes=[6, 9], axes=[2, 3], mode=mode, keep_aspect_ratio_policy=policy)
+        for policy in ("not_larger", "not_smaller")
+        for mode in ("nearest", "linear")
+    ),
+]
