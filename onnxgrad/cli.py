@@ -1,0 +1,338 @@
+"""The command line: arguments in, the Python functions' words, tables out. No logic of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import onnxgrad
+from onnxgrad import io
+from onnxgrad.check import check as check_gradients
+from onnxgrad.errors import ArgumentError, FeedError, OnnxGradError, SaveError, nearest
+from onnxgrad.inspect import inspect as inspect_model
+from onnxgrad.names import ALL, All
+from onnxgrad.net import Net, NetPortGradient
+from onnxgrad.runtime import Array, Port
+
+app = typer.Typer(
+    name="onnxgrad",
+    help="The gradient of any ONNX net, as an ONNX net.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Values for the inputs: .npy, .npz (arrays by input name) or an image, as FILE or "
+        "NAME=FILE.",
+        show_default=False,
+    ),
+]
+Wrt = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
+        "Default: every floating-point input.",
+        show_default=False,
+    ),
+]
+Of = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor to differentiate. Repeat for several. Default: every floating-point output.",
+        show_default=False,
+    ),
+]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        help="The size of a symbolic dimension for random inputs, as in N=4. Default: 1.",
+        show_default=False,
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        _out.print(f"onnxgrad {onnxgrad.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def gradient(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+    ],
+    wrt: Wrt = None,
+    of: Of = None,
+    ograd: Annotated[
+        bool,
+        typer.Option("--ograd", help="Impose an output gradient on each tensor of --of: an input."),
+    ] = False,
+    ograd_at: Annotated[
+        list[str] | None,
+        typer.Option(help="Impose one on this tensor only. Repeat for several."),
+    ] = None,
+    forward: Annotated[
+        bool, typer.Option("--forward/--no-forward", help="Keep the model's own outputs.")
+    ] = True,
+    zeros: Annotated[
+        bool, typer.Option("--zeros", help="Zeros, not an error, where no gradient flows.")
+    ] = False,
+) -> None:
+    """Write a model that also computes the gradient."""
+    source = io.load(model)
+    result = onnxgrad.gradient(
+        source,
+        _wrt(wrt),
+        of=of or None,
+        ograd=ograd_at or ograd,
+        forward=forward,
+        unreachable="zeros" if zeros else "error",
+    )
+    io.save(result, output)
+    table = _table("", "name", "dtype", "shape")
+    known = {value.name for value in source.graph.inputs}
+    for value in result.graph.inputs:
+        if value.name not in known:
+            table.add_row("new input", *_described(Port.of(value)))
+    for value in result.graph.outputs:
+        table.add_row("output", *_described(Port.of(value)))
+    _out.print(table)
+    _out.print(f"Wrote {output}: {len(result.graph)} nodes, of which {len(source.graph)} before.")
+
+
+@app.command()
+def run(
+    model: Model,
+    inputs: Inputs = None,
+    grad: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A tensor whose gradient to compute, or 'all'. Repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="An .npz file for all results.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a net, and its gradients."""
+    net = Net(model)
+    feeds = _read(net.ports, net.inputs, inputs or [])
+    found = net(feeds)
+    results = found if isinstance(found, dict) else {net.outputs[0]: found}
+    if grad:
+        wrt = _wrt(grad)
+        names = [ALL] if isinstance(wrt, All) else wrt or []
+        gradients = net(feeds, [NetPortGradient(name) for name in names])
+        results |= {f"{name}_grad": value for name, value in gradients.items()}
+    table = _table("result", "dtype", "shape", "norm", "min", "max")
+    for name, value in results.items():
+        array = np.asarray(value)
+        if array.dtype.kind in "fiu" and array.size:
+            norm = np.linalg.norm(array.astype(np.float64))
+            numbers = [f"{norm:.6g}", f"{array.min():.6g}", f"{array.max():.6g}"]
+        else:
+            numbers = [""] * 3
+        table.add_row(name, str(array.dtype), str(array.shape), *numbers)
+    _out.print(table)
+    if output is not None:
+        _write(output, results)
+        _out.print(f"Wrote {output}.")
+
+
+@app.command()
+def check(
+    model: Model,
+    inputs: Inputs = None,
+    wrt: Wrt = None,
+    of: Of = None,
+    dim: Dims = None,
+    seed: Annotated[int, typer.Option(help="Seeds random inputs and directions.")] = 0,
+) -> None:
+    """Compare the gradient with finite differences. Inputs that are not given are random."""
+    net = io.load(model)
+    ports = {value.name or "": Port.of(value) for value in net.graph.inputs}
+    required = [name for name in ports if name not in net.graph.initializers]
+    feeds = _read(ports, required, inputs or [], missing=False)
+    sizes = dict(_dim(text) for text in dim or [])
+    rng = np.random.default_rng(seed)
+    for name in required:
+        if name not in feeds:
+            feeds[name] = _random(ports[name], sizes, rng)
+    report = check_gradients(net, feeds, _wrt(wrt), of=of or None, seed=seed)
+    _out.print(str(report))
+    if not report:
+        wrong = [row.name for row in report.rows if row.verdict == "wrong"]
+        reason = f"wrong at {', '.join(wrong)}" if wrong else "finite differences confirm none"
+        _fail(f"The check failed: {reason}.")
+
+
+@app.command()
+def inspect(model: Model, wrt: Wrt = None, of: Of = None) -> None:
+    """List the operators on the path, and whether each has a gradient rule."""
+    report = inspect_model(model, wrt=_wrt(wrt), of=of or None)
+    table = _table("operator", "count", "state", "reason")
+    for row in report:
+        name = f"{row.domain}::{row.operator}" if row.domain else row.operator
+        table.add_row(name, str(row.count), row.state, row.reason)
+    _out.print(table)
+    if not report.ok:
+        _fail("Some operators on the path have no gradient rule.")
+
+
+def main() -> None:
+    """The console entry point. Exit status: 0, 1 for a refusal or a failed check, 2 for usage."""
+    try:
+        app()
+    except OnnxGradError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    _err.print(f"onnxgrad: {' '.join(message.split())}")
+    sys.exit(1)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _described(port: Port) -> tuple[str, str, str]:
+    return port.name, port.dtype.name if port.dtype is not None else "?", port.shape_text()
+
+
+def _wrt(names: list[str] | None) -> list[str] | All | None:
+    return ALL if names == ["all"] else names or None
+
+
+def _read(
+    ports: dict[str, Port], required: Any, texts: list[str], *, missing: bool = True
+) -> dict[str, Any]:
+    """The arrays of the files, by input name."""
+    feeds: dict[str, Any] = {}
+    free = [name for name in required if not any(t.startswith(f"{name}=") for t in texts)]
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator or os.path.exists(text):
+            path = text
+            if path.endswith(".npz"):
+                feeds |= _load_arrays(path)
+                continue
+            if not free:
+                raise FeedError(f"{path!r} is one file more than the net has inputs.")
+            name = free.pop(0)
+        if name not in ports:
+            raise FeedError(f"The net has no input {name!r}.{nearest(name, ports)}")
+        feeds[name] = _load_array(path, ports[name])
+    if missing and (left := [name for name in required if name not in feeds]):
+        raise FeedError(f"No value for the input {', '.join(map(repr, left))}.")
+    return feeds
+
+
+def _load_arrays(path: str) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # zip, numpy and the system have their own
+        raise FeedError(f"Cannot read {path!r}: {error}") from error
+
+
+def _load_array(path: str, port: Port) -> Array:
+    if path.endswith(".npz"):
+        arrays = _load_arrays(path)
+        if port.name not in arrays and len(arrays) != 1:
+            raise FeedError(f"{path!r} holds {', '.join(arrays)}, but not {port.name!r}.")
+        return arrays.get(port.name, next(iter(arrays.values())))
+    if path.endswith(".npy"):
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise FeedError(f"Cannot read {path!r}: {error}") from error
+    return _load_image(path, port)
+
+
+def _load_image(path: str, port: Port) -> Array:
+    """An image in the shape and dtype of the input, values 0 to 1 if that is floating-point."""
+    from PIL import Image, UnidentifiedImageError
+
+    shape = port.shape or ()
+    if len(shape) not in (3, 4) or port.dtype is None:
+        raise FeedError(f"{port.name!r} of shape {port.shape_text()} does not take an image.")
+    last = shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
+    height, width, channels = shape[-3:] if last else (shape[-2], shape[-1], shape[-3])
+    modes: dict[Any, str] = {1: "L", 3: "RGB", 4: "RGBA"}
+    try:
+        with Image.open(path) as file:
+            original = f"{file.width} x {file.height} {file.mode}"
+            image = file.convert(modes.get(channels, "RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise FeedError(f"Cannot read {path!r}: {error}") from error
+    size = (
+        width if isinstance(width, int) else image.width,
+        height if isinstance(height, int) else image.height,
+    )
+    array = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    array = array.reshape(size[1], size[0], -1)
+    if port.dtype.kind == "f":
+        array = array / 255
+    array = (array if last else array.transpose(2, 0, 1)).astype(port.dtype)
+    array = array if len(shape) == 3 else array[None]
+    _out.print(
+        f"{path}: {original} taken as {port.name} {array.shape}, {array.dtype} "
+        f"from {array.min():.3g} to {array.max():.3g}",
+    )
+    return array
+
+
+def _dim(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not of the form N=4", param_hint="--dim")
+    return name, int(size)
+
+
+def _random(port: Port, sizes: dict[str, int], rng: np.random.Generator) -> Array:
+    if port.shape is None or port.dtype is None:
+        raise ArgumentError(f"{port.name!r} has no declared shape: give a file for it.")
+    shape = [d if isinstance(d, int) else sizes.get(d or "", 1) for d in port.shape]
+    if port.dtype.kind == "f":
+        return rng.standard_normal(shape).astype(port.dtype)
+    if port.dtype.kind in "iub":
+        return rng.integers(0, 2, shape).astype(port.dtype)
+    raise ArgumentError(f"{port.name!r} is {port.dtype.name}: give a file for it.")
+
+
+def _write(path: Path, arrays: dict[str, Any]) -> None:
+    """An .npz file, whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnxgrad-") as stage:
+            whole = Path(stage) / "results.npz"
+            np.savez(whole, **arrays)
+            os.replace(whole, path)
+    except OSError as error:
+        raise SaveError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
