@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.samples import Sample, normal
+from tests.samples import Sample, normal, sample_id
 from tests.torch_gradients import assert_like_torch, torch
 
 F = torch.nn.functional
@@ -39,7 +39,7 @@ KINKS = [
 ]
 
 
-@pytest.mark.parametrize(("sample", "function"), KINKS, ids=lambda v: str(v))
+@pytest.mark.parametrize(("sample", "function"), KINKS, ids=sample_id)
 def test_kinks(sample, function):
     assert_like_torch(sample, function, rtol=1e-6)  # attributes are float32
 
@@ -61,7 +61,7 @@ SMOOTH = [
 ]
 
 
-@pytest.mark.parametrize(("sample", "function"), SMOOTH, ids=lambda v: str(v))
+@pytest.mark.parametrize(("sample", "function"), SMOOTH, ids=sample_id)
 def test_smooth(sample, function):
     # onnxruntime's Sigmoid and Tanh of float64 are good to 1e-12 absolutely.
     assert_like_torch(sample, function, second=True, rtol=1e-9, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 import onnxgrad as og
 from tests.node_gradients import node_gradients
 from tests.oracle import runner
-from tests.samples import Sample, ints
+from tests.samples import Sample, ints, sample_id
 from tests.torch_gradients import assert_like_torch, torch
 
 BASES = np.array([0.0, 0.0, 0.0, 0.0, -2.0, -2.0, -2.0, -2.0, 2.0, 2.0])
@@ -38,7 +38,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("sample", CASES, ids=str)
+@pytest.mark.parametrize("sample", CASES, ids=sample_id)
 def test_like_torch(sample):
     function = FUNCTIONS[sample.op]
     if sample.op == "Mod":

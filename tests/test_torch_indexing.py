@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is what the conventions are compared with")
 
-from tests.samples import Sample, ints, normal  # noqa: E402
+from tests.samples import Sample, ints, normal, sample_id  # noqa: E402
 from tests.torch_gradients import assert_like_torch  # noqa: E402
 
 DATA = np.array([[1.0, -2.0, 3.0], [0.0, 2.0, -1.0]])
@@ -46,6 +46,6 @@ READS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("sample", "function"), READS, ids=lambda v: str(v))
+@pytest.mark.parametrize(("sample", "function"), READS, ids=sample_id)
 def test_reads(sample, function):
     assert_like_torch(sample, function)

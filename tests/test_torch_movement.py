@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is what the conventions are compared with")
 
-from tests.samples import Sample, ints, normal  # noqa: E402
+from tests.samples import Sample, ints, normal, sample_id  # noqa: E402
 from tests.torch_gradients import assert_like_torch  # noqa: E402
 
 F = torch.nn.functional
@@ -37,6 +37,6 @@ MOVES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("sample", "function"), MOVES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("sample", "function"), MOVES, ids=sample_id)
 def test_moves(sample, function):
     assert_like_torch(sample, function)

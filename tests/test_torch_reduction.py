@@ -7,7 +7,7 @@ import pytest
 
 import onnxgrad as og
 from tests.oracle import runner
-from tests.samples import Sample, ints, normal
+from tests.samples import Sample, ints, normal, sample_id
 from tests.test_rules import sample_model
 from tests.torch_gradients import assert_like_torch, torch
 
@@ -29,7 +29,7 @@ FIRST = [
 ]
 
 
-@pytest.mark.parametrize(("sample", "function"), FIRST, ids=str)
+@pytest.mark.parametrize(("sample", "function"), FIRST, ids=sample_id)
 def test_first_order(sample, function):
     assert_like_torch(sample, function)
 
@@ -46,7 +46,7 @@ SECOND = [
 ]
 
 
-@pytest.mark.parametrize(("sample", "function"), SECOND, ids=str)
+@pytest.mark.parametrize(("sample", "function"), SECOND, ids=sample_id)
 def test_second_order(sample, function):
     assert_like_torch(sample, function, second=True)
 

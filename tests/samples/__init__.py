@@ -75,6 +75,11 @@ def ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
+def sample_id(value: object) -> str:
+    """A test's id: the sample, without the function that it is compared with."""
+    return str(value) if isinstance(value, Sample) else ""
+
+
 def load_samples() -> list[Sample]:
     """Every sample of every family."""
     return [
