@@ -9,6 +9,7 @@ import numpy as np
 from onnxgrad import shapes, windows
 from onnxgrad.builder import Tensor
 from onnxgrad.registry import rule
+from onnxgrad.shapes import Size
 from onnxgrad.windows import Axis
 
 
@@ -50,11 +51,23 @@ def _(op, g, X, I):  # noqa: E741
 def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad):
     axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
     bare = all(windows.constant(a.begin, a.end) and a.begin == a.end == 0 for a in axes)
+    if bare and all(_tiles(a, n) for a, n in zip(axes, shapes.dims(g)[2:], strict=True)):
+        # No two windows overlap: each element is repeated over its own.
+        scales = g.op.const([1, 1, *kernel_shape], dtype=np.float32)
+        repeat = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return g.op.typed(g.op.Resize(g / math.prod(kernel_shape), None, scales, **repeat), X)
     if not ceil_mode and (count_include_pad or bare):
         return _spread(g / math.prod(kernel_shape), X, axes)
     for k, a in enumerate(axes):
         g = g / _counts(g, k + 2, a, count_include_pad)
     return _spread(g, X, axes)
+
+
+def _tiles(a: Axis, outputs: Size) -> bool:
+    """Whether the windows are known to cover an axis without gap or overlap."""
+    if not windows.constant(a.size, outputs):
+        return False
+    return a.stride == a.kernel and a.dilation == 1 and a.size == a.stride * outputs
 
 
 def _spread(g: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:

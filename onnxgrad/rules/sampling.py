@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +40,12 @@ def _(
         "mode": mode,
         "nearest_mode": nearest_mode,
     }
+    if mode == "nearest" and (coordinate_transformation_mode, nearest_mode) in _REPEATS:
+        blocks = _blocks(g, X, axes, scales)
+        if blocks:
+            # Every element fills a block: the sum over it.
+            mean = op.AveragePool(g, kernel_shape=blocks, strides=blocks)
+            return op.typed(mean * math.prod(blocks), X)
     for k, a in enumerate(axes):
         crop = None if roi is None else op.Gather(roi, op.const([k, k + n]))
         scale = None if scales is None else shapes.part(scales, k, k + 1)
@@ -53,6 +61,32 @@ def _(
             matrix = _resized_eye(X, [shapes.dim(X, a), 1], 0, crop, scale, target, how)
         g = _contract(matrix, g, a)
     return op.typed(g, X)
+
+
+# With these, enlarging by whole numbers repeats each element that many times.
+_REPEATS = {
+    ("asymmetric", "floor"),
+    *itertools.product(
+        ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"),
+        ("round_prefer_floor", "round_prefer_ceil"),
+    ),
+}
+
+
+def _blocks(g: Tensor, X: Tensor, axes: list[int], scales: Tensor | None) -> list[int] | None:
+    """How often each spatial element of an image is repeated, None unless by whole numbers."""
+    if scales is not None:
+        known = scales.const
+    elif g.static is not None and X.static is not None and 0 not in X.static:
+        known = np.array([g.static[a] / X.static[a] for a in axes])
+    else:
+        known = None
+    if known is None or not 3 <= X.rank <= 5 or any(s < 1 or s % 1 for s in known):
+        return None
+    factors = dict(zip(axes, map(int, known), strict=True))
+    if factors.get(0, 1) != 1 or factors.get(1, 1) != 1:
+        return None
+    return [factors.get(a, 1) for a in range(2, X.rank)]
 
 
 def _given(x: Tensor | None) -> Tensor | None:

@@ -31,6 +31,7 @@ def _average(x: tuple[int, ...], **attributes: object) -> Sample:
 SAMPLES += [
     _average((2, 3, 7), kernel_shape=[3]),
     _average((2, 2, 6, 5), kernel_shape=[2, 3], strides=[2, 2]),
+    _average((2, 2, 4, 6), kernel_shape=[2, 3], strides=[2, 3]),
     _average((1, 2, 4, 4, 5), kernel_shape=[2, 2, 3], strides=[2, 1, 2]),
     *(
         _average((1, 2, 6, 7), kernel_shape=[3, 3], count_include_pad=count, **more)
