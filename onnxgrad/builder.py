@@ -52,15 +52,18 @@ def is_float(value: ir.Value) -> bool:
 # Inference forgets even the rank of these where the size of the window is not known.
 _SLIDING = {"Conv", "ConvTranspose", "DeformConv"}
 
+# The standard's inference says nothing of these; the output has the shape of the first operand.
+_ALIKE = {"GroupNormalization", "MeanVarianceNormalization"}
+
 
 def keep_rank(node: ir.Node) -> bool:
-    """Set the rank of a convolution's output where inference has not; whether it did."""
-    if node.domain or node.op_type not in _SLIDING:
+    """Set the rank of the output where inference has not but could have; whether it did."""
+    if node.domain or node.op_type not in _SLIDING | _ALIKE:
         return False
     x, y = node.inputs[0], node.outputs[0]
     if x is None or x.shape is None or y.shape is not None:
         return False
-    y.shape = ir.Shape([None] * len(x.shape))
+    y.shape = x.shape if node.op_type in _ALIKE else ir.Shape([None] * len(x.shape))
     return True
 
 

@@ -187,6 +187,18 @@ class MaxUnpool(OpRun):
         return (Y,)
 
 
+class LRN(OpRun):
+    """onnx's own is right in the first channel alone."""
+
+    op_domain = ""
+
+    def _run(self, x, alpha=None, beta=None, bias=None, size=None):
+        before, after = (size - 1) // 2, size // 2
+        square = np.pad(x * x, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
+        total = sum(square[:, k : k + x.shape[1]] for k in range(size))
+        return (x / (bias + alpha / size * total) ** beta,)
+
+
 class Pad(OpRun):
     op_domain = ""
 
@@ -207,6 +219,7 @@ OPS = [
     ConvTranspose,
     GlobalLpPool,
     GlobalMaxPool,
+    LRN,
     LpPool,
     MaxUnpool,
     Pad,

@@ -1,12 +1,12 @@
 """Normalisations. With x̂ = (x - mean) r, r = 1 / √(variance + ε) and n elements that share them,
 
-    dx = r (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂))
+dx = r (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂))
 """
 
 import onnx_ir as ir
 
 from onnxgrad import shapes
-from onnxgrad.registry import rule
+from onnxgrad.registry import rule, zero
 
 
 def _inverse_root(op, variance, epsilon):
@@ -177,3 +177,133 @@ def _(op, g_Y, g_Mean, g_InvStdDev, X, Scale, Mean, InvStdDev, axis, epsilon):
 @rule("LayerNormalization", "B")
 def _(g_Y, g_Mean, g_InvStdDev, X, B):
     return None if g_Y is None else shapes.unbroadcast(g_Y, X.shape, B)
+
+
+# -- GroupNormalization: statistics of each image and group of channels ----------------------------
+
+
+def _group_xhat(op, X, num_groups, epsilon):
+    """x̂ and r with the channels in groups, [N, groups, ...], in at least float32."""
+    x = op.cast(X, _calculating(X))
+    size = shapes.count(X, range(1, X.rank)) // num_groups
+    x = shapes.reshape(x, [shapes.dim(X, 0), num_groups, size])
+    return _standardise(op, x, [2], epsilon)
+
+
+def _calculating(X):
+    """The dtype in which an operator that stashes in float32 calculates."""
+    return X.dtype if X.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+
+
+@rule("GroupNormalization", "X")
+def _(op, g, X, scale, num_groups, epsilon):
+    xhat, r = _group_xhat(op, X, num_groups, epsilon)
+    g = op.cast(g, xhat.dtype) * op.cast(_channels(op, scale, X), xhat.dtype)
+    dx = _unstandardise(shapes.reshape_like(g, xhat), xhat, r, [2])
+    return op.cast(shapes.reshape_like(dx, X), X.dtype)
+
+
+@rule("GroupNormalization", "scale")
+def _(op, g, X, scale, num_groups, epsilon):
+    xhat, _r = _group_xhat(op, X, num_groups, epsilon)
+    return _per_channel(op, op.cast(g, xhat.dtype) * shapes.reshape_like(xhat, X), scale)
+
+
+@rule("GroupNormalization", "bias")
+def _(op, g, bias):
+    return _per_channel(op, g, bias)
+
+
+# -- RMSNormalization: x̂ = x r without a mean ------------------------------------------------------
+
+
+def _rms_xhat(op, X, axis, epsilon):
+    x = op.cast(X, _calculating(X))
+    square = shapes.reduce_mean(x * x, _last_axes(axis, X), keepdims=1)
+    r = _inverse_root(op, square, epsilon)
+    return x * r, r
+
+
+@rule("RMSNormalization", "X")
+def _(op, g, X, scale, axis, epsilon):
+    xhat, r = _rms_xhat(op, X, axis, epsilon)
+    g = op.cast(g, r.dtype) * op.cast(scale, r.dtype)
+    along = shapes.reduce_mean(g * xhat, _last_axes(axis, X), keepdims=1)
+    return op.cast(r * (g - xhat * along), X.dtype)
+
+
+@rule("RMSNormalization", "scale")
+def _(op, g, X, scale, axis, epsilon):
+    xhat, _r = _rms_xhat(op, X, axis, epsilon)
+    g = shapes.unbroadcast(op.cast(g, xhat.dtype) * xhat, X.shape, scale)
+    return op.cast(g, scale.dtype)
+
+
+# -- LRN, LpNormalization, MeanVarianceNormalization -----------------------------------------------
+
+
+def _window_mean(op, X, before, after):
+    """The sum over the channels from c - before to c + after, divided by their number."""
+    planes = [shapes.dim(X, 0), 1, shapes.dim(X, 1), shapes.count(X, range(2, X.rank))]
+    mean = op.AveragePool(
+        shapes.reshape(X, planes),
+        kernel_shape=[before + after + 1, 1],
+        pads=[before, 0, after, 0],
+        count_include_pad=1,
+    )
+    return shapes.reshape_like(mean, X)
+
+
+@rule("LRN", "X")
+def _(op, g, X, Y, alpha, beta, bias, size):
+    """y = x d^-beta, d = bias + alpha · the mean of x² over a window, which is transposed here."""
+    before, after = (size - 1) // 2, size // 2
+    d = bias + alpha * _window_mean(op, X * X, before, after)
+    spread = _window_mean(op, g * Y / d, after, before)
+    return g * op.Pow(d, op.const(-beta, like=d)) - (2 * alpha * beta) * X * spread
+
+
+@rule("LpNormalization", "input")
+def _(op, g, input, output, axis, p):
+    """0 for a zero vector, whose output is 0 and where no derivative exists."""
+    axes = op.const([axis])
+    norm = (op.ReduceL1 if p == 1 else op.ReduceL2)(input, axes, keepdims=1)
+    nought = norm.equals(0)
+    inverse = op.bounded(1 / op.Where(nought, op.const(1, like=norm), norm))
+    direction = op.Sign(input) if p == 1 else output
+    along = op.ReduceSum(g * output, axes, keepdims=1)
+    return op.mask(inverse, ~nought) * (g - direction * along)
+
+
+@rule("MeanVarianceNormalization", "X")
+def _(op, g, X, axes):
+    """y = (x - mean) / (s + 1e-9), s the standard deviation: where s = 0, ds/dx is taken as 0."""
+    axes = [shapes.axis_of(a, X) for a in axes]
+    centred = X - shapes.reduce_mean(X, axes, keepdims=1)
+    variance = shapes.reduce_mean(centred * centred, axes, keepdims=1)
+    flat = variance.equals(0)
+    s = op.mask(op.Sqrt(op.Where(flat, op.const(1, like=X), variance)), ~flat)
+    d = op.bounded(1 / (s + 1e-9))
+    s = op.Where(flat, op.const(1, like=X), s)
+    along = shapes.reduce_mean(g * centred, axes, keepdims=1) * d / s
+    return d * (g - shapes.reduce_mean(g, axes, keepdims=1) - centred * along)
+
+
+# -- Dropout ---------------------------------------------------------------------------------------
+
+
+@rule("Dropout", "data")
+def _(op, g, ratio, training_mode, mask):
+    training = False if training_mode is None else training_mode.const
+    if training is not None and not training:
+        return g
+    ratio = op.const(0.5, like=g) if ratio is None else op.cast(ratio, g.dtype)
+    keep = 1 - ratio
+    # All are dropped at a ratio of 1: the mask is 0, and no 0 · ∞.
+    scale = op.bounded(1 / op.Where(keep.equals(0), op.const(1, like=g), keep))
+    if training is None:
+        scale = op.Where(training_mode, scale, op.const(1, like=g))
+    return op.mask(g, mask) * scale
+
+
+zero("Dropout", "ratio", reason="a probability, of which the mask is a random draw")
