@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import elementwise, rule, schema_of
+from onnxgrad.registry import elementwise, rule
 
 elementwise("Relu", lambda op, Y: op.Cast(Y, to=ir.DataType.BOOL))  # 0 at 0
 elementwise("ThresholdedRelu", lambda X, alpha: alpha < X)  # 0 at alpha
@@ -76,15 +76,12 @@ def _swish(op: Builder, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     return y, s + y * (1 - s) * alpha
 
 
-if schema_of("", "Swish"):  # from opset 24
-    elementwise("Swish", lambda op, X, alpha: _swish(op, X, alpha)[1])
-
-if schema_of("", "SwiGLU"):  # from opset 28
-    elementwise(
-        "SwiGLU",
-        A=lambda op, A, B, alpha: B * _swish(op, A, alpha)[1],
-        B=lambda op, A, alpha: _swish(op, A, alpha)[0],
-    )
+elementwise("Swish", lambda op, X, alpha: _swish(op, X, alpha)[1])
+elementwise(
+    "SwiGLU",
+    A=lambda op, A, B, alpha: B * _swish(op, A, alpha)[1],
+    B=lambda op, A, alpha: _swish(op, A, alpha)[0],
+)
 
 # At X = 0 the derivative is the slope, and the slope's is 0.
 elementwise(

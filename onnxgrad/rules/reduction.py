@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule, schema_of
+from onnxgrad.registry import rule
 
 
 @rule("ReduceSum", "data")
@@ -99,30 +99,28 @@ def _(op, g, axis, exclusive, reverse):
     return op.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse)
 
 
-if schema_of("", "CumProd"):  # from opset 26
+@rule("CumProd", "x")
+def _(op, g, x, axis, exclusive, reverse):
+    """The sum, over the products that have the element, of the product of the others.
 
-    @rule("CumProd", "x")
-    def _(op, g, x, axis, exclusive, reverse):
-        """The sum, over the products that have the element, of the product of the others.
+    By division where the element is not 0; that is 0 unless no zero is among the others. The
+    product of the zeros is kept as a function of them, for the second derivative.
+    """
 
-        By division where the element is not 0; that is 0 unless no zero is among the others. The
-        product of the zeros is kept as a function of them, for the second derivative.
-        """
+    def upto(t):
+        return op.CumSum(t, axis, exclusive=exclusive, reverse=reverse)
 
-        def upto(t):
-            return op.CumSum(t, axis, exclusive=exclusive, reverse=reverse)
+    def beyond(t):
+        return op.CumSum(t, axis, exclusive=exclusive, reverse=1 - reverse)
 
-        def beyond(t):
-            return op.CumSum(t, axis, exclusive=exclusive, reverse=1 - reverse)
-
-        is_zero, zero, nonzero = _split_zeros(op, x)
-        zeros = upto(zero)
-        g = g * op.CumProd(nonzero, axis, exclusive=exclusive, reverse=reverse)
-        none, one, two = (op.mask(g, zeros.equals(k)) for k in (0, 1, 2))
-        the_zero = upto(zero * x)
-        at_zero = beyond(one) + beyond(two * the_zero) - beyond(two) * x
-        elsewhere = beyond(none + one * the_zero)
-        return op.Where(is_zero, at_zero, op.bounded(elsewhere / nonzero))
+    is_zero, zero, nonzero = _split_zeros(op, x)
+    zeros = upto(zero)
+    g = g * op.CumProd(nonzero, axis, exclusive=exclusive, reverse=reverse)
+    none, one, two = (op.mask(g, zeros.equals(k)) for k in (0, 1, 2))
+    the_zero = upto(zero * x)
+    at_zero = beyond(one) + beyond(two * the_zero) - beyond(two) * x
+    elsewhere = beyond(none + one * the_zero)
+    return op.Where(is_zero, at_zero, op.bounded(elsewhere / nonzero))
 
 
 @rule("TopK", "X")
