@@ -53,7 +53,6 @@ def test_second_order(sample, function):
 
 def test_zero_vector_has_finite_second_derivative():
     """The true one is infinite and PyTorch's NaN; it is 0 here."""
-
     model, feeds = sample_model(Sample("ReduceL2", [np.zeros(3)]), symbolic=True, fed=True)
     second = og.gradient(og.gradient(model, forward=False), ["x0"], forward=False)
     assert runner(second)(feeds)[0].tolist() == [0, 0, 0]
