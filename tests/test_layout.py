@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "onnxgrad"
 RULES = sorted((PACKAGE / "rules").glob("*.py"))
 ENGINE = {"api", "check", "cli", "differentiate", "gradient", "inspect", "net", "normalise"}
-ENGINE |= {"optimise", "runtime"}
+ENGINE |= {"optimise", "runtime", "transforms"}
 
 
 def imports(path: Path) -> set[str]:
@@ -43,5 +43,14 @@ def test_onnxscript_and_runtime_stay_in_their_modules(path: Path) -> None:
 
 def test_building_a_gradient_needs_no_runtime() -> None:
     """The transforms import no runtime, so a machine without one can write gradient files."""
-    for name in ("api", "builder", "differentiate", "inspect", "io", "normalise", "optimise"):
+    for name in (
+        "api",
+        "builder",
+        "differentiate",
+        "inspect",
+        "io",
+        "normalise",
+        "optimise",
+        "transforms",
+    ):
         assert "onnxgrad.runtime" not in imports(PACKAGE / f"{name}.py")
