@@ -264,7 +264,7 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
         if tensor is None or tensor.nbytes < SHARE_BYTES or value.is_graph_input():
             continue
         array = np.require(tensor.numpy(), requirements=["C", "A"])
-        if array.dtype.isbuiltin != 1 or array.dtype.kind not in "fiu":
+        if not array.dtype.isnative or array.dtype.kind not in "fiu":
             continue  # not a type that an OrtValue can be made of from numpy
         taken[name] = weights.value(array)
         value.const_value = ir.ExternalTensor(
