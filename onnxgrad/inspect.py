@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxgrad import io
 from onnxgrad.api import Job, Spec
 from onnxgrad.builder import Builder, Refusal
-from onnxgrad.differentiate import Flow, apply, edge, operand_name, operands
+from onnxgrad.differentiate import Edge, Flow, apply, edge, operand_name, operands
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.names import All
 from onnxgrad.registry import State
@@ -91,11 +91,11 @@ def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -
     job = Job(net, wrt, of)
     flow = Flow.of(net.graph, job.wrt, job.of)
     op = Builder(net.graph)
-    found: dict[ir.Node, tuple[State, str]] = {}
-    for node in flow.nodes:
-        found[node] = _judge(op, node, flow)
+    blocked: dict[ir.Node, list[Edge]] = {}
     for e in flow.blocked:
-        found.setdefault(e.node, ("zero", e.reason))
+        blocked.setdefault(e.node, []).append(e)
+    found = {node: _judge(op, node, flow, blocked.pop(node, [])) for node in flow.nodes}
+    found |= {node: ("zero", edges[0].reason) for node, edges in blocked.items()}
     return Report(
         tuple(v.name or "" for v in job.wrt),
         tuple(v.name or "" for v in job.of),
@@ -104,7 +104,7 @@ def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -
     )
 
 
-def _judge(op: Builder, node: ir.Node, flow: Flow) -> tuple[State, str]:
+def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:
     """The state of one node on a path, found by a trial of its rules."""
     edges = [edge(node, k) for k, v in enumerate(operands(node)) if flow.matters(v)]
     missing = {operand_name(node, e.index): e.reason for e in edges if e.state == "none"}
@@ -116,8 +116,9 @@ def _judge(op: Builder, node: ir.Node, flow: Flow) -> tuple[State, str]:
         apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
     except (Refusal, NoRuleError, RuleError) as e:
         return "none", str(e)
-    inert = {operand_name(node, e.index): e.reason for e in flow.blocked if e.node is node}
-    return "rule", "; ".join(f"{name}: {reason}" for name, reason in inert.items())
+    inert = {operand_name(node, e.index): e.reason for e in blocked}
+    remarks = [f"{name}: {reason}" for name, reason in inert.items()]
+    return "rule", "; ".join([*dict.fromkeys(e.reason for e in edges if e.reason), *remarks])
 
 
 def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[Row, ...]:
