@@ -95,6 +95,13 @@ def at_least(size: Size, bound: int) -> Size:
     return size.op.Max(size, size.op.const([bound]))
 
 
+def as_float(size: Size, like: Tensor) -> float | Tensor:
+    """A size of one axis to calculate with in the dtype of `like` (a tensor of shape [])."""
+    if isinstance(size, int):
+        return float(size)
+    return like.op.Cast(like.op.Squeeze(size, like.op.const([0])), to=like.dtype)
+
+
 def inverse(size: Size, like: Tensor) -> float | Tensor:
     """1 / size, to calculate with in the dtype of `like` (a tensor of shape [])."""
     if isinstance(size, int):
