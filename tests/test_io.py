@@ -143,10 +143,10 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
 def test_weights_that_are_missing_or_too_short_are_refused_at_once(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "weights.bin").write_bytes(WEIGHT.tobytes()[:-1])
-    with pytest.raises(og.ModelError, match="'w'.*too short"):
+    with pytest.raises(og.ModelError, match=r"'w'.*too short"):
         io.load(path)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(og.ModelError, match="'w'.*cannot be read"):
+    with pytest.raises(og.ModelError, match=r"'w'.*cannot be read"):
         io.load(path)
 
 

@@ -213,7 +213,7 @@ def test_lists_are_converted_only_if_nothing_is_lost() -> None:
 
 
 def test_several_inputs_need_names() -> None:
-    with pytest.raises(og.FeedError, match="2 inputs.*'a', 'b'"):
+    with pytest.raises(og.FeedError, match=r"2 inputs.*'a', 'b'"):
         Net(two())(np.ones(3, np.float32))
 
 
@@ -266,7 +266,7 @@ def test_ambiguous_positions_are_refused() -> None:
         {"a.w": np.ones(3, np.float32), "a/w": np.ones(3, np.float32)},
     )
     net = Net(proto)
-    with pytest.raises(og.UnknownNameError, match="'a.w' or 'a/w'"):
+    with pytest.raises(og.UnknownNameError, match=r"'a\.w' or 'a/w'"):
         net([1, 2, 3], NetPortGradient(["a", "w"]))
     with pytest.raises(og.UnknownNameError, match="ambiguous"):
         net([1, 2, 3], NetPortGradient(["same", "B"]))
