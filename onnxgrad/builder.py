@@ -45,8 +45,19 @@ _SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp
 
 
 def is_float(value: ir.Value) -> bool:
-    """Whether cotangents can flow through `value`: a tensor of a differentiable dtype."""
+    """Whether `value` is a tensor of a differentiable dtype."""
     return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
+
+
+def carries(value: ir.Value) -> bool:
+    """Whether cotangents can flow through `value`: such a tensor, or a sequence of them.
+
+    Of a value whose type is unknown it has to be assumed.
+    """
+    kind = value.type
+    while isinstance(kind, ir.SequenceType | ir.OptionalType):
+        kind = kind.elem_type
+    return kind is None or (isinstance(kind, ir.TensorType) and kind.dtype in FLOATS)
 
 
 # Inference forgets even the rank of these where the size of the window is not known.

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad import shapes
-from onnxgrad.builder import Builder, Refusal, Tensor, is_float
+from onnxgrad.builder import Builder, Refusal, Tensor, carries
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
@@ -51,14 +51,14 @@ def edge(node: ir.Node, index: int) -> Edge:
     """What is known of the derivative of a node with respect to one operand."""
     entry = lookup(node.domain, node.op_type)
     if entry is None and has_body(node.domain, node.op_type):
-        floating = is_float(node.outputs[0])
+        floating = carries(node.outputs[0])
         return Edge(node, index, "rule" if floating else "zero", "through its function body")
     if entry is None:
         known = schema_of(node.domain, node.op_type) is not None
         reason = "no rule yet" if known else "not an operator of the standard, and no rule for it"
         return Edge(node, index, "none", reason)
     state, reason = entry.operand_state(operand_name(node, index))
-    if not any(is_float(v) or v.type is None for v in node.outputs):
+    if not any(carries(v) for v in node.outputs):
         return Edge(node, index, "zero", reason or "its outputs are not floating-point")
     return Edge(node, index, state, reason)
 
@@ -107,7 +107,7 @@ class Flow:
                 continue
             flow.nodes.append(node)
             for v in node.outputs:
-                if (is_float(v) or v.type is None) and v not in flow.reached:
+                if carries(v) and v not in flow.reached:
                     flow.reached[v] = through
         # A node is on a path only if a cotangent can come back to it.
         live = {v for v in targets if v in flow.reached}

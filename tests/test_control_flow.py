@@ -118,3 +118,21 @@ def test_missing_rule_inside() -> None:
     )
     with pytest.raises(og.NoRuleError, match=r"com\.acme::Strange"):
         og.gradient(model)
+
+
+def test_a_path_through_a_sequence_is_refused_or_right() -> None:
+    """A sequence of floating-point tensors is no dead end: zero would be silent and wrong."""
+    model = onnx.parser.parse_model(
+        HEAD
+        + """g (float[3] x) => (float[3] y) <int64 first = {0}> {
+          s = SequenceConstruct(x, x)
+          y = SequenceAt(s, first)
+        }"""
+    )
+    try:
+        backward = og.gradient(model)
+    except og.NoRuleError as error:
+        assert "Sequence" in str(error)
+    else:
+        got = runner(backward)({"x": np.ones(3, np.float32)})
+        assert got[1].tolist() == [1, 1, 1]

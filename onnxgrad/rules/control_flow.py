@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Tensor, is_float
+from onnxgrad.builder import Builder, Tensor, carries, is_float
 from onnxgrad.registry import rule
 from onnxgrad.scopes import close, copy_into, merged, new_input
 from onnxgrad.shapes import full_like
@@ -165,7 +165,7 @@ class _Steps:
 
         A state that influences one that matters does so too, a step earlier.
         """
-        floating = [k for k, (v, _) in enumerate(self.states) if is_float(v)]
+        floating = [k for k, (v, _) in enumerate(self.states) if carries(v)]
         carried = {k for k in floating if g_states[k] is not None}
         scans = [v for v, g in zip(self.scan_out, g_scans, strict=True) if g is not None]
         n = len(self.states)
@@ -176,6 +176,9 @@ class _Steps:
             live = matters(self.body, sources, [*(self.states[k][1] for k in carried), *scans])
             more = carried | {k for k in floating if self.states[k][0] in live}
             if more == carried:
+                for k in carried:
+                    if not is_float(self.states[k][0]):
+                        self.op.refuse(f"its state {self.states[k][0].name!r} is no tensor")
                 return sorted(carried), live
             carried = more
 
