@@ -2,6 +2,7 @@
 
 from onnxgrad import rules as _rules  # noqa: F401  fills the table of rules
 from onnxgrad.api import gradient, vjp
+from onnxgrad.check import check
 from onnxgrad.errors import (
     ArgumentError,
     FeedError,
@@ -17,6 +18,7 @@ from onnxgrad.errors import (
 from onnxgrad.inspect import inspect
 from onnxgrad.io import save
 from onnxgrad.names import ALL
+from onnxgrad.net import Net, NetPortGradient
 from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.transforms import hessian, hvp, jacobian, jvp, per_example_gradient, vmap
 
@@ -27,6 +29,8 @@ __all__ = [
     "ArgumentError",
     "FeedError",
     "ModelError",
+    "Net",
+    "NetPortGradient",
     "NoRuleError",
     "OnnxGradError",
     "RuleError",
@@ -34,6 +38,7 @@ __all__ = [
     "SaveError",
     "UnknownNameError",
     "UnreachableError",
+    "check",
     "elementwise",
     "forget",
     "gradient",
