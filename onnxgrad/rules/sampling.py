@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgrad import shapes
+from onnxgrad import interpolation, shapes
 from onnxgrad.builder import Tensor
+from onnxgrad.interpolation import Taps
 from onnxgrad.registry import not_implemented, rule
 from onnxgrad.shapes import Size
 
@@ -152,3 +154,117 @@ def _contract(matrix: Tensor, g: Tensor, axis: int) -> Tensor:
     rows = shapes.reshape(g, [*sizes[: axis + 1], shapes.product(sizes[axis + 1 :])])
     y = op.MatMul(matrix, rows)
     return shapes.reshape(y, [*sizes[:axis], shapes.dim(matrix, 0), *sizes[axis + 1 :]])
+
+
+# -- GridSample ----------------------------------------------------------------------------------
+
+_KERNELS = {
+    "nearest": interpolation.NEAREST,
+    "linear": interpolation.LINEAR,
+    "bilinear": interpolation.LINEAR,
+    "cubic": interpolation.CUBIC,
+    "bicubic": interpolation.CUBIC,
+}
+
+
+@rule("GridSample", "X")
+def _(g, X, grid, mode, padding_mode, align_corners):
+    taps, _ = _grid_taps(X, grid, mode, padding_mode, align_corners)
+    index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
+    weight = interpolation.outer([t.weight for t in taps])
+    return interpolation.scatter(interpolation.rows(g), index, weight, X)
+
+
+@rule("GridSample", "grid")
+def _(op, g, X, grid, mode, padding_mode, align_corners):
+    if mode == "nearest":
+        return None  # zero wherever it exists
+    taps, slopes = _grid_taps(X, grid, mode, padding_mode, align_corners)
+    index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
+    rows = op.Unsqueeze(interpolation.rows(g), op.const([1]))
+    values = shapes.reduce_sum(interpolation.gather(X, index) * rows, [3])
+    parts = []
+    for a, slope in enumerate(slopes):
+        along = interpolation.outer([t.slope if b == a else t.weight for b, t in enumerate(taps)])
+        parts.append(op.Unsqueeze(shapes.reduce_sum(values * along, [1]) * slope, op.const([2])))
+    return shapes.reshape_like(op.Concat(*reversed(parts), axis=2), grid)
+
+
+def _grid_taps(
+    X: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: int
+) -> tuple[list[Taps], list[float | Tensor]]:
+    """The taps along each axis, and the derivatives of their coordinates to those of the grid."""
+    op, n, kernel = X.op, X.rank - 2, _KERNELS[mode]
+    every, slopes = [], []
+    for a in range(n):
+        size = shapes.as_float(shapes.dim(X, a + 2), like=grid)
+        part = op.Gather(grid, op.const(n - 1 - a), axis=-1)
+        part = shapes.reshape(part, [shapes.dim(X, 0), -1])
+        slope = (size - 1) / 2 if align_corners else size / 2
+        points = (part + 1) * slope - (0 if align_corners else 0.5)
+        fold = None
+        if padding_mode == "reflection" and kernel is interpolation.CUBIC:
+            # Here it is the taps that are folded back, not the point between them.
+            fold = functools.partial(_folded, size=size, align_corners=align_corners)
+        elif padding_mode != "zeros" and kernel is not interpolation.CUBIC:
+            if padding_mode == "reflection":
+                slope = _fold_slope(points, size, align_corners) * slope
+                points = _folded(points, size, align_corners)
+            # No derivative at the border itself, as in PyTorch.
+            within = (points > 0) & (points < size - 1)
+            slope = op.Cast(within, to=grid.dtype) * slope
+            points = interpolation.clip(points, size - 1)
+        every.append(interpolation.taps(points, size, kernel, padding_mode == "zeros", fold))
+        slopes.append(slope)
+    return every, slopes
+
+
+def _mirrors(size: float | Tensor, align_corners: int) -> tuple[float, float | Tensor]:
+    """Where the mirrors stand: the first, and how far apart they are."""
+    if not align_corners:
+        return -0.5, size
+    span = size - 1
+    return 0, span.op.Max(span, span.op.const(1, like=span)) if isinstance(span, Tensor) else (
+        max(span, 1)
+    )
+
+
+def _folds(i: Tensor, size: float | Tensor, align_corners: int) -> tuple[Tensor, Tensor]:
+    """The distance from the first mirror, and how many others are passed on the way."""
+    low, span = _mirrors(size, align_corners)
+    distance = i.op.Abs(i - low)
+    return distance, i.op.Floor(distance / span)
+
+
+def _odd(count: Tensor) -> Tensor:
+    return count - count.op.Floor(count / 2) * 2
+
+
+def _folded(i: Tensor, size: float | Tensor, align_corners: int) -> Tensor:
+    """Coordinates beyond the mirrors brought back between them."""
+    low, span = _mirrors(size, align_corners)
+    distance, count = _folds(i, size, align_corners)
+    rest = distance - count * span
+    return rest + _odd(count) * (span - rest * 2) + low
+
+
+def _fold_slope(i: Tensor, size: float | Tensor, align_corners: int) -> Tensor:
+    low, _ = _mirrors(size, align_corners)
+    _, count = _folds(i, size, align_corners)
+    return i.op.Sign(i - low) * (1 - _odd(count) * 2)
+
+
+# -- AffineGrid ----------------------------------------------------------------------------------
+
+
+@rule("AffineGrid", "theta")
+def _(op, g, theta, size, align_corners):
+    """The grid is linear in theta: a product with points, which are the grid of the identity."""
+    n = theta.shape[1] if isinstance(theta.shape[1], int) else g.rank - 2
+    one = op.Concat(op.const([1]), shapes.part(size, 1, n + 2), axis=0)
+    eye = op.const(np.eye(n, n + 1)[None], like=theta)
+    points = shapes.reshape(op.AffineGrid(eye, one, align_corners=align_corners), [-1, n])
+    rows = shapes.reshape(g, [shapes.dim(g, 0), -1, n])
+    linear = op.MatMul(op.Transpose(rows, perm=[0, 2, 1]), points)
+    offset = shapes.reduce_sum(rows, [1])
+    return op.typed(op.Concat(linear, op.Unsqueeze(offset, op.const([2])), axis=2), theta)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from tests.samples import Sample, ints, normal
+from tests.samples import Sample, ints, normal, uniform
 
 _MODES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 
@@ -78,5 +78,44 @@ SAMPLES = [
         _resize((1, 2, 4, 5), sizes=[6, 9], axes=[2, 3], mode=mode, keep_aspect_ratio_policy=policy)
         for policy in ("not_larger", "not_smaller")
         for mode in ("nearest", "linear")
+    ),
+]
+
+
+def _points(*shape: int) -> np.ndarray:
+    """Coordinates inside and beyond the image, away from the kinks at elements and borders."""
+    p = uniform(-1.6, 1.6, *shape)
+    return np.round(p * 20) / 20 + 0.0137
+
+
+SAMPLES += [
+    *(
+        Sample(
+            "GridSample",
+            [normal(2, 2, 3, 4), _points(2, 2, 3, 2)],
+            {"mode": mode, "padding_mode": padding, "align_corners": align},
+            wrt=[0] if mode == "nearest" else None,
+        )
+        for mode in ("linear", "nearest", "cubic")
+        for padding in ("zeros", "border", "reflection")
+        for align in (0, 1)
+    ),
+    *(
+        Sample(
+            "GridSample",
+            [normal(1, 2, 2, 3, 3), _points(1, 2, 1, 3, 3)],
+            {"mode": mode, "padding_mode": padding, "align_corners": align},
+            wrt=[0] if mode == "nearest" else None,
+        )
+        for mode, padding, align in (
+            ("linear", "zeros", 0),
+            ("linear", "reflection", 1),
+            ("nearest", "border", 0),
+        )
+    ),
+    *(
+        Sample("AffineGrid", [normal(2, n, n + 1), ints(2, 3, *size)], {"align_corners": align})
+        for n, size in ((2, (3, 4)), (3, (2, 3, 2)))
+        for align in (0, 1)
     ),
 ]
