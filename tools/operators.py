@@ -51,7 +51,6 @@ class Line:
     domain: str
     operator: str
     since: int | None
-    deprecated: bool
     state: str
     operands: tuple[str, ...]
     note: str
@@ -74,30 +73,48 @@ def floating(schema: onnx.defs.OpSchema, operand: str) -> bool:
     return any("tensor(float)" in kind for kind in kinds.get(types, [types]))
 
 
-def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Line:
+def first_versions() -> dict[tuple[str, str], int]:
+    """The opset in which every operator first appeared."""
+    found: dict[tuple[str, str], int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        key = (schema.domain, schema.name)
+        found[key] = min(schema.since_version, found.get(key, schema.since_version))
+    return found
+
+
+def remarks(entry: registry.Entry) -> str:
+    """Why some of an operator's operands have no gradient."""
+    operands: dict[str, list[str]] = {}
+    for operand, reason in (entry.zeros | entry.nones).items():
+        operands.setdefault(reason, []).append(operand)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in operands.items())
+
+
+def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: int | None) -> Line:
     """What the registry knows of an operator."""
     entry = registry.lookup(domain, operator)
-    since, deprecated = (schema.since_version, schema.deprecated) if schema else (None, False)
     if entry is None:
         floats = [p.name for p in schema.inputs if floating(schema, p.name)] if schema else []
         body = has_body(domain, operator)
         state, operands = ("body", tuple(floats)) if body else ("none", ())
         note = "" if body else "no rule yet"
-        return Line(domain, operator, since, deprecated, state, operands, note)
+        return Line(domain, operator, since, state, operands, note)
     state, note = entry.state
+    if state == "rule":
+        note = remarks(entry)
     operands = tuple(
         name
         for name in entry.schema.inputs
         if entry.operand_state(name)[0] == "rule" and (schema is None or floating(schema, name))
     )
-    return Line(domain, operator, since, deprecated, state, operands, note)
+    return Line(domain, operator, since, state, operands, note)
 
 
 def lines() -> list[Line]:
     """Every operator of the installed onnx and of the registry, by domain and name."""
-    schemas = newest_schemas()
+    schemas, since = newest_schemas(), first_versions()
     known = set(schemas) | {(e.domain, e.op_type) for e in registry.entries()}
-    return [line(domain, name, schemas.get((domain, name))) for domain, name in sorted(known)]
+    return [line(*key, schemas.get(key), since.get(key)) for key in sorted(known)]
 
 
 def summary(table: list[Line]) -> str:
