@@ -19,9 +19,11 @@ _CPU = "CPUExecutionProvider"
 _PREFERRED = ("CUDAExecutionProvider", _CPU)
 # Smaller weights stay in the model's message: shape inference reads some of them.
 SHARE_BYTES = 1024
-# From here on a second session keeps no packed or folded copies of the weights. Measured: packing
-# makes a MatMul of a batch of 8 twice as fast, and takes the weights' size again in each session.
+# From here on the sessions of gradients take the weights as inputs, in place. Measured: then they
+# add nothing to the memory, where constants are copied into every session and packed for speed
+# (convolutions run twice as fast for it).
 _COPY_LIMIT = 2**28
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 def onnxruntime() -> Any:
@@ -57,8 +59,10 @@ class Port:
         dtype = np.dtype(value.dtype.numpy()) if tensor and value.dtype else None
         if value.shape is None:
             return cls(value.name or "", dtype, None)
-        dims = (d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape)
-        return cls(value.name or "", dtype, tuple(dims))
+        dims = tuple(d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape)
+        # Some exporters write -1 for any size.
+        free = tuple(None if isinstance(d, int) and d < 0 else d for d in dims)
+        return cls(value.name or "", dtype, free)
 
     def array(self, value: Any) -> Any:
         """`value` as the array to feed.
@@ -173,7 +177,7 @@ class Session:
         providers: Execution providers in order of preference; None for CUDA where there is
             one, then the CPU.
         threads: Threads within an operator; None for onnxruntime's choice.
-        lean: Keep no second copy of large weights, at some cost in speed.
+        lean: Keep no copy of large weights on the CPU, at some cost in speed.
 
     Raises:
         RuntimeMissingError: onnxruntime is not installed.
@@ -197,26 +201,25 @@ class Session:
         options.log_severity_level = 4  # errors arrive as exceptions
         if threads is not None:
             options.intra_op_num_threads = threads
-        shared = _take_out(model, weights)
-        size = sum(value.tensor_size_in_bytes() for value in shared.values())
-        disabled = None
-        if lean and size > _COPY_LIMIT:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            disabled = ["ConstantFolding"]
-        if shared:
-            # The first gives the model its weights, the second lets kernels use them in place.
-            # In place means in the CPU's memory: on another device a copy has to be made anyway.
-            options.add_external_initializers(list(shared), list(shared.values()))
-            if all(name == _CPU for name in map(_name, chosen)):
-                for name, value in shared.items():
-                    options.add_initializer(name, value)
-        self._weights = weights  # onnxruntime does not keep them alive
+        taken = _take_out(model, weights)
+        size = sum(value.tensor_size_in_bytes() for value in taken.values())
+        # Sharing by SessionOptions.add_initializer is no way: it takes the place of what
+        # onnxruntime's optimizer has made of a weight under the same name.
+        self._fed: dict[str, Any] = {}
+        if lean and size > _COPY_LIMIT and all(_name(provider) == _CPU for provider in chosen):
+            for name in [n for n, value in taken.items() if value.data_type() in _FLOATS]:
+                value = model.graph.initializers.pop(name)
+                value.const_value = None
+                model.graph.inputs.append(value)
+                self._fed[name] = taken.pop(name)
+        if taken:
+            options.add_external_initializers(list(taken), list(taken.values()))
+        self._weights = weights  # onnxruntime does not keep their memory alive
         try:
             self._session = ort.InferenceSession(
                 ir.to_proto(model).SerializeToString(),
                 options,
                 providers=chosen,
-                disabled_optimizers=disabled,
             )
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise ModelError(f"onnxruntime cannot load the model: {error}") from error
@@ -228,7 +231,7 @@ class Session:
             FeedError: onnxruntime cannot run the net on these values.
         """
         try:
-            return list(self._session.run(outputs, dict(feeds)))
+            return list(self._session.run(outputs, {**self._fed, **feeds}))
         except Exception as error:  # as above
             raise FeedError(f"onnxruntime cannot run the net on these inputs: {error}") from error
 
@@ -267,6 +270,7 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
         if not array.dtype.isnative or array.dtype.kind not in "fiu":
             continue  # not a type that an OrtValue can be made of from numpy
         taken[name] = weights.value(array)
+        value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
         value.const_value = ir.ExternalTensor(
             "weights", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )

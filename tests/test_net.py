@@ -306,8 +306,10 @@ def test_a_session_is_built_once_per_request(monkeypatch: pytest.MonkeyPatch) ->
     assert len(built) == 2
 
 
-def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [2**28, 0], ids=["constants", "inputs"])
+def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """The forward and the gradient session take a weight from the same memory."""
+    monkeypatch.setattr(runtime, "_COPY_LIMIT", limit)
     size = runtime.SHARE_BYTES // 4
     weight = RNG.standard_normal(size).astype(np.float32)
     constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight * 2))
@@ -332,6 +334,23 @@ def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, backward = given
     assert set(forward) == {"w", "c"}
     assert forward == backward
+
+
+@pytest.mark.parametrize("limit", [2**28, 0], ids=["constants", "inputs"])
+def test_shared_weights_survive_the_optimizer(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """A transposed weight, which onnxruntime transposes ahead of time under its own name."""
+    monkeypatch.setattr(runtime, "_COPY_LIMIT", limit)
+    weight = RNG.standard_normal((16, 24)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("Mul", ["t", "w"], ["m"]),
+        helper.make_node("Transpose", ["m"], ["y"], perm=[0, 2, 1]),
+    ]
+    net = Net(model(nodes, {"x": ["N", 24, 16]}, {"y": ["N", 24, 16]}, {"w": weight}))
+    x = RNG.standard_normal((2, 24, 16)).astype(np.float32)
+    close(net(x), x * weight.T)
+    close(net(x, NetPortGradient("x")), np.tile(weight.T, (2, 1, 1)))
+    close(net(x, NetPortGradient("w")), x.sum(0).T)
 
 
 def test_a_missing_runtime_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
