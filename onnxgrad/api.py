@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad import io, shapes
 from onnxgrad.builder import Builder, Tensor, is_float
-from onnxgrad.differentiate import Edge, Flow, describe, edge, pull, require_rules
+from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
@@ -164,8 +164,8 @@ class Job:
             NoRuleError: An operator on the path has no gradient rule.
         """
         sources = self.wrt if sources is None else sources
-        self.require(list(seeds), sources)
-        found = pull(self.op, seeds, sources)
+        flow = self.require(list(seeds), sources)
+        found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)})
         for v in sources:
             if v not in found:
                 if not self.zeros:
@@ -173,13 +173,14 @@ class Job:
                 found[v] = shapes.full_like(self.op.tensor(v), 0)
         return found
 
-    def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> None:
-        """Raise where a gradient from `targets` to one of `sources` is missing, as `pull` says."""
+    def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:
+        """What matters between `sources` and `targets`; raises what `pull` does."""
         flow = Flow.of(self.op.graph, sources, targets)
         require_rules(flow)
         for v in sources:
             if not self.zeros and not flow.matters(v):
                 raise _unreachable(self.op.graph, v, targets)
+        return flow
 
     def finish(self, results: dict[str, Tensor], forward: bool) -> None:
         """List the results as outputs under their names, drop what is no longer needed."""

@@ -68,14 +68,21 @@ _ALIKE = {"GroupNormalization", "MeanVarianceNormalization"}
 
 
 def keep_rank(node: ir.Node) -> bool:
-    """Set the rank of the output where inference has not but could have; whether it did."""
-    if node.domain or node.op_type not in _SLIDING | _ALIKE:
+    """Set the rank of outputs where inference has not but could have; whether it did."""
+    if node.domain or node.op_type not in _SLIDING | _ALIKE | {"Attention"}:
         return False
-    x, y = node.inputs[0], node.outputs[0]
-    if x is None or x.shape is None or y.shape is not None:
+    x, outputs = node.inputs[0], node.outputs[:1]
+    if node.op_type == "Attention":  # the caches and scores, whatever the rank of the query
+        dims: list[Any] = [None] * 4
+        outputs = node.outputs[1:]
+    elif x is None or x.shape is None:
         return False
-    y.shape = x.shape if node.op_type in _ALIKE else ir.Shape([None] * len(x.shape))
-    return True
+    else:
+        dims = list(x.shape) if node.op_type in _ALIKE else [None] * len(x.shape)
+    missing = [v for v in outputs if v.name and v.shape is None]
+    for v in missing:
+        v.shape = ir.Shape(dims)
+    return bool(missing)
 
 
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
@@ -308,6 +315,8 @@ class Builder:
         self.scope = "grad"  # prefix of emitted names: the primal node that the rule is applied to
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
+        # What inference told of a node, by operator, attributes and operand types: nets repeat.
+        self._inferred: dict[Any, list[Any]] = parent._inferred if parent else {}
         self._consts: dict[Any, ir.Value] = {}
         self._singular: set[ir.Value] = parent._singular if parent else set()
 
@@ -425,20 +434,29 @@ class Builder:
             self._infer(schema, node)
 
     def _infer(self, schema: onnx.defs.OpSchema, node: ir.Node) -> None:
+        key: list[Any] = [schema.name, len(node.outputs)]
+        key.append(_frozen({name: a.value for name, a in node.attributes.items()}))
+        for v in node.inputs:
+            if v is not None and v.type is None:
+                raise RuleError(f"the dtype of {v.name!r} is unknown ({self.scope})")
+            key.append(v and (v.type.__class__, v.dtype, dims_of(v), _shape_like(v)))
+        known = self._inferred.get(tuple(key))
+        if known is None:
+            known = self._inferred[tuple(key)] = self._infer_anew(schema, node)
+        for v, (kind, shape) in zip(node.outputs, known, strict=True):
+            if v.type is None and kind is not None:
+                v.type, v.shape = kind, shape
+        keep_rank(node)
+
+    def _infer_anew(
+        self, schema: onnx.defs.OpSchema, node: ir.Node
+    ) -> list[tuple[ir.TypeProtocol | None, ir.Shape | None]]:
         types, data = {}, {}
         for v in node.inputs:
-            if v is None:
-                continue
-            if v.type is None:
-                raise RuleError(f"the dtype of {v.name!r} is unknown ({self.scope})")
-            types[v.name] = _type_proto(v)
-            # Shape-like operands only: axes, shapes, starts.
-            if (
-                v.const_value is not None
-                and v.dtype == ir.DataType.INT64
-                and not v.is_graph_input()
-            ):
-                data[v.name] = ir.serde.serialize_tensor(v.const_value)
+            if v is not None:
+                types[v.name] = _type_proto(v)
+                if _shape_like(v) is not None:
+                    data[v.name] = ir.serde.serialize_tensor(v.const_value)
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
                 schema,
@@ -450,11 +468,16 @@ class Builder:
         except Exception as e:
             operands = ", ".join(str(v) for v in node.inputs)
             raise RuleError(f"{node.op_type}({operands}) does not fit: {e} ({self.scope})") from e
-        for v in node.outputs:
-            if v.name in inferred and v.type is None:
-                v.type = ir.serde.deserialize_type_proto_for_type(inferred[v.name])
-                v.shape = ir.serde.deserialize_type_proto_for_shape(inferred[v.name])
-        keep_rank(node)
+        found = (inferred.get(v.name) for v in node.outputs)
+        return [
+            (None, None)
+            if proto is None
+            else (
+                ir.serde.deserialize_type_proto_for_type(proto),
+                ir.serde.deserialize_type_proto_for_shape(proto),
+            )
+            for proto in found
+        ]
 
     # -- values --------------------------------------------------------------------------------
 
@@ -540,10 +563,24 @@ def _harmless(op_type: str, values: Sequence[ir.Value | None]) -> bool:
 
 
 def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        (k, tuple(v) if isinstance(v, list) else id(v) if isinstance(v, ir.Graph) else v)
-        for k, v in sorted(attributes.items())
-    )
+    """Attributes as a key: equal ones are equal, but for graphs."""
+    return tuple((name, _key_of(value)) for name, value in sorted(attributes.items()))
+
+
+def _key_of(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_key_of, value))
+    if isinstance(value, ir.TensorProtocol):
+        return (value.dtype, tuple(value.shape), value.tobytes())
+    return id(value) if isinstance(value, ir.Graph) else value
+
+
+def _shape_like(value: ir.Value) -> bytes | None:
+    """The contents of a small constant of integers: axes, sizes, starts."""
+    tensor = value.const_value
+    if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > _SMALL:
+        return None
+    return None if value.is_graph_input() else tensor.tobytes()
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:

@@ -75,7 +75,8 @@ class Flow:
     blocked: list[Edge] = field(default_factory=list)
     # Values that influence a target.
     useful: set[ir.Value] = field(default_factory=set)
-    nodes: list[ir.Node] = field(default_factory=list)  # on a path, in topological order
+    # The nodes on a path, in topological order, with the operands through which it leads.
+    steps: list[tuple[ir.Node, list[Edge]]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -90,39 +91,35 @@ class Flow:
         for node in reversed(graph):
             if any(v in useful for v in node.outputs):
                 useful.update(v for v in operands(node) if v is not None)
-        flow.useful = useful
+        steps: list[tuple[ir.Node, list[Edge]]] = []
         for node in graph:
             if not any(v in useful for v in node.outputs):
                 continue
-            through = None
-            for index, v in enumerate(operands(node)):
-                if v not in flow.reached:
-                    continue
-                e = edge(node, index)
-                if e.state == "zero":
-                    flow.blocked.append(e)
-                else:
-                    through = through if through is not None and through.state == "none" else e
-            if through is None:
+            edges = [edge(node, k) for k, v in enumerate(operands(node)) if v in flow.reached]
+            flow.blocked += [e for e in edges if e.state == "zero"]
+            edges = [e for e in edges if e.state != "zero"]
+            if not edges:
                 continue
-            flow.nodes.append(node)
+            steps.append((node, edges))
+            through = next((e for e in edges if e.state == "none"), edges[0])
             for v in node.outputs:
-                if carries(v) and v not in flow.reached:
-                    flow.reached[v] = through
+                if carries(v):
+                    flow.reached.setdefault(v, through)
         # A node is on a path only if a cotangent can come back to it.
         live = {v for v in targets if v in flow.reached}
-        kept = []
-        for node in reversed(flow.nodes):
+        for node, edges in reversed(steps):
             if any(v in live for v in node.outputs):
-                kept.append(node)
-                live.update(
-                    v
-                    for k, v in enumerate(operands(node))
-                    if v in flow.reached and edge(node, k).state != "zero"
-                )
-        flow.nodes = kept[::-1]
+                flow.steps.append((node, edges))
+                values = operands(node)
+                live.update(values[e.index] for e in edges)
+        flow.steps.reverse()
         flow.useful = live
         return flow
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes on a path, in topological order."""
+        return [node for node, _ in self.steps]
 
     def matters(self, value: ir.Value | None) -> bool:
         """Whether the cotangent of `value` is needed."""
@@ -166,12 +163,10 @@ def require_rules(flow: Flow) -> None:
     Raises:
         NoRuleError: it names operator, node, path and what to do.
     """
-    for node in flow.nodes:
-        for index, v in enumerate(operands(node)):
-            if v is not None and flow.matters(v):
-                e = edge(node, index)
-                if e.state == "none":
-                    raise refuse(node, index, e.reason, flow)
+    for node, edges in flow.steps:
+        for e in edges:
+            if e.state == "none":
+                raise refuse(node, e.index, e.reason, flow)
 
 
 def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:
@@ -199,14 +194,13 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
             total[v] = op.sum(parts.pop(v))
         return total.get(v) if v in sources else total.pop(v, None)
 
-    for node in reversed(flow.nodes):
+    for node, edges in reversed(flow.steps):
         op.scope = f"{node.name}/grad"
         gs = [cotangent(v) for v in node.outputs]
         if all(g is None for g in gs):
             continue
         values = operands(node)
-        wanted = [k for k, v in enumerate(values) if flow.matters(v)]
-        wanted = [k for k in wanted if edge(node, k).state == "rule"]
+        wanted = [e.index for e in edges]
         try:
             for index, g in apply(op, node, gs, wanted).items():
                 v = values[index]
