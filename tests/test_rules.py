@@ -50,13 +50,13 @@ def sample_model(sample: Sample, symbolic: bool, fed: bool) -> tuple[onnx.ModelP
     for info, found in zip(model.graph.output, inferred.graph.output, strict=True):
         info.CopyFrom(found)
     if not all(o.type.tensor_type.HasField("shape") for o in model.graph.output):
-        # Axes fed at run time: inference has no rank, which a model has to declare; it
-        # knows nothing at all of GroupNormalization.
+        # A model has to declare what inference lacks: a rank, where axes are fed at run time, or
+        # anything at all of GroupNormalization.
         for o, array in zip(model.graph.output, runner_of(sample)(model)(feeds), strict=True):
-            dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-            o.type.tensor_type.elem_type = dtype
-            for a in range(array.ndim):
-                o.type.tensor_type.shape.dim.add(dim_param=f"{o.name}_{a}")
+            if not o.type.tensor_type.HasField("shape"):
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                shape = [f"{o.name}_{a}" for a in range(array.ndim)]
+                o.CopyFrom(onnx.helper.make_tensor_value_info(o.name, dtype, shape))
     return model, feeds
 
 

@@ -1,0 +1,215 @@
+"""Attention, Y = softmax(softcap(scale · Q Kᵀ) + bias) V, and rotary embeddings.
+
+The forward operator stays as it is; the backward pass computes the probabilities P anew.
+"""
+
+from functools import reduce
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad import shapes
+from onnxgrad.registry import rule
+
+
+@rule("Attention")
+def _(
+    op, g_Y, g_present_key, g_present_value, g_qk_matmul_output, Q, K, V, attn_mask, past_key,
+    past_value, nonpad_kv_seqlen, is_causal, kv_num_heads, left_window_size, q_num_heads,
+    qk_matmul_output_mode, right_window_size, scale, softcap, softmax_precision,
+):  # fmt: skip
+    q, k, v = _split(Q, q_num_heads), _split(K, kv_num_heads), _split(V, kv_num_heads)
+    if past_key is not None:
+        k, v = op.Concat(past_key, k, axis=2), op.Concat(past_value, v, axis=2)
+    mask = None if attn_mask is None else _padded(op, attn_mask, k)
+    windows = _windows(is_causal, left_window_size, right_window_size)
+    rules = _rules(op, q, k, mask, past_key, nonpad_kv_seqlen, windows)
+    rows = _share(q, k) * (_scale(op, q) if scale is None else scale)
+    s = _unshare(op.MatMul(rows, _transpose(k)), q)
+    capped = op.Tanh(s / softcap) if softcap else None
+    p = _probabilities(op, capped * softcap if softcap else s, mask, rules, softmax_precision)
+
+    # The cotangents of P and, going back, of the scores with bias (dbias), capped, and raw (ds).
+    modes = dict.fromkeys(range(4)) | {qk_matmul_output_mode: g_qk_matmul_output}
+    dp, dv = modes[3], g_present_value
+    if g_Y is not None:
+        g = _share(_split(g_Y, q_num_heads), k)
+        dv = _plus(dv, op.MatMul(_transpose(_share(p, k)), g))
+        dp = _plus(dp, _unshare(op.MatMul(g, _transpose(v)), q))
+    dbias = _plus(modes[2], None if dp is None else _unsoftmax(op, dp, p))
+    ds = _plus(modes[1], dbias)
+    if softcap and ds is not None:
+        ds = ds * (1 - capped * capped)
+    ds = _plus(modes[0], ds)
+    dk, result = g_present_key, {}
+    if ds is not None:
+        ds = _share(ds, k)
+        dk = _plus(dk, op.MatMul(_transpose(ds), rows))
+        dq = _unshare(op.MatMul(ds, k), q) * (_scale(op, q) if scale is None else scale)
+        result["Q"] = _merge(dq, Q)
+    for total, operand, past, new in ((dk, K, "past_key", "K"), (dv, V, "past_value", "V")):
+        if total is not None:
+            length = shapes.dim(total, 2) if past_key is None else shapes.dim(past_key, 2)
+            if past_key is not None:
+                result[past] = shapes.part(total, 0, length, 2)
+                total = shapes.part(total, length, shapes.dim(k, 2), 2)
+            result[new] = _merge(total, operand)
+    if dbias is not None and attn_mask is not None and attn_mask.dtype != ir.DataType.BOOL:
+        dmask = op.cast(shapes.unbroadcast(dbias, dbias.shape, mask), mask.dtype)
+        if mask is not attn_mask:
+            dmask = shapes.part(dmask, 0, shapes.dim(attn_mask, -1), mask.rank - 1)
+        result["attn_mask"] = dmask
+    return result
+
+
+def _plus(a, b):
+    return b if a is None else a if b is None else a + b
+
+
+def _unsoftmax(op, dp, p):
+    m = dp * p
+    return m - p * op.ReduceSum(m, op.const([-1]), keepdims=1)
+
+
+# -- Heads -----------------------------------------------------------------------------------------
+
+
+def _split(X, heads):
+    """[B, S, heads · D] as [B, heads, S, D]."""
+    if X.rank == 4:
+        return X
+    B, S, width = shapes.dims(X)
+    return X.op.Transpose(shapes.reshape(X, [B, S, heads, width // heads]), perm=[0, 2, 1, 3])
+
+
+def _merge(g, X):
+    """The inverse of `_split`."""
+    return g if X.rank == 4 else shapes.reshape_like(g.op.Transpose(g, perm=[0, 2, 1, 3]), X)
+
+
+def _share(t, k):
+    """[B, heads, S, D] as [B, kv heads, S', D]: heads that share one of `k` are more rows of it."""
+    if shapes.same_dim(t.shape[1], k.shape[1]):
+        return t
+    return shapes.reshape(t, [shapes.dim(t, 0), shapes.dim(k, 1), -1, shapes.dim(t, 3)])
+
+
+def _unshare(t, q):
+    """The inverse of `_share`, with the heads and rows of `q`."""
+    if shapes.same_dim(t.shape[1], q.shape[1]):
+        return t
+    return shapes.reshape(t, [*shapes.dims(q)[:3], shapes.dim(t, 3)])
+
+
+def _transpose(t):
+    return t.op.Transpose(t, perm=[0, 1, 3, 2])
+
+
+def _scale(op, q):
+    size = shapes.dim(q, 3)
+    if isinstance(size, int):
+        return size**-0.5
+    return op.bounded(1 / op.Sqrt(shapes.as_float(size, q)))
+
+
+# -- Masks and probabilities -----------------------------------------------------------------------
+
+
+def _padded(op, mask, k):
+    """The mask for all keys: those beyond its end are not attended."""
+    if shapes.same_dim(mask.shape[-1], k.shape[2]):
+        return mask
+    missing = shapes.dim(k, 2) - shapes.dim(mask, -1)
+    pads = shapes.vector(mask, [0] * (2 * mask.rank - 1) + [missing])
+    beyond = False if mask.dtype == ir.DataType.BOOL else -np.inf
+    return op.Pad(mask, pads, op.const(beyond, like=mask))
+
+
+def _windows(is_causal, left, right):
+    """How many keys before and after its own position a query attends; None for all."""
+    left = None if left is None or left < 0 else left
+    right = None if right is None or right < 0 else right
+    return left, 0 if is_causal else right
+
+
+def _rules(op, q, k, mask, past_key, valid, windows):
+    """By name the rules that apply: where a query attends a key, broadcastable to the scores."""
+    left, right = windows
+    rules = {}
+    if mask is not None:
+        rules["mask"] = mask if mask.dtype == ir.DataType.BOOL else ~mask.equals(-np.inf)
+    j = shapes.arange(op, shapes.dim(k, 2))
+    valid = None if valid is None else op.Unsqueeze(valid, op.const([1, 2, 3]))
+    if valid is not None:
+        rules["valid"] = j < valid
+    if left is not None or right is not None:
+        i = op.Unsqueeze(shapes.arange(op, shapes.dim(q, 2)), op.const([1]))
+        if past_key is not None:
+            i = i + shapes.dim(past_key, 2)
+        elif valid is not None:
+            i = i + (valid - shapes.dim(q, 2))
+        if right is not None:
+            rules["right"] = j - i <= right
+        if left is not None:
+            rules["left"] = i - j <= left
+    return rules
+
+
+def _probabilities(op, s, mask, rules, precision):
+    """P; 0 in a row that attends nothing, as in PyTorch, where the softmax of -∞ would be NaN."""
+    precision = s.dtype if precision is None else ir.DataType(precision)
+    if not rules:
+        return op.cast(op.Softmax(op.cast(s, precision), axis=-1), s.dtype)
+    attends = reduce(op.And, rules.values())
+    # So low that the probability is 0, and still finite where a score is added to it.
+    never = op.const(-3e4 if s.dtype == ir.DataType.FLOAT16 else -1e30, like=s)
+    floating = mask is not None and mask.dtype != ir.DataType.BOOL
+    bias = op.Where(attends, op.cast(mask, s.dtype) if floating else op.const(0, like=s), never)
+    p = op.cast(op.Softmax(op.cast(s + bias, precision), axis=-1), s.dtype)
+    return p if rules.keys() == {"right"} else op.mask(p, attends)  # every row attends key 0
+
+
+# -- RotaryEmbedding -------------------------------------------------------------------------------
+
+
+@rule("RotaryEmbedding", "X")
+def _(op, g, cos_cache, sin_cache, position_ids, interleaved, num_heads, rotary_embedding_dim):
+    """The inverse rotation."""
+    return op.RotaryEmbedding(
+        g, cos_cache, -sin_cache, position_ids,
+        interleaved=interleaved, num_heads=num_heads, rotary_embedding_dim=rotary_embedding_dim,
+    )  # fmt: skip
+
+
+@rule("RotaryEmbedding", "cos_cache")
+def _(op, g, X, cos_cache, position_ids, interleaved, num_heads, rotary_embedding_dim):
+    (x, y), (gx, gy) = _pairs(X, g, num_heads, rotary_embedding_dim, interleaved)
+    return _to_cache(op, x * gx + y * gy, cos_cache, position_ids)
+
+
+@rule("RotaryEmbedding", "sin_cache")
+def _(op, g, X, sin_cache, position_ids, interleaved, num_heads, rotary_embedding_dim):
+    (x, y), (gx, gy) = _pairs(X, g, num_heads, rotary_embedding_dim, interleaved)
+    return _to_cache(op, x * gy - y * gx, sin_cache, position_ids)
+
+
+def _pairs(X, g, heads, rotary, interleaved):
+    """What is rotated of X and of its cotangent: the two coordinates of each plane."""
+    return [_plane(_split(t, heads), rotary, interleaved) for t in (X, g)]
+
+
+def _plane(t, rotary, interleaved):
+    size = rotary or shapes.dim(t, 3)
+    if interleaved:
+        t = shapes.part(t, 0, size, 3)
+        t = shapes.reshape(t, [*shapes.dims(t)[:3], size // 2, 2])
+        return [t.op.Gather(t, t.op.const(k), axis=4) for k in (0, 1)]
+    return [shapes.part(t, 0, size // 2, 3), shapes.part(t, size // 2, size, 3)]
+
+
+def _to_cache(op, g, cache, position_ids):
+    g = shapes.reduce_sum(g, [1])  # the heads
+    if position_ids is None:
+        return shapes.unbroadcast(g, g.shape, cache)
+    index = op.Unsqueeze(position_ids, op.const([2]))
+    return op.ScatterND(shapes.full_like(cache, 0), index, g, reduction="add")
