@@ -20,7 +20,7 @@ from onnxgrad.shapes import Size
 
 @dataclass(frozen=True)
 class Kernel:
-    """The weights of the taps: polynomials in the distance of a point from the element before it."""
+    """The weights of the taps: polynomials in the distance of a point from the element before."""
 
     first: int  # the first tap, counted from that element
     powers: np.ndarray  # [degree + 1, T]

@@ -131,3 +131,15 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     last = len(lead)
     seen = op.Transpose(seen, perm=[*range(last), last + 1, last])
     return shapes.reshape_like(shapes.reduce_sum(op.MatMul(g, seen), [0]), W)
+
+
+@rule("Col2Im", "input")
+def _(op, g, input, block_shape, strides, dilations, pads):
+    """Col2Im adds blocks up into an image; here they are read from one."""
+    known, n = block_shape.const, g.rank - 2
+    if known is None:
+        blocks = [shapes.part(block_shape, k, k + 1) for k in range(n)]
+    else:
+        blocks = [int(b) for b in known]
+    axes = windows.sliding(g, blocks, strides, dilations, pads)
+    return shapes.reshape_like(windows.columns(g, axes), input)

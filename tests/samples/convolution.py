@@ -1,4 +1,6 @@
-from tests.samples import Sample, normal
+import numpy as np
+
+from tests.samples import Sample, ints, normal, uniform
 
 
 def _conv(
@@ -75,4 +77,50 @@ SAMPLES += [
     _transpose((2, 4, 3), (4, 3, 3), group=2, strides=[2], bias=True),
     _transpose((2, 3, 3, 3), (3, 1, 3, 3), group=3, strides=[2, 2], pads=[1, 1, 1, 1]),
     _transpose((2, 3, 3, 3), (3, 2, 2, 3), group=3),
+]
+
+
+def _deform(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    outputs: tuple[int, ...],
+    offset_group: int = 1,
+    optional: bool = True,
+    **attributes: object,
+) -> Sample:
+    n, elements = x[0], w[2] * w[3]
+    offset = np.round(uniform(-1.5, 1.5, n, 2 * offset_group * elements, *outputs) * 10) / 10 + 0.03
+    more = [normal(w[0]), normal(n, offset_group * elements, *outputs)] if optional else []
+    return Sample(
+        "DeformConv",
+        [normal(*x), normal(*w), offset, *more],
+        {"offset_group": offset_group, **attributes},
+    )
+
+
+SAMPLES += [
+    _deform((1, 2, 4, 5), (3, 2, 2, 2), (3, 4), kernel_shape=[2, 2]),
+    _deform((1, 2, 4, 4), (2, 2, 3, 2), (4, 3), pads=[1, 0, 1, 0], optional=False),
+    _deform(
+        (2, 4, 4, 5),
+        (4, 2, 2, 3),
+        (2, 2),
+        offset_group=2,
+        group=2,
+        strides=[2, 1],
+        dilations=[1, 2],
+        pads=[0, 1, 0, 0],
+    ),
+    _deform((1, 4, 3, 3), (2, 4, 2, 2), (2, 2), 4, kernel_shape=[2, 2]),
+    # image [6, 7] from blocks [2, 3]
+    *(
+        Sample("Col2Im", [normal(2, 12, rows * columns), ints(6, 7), ints(2, 3)], attributes)
+        for rows, columns, attributes in (
+            (5, 5, {}),
+            (3, 4, {"strides": [2, 2], "pads": [0, 1, 0, 1]}),
+            (4, 3, {"dilations": [2, 2]}),
+        )
+    ),
+    Sample("Col2Im", [normal(1, 6, 4), ints(6), ints(3)]),
+    Sample("Col2Im", [normal(1, 8, 8), ints(3, 3, 3), ints(2, 2, 2)]),
 ]
