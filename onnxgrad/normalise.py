@@ -40,6 +40,7 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
     """
     graph = model.graph
     outputs = list(graph.outputs)
+    weights = {name: v for name, v in graph.initializers.items() if name in keep}
     named = {v.name: v for v in graph.outputs}
     for node in graph:
         for v in node.outputs:
@@ -55,6 +56,10 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
         logging.getLogger("onnxscript").setLevel(logging_level)
     graph = model.graph
     del graph.outputs[len(outputs) :]
+    for name, v in weights.items():
+        if name not in graph.initializers:  # nothing uses it, so a pass has removed it
+            again = ir.Value(name=name, type=v.type, shape=v.shape, const_value=v.const_value)
+            graph.register_initializer(again)
     infer(model)
 
 
@@ -139,7 +144,7 @@ def _forget_anonymous(value: ir.Value) -> None:
     if value.shape is not None:
         value.shape = ir.Shape(
             [
-                None if isinstance(d, ir.SymbolicDim) and str(d.value) in _ANONYMOUS else d
+                None if str(d.value if isinstance(d, ir.SymbolicDim) else d) in _ANONYMOUS else d
                 for d in value.shape
             ]
         )

@@ -1,0 +1,52 @@
+"""Real files as they come: what normalisation has to cope with."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import onnxgrad as og
+from tests.oracle import runner
+
+
+def with_unused_weight(opset: int, ir_version: int) -> onnx.ModelProto:
+    """y = x * w, and a weight that nothing uses; both weights are listed as inputs, as of old."""
+    weights = {"w": np.array([2, 3], np.float32), "unused": np.ones((1, 2), np.float32)}
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])]
+    inputs += [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, w.shape) for n, w in weights.items()
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "w"], ["y"])],
+        "net",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])],
+        [onnx.numpy_helper.from_array(w, n) for n, w in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(9, 3), (13, 7), (21, 10)])
+def test_a_weight_that_nothing_uses(opset: int, ir_version: int) -> None:
+    model = with_unused_weight(opset, ir_version)
+    full = og.gradient(model, og.ALL, forward=False)
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    found = dict(zip([o.name for o in full.graph.output], runner(full)({"x": x}), strict=True))
+    np.testing.assert_array_equal(found["w_grad"], [4, 6])
+    np.testing.assert_array_equal(found["unused_grad"], [[0, 0]])
+    with pytest.raises(og.UnreachableError, match="no node uses it"):
+        og.gradient(model, "unused")
+
+
+def test_a_size_of_minus_one_is_unknown() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> net (float[N, 2] x) => (float[N, 2] y) '
+        "{ y = Tanh(x) }"
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    found = runner(og.gradient(model, forward=False))({"x": np.zeros((3, 2), np.float32)})
+    np.testing.assert_array_equal(found[0], np.ones((3, 2)))
