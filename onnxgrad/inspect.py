@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from onnxgrad import io
 from onnxgrad.api import Job, Spec
-from onnxgrad.builder import Builder, Refusal
+from onnxgrad.builder import Builder, Refusal, carries, subgraphs
 from onnxgrad.differentiate import Edge, Flow, apply, edge, operand_name, operands
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.names import All
 from onnxgrad.registry import State
+from onnxgrad.scopes import captures
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
 _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
@@ -94,7 +95,10 @@ def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -
     blocked: dict[ir.Node, list[Edge]] = {}
     for e in flow.blocked:
         blocked.setdefault(e.node, []).append(e)
-    found = {node: _judge(op, node, flow, blocked.pop(node, [])) for node in flow.nodes}
+    found: dict[ir.Node, tuple[State, str]] = {}
+    for node in flow.nodes:
+        found |= _within(node, flow)  # before the trial, which can add to the inner graphs
+        found[node] = _judge(op, node, flow, blocked.pop(node, []))
     found |= {node: ("zero", edges[0].reason) for node, edges in blocked.items()}
     return Report(
         tuple(v.name or "" for v in job.wrt),
@@ -106,19 +110,45 @@ def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -
 
 def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:
     """The state of one node on a path, found by a trial of its rules."""
-    edges = [edge(node, k) for k, v in enumerate(operands(node)) if flow.matters(v)]
-    missing = {operand_name(node, e.index): e.reason for e in edges if e.state == "none"}
-    if missing:
-        return "none", "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    edges = _edges(node, flow)
+    if missing := _missing(edges):
+        return "none", missing
     # What is a cotangent does not matter here, only its type: so each output is its own.
     gs = [op.tensor(v) if flow.matters(v) else None for v in node.outputs]
     try:
         apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
     except (Refusal, NoRuleError, RuleError) as e:
         return "none", str(e)
-    inert = {operand_name(node, e.index): e.reason for e in blocked}
-    remarks = [f"{name}: {reason}" for name, reason in inert.items()]
-    return "rule", "; ".join([*dict.fromkeys(e.reason for e in edges if e.reason), *remarks])
+    return "rule", "; ".join(
+        [*dict.fromkeys(e.reason for e in edges if e.reason), *map(_remark, blocked)]
+    )
+
+
+def _within(node: ir.Node, flow: Flow) -> dict[ir.Node, tuple[State, str]]:
+    """The operators in the graphs of a node on a path, by what is declared of them."""
+    found: dict[ir.Node, tuple[State, str]] = {}
+    outer = [v for v in captures(node) if flow.matters(v)]
+    for graph in subgraphs(node):
+        sources = [*outer, *(v for v in graph.inputs if carries(v))]
+        inner = Flow.of(graph, sources, [v for v in graph.outputs if carries(v)])
+        found |= {e.node: ("zero", e.reason) for e in inner.blocked}
+        for n in inner.nodes:
+            missing = _missing(_edges(n, inner))
+            found[n] = ("none", missing) if missing else ("rule", "")
+            found |= _within(n, inner)
+    return found
+
+
+def _edges(node: ir.Node, flow: Flow) -> list[Edge]:
+    return [edge(node, k) for k, v in enumerate(operands(node)) if flow.matters(v)]
+
+
+def _missing(edges: list[Edge]) -> str:
+    return "; ".join(dict.fromkeys(_remark(e) for e in edges if e.state == "none"))
+
+
+def _remark(e: Edge) -> str:
+    return f"{operand_name(e.node, e.index)}: {e.reason}"
 
 
 def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[Row, ...]:

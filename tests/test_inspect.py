@@ -105,6 +105,23 @@ def test_a_rule_that_refuses_this_node_is_found(ramp: str) -> None:
         og.gradient(model)
 
 
+def test_operators_within_branches_are_listed(ramp: str) -> None:
+    model = parse(
+        """
+g (bool c, float[N] x) => (float[N] y) {
+    y = If(c) <
+        then_branch = t () => (float[N] a) { e = Exp(x) a = Floor(e) },
+        else_branch = f () => (float[N] b) { b = com.acme.Ramp(x) }
+    >
+}""",
+        '"" : 21, "com.acme" : 1',
+    )
+    report = og.inspect(model)
+    assert states(report) == {"If": "none", "Floor": "zero", "Ramp": "none"}
+    og.elementwise(ramp, lambda op, x: x > 0)
+    assert states(og.inspect(model)) == {"If": "rule", "Floor": "zero", "Ramp": "rule"}
+
+
 def test_the_table_is_aligned() -> None:
     lines = str(og.inspect(MODELS / "mlp.onnx")).splitlines()
     column = lines[0].index("state")
