@@ -266,6 +266,8 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
         tensor = value.const_value
         if tensor is None or tensor.nbytes < SHARE_BYTES or value.is_graph_input():
             continue
+        if not value.uses():
+            continue  # onnxruntime drops it before it looks for its value
         array = np.require(tensor.numpy(), requirements=["C", "A"])
         if not array.dtype.isnative or array.dtype.kind not in "fiu":
             continue  # not a type that an OrtValue can be made of from numpy
