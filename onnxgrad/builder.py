@@ -40,6 +40,9 @@ _RANDOM = {
 # Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
 
+# Operators that move elements of their first operand, one of all, and look at none of them.
+_MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+
 # A value computed by these can be infinite where its operands are finite: see Builder.mask.
 _SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp", "Sqrt"}
 
@@ -97,11 +100,22 @@ def constant_of(value: ir.Value) -> np.ndarray | None:
 
     A small one may be computed by nodes, as exporters do with shapes.
     """
+    part = _known_part(value)
+    return part[0] if part is not None and part[1].all() else None
+
+
+def forget_constant(value: ir.Value) -> None:
+    """Let the value be computed anew: more is known of what it depends on."""
+    value.meta.pop("onnxgrad.constant", None)
+
+
+def _known_part(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
+    """A value's array and which of its elements are known, as those of a Shape may be in part."""
     if value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is not None:
-        return tensor.numpy()
+        return tensor.numpy(), np.array(True)
     node = value.producer()
     if node is None:
         return None
@@ -110,28 +124,38 @@ def constant_of(value: ir.Value) -> np.ndarray | None:
     return value.meta["onnxgrad.constant"]
 
 
-def _evaluate(node: ir.Node, value: ir.Value) -> np.ndarray | None:
+def _evaluate(node: ir.Node, value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
     if node.domain or node.op_type in _RANDOM or any(subgraphs(node)) or not node.inputs:
         return None
     if node.op_type == "Shape":
-        known = dims_of(node.inputs[0])
-        if known is None:
+        dims = dims_of(node.inputs[0])
+        if dims is None:
             return None
         a = node.attributes
-        part = known[slice(*(a[k].as_int() if k in a else None for k in ("start", "end")))]
-        return np.array(part, np.int64) if all(isinstance(d, int) for d in part) else None
-    feeds = {}
-    for v in node.inputs:
-        if v is not None:
-            feeds[v.name] = array = constant_of(v)
-            if array is None or array.size > _SMALL:
-                return None
+        dims = dims[slice(*(a[k].as_int() if k in a else None for k in ("start", "end")))]
+        known = [isinstance(d, int) for d in dims]
+        return np.array([d if isinstance(d, int) else 0 for d in dims], np.int64), np.array(known)
     out = dims_of(value)
     if out is None or not all(isinstance(d, int) for d in out) or math.prod(out) > _SMALL:
         return None
+    arrays, masks, whole = {}, {}, True
+    for k, v in enumerate(node.inputs):
+        if v is None:
+            continue
+        part = _known_part(v)
+        if part is None or part[0].size > _SMALL:
+            return None
+        arrays[v.name] = masks[v.name] = part[0]
+        if not part[1].all():
+            if node.op_type not in _MOVES or (k and node.op_type != "Concat"):
+                return None
+            whole = False
+        if node.op_type in _MOVES and (not k or node.op_type == "Concat"):
+            masks[v.name] = np.broadcast_to(part[1], part[0].shape)
     opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
-    run = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
-    return np.asarray(run.run([value.name], feeds)[0])
+    run = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets).run
+    array = np.asarray(run([value.name], arrays)[0])
+    return array, np.array(True) if whole else np.asarray(run([value.name], masks)[0], bool)
 
 
 class Tensor:
@@ -419,7 +443,9 @@ class Builder:
             hoists: What does not depend on the inner graph is emitted outside of it. Only where the
                 inner graph is sure to run.
         """
-        inner = Builder(ir.Graph([], [], nodes=[], name=self.names.fresh(name)), self, hoists)
+        opsets = dict(self.graph.opset_imports)
+        graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=self.names.fresh(name))
+        inner = Builder(graph, self, hoists)
         inner.scope = self.scope
         return inner
 

@@ -3,7 +3,7 @@
 Ensured: no model-local functions; opset FLOOR or newer; an IR version with initializers apart from
 inputs; weights in initializers of the main graph, none in Constant nodes; every node and value
 named and in order; the dtype of every value that the standard can infer, and its shape as far as it
-follows from the inputs.
+follows from the inputs; no If whose condition follows from them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnxscript.version_converter import ConvertVersionPass
 from onnxgrad.builder import keep_rank
 from onnxgrad.errors import ModelError
 from onnxgrad.registry import lookup, onnx_schema
+from onnxgrad.scopes import choose_branches
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -39,12 +40,12 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
         ModelError: The model is not valid, or its opset cannot be raised.
     """
     graph = model.graph
-    outputs = list(graph.outputs)
-    weights = {name: v for name, v in graph.initializers.items() if name in keep}
+    outputs, kept = list(graph.outputs), set(keep)
+    weights = {name: v for name, v in graph.initializers.items() if name in kept}
     named = {v.name: v for v in graph.outputs}
     for node in graph:
         for v in node.outputs:
-            if v.name in keep and v.name not in named:
+            if v.name in kept and v.name not in named:
                 graph.outputs.append(v)
     logging_level = logging.getLogger("onnxscript").level
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -61,6 +62,8 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
             again = ir.Value(name=name, type=v.type, shape=v.shape, const_value=v.const_value)
             graph.register_initializer(again)
     infer(model)
+    while choose_branches(model.graph):
+        infer(model)
 
 
 def _passes(model: ir.Model) -> None:
@@ -89,6 +92,8 @@ def _passes(model: ir.Model) -> None:
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.NameFixPass()(model)
     common.TopologicalSortPass()(model)
+    for inner in model.graph.subgraphs():
+        inner.opset_imports.update(model.graph.opset_imports)
 
 
 def infer(model: ir.Model) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Names, Tensor, subgraphs
+from onnxgrad.builder import Builder, Names, Tensor, constant_of, forget_constant, subgraphs
 
 
 def captures(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -85,6 +85,39 @@ def copy_graph(
     copy.remove(nodes)
     op.graph.extend(nodes)
     return nodes, stands
+
+
+def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
+    """Put the branch in the place of each If whose condition is known; whether there was one.
+
+    Exporters write Squeeze as an If on the size of the axis, so that even the rank depends on it.
+    """
+    names, found = names or Names(graph), False
+    for node in graph:
+        for v in node.outputs:
+            forget_constant(v)  # more sizes may be known now
+    for node in list(graph):
+        condition = constant_of(node.inputs[0]) if node.op_type == "If" else None
+        if condition is None:
+            for inner in subgraphs(node):
+                found |= choose_branches(inner, names)
+            continue
+        branch = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
+        rename(branch, names)
+        nodes, results, constants = list(branch), list(branch.outputs), branch.initializers
+        for name in list(constants):
+            graph.register_initializer(constants.pop(name))
+        branch.outputs.clear()
+        branch.remove(nodes)
+        graph.insert_before(node, nodes)
+        for result, v in zip(results, node.outputs, strict=True):
+            copy = ir.node("Identity", [result], name=names.fresh(node.name or "If"))
+            copy.outputs[0].name = v.name
+            graph.insert_before(node, copy)
+            ir.convenience.replace_all_uses_with(v, copy.outputs[0], replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        found = True
+    return found
 
 
 def new_input(op: Builder, stem: str, like: ir.Value) -> Tensor:

@@ -164,10 +164,10 @@ def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
     return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
 
 
-def pad_vector(x: Tensor, around: dict[int, tuple[Size, Size]]) -> Tensor:
-    """The operand of Pad that adds so much before and after `x`, by axis."""
-    pairs = [around.get(a, (0, 0)) for a in range(x.rank)]
-    return vector(x, [before for before, _ in pairs] + [after for _, after in pairs])
+def pad(x: Tensor, around: dict[int, tuple[Size, Size]]) -> Tensor:
+    """`x` with so many zeros before and after it, by axis; its rank need not be known."""
+    pads = vector(x, [b for b, _ in around.values()] + [a for _, a in around.values()])
+    return x.op.Pad(x, pads, None, x.op.const(list(around)))
 
 
 def permutation_inverse(perm: Sequence[int]) -> list[int]:

@@ -18,7 +18,7 @@ from onnxgrad.shapes import (
     from_front,
     full,
     full_like,
-    pad_vector,
+    pad,
     permutation_inverse,
     reduce_sum,
     reshape,
@@ -60,7 +60,7 @@ def _place(op: Builder, g: Tensor, sizes: list[Size], axis: int, index: Tensor) 
     known = index.const
     k = int(known.item()) if known is not None else op.cast(reshape(index, [1]), DataType.INT64)
     k = from_front(k, sizes[axis])
-    return op.Pad(g, pad_vector(g, {axis: (k, sizes[axis] - 1 - k)}))
+    return pad(g, {axis: (k, sizes[axis] - 1 - k)})
 
 
 @rule("Compress", "input")

@@ -18,7 +18,7 @@ from onnxgrad.shapes import (
     from_front,
     full,
     full_like,
-    pad_vector,
+    pad,
     part,
     permutation_inverse,
     reduce_sum,
@@ -125,7 +125,7 @@ def _(op, g, data, starts, axes, steps, node):
             g, start = flip(g, axis), clamp(op, start + (length - 1) * step, 0, size)
         g = _spread(g, axis, abs(step))
         around[axis] = start, size - start - length * abs(step)
-    return op.Pad(g, pad_vector(g, around))
+    return pad(g, around)
 
 
 def flip(x: Tensor, axis: int) -> Tensor:
@@ -224,7 +224,7 @@ def _fold(
     head, tail = clamp(op, before, 0, length), clamp(op, after, 0, length)
     ends: list[tuple[Size, Size]] = [(0, head)] if head != 0 else []
     ends += [(length - tail, length)] if tail != 0 else []
-    inner = _crop(op, g, pad_vector(g, {axis: (before, after)}), None)
+    inner = _crop(op, g, vector(g, [before, after]), op.const([axis]))
     if not ends:
         return inner
     border = op.Concat(*(part(g, *end, axis) for end in ends), axis=axis)

@@ -1,0 +1,89 @@
+"""Sizes that real files compute with: a branch that they decide, a rank that they leave open."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+
+import onnxgrad as og
+
+HEADER = '<ir_version: 8, opset_import: ["": 17]>'
+
+
+def model(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f"{HEADER} {text}")
+
+
+def run(net: onnx.ModelProto, **feeds: np.ndarray) -> list[np.ndarray]:
+    onnx.checker.check_model(net, full_check=True)
+    session = onnxruntime.InferenceSession(net.SerializeToString())
+    return session.run(None, feeds)
+
+
+SQUEEZE = """g (float[N,3,L] x) => (float[N] y) <float[1,3,1] w = {1, 2, 3}, int64[1] i = {1}> {
+  c = Conv(x, w)
+  s = Shape(c)
+  size = Gather(s, i)
+  one = Equal(size, i)
+  d = If(one) <
+    then_branch = then_graph () => (float[N,L] a) { a = Squeeze(c, i) },
+    else_branch = else_graph () => (float[N,C,L] b) { b = Identity(c) }
+  >
+  y = ReduceMean<axes=[1], keepdims=0>(d)
+}"""
+
+
+def test_squeeze_written_as_a_branch_on_the_size() -> None:
+    grad = og.gradient(model(SQUEEZE), ["x", "w"])
+    assert not any(node.op_type == "If" for node in grad.graph.node)
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    y, x_grad, w_grad = run(grad, x=x)
+    np.testing.assert_allclose(y, np.einsum("ncl,c->nl", x, [1, 2, 3]).mean(1))
+    np.testing.assert_allclose(x_grad, np.broadcast_to([[0.25], [0.5], [0.75]], x.shape))
+    np.testing.assert_allclose(w_grad[0, :, 0], x.mean(2).sum(0), rtol=1e-6)
+
+
+def test_a_decided_branch_keeps_its_name_and_its_weights() -> None:
+    net = model("""g (float[2] x) => (float[2] y) <bool c = {1}> {
+      y = If(c) <
+        then_branch = t () => (float[2] a) {
+          w = Constant<value = float[2] {3, 4}>()
+          a = Mul(x, w)
+        },
+        else_branch = e () => (float[2] b) { b = Neg(x) }
+      >
+    }""")
+    net.graph.node[0].attribute[0].g.node[0].name = "weight"
+    y, x_grad, w_grad = run(og.gradient(net, ["x", "w"], of="y"), x=np.float32([5, 6]))
+    np.testing.assert_array_equal(y, [15, 24])
+    np.testing.assert_array_equal(x_grad, [3, 4])
+    np.testing.assert_array_equal(w_grad, [5, 6])
+
+
+def test_a_branch_on_a_size_that_is_not_known_remains() -> None:
+    net = model(SQUEEZE.replace("float[N] y", "float[?,?] y"))
+    net.graph.initializer.add().CopyFrom(onnx.numpy_helper.from_array(np.int64([2]), "last"))
+    net.graph.node[2].input[1] = "last"
+    net.graph.node[5].attribute[0].ints[0] = 0
+    grad = og.gradient(net, "x")
+    assert sum(node.op_type == "If" for node in grad.graph.node) == 2
+    _, x_grad = run(grad, x=np.ones((2, 3, 4), np.float32))
+    np.testing.assert_allclose(x_grad, np.broadcast_to([[0.5], [1], [1.5]], x_grad.shape))
+
+
+def test_slices_of_a_tensor_of_unknown_rank() -> None:
+    net = model("""g (float[N,1,M] x) => (float[K] y) {
+      s = Squeeze(x)
+      e = Sigmoid(s)
+      one = Constant<value_ints = [1]>()
+      three = Constant<value_ints = [3]>()
+      zero = Constant<value_ints = [0]>()
+      a = Slice(e, one, three, zero)
+      y = Mul(a, a)
+    }""")
+    x = np.linspace(-1, 1, 4, dtype=np.float32).reshape(4, 1, 1)
+    s = 1 / (1 + np.exp(-x))
+    want = 2 * s * s * (1 - s) * (np.arange(4) % 3 > 0).reshape(x.shape)
+    np.testing.assert_allclose(run(og.gradient(net, "x"), x=x)[1], want, rtol=1e-5)
