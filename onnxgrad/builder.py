@@ -88,6 +88,30 @@ def keep_rank(node: ir.Node) -> bool:
     return bool(missing)
 
 
+def misjudged(node: ir.Node) -> bool:
+    """Whether the standard's inference may give wrong sizes, where operands' are not numbers.
+
+    It takes the ellipsis of an Einsum's first operand for that of all, and what Attention would
+    have to calculate, a head's size or the number of keys, for 0.
+    """
+    if node.domain or node.op_type not in ("Attention", "Einsum"):
+        return False
+    dims = [None if v is None else dims_of(v) for v in node.inputs]
+    if node.op_type == "Attention":
+        queried = len(node.outputs) > 3 or (dims[0] is not None and len(dims[0]) == 3)
+        return queried and any(not isinstance(n, int) for d in dims for n in d or ())
+    parts, terms = [], node.attributes["equation"].as_string().split("->")[0].split(",")
+    for term, d in zip(terms, dims, strict=True):
+        before, dots, after = term.replace(" ", "").partition("...")
+        if dots and d is not None:
+            parts.append(d[len(before) : len(d) - len(after)])
+    return any(
+        any(n is None or n != axis[0] for n in axis) and not all(isinstance(n, int) for n in axis)
+        for axis in zip(*parts, strict=True)
+        if len(parts) > 1
+    )
+
+
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
     """The dimensions of a value; None where even the rank is unknown."""
     if value.shape is None:
@@ -472,6 +496,8 @@ class Builder:
         for v, (kind, shape) in zip(node.outputs, known, strict=True):
             if v.type is None and kind is not None:
                 v.type, v.shape = kind, shape
+                if shape is not None and misjudged(node):
+                    v.shape = ir.Shape([None] * len(shape))
         keep_rank(node)
 
     def _infer_anew(

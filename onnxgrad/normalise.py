@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
-from onnxgrad.builder import keep_rank
+from onnxgrad.builder import keep_rank, misjudged
 from onnxgrad.errors import ModelError
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
@@ -27,6 +27,9 @@ _IR_VERSION = 10
 
 # What exporters write for "any size": two of them are not equal sizes.
 _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
+
+# The domain of operators that inference is not to see.
+_HIDDEN = "onnxgrad.hidden"
 
 
 def normalise(model: ir.Model, keep: list[str]) -> None:
@@ -102,17 +105,30 @@ def infer(model: ir.Model) -> None:
     Their ranks are kept: inference loses that of a Reshape to sizes computed at run time.
     """
     declared = [(v, v.shape) for v in model.graph.outputs]
+    _infer(model)
+    nodes = [n for n in model.graph.all_nodes() if misjudged(n)]
+    if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
+        model.graph.opset_imports[_HIDDEN] = 1
+        for node in nodes:
+            node.domain = _HIDDEN
+        _infer(model)
+        for node in nodes:
+            node.domain = ""
+        del model.graph.opset_imports[_HIDDEN]
+    for v, shape in declared:
+        if v.shape is None:
+            v.shape = shape
+
+
+def _infer(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
-        if onnx_schema(node.domain, node.op_type) is not None:
+        if onnx_schema(node.domain, node.op_type) is not None or node.domain == _HIDDEN:
             for v in node.outputs:
                 v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_shapes(model)
     while _type_own_operators(model.graph) or any([keep_rank(n) for n in model.graph.all_nodes()]):
         infer_shapes(model)
-    for v, shape in declared:
-        if v.shape is None:
-            v.shape = shape
 
 
 def _type_own_operators(graph: ir.Graph) -> bool:

@@ -47,16 +47,24 @@ def sample_model(sample: Sample, symbolic: bool, fed: bool) -> tuple[onnx.ModelP
         opsets.append(onnx.helper.make_opsetid(sample.domain, 1))
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    sizes = {n for a in sample.inputs if a is not None for n in a.shape}
     for info, found in zip(model.graph.output, inferred.graph.output, strict=True):
         info.CopyFrom(found)
-    if not all(o.type.tensor_type.HasField("shape") for o in model.graph.output):
-        # A model has to declare what inference lacks: a rank, where axes are fed at run time, or
-        # anything at all of GroupNormalization.
-        for o, array in zip(model.graph.output, runner_of(sample)(model)(feeds), strict=True):
-            if not o.type.tensor_type.HasField("shape"):
-                dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                shape = [f"{o.name}_{a}" for a in range(array.ndim)]
-                o.CopyFrom(onnx.helper.make_tensor_value_info(o.name, dtype, shape))
+    # A model has to declare what inference lacks: a rank, where axes are fed at run time, anything
+    # at all of GroupNormalization; and sizes that it takes for 0, of Attention.
+    lacking = [
+        k
+        for k, shape in enumerate(o.type.tensor_type.shape for o in model.graph.output)
+        if not model.graph.output[k].type.tensor_type.HasField("shape")
+        or (any(d.HasField("dim_value") and not d.dim_value for d in shape.dim) and 0 not in sizes)
+    ]
+    if lacking:
+        values = runner_of(sample)(model)(feeds)
+        for k in lacking:
+            o = model.graph.output[k]
+            dtype = onnx.helper.np_dtype_to_tensor_dtype(values[k].dtype)
+            shape = [f"{o.name}_{a}" for a in range(values[k].ndim)]
+            o.CopyFrom(onnx.helper.make_tensor_value_info(o.name, dtype, shape))
     return model, feeds
 
 

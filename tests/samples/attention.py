@@ -27,20 +27,17 @@ def _attention(operands: list[Array | None], opset: int = 24, **attributes: Any)
     return Sample("Attention", operands, attributes, opset=opset, **others)
 
 
-# onnx infers a size of 0 where it would have to calculate with names; runtimes refuse the model.
-_NAMED = {"symbolic": False}
-
 _PLACES = np.array([[0, 4, 4]])
 
 SAMPLES = [
     _attention(_operands(), opset=23),
     _attention(_operands(), opset=23, is_causal=1),
-    _attention(_operands(rank=3), q_num_heads=2, kv_num_heads=2, scale=0.7, **_NAMED),
+    _attention(_operands(rank=3), q_num_heads=2, kv_num_heads=2, scale=0.7),
     _attention(_operands(), scale=0.3, softcap=1.5),
     # query heads that share a head of K and V
     _attention(_operands(heads=4), is_causal=1),
     _attention(_operands(heads=2, kv=1)),
-    _attention(_operands(heads=4, rank=3), q_num_heads=4, kv_num_heads=2, **_NAMED),
+    _attention(_operands(heads=4, rank=3), q_num_heads=4, kv_num_heads=2),
     # masks
     _attention([*_operands(), _BLIND]),
     _attention([*_operands(), _BLIND[:, :3]]),  # shorter than the keys
@@ -54,13 +51,11 @@ SAMPLES = [
     # caches
     _attention([*_operands(), *_past()], opset=23, outputs=3),
     _attention([*_operands(), *_past()], is_causal=1, outputs=3),
-    _attention([*_operands(rank=3), *_past()], outputs=3, q_num_heads=2, kv_num_heads=2, **_NAMED),
+    _attention([*_operands(rank=3), *_past()], outputs=3, q_num_heads=2, kv_num_heads=2),
     _attention([*_operands(heads=4), *_past()], outputs=3, of=[1, 2], wrt=[1, 2, 4, 5]),
     # the scores at each stage
     *(
-        _attention(
-            [*_operands(), normal(3, 5)], outputs=4, qk_matmul_output_mode=m, softcap=c, **_NAMED
-        )
+        _attention([*_operands(), normal(3, 5)], outputs=4, qk_matmul_output_mode=m, softcap=c)
         for m, c in ((0, 0.0), (0, 2.0), (1, 2.0), (2, 2.0), (3, 0.0))
     ),
     _attention(_operands(), opset=25, left_window_size=1),
