@@ -223,9 +223,11 @@ def unreduce(g: Tensor, x: Tensor, axes: list[int] | Tensor, keepdims: int) -> T
 
 
 def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:
-    """The sum over `axes`; over none of them it is `x`."""
-    if not isinstance(axes, Tensor) and not axes:
-        return x
+    """The sum over `axes`; over none of them, or only over axes of size 1, no node computes it."""
+    if not isinstance(axes, Tensor):
+        known = x.shape
+        if known is not None and all(known[a] == 1 for a in axes):
+            return x if keepdims or not axes else x.op.Squeeze(x, axes_vector(x, axes))
     return x.op.ReduceSum(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)
 
 
