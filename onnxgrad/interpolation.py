@@ -152,13 +152,17 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
     return x.op.Gather(shapes.reshape(rows(x), [-1, c]), index, axis=0)
 
 
-def scatter(g: Tensor, index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """What is gathered by `index` with `weight`, pulled back to `x`; `g` is [B, P, C]."""
-    op = g.op
+def scatter(updates: Tensor, index: Tensor, x: Tensor) -> Tensor:
+    """The adjoint of `gather`: `updates` [B, T, P, C] added up where they were read from `x`."""
+    op = updates.op
     b, c, *sizes = shapes.dims(x)
     s = shapes.product(sizes)
-    updates = op.Unsqueeze(g, op.const([1])) * op.Unsqueeze(weight, op.const([3]))
-    zeros = shapes.full(g, [b * s, c], 0)
+    zeros = shapes.full(updates, [b * s, c], 0)
     y = op.ScatterND(zeros, op.Unsqueeze(index, op.const([3])), updates, reduction="add")
     y = op.Transpose(shapes.reshape(y, [b, s, c]), perm=[0, 2, 1])
     return shapes.reshape_like(y, x)
+
+
+def weighted(g: Tensor, weight: Tensor) -> Tensor:
+    """The part of `g` [B, P, C] of each tap, by weights [B, T, P]."""
+    return g.op.Unsqueeze(g, g.op.const([1])) * g.op.Unsqueeze(weight, g.op.const([3]))

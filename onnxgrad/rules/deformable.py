@@ -118,7 +118,8 @@ class Sampling:
 
     def pull_x(self, g: Tensor, W: Tensor) -> Tensor:
         columns = self.masked(self.columns(g, W))
-        return interpolation.scatter(columns, self.index, self.weight, self.x)
+        columns = interpolation.weighted(columns, self.weight)
+        return interpolation.scatter(columns, self.index, self.x)
 
     def pull_filters(self, g: Tensor) -> Tensor:
         op, g = g.op, self.grouped(g)

@@ -172,7 +172,7 @@ def _(g, X, grid, mode, padding_mode, align_corners):
     taps, _ = _grid_taps(X, grid, mode, padding_mode, align_corners)
     index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
     weight = interpolation.outer([t.weight for t in taps])
-    return interpolation.scatter(interpolation.rows(g), index, weight, X)
+    return interpolation.scatter(interpolation.weighted(interpolation.rows(g), weight), index, X)
 
 
 @rule("GridSample", "grid")

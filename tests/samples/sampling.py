@@ -1,6 +1,6 @@
 import numpy as np
 
-from tests.samples import Sample, ints, normal, uniform
+from tests.samples import Sample, distinct, ints, normal, uniform
 
 _MODES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 
@@ -85,7 +85,7 @@ SAMPLES = [
 def _points(*shape: int) -> np.ndarray:
     """Coordinates inside and beyond the image, away from the kinks at elements and borders."""
     p = uniform(-1.6, 1.6, *shape)
-    return np.round(p * 20) / 20 + 0.0137
+    return np.round(p, 1) + 1 / 60
 
 
 SAMPLES += [
@@ -117,5 +117,43 @@ SAMPLES += [
         Sample("AffineGrid", [normal(2, n, n + 1), ints(2, 3, *size)], {"align_corners": align})
         for n, size in ((2, (3, 4)), (3, (2, 3, 2)))
         for align in (0, 1)
+    ),
+]
+
+# Boxes inside, across the border, beyond it, small, and of no extent.
+_BOXES = np.array(
+    [
+        [0.6, 0.4, 3.7, 4.1],
+        [1.2, 2.3, 6.9, 8.2],
+        [-2.1, -1.7, 1.3, 2.2],
+        [9.1, 9.3, 12.2, 11.4],
+        [2.1, 1.3, 2.4, 1.5],
+        [0.3, 0.2, 5.83, 0.9],
+    ]
+)
+_IMAGES = np.random.default_rng(0).permutation(np.arange(-60, 60)).reshape(2, 2, 5, 6) / 30
+
+SAMPLES += [
+    *(
+        Sample(
+            "RoiAlign",
+            # In the maximum fewer compete, so that no step makes another one win.
+            [_IMAGES, _BOXES[:boxes], ints(0, 1, 1, 0, 0, 1)[:boxes]],
+            {"mode": mode, "output_height": 2, "output_width": 3, "sampling_ratio": ratio, **more},
+        )
+        for mode, boxes in (("avg", 6), ("max", 3))
+        for ratio in (0, 2)
+        for more in (
+            {"coordinate_transformation_mode": "half_pixel"},
+            {"coordinate_transformation_mode": "output_half_pixel", "spatial_scale": 0.7},
+        )
+    ),
+    Sample(
+        "MaxRoiPool",
+        [distinct(2, 2, 5, 6), np.column_stack([[0, 1, 1, 0, 0, 1], _BOXES])],
+        {"pooled_shape": [2, 3], "spatial_scale": 0.9},
+        wrt=[0],
+        single=True,  # no runtime has it in float64
+        tolerance=2e-3,
     ),
 ]
