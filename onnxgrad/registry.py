@@ -68,7 +68,7 @@ def schema_of(domain: str, op_type: str, version: int | None = None) -> Schema |
         name: onnx.helper.get_attribute_value(a.default_value) if a.default_value.type else None
         for name, a in s.attributes.items()
     }
-    defaults = {k: v.decode() if isinstance(v, bytes) else v for k, v in defaults.items()}
+    defaults = {k: _decoded(v) for k, v in defaults.items()}
     return Schema(
         tuple(p.name for p in s.inputs),
         tuple(p.name for p in s.outputs),
@@ -76,6 +76,12 @@ def schema_of(domain: str, op_type: str, version: int | None = None) -> Schema |
         bool(s.inputs) and s.inputs[-1].option == variadic,
         bool(s.outputs) and s.outputs[-1].option == variadic,
     )
+
+
+def _decoded(default: Any) -> Any:
+    if isinstance(default, list):
+        return [_decoded(v) for v in default]
+    return default.decode() if isinstance(default, bytes) else default
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -146,6 +147,52 @@ def close(op: Builder, results: Sequence[Tensor]) -> None:
         outputs.append(v)
     op.graph.outputs.extend(outputs)
     prune(op.graph)
+
+
+def scan(
+    op: Builder,
+    step: Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]],
+    states: Sequence[Tensor],
+    read: Sequence[Tensor | None],
+    backwards: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Emit a Scan over the first axis.
+
+    Args:
+        op: Emits the node.
+        step: ``step(op, *states, *slices)`` emits one step to the inner graph; it returns the
+            states after it and what it writes. What is None in `read` is None among its slices.
+        states: The initial states.
+        read: What the steps read, a slice each.
+        backwards: The steps go from the last slice to the first, and write from the last on.
+
+    Returns:
+        The final states, and what the steps wrote.
+    """
+    inner = op.child("step")
+    tensors = [t for t in read if t is not None]
+    carried = [new_input(inner, "state", t.value) for t in states]
+    slices = [None if t is None else new_input(inner, "slice", _slice_of(t.value)) for t in read]
+    after, written = step(inner, *carried, *slices)
+    like = [*states, *(op.tensor(_stack_of(t.value, tensors[0].value)) for t in written)]
+    close(inner, [*after, *written])
+    attributes: dict[str, Any] = {"body": inner.graph, "num_scan_inputs": len(tensors)}
+    if backwards:
+        attributes["scan_input_directions"] = [1] * len(tensors)
+        attributes["scan_output_directions"] = [1] * len(written)
+    values = op.node("Scan", [*states, *tensors], len(like), attributes, like=like)
+    return list(values[: len(states)]), list(values[len(states) :])
+
+
+def _slice_of(value: ir.Value) -> ir.Value:
+    """What a step reads of a tensor, as far as dtype and shape go."""
+    return ir.Value(type=value.type, shape=value.shape and ir.Shape(value.shape[1:]))
+
+
+def _stack_of(value: ir.Value, read: ir.Value) -> ir.Value:
+    """What the steps write in all, as far as dtype and shape go; `read` has their number."""
+    length = read.shape[0] if read.shape else None
+    return ir.Value(type=value.type, shape=value.shape and ir.Shape([length, *value.shape]))
 
 
 def renamed_copy(op: Builder, t: Tensor, stem: str) -> ir.Value:

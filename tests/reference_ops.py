@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
+from tests import reference_recurrent
+
 Array = np.ndarray
 
 
@@ -223,4 +225,5 @@ OPS = [
     LpPool,
     MaxUnpool,
     Pad,
+    *reference_recurrent.OPS,
 ]

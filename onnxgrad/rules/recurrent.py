@@ -1,0 +1,491 @@
+"""RNN, GRU and LSTM: the gates of all steps in bulk, a Scan of what is truly recurrent.
+
+The forward node stays as it is. Its output Y, shifted by one step, is the state before each step,
+so the gates of all steps come from one product. Given them, a step backward is linear in the
+cotangents of the states: its coefficients are computed in bulk, and the body of the Scan holds the
+products with them and with R. The gradients of X, W, R and B are products over all steps, after it.
+
+The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
+seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are
+seeds of its last step. One of length 0 has final states of zero, as in onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad import shapes
+from onnxgrad.builder import Builder, Tensor
+from onnxgrad.registry import rule
+from onnxgrad.scopes import scan
+
+Tensors = dict[str, Tensor]
+
+
+@rule("RNN")
+def _(
+    op, X, W, R, B, sequence_lens, initial_h, Y, g_Y, g_Y_h, wanted,
+    activations, activation_alpha, activation_beta, clip, direction, layout,
+):  # fmt: skip
+    acts = _activations(op, activations, activation_alpha, activation_beta, clip, by_place=True)
+    tensors = {"X": X, "W": W, "R": R, "B": B, "initial_h": initial_h}
+    tensors |= {"Y": Y, "g_Y": g_Y, "g_Y_h": g_Y_h}
+    return _backward(
+        op, tensors, sequence_lens, direction, layout, wanted, lambda run, k: _rnn(run, acts[k])
+    )
+
+
+@rule("GRU")
+def _(
+    op, X, W, R, B, sequence_lens, initial_h, Y, g_Y, g_Y_h, wanted,
+    activations, activation_alpha, activation_beta, clip, direction, layout, linear_before_reset,
+):  # fmt: skip
+    names = activations or ["Sigmoid", "Tanh"] * 2
+    acts = _activations(op, names, activation_alpha, activation_beta, clip)
+    tensors = {"X": X, "W": W, "R": R, "B": B, "initial_h": initial_h}
+    tensors |= {"Y": Y, "g_Y": g_Y, "g_Y_h": g_Y_h}
+
+    def cell(run: _Run, k: int) -> Tensors:
+        return _gru(run, acts[2 * k : 2 * k + 2], bool(linear_before_reset))
+
+    return _backward(op, tensors, sequence_lens, direction, layout, wanted, cell)
+
+
+@rule("LSTM")
+def _(
+    op, X, W, R, B, sequence_lens, initial_h, initial_c, P, Y, g_Y, g_Y_h, g_Y_c, wanted,
+    activations, activation_alpha, activation_beta, clip, direction, input_forget, layout,
+):  # fmt: skip
+    names = activations or ["Sigmoid", "Tanh", "Tanh"] * 2
+    acts = _activations(op, names, activation_alpha, activation_beta, clip)
+    tensors = {"X": X, "W": W, "R": R, "B": B, "P": P}
+    tensors |= {"initial_h": initial_h, "initial_c": initial_c}
+    tensors |= {"Y": Y, "g_Y": g_Y, "g_Y_h": g_Y_h, "g_Y_c": g_Y_c}
+
+    def cell(run: _Run, k: int) -> Tensors:
+        return _lstm(run, acts[3 * k : 3 * k + 3], bool(input_forget))
+
+    return _backward(op, tensors, sequence_lens, direction, layout, wanted, cell)
+
+
+# -- cells: their equations, and the coefficients of a step backward -------------------------------
+
+
+def _rnn(run: _Run, f: _Activation) -> Tensors:
+    """H' = f(x + h)."""
+    x, h = run.products()
+
+    def back(op, dH, K, g_Y):
+        d = dH * K
+        return [op.Gemm(d, run.R, g_Y)], [d]
+
+    dH, g_Y = run.seeds(run.g_Y, run.g_Y_h)
+    (dH,), (d,) = scan(run.op, back, [dH], [f.slope(x + h, run.Y), g_Y], backwards=True)
+    return run.gradients(d, d, [(d, run.H)]) | {"initial_h": dH}
+
+
+def _gru(run: _Run, activations: Sequence[_Activation], linear: bool) -> Tensors:
+    """H' = (1 - z) n + z H, of n = g(x + r h), or n = g(x + (r H) R) if not linear before reset.
+
+    A step ends with one Gemm: identities stacked below R let through what is not to pass it.
+    """
+    op, H = run.op, run.H
+    f, g = activations
+    x, h = run.products()
+    xz, xr, xn = _split(x, 3)
+    hz, hr, hn = _split(h, 3)
+    Rz, Rr, Rn = _split(run.R, 3, axis=0)
+    az, ar = xz + hz, xr + hr
+    z, r = f(az), f(ar)
+    if not linear:
+        hn = _product(r * H, Rn, None if run.Rb is None else _split(run.Rb, 3)[2])
+    an = xn + (r * hn if linear else hn)
+    n = g(an)
+
+    kz, kn = (H - n) * f.slope(az, z), (1 - z) * g.slope(an, n)
+    kr = (kn * hn if linear else H) * f.slope(ar, r)
+    one = op.EyeLike(Rn)
+    stack = op.Concat(Rz, Rr, Rn if linear else one, one, axis=0)
+
+    def back(op, dH, K, kn, g_Y):
+        dn = dH * kn
+        e = dH if linear else op.MatMul(dn, Rn)
+        d = op.Concat(dH, e, e, dH, axis=-1) * K
+        return [op.Gemm(d, stack, g_Y)], [d, dn]
+
+    dH, g_Y = run.seeds(run.g_Y, run.g_Y_h)
+    K = op.Concat(kz, kr, kn * r if linear else r, z, axis=-1)
+    (dH,), (d, dn) = scan(op, back, [dH], [K, kn, g_Y], backwards=True)
+    dz, dr, dhn, _ = _split(d, 4)
+    dx = op.Concat(dz, dr, dn, axis=-1)
+    if linear:
+        dh = op.Concat(dz, dr, dhn, axis=-1)
+        found = run.gradients(dx, dh, [(dh, H)])
+    else:
+        found = run.gradients(dx, dx, [(op.Concat(dz, dr, axis=-1), H), (dn, r * H)])
+    return found | {"initial_h": dH}
+
+
+def _lstm(run: _Run, activations: Sequence[_Activation], input_forget: bool) -> Tensors:
+    """C' = F C + i c and H' = o h(C'); peepholes add P C to the arguments of i and F, P C' to o's.
+
+    h alone is of an argument that is not clipped.
+    """
+    op = run.op
+    f, g, h = activations
+    x, r = run.products()
+    ai, ao, aF, ac = _split(x + r, 4)
+    c, h = g(ac), h.unclipped()
+    Pi, Po, PF = (None,) * 3 if run.P is None else _split(run.P, 3)
+    start = run.start(run.initial_c)
+    C_new = _cell_states(f, start, ai, aF, c, Pi, PF, input_forget)
+    C = run.before(C_new, start)
+    ai, aF, ao = _peep(ai, C, Pi), _peep(aF, C, PF), _peep(ao, C_new, Po)
+    i, F = _input_and_forget(f, ai, aF, input_forget)
+    o, t = f(ao), h(C_new)
+
+    ko, kc = t * f.slope(ao, o), i * g.slope(ac, c)
+    ki = (c - C if input_forget else c) * f.slope(ai, i)
+    kF = shapes.full_like(C, 0) if input_forget else C * f.slope(aF, F)
+    into_C = _peep(o * h.slope(C_new, t), ko, Po)
+    through_C = _peep(_peep(F, ki, Pi), kF, PF)
+
+    def back(op, dH, dC, K, into_C, through_C, g_Y, g_C):
+        dC = dH * into_C + dC
+        d = op.Concat(dC, dH, dC, dC, axis=-1) * K
+        dC = dC * through_C
+        return [op.Gemm(d, run.R, g_Y), dC if g_C is None else dC + g_C], [d]
+
+    dH, g_Y = run.seeds(run.g_Y, run.g_Y_h)
+    dC, g_C = run.seeds(None, run.g_Y_c)
+    read = [op.Concat(ki, ko, kF, kc, axis=-1), into_C, through_C, g_Y, g_C]
+    (dH, dC), (d,) = scan(op, back, [dH, dC], read, backwards=True)
+    found = run.gradients(d, d, [(d, run.H)])
+    if "P" in run.wanted:
+        di, do, dF, _ = _split(d, 4)
+        seen = op.Concat(di * C, do * C_new, dF * C, axis=-1)
+        found["P"] = shapes.reduce_sum(seen, [0, 1])
+    return found | {"initial_h": dH, "initial_c": dC}
+
+
+def _cell_states(f, start, ai, aF, c, Pi, PF, input_forget: bool) -> Tensor:
+    """The states C' of all steps, which the forward node does not give out."""
+    if Pi is None:
+        i, F = _input_and_forget(f, ai, aF, input_forget)
+        added = i * c
+
+        def step(op, C, F, added):
+            kept = C * F
+            return [kept + added], [kept]
+
+        _, (kept,) = scan(c.op, step, [start], [F, added])
+        return kept + added
+
+    def peeping(op, C, ai, aF, c):
+        i, F = _input_and_forget(f, _peep(ai, C, Pi), _peep(aF, C, PF), input_forget)
+        C = C * F + i * c
+        return [C], [C]
+
+    return scan(c.op, peeping, [start], [ai, aF, c])[1][0]
+
+
+def _input_and_forget(
+    f: _Activation, ai: Tensor, aF: Tensor, input_forget: bool
+) -> tuple[Tensor, Tensor]:
+    """The gates i and F; coupled, what is let in is forgotten."""
+    i = f(ai)
+    return i, 1 - i if input_forget else f(aF)
+
+
+def _peep(a: Tensor, C: Tensor, P: Tensor | None) -> Tensor:
+    """a + P C; a where there is no peephole."""
+    return a if P is None else a + C * P
+
+
+def _split(x: Tensor, parts: int, axis: int = -1) -> tuple[Tensor, ...]:
+    return x.op.Split(x, axis=axis, num_outputs=parts, outputs=parts)
+
+
+def _product(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+    y = x.op.MatMul(x, x.op.Transpose(W, perm=[1, 0]))
+    return y if b is None else y + b
+
+
+# -- one direction ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """One direction: its steps in the order in which they are taken, the time axis first."""
+
+    op: Builder
+    wanted: Collection[Any]
+    lens: Tensor | None  # int64, of shape [1, N]; None where every sequence lasts to the end
+    X: Tensor
+    W: Tensor
+    R: Tensor
+    Y: Tensor
+    B: Tensor | None = None
+    P: Tensor | None = None
+    initial_h: Tensor | None = None
+    initial_c: Tensor | None = None
+    g_Y: Tensor | None = None
+    g_Y_h: Tensor | None = None
+    g_Y_c: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.Wb: Tensor | None
+        self.Rb: Tensor | None
+        self.Wb, self.Rb = (None, None) if self.B is None else _split(self.B, 2, axis=0)
+        self.H = self.before(self.Y, self.start(self.initial_h))
+        if self.lens is not None:
+            op = self.op
+            times = op.Unsqueeze(shapes.arange(op, shapes.dim(self.X, 0)), op.const([1]))
+            self.valid = op.Unsqueeze(times < self.lens, op.const([2]))
+            self.last = op.Unsqueeze(times.equals(self.lens - 1), op.const([2]))
+            # What lies beyond an end may be anything; a product with 0 would not keep NaN out.
+            self.X = op.Where(self.valid, self.X, op.const(0, like=self.X))
+
+    def start(self, initial: Tensor | None) -> Tensor:
+        """An initial state: [N, H], zeros where it is not given."""
+        sizes = [shapes.dim(self.Y, 1), shapes.dim(self.Y, 2)]
+        return shapes.full(self.Y, sizes, 0) if initial is None else initial
+
+    def before(self, after: Tensor, start: Tensor) -> Tensor:
+        """The states before each step, given those after it."""
+        op = self.op
+        first = op.Unsqueeze(start, op.const([0]))
+        return op.typed(op.Concat(first, shapes.part(after, 0, -1), axis=0), after)
+
+    def products(self) -> tuple[Tensor, Tensor]:
+        """X W + Wb and H R + Rb, of all steps."""
+        return _product(self.X, self.W, self.Wb), _product(self.H, self.R, self.Rb)
+
+    def seeds(self, steps: Tensor | None, final: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The cotangent that a state has after the last step, and what is added before each step.
+
+        Args:
+            steps: The cotangents of the state after each step, as an output of the node.
+            final: Those of the final state.
+        """
+        op = self.op
+        if self.lens is not None:
+            parts = [] if steps is None else [op.mask(steps, self.valid)]
+            if final is not None:
+                parts.append(op.mask(op.Unsqueeze(final, op.const([0])), self.last))
+            steps, final = op.sum(parts) if parts else None, None
+        if steps is None:
+            return self.start(final), None
+        last = op.Squeeze(shapes.part(steps, -1, shapes.dim(steps, 0)), op.const([0]))
+        return (
+            last if final is None else last + final,
+            self.before(steps, shapes.full_like(last, 0)),
+        )
+
+    def gradients(
+        self, dx: Tensor, dh: Tensor, recurrent: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensors:
+        """The cotangents of X, W, B and R.
+
+        Args:
+            dx, dh: Those of X W + Wb and of H R + Rb, of all steps.
+            recurrent: Rows of R by rows: the cotangents of their products, and what they multiply.
+        """
+        op, found = self.op, {}
+        if "X" in self.wanted:
+            found["X"] = op.MatMul(dx, self.W)
+        if "W" in self.wanted:
+            found["W"] = _outer(dx, self.X)
+        if "R" in self.wanted:
+            rows = [_outer(d, seen) for d, seen in recurrent]
+            found["R"] = rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
+        if "B" in self.wanted:
+            sums = [shapes.reduce_sum(d, [0, 1]) for d in (dx, dh)]
+            found["B"] = op.Concat(*sums, axis=0)
+        return found
+
+
+def _outer(d: Tensor, x: Tensor) -> Tensor:
+    """The sum of d xᵀ over all steps and sequences."""
+    return d.op.Gemm(d.op.Flatten(d, axis=2), d.op.Flatten(x, axis=2), transA=1)
+
+
+# -- directions and layout -------------------------------------------------------------------------
+
+_SEQUENCES = {"X", "Y", "g_Y"}
+_WEIGHTS = {"W", "R", "B", "P"}
+
+
+def _backward(
+    op: Builder,
+    tensors: dict[str, Tensor | None],
+    sequence_lens: Tensor | None,
+    direction: str,
+    layout: int,
+    wanted: Collection[Any],
+    cell: Callable[[_Run, int], Tensors],
+) -> Tensors:
+    """The cotangents of the wanted operands, each direction by `cell`."""
+    present = {name: t for name, t in tensors.items() if t is not None}
+    if layout:
+        present["X"] = op.Transpose(present["X"], perm=[1, 0, 2])
+    steps, batch = shapes.dim(present["X"], 0), shapes.dim(present["X"], 1)
+    lens = None if sequence_lens is None else op.Cast(sequence_lens, to=ir.DataType.INT64)
+    full = op.Expand(shapes.vector(present["X"], [steps]), shapes.vector(present["X"], [batch]))
+
+    def reverse(x: Tensor) -> Tensor:
+        return op.ReverseSequence(x, full if lens is None else lens, time_axis=0, batch_axis=1)
+
+    found: dict[str, list[Tensor]] = {}
+    backwards = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
+    for k, is_reverse in enumerate(backwards):
+        own = {n: _select(t, n, k, len(backwards), layout) for n, t in present.items()}
+        if is_reverse:
+            own |= {n: reverse(t) for n, t in own.items() if n in _SEQUENCES}
+        columns = None if lens is None else op.Unsqueeze(lens, op.const([0]))
+        for name, g in cell(_Run(op, wanted, columns, **own), k).items():
+            if name in wanted:
+                found.setdefault(name, []).append(reverse(g) if is_reverse and name == "X" else g)
+    return {name: _join(op, name, gs, layout) for name, gs in found.items()}
+
+
+def _axis(name: str, layout: int) -> int:
+    """The axis of a tensor that counts the directions."""
+    if name in _WEIGHTS:
+        return 0
+    return layout + 1 if name in _SEQUENCES else layout
+
+
+def _select(x: Tensor, name: str, k: int, directions: int, layout: int) -> Tensor:
+    """One direction of an operand or output, the time axis first."""
+    op, axis = x.op, _axis(name, layout)
+    if name == "X":
+        return x
+    x = op.Squeeze(x, op.const([axis])) if directions == 1 else op.Gather(x, op.const(k), axis=axis)
+    return op.Transpose(x, perm=[1, 0, 2]) if layout and name in _SEQUENCES else x
+
+
+def _join(op: Builder, name: str, gs: list[Tensor], layout: int) -> Tensor:
+    """The cotangent of an operand from those that each direction gave."""
+    if name == "X":
+        return op.Transpose(op.sum(gs), perm=[1, 0, 2]) if layout else op.sum(gs)
+    axis = _axis(name, layout)
+    parts = [op.Unsqueeze(g, op.const([axis])) for g in gs]
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+
+
+# -- activations -----------------------------------------------------------------------------------
+
+
+def _either(op: Builder, condition: Tensor, yes: Any, no: Any, like: Tensor) -> Tensor:
+    yes, no = (v if isinstance(v, Tensor) else op.const(v, like=like) for v in (yes, no))
+    return op.Where(condition, yes, no)
+
+
+# Value, slope, and arguments with their defaults; None is one on which runtimes do not agree. At a
+# kink the slope is what activation.py gives the operator of that name.
+_KINDS: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], dict[str, float | None]]] = {
+    "sigmoid": (lambda op, x: op.Sigmoid(x), lambda op, x, y: y * (1 - y), {}),
+    "tanh": (lambda op, x: op.Tanh(x), lambda op, x, y: 1 - y * y, {}),
+    "relu": (lambda op, x: op.Relu(x), lambda op, x, y: y > 0, {}),
+    "softplus": (lambda op, x: op.Softplus(x), lambda op, x, y: op.Sigmoid(x), {}),
+    "softsign": (
+        lambda op, x: op.Softsign(x),
+        lambda op, x, y: (1 - op.Abs(y)) * (1 - op.Abs(y)),
+        {},
+    ),
+    "affine": (
+        lambda op, x, alpha, beta: x * alpha + beta,
+        lambda op, x, y, alpha, beta: shapes.full_like(x, alpha),
+        {"alpha": None, "beta": None},
+    ),
+    "leakyrelu": (
+        lambda op, x, alpha: op.LeakyRelu(x, alpha=alpha),
+        lambda op, x, y, alpha: _either(op, x > 0, 1, alpha, x),
+        {"alpha": 0.01},
+    ),
+    "thresholdedrelu": (
+        lambda op, x, alpha: op.ThresholdedRelu(x, alpha=alpha),
+        lambda op, x, y, alpha: x > alpha,
+        {"alpha": None},
+    ),
+    "scaledtanh": (
+        lambda op, x, alpha, beta: op.Tanh(x * beta) * alpha,
+        lambda op, x, y, alpha, beta: (1 - op.Tanh(x * beta) * op.Tanh(x * beta)) * (alpha * beta),
+        {"alpha": None, "beta": None},
+    ),
+    "hardsigmoid": (
+        lambda op, x, alpha, beta: op.HardSigmoid(x, alpha=alpha, beta=beta),
+        lambda op, x, y, alpha, beta: op.Cast((y > 0) & (y < 1), to=y.dtype) * alpha,
+        {"alpha": 0.2, "beta": 0.5},
+    ),
+    "elu": (
+        lambda op, x, alpha: op.Elu(x, alpha=alpha),
+        lambda op, x, y, alpha: _either(op, x > 0, 1, y + alpha, x),
+        {"alpha": 1.0},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """An activation function of an argument that is clipped first; it passes at both bounds."""
+
+    kind: str
+    arguments: dict[str, float]
+    clip: float | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.clip is not None:
+            x = x.op.Clip(x, x.op.const(-self.clip, like=x), x.op.const(self.clip, like=x))
+        return _KINDS[self.kind][0](x.op, x, **self.arguments)
+
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        """dy/dx as numbers."""
+        op = x.op
+        slope = op.cast(_KINDS[self.kind][1](op, x, y, **self.arguments), x.dtype)
+        return slope if self.clip is None else op.mask(slope, op.Abs(x) <= self.clip)
+
+    def unclipped(self) -> _Activation:
+        """The same without the clip."""
+        return replace(self, clip=None)
+
+
+def _activations(
+    op: Builder,
+    names: Sequence[str],
+    alphas: Sequence[float] | None,
+    betas: Sequence[float] | None,
+    clip: float | None,
+    by_place: bool = False,
+) -> list[_Activation]:
+    """The activations with their arguments, which each takes in turn from the lists if it has any.
+
+    With `by_place` the list has one for each, taken or not, and no defaults: so runtimes read RNN.
+    """
+    lists = {"alpha": alphas or [], "beta": betas or []}
+    taken = {"alpha": 0, "beta": 0}
+    found = []
+    for place, name in enumerate(names):
+        kind = name.lower()
+        if kind not in _KINDS:
+            op.refuse(f"it has no activation function {name!r}")
+        arguments = {}
+        for argument, default in _KINDS[kind][2].items():
+            k = place if by_place else taken[argument]
+            taken[argument] += 1
+            if k < len(lists[argument]):
+                arguments[argument] = lists[argument][k]
+            elif default is not None and not by_place:
+                arguments[argument] = default
+            else:
+                op.refuse(
+                    f"runtimes do not agree on the default {argument} of its activation {name!r}; "
+                    f"set the attribute activation_{argument}"
+                )
+        found.append(_Activation(kind, arguments, clip))
+    return found
