@@ -23,6 +23,7 @@ _REFUSED = (
     "Dilation not supported for AutoPadType",
     "output_padding (2) may be too large",
     "Batchwise recurrent operations (layout == 1) are not supported",
+    "size_ % 2 == 1 was false",  # an LRN over an even number of channels
 )
 
 
