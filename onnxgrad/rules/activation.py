@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import shapes
@@ -94,11 +95,17 @@ elementwise(
 # As in torch.clamp, the input passes at both bounds, and a bound has the gradient of the elements
 # clipped to it; where min > max, which clips all to max, that is all for max and none for min.
 @rule("Clip", "input", broadcast=True)
-def _(op, g, input, min, max):
+def _(op, g, input, output, min, max):
     if min is None:
         return g if max is None else op.mask(g, input <= max)
+    if max is not None and _ordered(min.const, max.const):
+        return op.mask(g, input.equals(output))  # one comparison in place of two
     above = input >= min
     return op.mask(g, above if max is None else above & (input <= max))
+
+
+def _ordered(low: np.ndarray | None, high: np.ndarray | None) -> bool:
+    return low is not None and high is not None and bool(low < high)
 
 
 @rule("Clip", "min", broadcast=True)
