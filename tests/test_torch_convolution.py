@@ -1,0 +1,69 @@
+"""Convolution and its transpose against PyTorch, first and second order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.samples import Sample, ints, normal, sample_id
+from tests.torch_gradients import assert_like_torch, torch
+
+F = torch.nn.functional
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def conv(image, filters, stride=None, padding=None, dilation=None, groups=1):
+    n = len(image) - 2
+    stride, padding, dilation = stride or [1] * n, padding or [0] * n, dilation or [1] * n
+    sample = Sample(
+        "Conv",
+        [normal(*image), normal(*filters), normal(filters[0])],
+        {"strides": stride, "pads": padding * 2, "dilations": dilation, "group": groups},
+    )
+    return sample, lambda x, w, b: CONV[n](x, w, b, stride, padding, dilation, groups)
+
+
+def transpose(image, filters, stride=None, padding=None, extra=None, groups=1, dilation=None):
+    n = len(image) - 2
+    stride, padding, dilation = stride or [1] * n, padding or [0] * n, dilation or [1] * n
+    extra = extra or [0] * n
+    sample = Sample(
+        "ConvTranspose",
+        [normal(*image), normal(*filters), normal(filters[1] * groups)],
+        {
+            "strides": stride,
+            "pads": padding * 2,
+            "dilations": dilation,
+            "group": groups,
+            "output_padding": extra,
+        },
+    )
+    return sample, lambda x, w, b: TRANSPOSE[n](
+        x, w, b, stride, padding, extra, groups, dilation
+    )
+
+
+CASES = [
+    conv((2, 3, 9), (4, 3, 3), [2], [1]),
+    conv((2, 4, 7, 8), (6, 2, 3, 2), [2, 3], [2, 1], [1, 2], groups=2),
+    conv((2, 3, 6, 6), (6, 1, 3, 3), padding=[1, 1], groups=3),
+    conv((1, 2, 4, 5, 4), (3, 2, 2, 3, 1), [1, 2, 3], [1, 0, 0]),
+    transpose((2, 3, 4), (3, 2, 3), [2], [1], [1]),
+    transpose((2, 4, 3, 4), (4, 3, 3, 2), [2, 3], [1, 0], [0, 2], groups=2),
+    transpose((2, 3, 3, 3), (3, 1, 3, 3), [2, 2], [1, 1], [1, 1], groups=3, dilation=[2, 2]),
+    transpose((1, 2, 2, 3, 2), (2, 2, 2, 1, 2), [2, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("sample", "function"), CASES, ids=sample_id)
+def test_convolution(sample, function):
+    assert_like_torch(sample, function, rtol=1e-10, atol=1e-11)
+    no_bias = dataclasses.replace(sample, wrt=[0, 1])
+    assert_like_torch(no_bias, function, second=True, rtol=1e-10, atol=1e-11)
+
+
+def test_blocks():
+    sample = Sample("Col2Im", [normal(2, 12, 15), ints(6, 7), ints(2, 3)], {"strides": [2, 1]})
+    assert_like_torch(sample, lambda x, *_: F.fold(x, (6, 7), (2, 3), stride=(2, 1)))
