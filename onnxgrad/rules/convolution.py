@@ -118,19 +118,50 @@ def _turned(W: Tensor, axes: list[int]) -> Tensor:
 
 def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
     """The cotangent of the filters: for each of their elements, g times what it has seen of x."""
+    taps = shapes.product([a.kernel for a in axes])
+    if isinstance(taps, int) and taps > _MANY_TAPS:
+        return _filter_by_convolution(g, x, W, axes, group)
     op = g.op
-    n, _, *size = shapes.dims(g)
-    m, c, *kernel = shapes.dims(W)
+    n, m, *size = shapes.dims(g)
     places = shapes.product(size)
-    seen = windows.columns(x, axes)
     lead = [n, group] if group > 1 else [n]
-    per_group = m // group
-    taps = shapes.product([c, *kernel])
-    seen = shapes.reshape(seen, [*lead, taps, places])
-    g = shapes.reshape(g, [*lead, per_group, places])
+    seen = shapes.reshape(windows.columns(x, axes), [*lead, taps * shapes.dim(W, 1), places])
+    g = shapes.reshape(g, [*lead, m // group, places])
     last = len(lead)
     seen = op.Transpose(seen, perm=[*range(last), last + 1, last])
     return shapes.reshape_like(shapes.reduce_sum(op.MatMul(g, seen), [0]), W)
+
+
+# Picking elements takes the square of this many operations for each element of x.
+_MANY_TAPS = 64
+
+
+def _filter_by_convolution(
+    g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int
+) -> Tensor:
+    """The same by sliding g over x, the batch taking the place of the channels.
+
+    A step of the kernel is one of the dilation, a step of g one of the stride.
+    """
+    op = g.op
+    x, axes = windows.padded(x, axes)
+    spatial = list(range(2, g.rank))
+    n, c, *size = shapes.dims(x)
+    if group > 1:
+        x = shapes.reshape(x, [n, group, c // group, *size])
+        x = op.Transpose(x, perm=[2, 1, 0, *(a + 1 for a in spatial)])
+        x = shapes.reshape(x, [c // group, n * group, *size])
+    else:
+        x = op.Transpose(x, perm=[1, 0, *spatial])
+    how = windows.attributes(axes)
+    how["strides"], how["dilations"] = how["dilations"], how["strides"]
+    y = op.Conv(x, op.Transpose(g, perm=[1, 0, *spatial]), group=group, **how)
+    y = op.Transpose(y, perm=[1, 0, *spatial])
+    if any(a.stride > 1 for a in axes):
+        # Beyond the last window x may go on.
+        kernel = shapes.vector(W, [a.kernel for a in axes])
+        y = op.Slice(y, op.const([0] * len(axes)), kernel, op.const(spatial))
+    return op.typed(y, W)
 
 
 @rule("Col2Im", "input")

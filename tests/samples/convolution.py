@@ -22,6 +22,10 @@ SAMPLES = [
     _conv((2, 2, 5, 5), (3, 2, 3, 3), kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     _conv((2, 2, 5, 4), (3, 2, 3, 3), kernel_shape=[3, 3], pads=[0, 1, 2, 0]),
     _conv((1, 2, 5, 4), (3, 2, 2, 2), kernel_shape=[2, 2], pads=[0, 2, 3, 0]),
+    # kernels of many elements
+    _conv((2, 2, 11, 11), (2, 2, 9, 8), kernel_shape=[9, 8], pads=[1, 0, 0, 1]),
+    _conv((2, 2, 70), (4, 1, 65), kernel_shape=[65], group=2, strides=[2], dilations=[1]),
+    _conv((1, 1, 72), (1, 1, 66), kernel_shape=[66], auto_pad="SAME_UPPER", strides=[3]),
     # strides with every remainder
     *(_conv((1, 2, n), (3, 2, 3), kernel_shape=[3], strides=[3]) for n in (6, 7, 8, 9)),
     _conv((1, 2, 6, 7), (3, 2, 3, 3), strides=[2, 3], pads=[1, 0, 1, 2]),
