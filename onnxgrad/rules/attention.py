@@ -3,12 +3,16 @@
 The forward operator stays as it is; the backward pass computes the probabilities P anew.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import shapes
+from onnxgrad.builder import Tensor
 from onnxgrad.registry import rule
 
 
@@ -24,42 +28,63 @@ def _(
     mask = None if attn_mask is None else _padded(op, attn_mask, k)
     windows = _windows(is_causal, left_window_size, right_window_size)
     rules = _rules(op, q, k, mask, past_key, nonpad_kv_seqlen, windows)
-    rows = _share(q, k) * (_scale(op, q) if scale is None else scale)
-    s = _unshare(op.MatMul(rows, _transpose(k)), q)
-    capped = op.Tanh(s / softcap) if softcap else None
-    p = _probabilities(op, capped * softcap if softcap else s, mask, rules, softmax_precision)
+    f = _forward(op, q, k, scale, softcap, mask, rules, softmax_precision)
 
-    # The cotangents of P and, going back, of the scores with bias (dbias), capped, and raw (ds).
-    modes = dict.fromkeys(range(4)) | {qk_matmul_output_mode: g_qk_matmul_output}
-    dp, dv = modes[3], g_present_value
+    taken = dict.fromkeys(range(4)) | {qk_matmul_output_mode: g_qk_matmul_output}
+    dp, dv = taken[3], g_present_value
     if g_Y is not None:
         g = _share(_split(g_Y, q_num_heads), k)
-        dv = _plus(dv, op.MatMul(_transpose(_share(p, k)), g))
+        dv = _plus(dv, op.MatMul(_transpose(_share(f.p, k)), g))
         dp = _plus(dp, _unshare(op.MatMul(g, _transpose(v)), q))
-    dbias = _plus(modes[2], None if dp is None else _unsoftmax(op, dp, p))
-    ds = _plus(modes[1], dbias)
-    if softcap and ds is not None:
-        ds = ds * (1 - capped * capped)
-    ds = _plus(modes[0], ds)
+    dbias = _plus(taken[2], None if dp is None else _unsoftmax(op, dp, f.p))
+    dcapped = _plus(taken[1], dbias)
+    if f.capped is not None and dcapped is not None:
+        dcapped = dcapped * (1 - f.capped * f.capped)
+    ds = _plus(taken[0], dcapped)
     dk, result = g_present_key, {}
     if ds is not None:
         ds = _share(ds, k)
-        dk = _plus(dk, op.MatMul(_transpose(ds), rows))
-        dq = _unshare(op.MatMul(ds, k), q) * (_scale(op, q) if scale is None else scale)
-        result["Q"] = _merge(dq, Q)
-    for total, operand, past, new in ((dk, K, "past_key", "K"), (dv, V, "past_value", "V")):
-        if total is not None:
-            length = shapes.dim(total, 2) if past_key is None else shapes.dim(past_key, 2)
-            if past_key is not None:
-                result[past] = shapes.part(total, 0, length, 2)
-                total = shapes.part(total, length, shapes.dim(k, 2), 2)
-            result[new] = _merge(total, operand)
-    if dbias is not None and attn_mask is not None and attn_mask.dtype != ir.DataType.BOOL:
+        result["Q"] = _merge(_unshare(op.MatMul(ds, k), q) * f.scale, Q)
+        dk = _plus(dk, op.MatMul(_transpose(ds), f.rows))
+    result |= _present(dk, K, past_key, "K", "past_key")
+    result |= _present(dv, V, past_value, "V", "past_value")
+    if dbias is not None and mask is not None and mask.dtype != ir.DataType.BOOL:
         dmask = op.cast(shapes.unbroadcast(dbias, dbias.shape, mask), mask.dtype)
         if mask is not attn_mask:
             dmask = shapes.part(dmask, 0, shapes.dim(attn_mask, -1), mask.rank - 1)
         result["attn_mask"] = dmask
     return result
+
+
+@dataclass
+class _Forward:
+    """What the backward pass needs of the forward pass."""
+
+    scale: float | Tensor
+    rows: Tensor  # the scaled queries, for each head of K
+    capped: Tensor | None  # tanh(score / softcap)
+    p: Tensor
+
+
+def _forward(op, q, k, scale, softcap, mask, rules, precision):
+    scale = _scale(op, q) if scale is None else scale
+    rows = _share(q, k) * scale
+    s = _unshare(op.MatMul(rows, _transpose(k)), q)
+    capped = op.Tanh(s / softcap) if softcap else None
+    if capped is not None:
+        s = capped * softcap
+    return _Forward(scale, rows, capped, _probabilities(op, s, mask, rules, precision))
+
+
+def _present(g, X, past, new_name, past_name):
+    """The cotangents of K and past_key, or of V and past_value, given that of both together."""
+    if g is None:
+        return {}
+    if past is None:
+        return {new_name: _merge(g, X)}
+    length = shapes.dim(past, 2)
+    new = shapes.part(g, length, shapes.dim(g, 2), 2)
+    return {past_name: shapes.part(g, 0, length, 2), new_name: _merge(new, X)}
 
 
 def _plus(a, b):

@@ -3,6 +3,7 @@
 import functools
 
 from onnxgrad import shapes
+from onnxgrad.builder import Dim
 from onnxgrad.registry import rule
 
 
@@ -129,7 +130,7 @@ def _unstretch(gX, labels, like, others):
 
     An ellipsis broadcasts; a label has one size everywhere, though runtimes let a 1 pass.
     """
-    sizes = {}
+    sizes: dict[tuple[str, int], list[Dim]] = {}
     for term, t in others:
         for axis, size in zip(_axes(term, t), t.shape, strict=True):
             sizes.setdefault(axis, []).append(size)
