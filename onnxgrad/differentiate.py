@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Refusal, Tensor, carries
 from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.expand import REASON
 from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
 from onnxgrad.scopes import captures, copy_into, merged
@@ -56,6 +57,7 @@ def edge(node: ir.Node, index: int) -> Edge:
     if entry is None:
         known = schema_of(node.domain, node.op_type) is not None
         reason = "no rule yet" if known else "not an operator of the standard, and no rule for it"
+        reason = node.meta.get(REASON, reason)
         return Edge(node, index, "none", reason)
     state, reason = entry.operand_state(operand_name(node, index))
     if not any(carries(v) for v in node.outputs):

@@ -17,6 +17,7 @@ from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.builder import keep_rank, misjudged
 from onnxgrad.errors import ModelError
+from onnxgrad.expand import expand, needs_expansion
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 
@@ -97,6 +98,10 @@ def _passes(model: ir.Model) -> None:
     common.TopologicalSortPass()(model)
     for inner in model.graph.subgraphs():
         inner.opset_imports.update(model.graph.opset_imports)
+    if needs_expansion(model.graph):
+        infer(model)
+        expand(model.graph)
+        common.TopologicalSortPass()(model)
 
 
 def infer(model: ir.Model) -> None:

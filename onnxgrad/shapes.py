@@ -118,8 +118,9 @@ def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     # A zero in a shape means "copy" unless allowzero is set, which excludes -1.
     plain = -1 in sizes or all(isinstance(s, int) and s for s in sizes)
     y = x.op.Reshape(x, vector(x, sizes), allowzero=None if plain else 1)
-    if y.value.shape is None or len(y.value.shape) != len(sizes):
-        y.value.shape = ir.Shape([s if isinstance(s, int) and s >= 0 else None for s in sizes])
+    found = y.shape if y.shape is not None and len(y.shape) == len(sizes) else [None] * len(sizes)
+    known = [s if isinstance(s, int) and s >= 0 else d for s, d in zip(sizes, found, strict=True)]
+    y.value.shape = ir.Shape(known)
     return y
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxgrad import registry
+from onnxgrad.expand import expandable
 from onnxgrad.functions import has_body
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ BEGIN, END = "<!-- operators: made by tools/operators.py -->", "<!-- /operators 
 STATES = {
     "rule": "rule",
     "body": "through its function body",
+    "expanded": "replaced by others",
     "zero": "zero derivative",
     "none": "not implemented",
 }
@@ -38,6 +40,7 @@ A model of an opset below 21 is raised to 21 before it is differentiated.
 
 - **rule**: a gradient with respect to the operands listed.
 - **through its function body**: the standard defines the operator by others, whose rules apply.
+- **replaced by others**: not in the standard's default domain, and replaced by operators that are.
 - **zero derivative**: zero wherever it exists, or no floating-point path leads through it.
 - **not implemented**: refused, with the reason in the last column, when it lies on a path.
 
@@ -95,10 +98,11 @@ def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: i
     entry = registry.lookup(domain, operator)
     if entry is None:
         floats = [p.name for p in schema.inputs if floating(schema, p.name)] if schema else []
-        body = has_body(domain, operator)
-        state, operands = ("body", tuple(floats)) if body else ("none", ())
-        note = "" if body else "no rule yet"
-        return Line(domain, operator, since, state, operands, note)
+        if (domain, operator) in expandable():
+            return Line(domain, operator, since, "expanded", tuple(floats), "")
+        if has_body(domain, operator):
+            return Line(domain, operator, since, "body", tuple(floats), "")
+        return Line(domain, operator, since, "none", (), "no rule yet")
     state, note = entry.state
     if state == "rule":
         note = remarks(entry)
@@ -113,14 +117,17 @@ def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: i
 def lines() -> list[Line]:
     """Every operator of the installed onnx and of the registry, by domain and name."""
     schemas, since = newest_schemas(), first_versions()
-    known = set(schemas) | {(e.domain, e.op_type) for e in registry.entries()}
+    known = set(schemas) | {(e.domain, e.op_type) for e in registry.entries()} | set(expandable())
     return [line(*key, schemas.get(key), since.get(key)) for key in sorted(known)]
 
 
 def summary(table: list[Line]) -> str:
     """How many operators are in which state, by domain."""
     counts = Counter((entry.domain, entry.state) for entry in table)
-    rows = ["| domain | " + " | ".join(STATES.values()) + " | all |", "| --- |" + " ---: |" * 5]
+    rows = [
+        "| domain | " + " | ".join(STATES.values()) + " | all |",
+        "| --- |" + " ---: |" * (len(STATES) + 1),
+    ]
     for domain in sorted({entry.domain for entry in table}):
         numbers = [counts[domain, state] for state in STATES]
         cells = " | ".join(map(str, [*numbers, sum(numbers)]))

@@ -1,19 +1,154 @@
-"""Operators of ai.onnx.ml that have a derivative, and those of training; zero.py has the others."""
+"""Operators of ai.onnx.ml that have a derivative, in the standard's own; zero.py has the others.
 
+Whatever the dtype of the operand, what they give is float32, onnxruntime's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad import shapes
+from onnxgrad.builder import Builder, Tensor
+from onnxgrad.expand import expansion
 from onnxgrad.registry import not_implemented
 
-for _name in (
-    "ArrayFeatureExtractor",
-    "FeatureVectorizer",
-    "Imputer",
-    "LinearClassifier",
-    "LinearRegressor",
-    "Normalizer",
-    "SVMClassifier",
-    "SVMRegressor",
-    "Scaler",
-):
-    not_implemented(f"ai.onnx.ml::{_name}", reason="no rule yet for the operators of ai.onnx.ml")
+FLOAT = ir.DataType.FLOAT
+
+
+@expansion("ai.onnx.ml::Scaler")
+def _(op, X, *, offset=(), scale=()):
+    x = op.cast(X, FLOAT)
+    if offset:
+        x = x - np.array(offset)
+    return x * np.array(scale) if scale else x
+
+
+@expansion("ai.onnx.ml::Imputer")
+def _(
+    op, X, *, imputed_value_floats=(), imputed_value_int64s=(), replaced_value_float=0.0,
+    replaced_value_int64=0,
+):  # fmt: skip
+    if X.dtype.is_integer():
+        values, missing = imputed_value_int64s, X.equals(replaced_value_int64)
+    else:
+        values = imputed_value_floats
+        gone = np.isnan(replaced_value_float)
+        missing = op.IsNaN(X) if gone else X.equals(replaced_value_float)
+    return op.Where(missing, op.const(np.array(values), like=X), X)
+
+
+@expansion("ai.onnx.ml::ArrayFeatureExtractor")
+def _(op, X, Y):
+    if X.rank == 1:
+        X = op.Unsqueeze(X, op.const([0]))
+    return op.Gather(X, shapes.reshape(Y, [-1]), axis=-1)
+
+
+@expansion("ai.onnx.ml::FeatureVectorizer")
+def _(op, *X, inputdimensions=()):
+    parts = []
+    for x, size in zip(X, inputdimensions, strict=True):
+        if x.rank != 2:
+            op.refuse("an operand is no matrix: reshape it to one row for each example")
+        x = op.cast(x, FLOAT)
+        if shapes.dim(x, 1) != size:  # as many columns as declared: cut, or filled with zeros
+            x = op.Pad(x, op.const([0, size]), op.const(0, like=x), op.const([1]))
+            x = op.Slice(x, op.const([0]), op.const([size]), op.const([1]))
+        parts.append(x)
+    return op.Concat(*parts, axis=1)
+
+
+@expansion("ai.onnx.ml::Normalizer")
+def _(op, X, *, norm="MAX"):
+    x = op.cast(X, FLOAT)
+    axis = op.const([-1])
+    if norm == "L2":
+        length = op.ReduceL2(x, axis)
+    else:
+        length = op.ReduceL1(x, axis) if norm == "L1" else op.ReduceMax(x, axis)
+    return x / op.Where(length.equals(0), op.const(1, like=x), length)
+
+
+@expansion("ai.onnx.ml::LinearRegressor")
+def _(op, X, *, coefficients=(), intercepts=(), targets=1, post_transform="NONE"):
+    return _transformed(op, _linear(op, X, coefficients, intercepts, targets), post_transform)
+
+
+@expansion("ai.onnx.ml::LinearClassifier")
+def _(
+    op, X, *, coefficients=(), intercepts=(), classlabels_ints=(), classlabels_strings=(),
+    multi_class=0, post_transform="NONE",
+):  # fmt: skip
+    """The scores; the labels are left to the operator."""
+    scores = _linear(op, X, coefficients, intercepts, len(intercepts))
+    labels = len(classlabels_ints) or len(classlabels_strings)
+    if len(intercepts) == 1 and labels == 2:
+        if post_transform == "SOFTMAX":
+            op.refuse("the softmax of a single score")
+        second = _transformed(op, scores, post_transform)
+        return None, op.Concat(1 - second, second, axis=1)
+    return None, _transformed(op, scores, post_transform)
+
+
+@expansion("ai.onnx.ml::SVMRegressor")
+def _(
+    op, X, *, coefficients=(), kernel_params=(0.0, 0.0, 0.0), kernel_type="LINEAR", n_supports=0,
+    one_class=0, post_transform="NONE", rho=(0.0,), support_vectors=(),
+):  # fmt: skip
+    if one_class:
+        op.refuse("with one_class it gives 1 or -1, which has a derivative of zero")
+    x = op.cast(X, FLOAT)
+    weights = op.const(np.array(coefficients).reshape(-1, 1), like=x)
+    if n_supports:
+        vectors = np.array(support_vectors).reshape(n_supports, -1)
+        x = _kernel(op, x, vectors, kernel_type, *kernel_params)
+    return _transformed(op, op.MatMul(x, weights) + rho[0], post_transform)
+
+
+def _linear(
+    op: Builder, X: Tensor, coefficients: Sequence[float], intercepts: Sequence[float], rows: int
+) -> Tensor:
+    if X.rank != 2:
+        op.refuse("its operand is no matrix: reshape it to one row for each example")
+    x = op.cast(X, FLOAT)
+    y = op.MatMul(x, op.const(np.array(coefficients).reshape(rows, -1).T, like=x))
+    return y + np.array(intercepts) if intercepts else y
+
+
+def _transformed(op: Builder, scores: Tensor, post_transform: str) -> Tensor:
+    if post_transform == "NONE":
+        return scores
+    if post_transform == "LOGISTIC":
+        return op.Sigmoid(scores)
+    if post_transform == "SOFTMAX":
+        return op.Softmax(scores, axis=-1)
+    return op.refuse(f"post_transform {post_transform} has no rule yet")
+
+
+def _kernel(
+    op: Builder,
+    x: Tensor,
+    vectors: np.ndarray,
+    kind: str,
+    gamma: float,
+    coef0: float,
+    degree: float,
+) -> Tensor:
+    """The kernel of every row of `x` with every support vector."""
+    if kind == "RBF":
+        apart = op.Unsqueeze(x, op.const([1])) - vectors[None]
+        return op.Exp(op.ReduceSumSquare(apart, op.const([2]), keepdims=0) * -gamma)
+    product = op.MatMul(x, op.const(vectors.T, like=x))
+    if kind == "LINEAR":
+        return product
+    product = product * gamma + coef0
+    return op.Tanh(product) if kind == "SIGMOID" else op.Pow(product, op.const(degree, like=x))
+
+
+not_implemented("ai.onnx.ml::SVMClassifier", reason="no rule yet; an SVMRegressor has one")
 
 for _name in ("Adagrad", "Adam", "Gradient", "Momentum"):
     not_implemented(

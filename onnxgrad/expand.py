@@ -1,0 +1,129 @@
+"""Operators outside the standard's default domain, replaced by the standard's own before all else.
+
+An expansion is a function of the operator's operands, by position, and of its attributes, by name
+after the star, which emits the same values with `op`:
+
+    @expansion("com.microsoft::QuickGelu")
+    def _(op, X, *, alpha=1.702):
+        return X * op.Sigmoid(X * alpha)
+
+It returns one tensor or a tuple, with None for outputs that it leaves to the operator.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad.builder import Builder, Refusal, Tensor, subgraphs
+from onnxgrad.errors import RuleError
+from onnxgrad.registry import split_name
+
+Function = Callable[..., Any]
+
+_TABLE: dict[tuple[str, str], Function] = {}
+# Where the reason is kept why an operator with an expansion could not be replaced.
+REASON = "onnxgrad.not_expanded"
+
+
+def expansion(*names: str) -> Callable[[Function], Function]:
+    """Declare the decorated function as the expansion of operators.
+
+    Args:
+        names: ``"domain::Op"`` each.
+
+    Raises:
+        RuleError: One is declared twice.
+    """
+
+    def decorate(function: Function) -> Function:
+        for name in names:
+            key = split_name(name)
+            if key in _TABLE:
+                raise RuleError(f"the expansion of {name} is declared twice")
+            _TABLE[key] = function
+        return function
+
+    return decorate
+
+
+def expandable() -> list[tuple[str, str]]:
+    """The domain and name of every operator with an expansion."""
+    return sorted(_TABLE)
+
+
+def needs_expansion(graph: ir.Graph) -> bool:
+    """Whether an operator of the graph, or of one within, has an expansion."""
+    return any((n.domain, n.op_type) in _TABLE for n in graph.all_nodes())
+
+
+def expand(graph: ir.Graph) -> None:
+    """Replace the operators that have an expansion; their outputs keep their names.
+
+    The nodes are left out of order. One that cannot be replaced stays, with the reason in its meta.
+
+    Args:
+        graph: Of inferred types, as far as inference knows the operators.
+    """
+    _expand(Builder(graph))
+
+
+def _expand(op: Builder) -> None:
+    for node in list(op.graph):
+        for inner in subgraphs(node):
+            _expand(Builder(inner, op))
+        function = _TABLE.get((node.domain, node.op_type))
+        if function is None:
+            _infer(op, node)
+            continue
+        op.scope = node.name or node.op_type
+        try:
+            results = _call(op, function, node)
+        except (Refusal, RuleError) as e:
+            node.meta[REASON] = str(e)
+            continue
+        for old, new in zip(node.outputs, results, strict=False):
+            if new is not None:
+                _replace(op, old, new)
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            op.graph.remove(node, safe=True)
+
+
+def _infer(op: Builder, node: ir.Node) -> None:
+    """The types of what follows from an expansion, which inference did not know before."""
+    if any(v.type is None for v in node.outputs):
+        try:
+            op.infer_outputs(node)
+        except RuleError:
+            return  # a later operator that needs the type will say so
+
+
+def _call(op: Builder, function: Function, node: ir.Node) -> tuple[Tensor | None, ...]:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if unknown := sorted(attributes.keys() - known):
+        op.refuse(f"its attribute {unknown[0]!r} is not known here")
+    if any(v is not None and v.type is None for v in node.inputs):
+        op.refuse("the dtype of an operand is not known when the graph is built")
+    tensors = [None if v is None else op.tensor(v) for v in node.inputs]
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        places = len(parameters) - len(known)
+        if any(t is not None for t in tensors[places:]):
+            op.refuse(f"its operand {places} is not known here")
+        tensors = [*tensors, *[None] * places][:places]
+    results = function(op, *tensors, **attributes)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _replace(op: Builder, old: ir.Value, new: Tensor) -> None:
+    """Let `new` take the place and the name of a value."""
+    if new.value not in op.emitted or new.value.is_graph_output():
+        new = op.node("Identity", [new])[0]
+    name, old.name = old.name, op.names.fresh(f"{old.name}_replaced")
+    old.replace_all_uses_with(new.value, replace_graph_outputs=True)
+    new.value.name = name
+    op.emitted.discard(new.value)  # a second output gets a node of its own

@@ -1,0 +1,263 @@
+"""Operators outside the standard's default domain, against onnxruntime's own kernels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import onnxgrad as og
+from onnxgrad.expand import expandable, expansion
+from tests.oracle import close, directional, inner, runner
+
+ML, MS = "ai.onnx.ml", "com.microsoft"
+RNG = np.random.default_rng(7)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def ints(*rows: Any) -> np.ndarray:
+    return np.array(rows, np.int32)
+
+
+@dataclass
+class Case:
+    domain: str
+    op: str
+    inputs: list[np.ndarray | None]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+    of: int = 0
+    symbolic: bool = True  # the axes of activations are known at run time only
+    note: str = ""
+
+    def __str__(self) -> str:
+        attributes = ",".join(f"{k}={v}" for k, v in self.attributes.items())
+        return f"{self.op}-{attributes}{self.note}".replace(" ", "")[:70]
+
+
+def ml(
+    op: str, *inputs: np.ndarray | None, outputs: int = 1, of: int = 0, **attributes: Any
+) -> Case:
+    return Case(ML, op, list(inputs), attributes, outputs, of)
+
+
+def ms(
+    op: str, *inputs: np.ndarray | None, outputs: int = 1, of: int = 0, note: str = "",
+    **attributes: Any,
+) -> Case:  # fmt: skip
+    return Case(MS, op, list(inputs), attributes, outputs, of, note=note)
+
+
+MATRIX = normal(4, 3)
+MATRIX += 0.1 * np.sign(MATRIX)  # away from the kinks at 0
+WITH_GAPS = np.array([[1, np.nan, 2], [0.5, -1, np.nan]], np.float32)
+WITH_ZEROS = np.array([[1, -2, 3], [0, 0, 0], [-1, -2, -0.5]], np.float32)
+THREE = {
+    "coefficients": [1.0, 2.0, 3.0, -1.0, 0.5, 0.2, 0.4, 0.3, -0.2],
+    "intercepts": [0.1, 0.2, 0.3],
+}
+SVM = {
+    "coefficients": [1.0, -2.0],
+    "kernel_params": [0.3, 0.2, 2.0],
+    "n_supports": 2,
+    "support_vectors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+    "rho": [0.2],
+}
+HIDDEN = [normal(2, 3, 8), normal(8, 24) * np.float32(0.3), normal(24)]
+QKV = [normal(2, 3, 8), normal(2, 4, 8), normal(2, 4, 8)]
+TABLES = [normal(5, 2), normal(5, 2)]
+
+CASES = [
+    ml("Scaler", MATRIX, offset=[0.5, 0.1, 0.2], scale=[2.0, 3.0, 4.0]),
+    ml("Scaler", MATRIX.astype(np.float64), offset=[0.5], scale=[2.0]),
+    ml("Imputer", WITH_GAPS, imputed_value_floats=[5.0, 6.0, 7.0], replaced_value_float=np.nan),
+    ml("Imputer", MATRIX, imputed_value_floats=[5.0], replaced_value_float=9.0),
+    ml("ArrayFeatureExtractor", MATRIX, np.array([[2, 0, 2]])),
+    ml("FeatureVectorizer", MATRIX, MATRIX + 1, inputdimensions=[3, 3]),
+    ml("FeatureVectorizer", MATRIX, MATRIX + 1, inputdimensions=[2, 4]),
+    *(ml("Normalizer", MATRIX, norm=norm) for norm in ("MAX", "L1", "L2")),
+    *(
+        ml("LinearRegressor", MATRIX, targets=3, post_transform=t, **THREE)
+        for t in ("NONE", "LOGISTIC", "SOFTMAX")
+    ),
+    *(
+        ml("LinearClassifier", MATRIX, outputs=2, of=1, classlabels_ints=[0, 1, 2],
+           post_transform=t, **THREE)
+        for t in ("NONE", "LOGISTIC", "SOFTMAX")
+    ),
+    *(
+        ml("LinearClassifier", MATRIX, outputs=2, of=1, classlabels_ints=[0, 1],
+           coefficients=[1.0, 2.0, 3.0], intercepts=[0.1], post_transform=t)
+        for t in ("NONE", "LOGISTIC")
+    ),
+    *(
+        ml("SVMRegressor", np.abs(MATRIX), kernel_type=kind, **SVM)
+        for kind in ("LINEAR", "RBF", "POLY", "SIGMOID")
+    ),
+    ml("SVMRegressor", MATRIX, coefficients=[1.0, -2.0, 0.3], rho=[0.2], kernel_params=[0.0] * 3),
+    ms("Gelu", MATRIX),
+    ms("BiasGelu", MATRIX, normal(3)),
+    ms("FastGelu", MATRIX),
+    ms("FastGelu", MATRIX, normal(3), note="bias"),
+    ms("QuickGelu", MATRIX),
+    ms("QuickGelu", MATRIX, alpha=1.0),
+    *(
+        ms("FusedGemm", MATRIX, normal(4, 3), normal(4), transB=1, alpha=0.5, activation=a, **extra)
+        for a, extra in (("Relu", {}), ("Tanh", {}), ("LeakyRelu", {"activation_alpha": 0.1}))
+    ),
+    ms("FusedMatMul", normal(2, 3, 4), normal(2, 5, 4), transB=1, alpha=0.3),
+    ms("FusedMatMul", normal(2, 4, 3), normal(4, 5), transA=1),
+    *(
+        ms("FusedConv", normal(1, 2, 5, 5), normal(3, 2, 3, 3), normal(3), activation=a, **extra)
+        for a, extra in (
+            ("Relu", {}),
+            ("LeakyRelu", {"activation_params": [0.1]}),
+            ("HardSigmoid", {"activation_params": [0.05, 0.5]}),
+            ("Clip", {"activation_params": [-0.5, 0.5]}),
+        )
+    ),
+    ms("FusedConv", normal(1, 2, 5, 5), normal(3, 2, 3, 3), normal(3), normal(1, 3, 3, 3),
+       activation="Tanh", kernel_shape=[3, 3], note="sum"),
+    ms("SkipLayerNormalization", normal(2, 3, 4), normal(2, 3, 4), normal(4), normal(4), normal(4)),
+    ms("SkipLayerNormalization", normal(2, 3, 4), normal(2, 3, 4), normal(4), outputs=4, of=3),
+    ms("SkipSimplifiedLayerNormalization", normal(2, 3, 4), normal(2, 3, 4), normal(4)),
+    Case("", "SimplifiedLayerNormalization", [normal(2, 3, 4), normal(4)], {"epsilon": 1e-3}),
+    Case(MS, "EmbedLayerNormalization",
+         [ints([0, 2, 1], [3, 0, 2]), ints([0, 1, 1], [1, 0, 0]), normal(5, 4), normal(6, 4),
+          normal(2, 4), normal(4), normal(4)], outputs=2, symbolic=False),
+    ms("Attention", *HIDDEN, num_heads=2),
+    ms("Attention", *HIDDEN, num_heads=2, unidirectional=1),
+    ms("Attention", *HIDDEN, num_heads=2, scale=0.7),
+    ms("Attention", *HIDDEN, ints([1, 1, 0], [1, 1, 1]), num_heads=2, note="mask"),
+    ms("Attention", *HIDDEN, ints([[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 1, 1]] * 3), num_heads=2,
+       note="masks"),
+    Case(MS, "Attention", [*HIDDEN, ints(2, 3)], {"num_heads": 2}, symbolic=False, note="lengths"),
+    ms("Attention", *HIDDEN, None, normal(2, 2, 2, 2, 4), num_heads=2, outputs=2, note="past"),
+    ms("MultiHeadAttention", *QKV, num_heads=2),
+    ms("MultiHeadAttention", QKV[0], QKV[0] + 1, QKV[0] - 1, normal(24), num_heads=2,
+       unidirectional=1),
+    ms("MultiHeadAttention", *QKV, None, ints([1, 1, 1, 0], [1, 1, 0, 0]), normal(2, 2, 3, 4),
+       num_heads=2, scale=0.4),
+    ms("MultiHeadAttention", normal(2, 1, 8), normal(2, 1, 8), normal(2, 1, 8), None, None, None,
+       normal(2, 2, 4, 4), normal(2, 2, 4, 4), num_heads=2, outputs=3, note="past"),
+    *(
+        ms("RotaryEmbedding", x, np.array(places), *TABLES, interleaved=interleaved,
+           note=f"{x.ndim}d")
+        for interleaved in (0, 1)
+        for x, places in ((normal(2, 3, 8), [[0, 1, 2], [2, 1, 0]]), (normal(2, 2, 3, 4), [1]))
+    ),
+]  # fmt: skip
+
+
+def net(case: Case) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The operator between two of the standard's, its weights of known shape."""
+    names = ["" if a is None else f"x{k}" for k, a in enumerate(case.inputs)]
+    feeds = {n: a for n, a in zip(names, case.inputs, strict=True) if a is not None}
+    infos = []
+    for name, a in feeds.items():
+        shape: list[Any] = list(a.shape)
+        if case.symbolic and a.ndim in (3, 4):  # batch and length
+            shape = (
+                [f"{name}_0", *shape[1:]] if a.ndim == 4 else [f"{name}_0", f"{name}_1", shape[2]]
+            )
+        infos.append(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), shape)
+        )
+    outs = [f"out{k}" for k in range(case.outputs)]
+    nodes = [
+        helper.make_node(case.op, names, outs, "node", domain=case.domain, **case.attributes),
+        helper.make_node("Tanh", [outs[case.of]], ["y"]),
+    ]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "net", infos, [y])
+    opsets = [helper.make_opsetid("", 18)]
+    if case.domain:
+        opsets.append(helper.make_opsetid(case.domain, 3 if case.domain == ML else 1))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8), feeds
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients(case: Case) -> None:
+    model, feeds = net(case)
+    floats = [n for n, a in feeds.items() if a.dtype.kind == "f"]
+    full = og.gradient(model, floats, ograd=True, unreachable="zeros")
+    onnx.checker.check_model(full, full_check=True)
+    assert {n.domain for n in full.graph.node} == {""}
+    run = runner(model)
+    (want,) = run(feeds)
+    rng = np.random.default_rng(0)
+    seed = rng.standard_normal(want.shape).astype(np.float32)
+    names = [o.name for o in full.graph.output]
+    found = dict(zip(names, runner(full)(feeds | {"y_ograd": seed}), strict=True))
+    np.testing.assert_allclose(found["y"], want, rtol=1e-4, atol=1e-5)
+    table = json.loads({p.key: p.value for p in full.metadata_props}["onnxgrad.gradients"])
+    directions = [rng.standard_normal(feeds[n].shape).astype(feeds[n].dtype) for n in floats]
+    analytic = inner([found[table[n]] for n in floats], directions)
+    (slope,) = directional(run, feeds, floats, directions, 2e-3)
+    assert close(analytic, inner([seed], [slope]), 1e-2)
+
+
+def test_every_expansion_has_a_case() -> None:
+    unseen = {(MS, "BiasAdd"), (MS, "BiasSplitGelu"), (MS, "TransposeMatMul")}  # CUDA's, or old
+    assert {(c.domain, c.op) for c in CASES} | unseen == set(expandable())
+
+
+def test_zero_rows_of_a_normalizer() -> None:
+    for norm in ("MAX", "L1", "L2"):
+        model, _ = net(ml("Normalizer", WITH_ZEROS, norm=norm))
+        full = og.gradient(model)
+        assert all(np.isfinite(a).all() for a in runner(full)({"x0": WITH_ZEROS}))
+
+
+def test_what_cannot_be_expanded_is_refused_with_the_reason() -> None:
+    model, _ = net(ml("LinearRegressor", MATRIX, targets=3, post_transform="PROBIT", **THREE))
+    with pytest.raises(og.NoRuleError, match="post_transform PROBIT"):
+        og.gradient(model)
+    model, _ = net(ms("Gelu", MATRIX, unknown=1))
+    with pytest.raises(og.NoRuleError, match="attribute 'unknown' is not known"):
+        og.gradient(model)
+
+
+def test_labels_stay_with_the_operator() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 3]>
+    net (float[N, 2] x) => (int64[N] label, float[N, 2] score) {
+        label, score = ai.onnx.ml.LinearClassifier<coefficients = [1.0, 2.0, 3.0, -1.0],
+            intercepts = [0.5, -0.5], classlabels_ints = [7, 9]>(x)
+    }"""
+    model = onnx.parser.parse_model(text)
+    x = np.array([[1, 2], [-3, 1]], np.float32)
+    label, score, x_grad = runner(og.gradient(model))({"x": x})
+    want = runner(model)({"x": x})
+    np.testing.assert_array_equal(label, want[0])
+    np.testing.assert_allclose(score, want[1], rtol=1e-6)
+    np.testing.assert_allclose(x_grad, [[4, 1], [4, 1]])
+
+
+def test_within_branches_and_by_name() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    net (bool c, float[N] x) => (float[N] y) {
+        y = If(c) <
+            then_branch = t () => (float[N] a) { h = com.microsoft.QuickGelu(x) a = Neg(h) },
+            else_branch = f () => (float[N] b) { b = com.microsoft.Gelu(x) }
+        >
+    }"""
+    model = onnx.parser.parse_model(text)
+    full = og.gradient(model)
+    for c in (True, False):
+        feeds = {"c": np.array(c), "x": np.array([0.5, -1], np.float32)}
+        step = np.float32(1e-3)
+        (up,), (down,) = (runner(model)(feeds | {"x": feeds["x"] + s}) for s in (step, -step))
+        np.testing.assert_allclose(runner(full)(feeds)[1], (up - down) / (2 * step), rtol=1e-3)
+
+
+def test_declared_twice() -> None:
+    with pytest.raises(og.RuleError, match="declared twice"):
+        expansion("com.microsoft::Gelu")(lambda op, X: X)
