@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ class Net:
         self.op = Builder(self.graph)
         self.op.scope = "net"
         self.rng = np.random.default_rng(0)
+        self.weights: list[str] = []
 
     def input(self, name: str, shape: list[Size], dtype: ir.DataType = ir.DataType.FLOAT) -> Tensor:
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
@@ -30,6 +32,7 @@ class Net:
     def weight(self, name: str, *shape: int, scale: float | None = None, add: float = 0) -> Tensor:
         fan_in = math.prod(shape[1:]) if len(shape) > 2 else shape[0]
         scale = scale if scale is not None else math.sqrt(2 / fan_in)
+        self.weights.append(name)
         array = self.rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
         return self.array(name, array + np.float32(add))
 
@@ -47,7 +50,9 @@ class Net:
         for name, t in outputs.items():
             t.value.name = name
             self.graph.outputs.append(t.value)
-        return ir.Model(self.graph, ir_version=10)
+        # What there is to learn, apart from masks and other constants.
+        metadata = {"weights": json.dumps(self.weights)}
+        return ir.Model(self.graph, ir_version=10, metadata_props=metadata)
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -58,7 +63,9 @@ class Net:
         w = self.weight(f"{name}.weight", channels, int(x.shape[1]) // group, k, k)
         b = self.weight(f"{name}.bias", channels, scale=0.01)
         pad = [k // 2] * 4
-        return self.op.Conv(x, w, b, kernel_shape=[k, k], strides=[stride] * 2, pads=pad, group=group)
+        return self.op.Conv(
+            x, w, b, kernel_shape=[k, k], strides=[stride] * 2, pads=pad, group=group
+        )
 
     def linear(self, name: str, x: Tensor, width: int, bias: bool = True) -> Tensor:
         y = self.op.MatMul(x, self.weight(f"{name}.weight", int(x.shape[-1]), width, scale=0.02))
@@ -151,7 +158,7 @@ def bert(batch: Size = 1, tokens: Size = 128, layers: int = 12, width: int = 768
 
 
 def gpt2(batch: Size = 1, tokens: int = 128, layers: int = 12, width: int = 768) -> ir.Model:
-    """A language model like GPT-2 small with its loss: ids and targets [batch, tokens] -> loss []."""
+    """A language model like GPT-2 small: ids and targets [batch, tokens] -> its loss []."""
     net = Net("gpt2")
     op, vocabulary = net.op, 8192
     ids = net.input("ids", [batch, tokens], ir.DataType.INT64)

@@ -1,0 +1,538 @@
+"""How fast gradients are: beside the peers, and over the floor that the hardware sets.
+
+Every contender runs in a process of its own. They take turns, A B C A B C, and sleep in between.
+Before anything is timed their gradients are compared. The floor is 2 times onnxruntime's own
+forward time for an input's gradient, 3 times for those of all parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import contenders  # noqa: E402
+import nets  # noqa: E402
+from figures import FIGURES  # noqa: E402
+
+TRAINING_PYTHON = ROOT / ".venv-training" / "bin" / "python"
+KEPT = ROOT / "out" / "bench.json"
+TABLE = ROOT / "docs" / "performance.md"
+
+# A name of the net, and what it takes: the larger batch, and the size that is symbolic there.
+LARGE = {"resnet50": 8, "mobilenet_v2": 8, "bert": 4, "gpt2": 2, "unet": 8, "lstm": 16, "mlp": 256}
+SYMBOLIC = {"lstm": ("steps", 256), "bert": ("tokens", 128)}
+FLOOR = {"input": 2, "parameters": 3}
+# Two right answers in float32 differ by less than this, over a hundred layers of kinks.
+TOLERANCE = 1e-2
+
+HEAD = """\
+<!-- Written by tools/bench.py --markdown. -->
+# Performance
+
+The gradient of a net is timed beside what one would use instead. Every contender runs in a process
+of its own; they take turns, and the idle ones sleep. Before anything is timed, their gradients are
+compared. On one thread the figure is the CPU time of the process, on two the wall clock's.
+
+Times are given over a floor: 2 times onnxruntime's own forward time for the gradient with respect
+to the input, 3 times for all parameters; the column "of best peer" is this package's time over that
+of the fastest other. torch and torch.compile run a twin of the net, written as one writes it there.
+A net of symbolic sizes is fed those of batch 1; the peers in PyTorch know them beforehand.
+
+Peak memory is that of a process that loads a gradient's file and runs it, all libraries included."""
+
+# A pipe has no width of its own.
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+
+class Disagreement(Exception):
+    """A contender computes something else than the others."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure."""
+
+    net: str
+    batch: int
+    kind: str  # input or parameters
+    symbolic: bool = False
+
+    def __str__(self) -> str:
+        symbolic = ", symbolic" if self.symbolic else ""
+        return f"{self.net}, batch {self.batch}{symbolic}, {self.kind}"
+
+
+@dataclass
+class Result:
+    """What one contender did in one cell, by number of threads; times in seconds, sizes in MB."""
+
+    error: str = ""
+    difference: float | None = None
+    times: dict[str, float] = field(default_factory=dict)  # by threads
+    facts: dict[str, float] = field(default_factory=dict)  # build, nodes, file, peak, ...
+
+
+class Process:
+    """A worker: the interpreter `python` at tools/contenders.py."""
+
+    def __init__(self, python: str, threads: int) -> None:
+        count = str(threads)
+        # Thread pools of libraries that are not told otherwise, BLAS among them.
+        limits = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count
+        )
+        self.process = subprocess.Popen(
+            [python, str(ROOT / "tools" / "contenders.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if not os.environ.get("BENCH_VERBOSE") else None,
+            text=True,
+            env=os.environ | limits,
+        )
+        if self.process.stderr is not None:
+            drain = self.process.stderr
+            self.tail: list[str] = []
+            self.pool = ThreadPoolExecutor(1)
+            self.pool.submit(lambda: self.tail.extend(list(drain)[-5:]))
+
+    def ask(self, do: str, **command: Any) -> dict[str, Any]:
+        """The worker's answer to a command; its key "error" says why there is no other."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            print(json.dumps({"do": do, **command}), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        return json.loads(line) if line else {"error": f"it ended with {self.process.wait()}"}
+
+    def close(self) -> None:
+        """End the worker."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def python_of(label: str) -> str:
+    return str(TRAINING_PYTHON) if contenders.CONTENDERS[label].training else sys.executable
+
+
+def absent(label: str) -> str:
+    """Why a contender cannot run here; empty if it can."""
+    kind = contenders.CONTENDERS[label]
+    if kind.training:
+        return "" if TRAINING_PYTHON.exists() else "no .venv-training: make training-runtime"
+    return "" if importlib.util.find_spec(kind.package) else f"{kind.package} is not installed"
+
+
+def author(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Write the cell's net, its weights and its feeds; what the workers are told of them."""
+    stem = folder / f"{cell.net}-{cell.batch}{'-symbolic' * cell.symbolic}"
+    model, weights, feeds = f"{stem}.onnx", f"{folder}/{cell.net}.npz", f"{stem}.npz"
+    if not Path(model).exists():
+        sizes: dict[str, Any] = {"batch": cell.batch}
+        if cell.symbolic:
+            sizes |= {SYMBOLIC[cell.net][0] if cell.net in SYMBOLIC else "batch": "N"}
+        ir.save(nets.NETS[cell.net](**sizes), model)
+    proto = onnx.load(model)
+    learned = json.loads(next(m.value for m in proto.metadata_props if m.key == "weights"))
+    if not Path(weights).exists():
+        arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+        np.savez(weights, **{name: arrays[name] for name in learned})
+    rng = np.random.default_rng(1)
+    free = SYMBOLIC[cell.net][1] if cell.net in SYMBOLIC else cell.batch
+    values = {v.name: _values(rng, v, free) for v in proto.graph.input}
+    floats = [name for name, value in values.items() if value.dtype == np.float32]
+    output = proto.graph.output[0]
+    if output.type.tensor_type.shape.dim:  # a loss needs no output gradient
+        values["ograd"] = _values(rng, output, free)
+    np.savez(feeds, **values)
+    return {
+        "net": cell.net,
+        "model": model,
+        "weights": weights,
+        "feeds": feeds,
+        "output": output.name,
+        "wrt": floats if cell.kind == "input" else learned,
+    }
+
+
+def _values(rng: np.random.Generator, value: onnx.ValueInfoProto, free: int) -> np.ndarray:
+    shape = [d.dim_value or free for d in value.type.tensor_type.shape.dim]
+    if value.type.tensor_type.elem_type == onnx.TensorProto.INT64:
+        return rng.integers(0, 1000, shape)
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> Iterator[Cell]:
+    """What there is to measure of these nets."""
+    for net in names:
+        for kind in kinds:
+            if kind == "input" and net == "gpt2":
+                continue  # its inputs are integers
+            sizes = {"1": [1], "large": [LARGE[net]], "all": [1, LARGE[net]]}
+            for batch in sizes.get(batches) or [int(batches)]:
+                yield Cell(net, batch, kind)
+            if symbolic and net != "gpt2":
+                yield Cell(net, 1, kind, symbolic=True)
+
+
+def measure(
+    cell: Cell, labels: list[str], threads: int, rounds: int, seconds: float, quantile: float
+) -> dict[str, Result]:
+    """Time a cell: build, open, compare, take turns."""
+    results = {label: Result(error=absent(label)) for label in labels}
+    with tempfile.TemporaryDirectory(prefix="onnxgrad-bench-") as name, contextlib.ExitStack() as s:
+        folder = Path(name)
+        task = author(cell, folder) | {"threads": threads}
+        running: dict[str, Process] = {}
+        for label, result in results.items():
+            if result.error:
+                continue
+            own = task | {"label": label, "file": str(folder / f"{label}.onnx")}
+            builder = Process(python_of(label), threads)
+            answer = builder.ask("build", **own)
+            builder.close()
+            if not _noted(result, answer):
+                continue
+            process = Process(python_of(label), threads)
+            s.callback(process.close)
+            if _noted(result, process.ask("open", **own)):
+                running[label] = process
+        compare(running, results, folder)
+        for label, times in take_turns(running, threads, rounds, seconds).items():
+            results[label].times[str(threads)] = float(np.quantile(times, quantile))
+        for label, process in running.items():
+            _noted(results[label], process.ask("memory"))
+    return results
+
+
+def _noted(result: Result, answer: dict[str, Any]) -> bool:
+    """Whether a worker did what it was told; what it says is kept."""
+    result.error = answer.pop("error", "").splitlines()[0][:200] if "error" in answer else ""
+    result.facts.update(answer)
+    return not result.error
+
+
+def compare(running: dict[str, Process], results: dict[str, Result], folder: Path) -> None:
+    """Raise where one contender's gradients are not those of the others.
+
+    Each is compared with all others, and the median counts: who is alone in his opinion is wrong.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for label, process in running.items():
+        path = str(folder / f"{label}.npz")
+        answer = process.ask("gradients", path=path)
+        if "error" in answer:
+            raise Disagreement(f"{label}: {answer['error']}")
+        if answer["names"]:
+            found[label] = dict(np.load(path))
+    for label, one in found.items():
+        others = [difference(one, other) for name, other in found.items() if name != label]
+        if others:
+            results[label].difference = float(np.median(others))
+    wrong = {k: r.difference for k, r in results.items() if (r.difference or 0) > TOLERANCE}
+    if wrong:
+        said = ", ".join(f"{label} by {value:.2g}" for label, value in wrong.items())
+        raise Disagreement(f"gradients differ from the others': {said}")
+
+
+def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """The largest relative difference of a tensor, in the Euclidean norm.
+
+    Not element by element: among millions of activations a few are so close to a kink that rounding
+    puts them on either side. A gradient that is zero in theory is measured by the whole's size.
+    """
+    if set(one) != set(other):
+        return float("inf")
+    sizes = {name: float(np.linalg.norm(value)) for name, value in other.items()}
+    least, worst = 1e-3 * max(sizes.values()), 0.0
+    for name, value in other.items():
+        if one[name].shape != value.shape or not np.isfinite(one[name]).all():
+            return float("inf")
+        worst = max(worst, float(np.linalg.norm(one[name] - value)) / max(sizes[name], least))
+    return worst
+
+
+def take_turns(
+    running: dict[str, Process], threads: int, rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Times of each contender's calls: of the process on one thread, else on the wall's clock."""
+    clock = "cpu" if threads == 1 else "wall"
+    times: dict[str, list[float]] = {label: [] for label in running}
+    for _ in range(rounds):
+        for label, process in running.items():
+            answer = process.ask("time", seconds=seconds)
+            times[label] += answer[clock]
+            time.sleep(0.05)  # until the idle one's threads have stopped spinning
+    return times
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def over_floor(cell: Cell, row: dict[str, Result], label: str, threads: str) -> float | None:
+    """A contender's time over the floor."""
+    result, forward = row.get(label), row.get("forward")
+    if result is None or forward is None or not {threads} <= result.times.keys():
+        return None
+    return result.times[threads] / (FLOOR[cell.kind] * forward.times[threads])
+
+
+def best_peer(cell: Cell, row: dict[str, Result], threads: str) -> tuple[float, str] | None:
+    """The fastest peer's time over the floor, and its name."""
+    found = [
+        (ratio, label)
+        for label in row
+        if label not in ("forward", "onnxgrad")
+        and (ratio := over_floor(cell, row, label, threads)) is not None
+    ]
+    return min(found, default=None)
+
+
+def speed_table(
+    measured: dict[Cell, dict[str, Result]], threads: str
+) -> tuple[list[str], list[list[str]]]:
+    """Times over the floor: the names of the columns, and the lines."""
+    peers = [label for label in contenders.CONTENDERS if label not in ("forward", "onnxgrad")]
+    head = ["net", "forward, ms", "onnxgrad", "of best peer", *peers]
+    lines = []
+    for cell, row in measured.items():
+        if "forward" not in row or threads not in row["forward"].times:
+            continue
+        ours, peer = over_floor(cell, row, "onnxgrad", threads), best_peer(cell, row, threads)
+        of_best = _number(ours / peer[0]) if ours and peer else "-"
+        others = [_number(over_floor(cell, row, label, threads)) for label in peers]
+        forward = _number(row["forward"].times[threads] * 1e3, 3)
+        lines.append([str(cell), forward, _number(ours), of_best, *others])
+    return head, lines
+
+
+FACTS = {
+    "build": "build, s",
+    "open": "open, s",
+    "first": "first call, s",
+    "nodes": "nodes",
+    "file": "file, MB",
+    "peak": "peak memory, MB",
+    "running": "of it in a call, MB",
+}
+
+
+def fact_table(measured: dict[Cell, dict[str, Result]]) -> tuple[list[str], list[list[str]]]:
+    """Everything but times: the names of the columns, and the lines."""
+    head = ["net", "contender", *FACTS.values(), "difference, or why absent"]
+    lines = []
+    for cell, row in measured.items():
+        for label, result in row.items():
+            facts = [_number(result.facts.get(key), 3) for key in FACTS]
+            note = result.error or (f"{result.difference:.0e}" if result.difference else "")
+            lines.append([str(cell), label, *facts, note])
+    return head, lines
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}" if digits > 2 else f"{value:.2f}"
+
+
+def print_table(title: str, head: list[str], rows: list[list[str]], skip: int = 0) -> None:
+    """A table on the terminal, without its first columns if they all say the same."""
+    table = Table(title=title, title_justify="left")
+    for name in head[skip:]:
+        table.add_column(name, justify="left" if name in ("", "contender") else "right")
+    for row in rows:
+        table.add_row(*row[skip:])
+    console.print(table)
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """The same in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(entry.replace("|", "/") for entry in line) + " |" for line in lines
+    )
+
+
+def machine() -> str:
+    """The machine in a line."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        cpu = next(x.split(":")[1].strip() for x in text.splitlines() if x.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def versions() -> str:
+    """The contenders that are here, and those that are not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines = []
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad"):
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} absent")
+    training = absent("onnxruntime-training")
+    lines.append("onnxruntime-training " + ("absent" if training else "1.19.2"))
+    return ", ".join(lines)
+
+
+# -- what is kept between runs --------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """The cells and figures of one or several runs."""
+
+    commands: list[str] = field(default_factory=list)
+    measured: dict[Cell, dict[str, Result]] = field(default_factory=dict)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def load() -> Run:
+        """What the last runs left."""
+        if not KEPT.exists():
+            return Run()
+        data = json.loads(KEPT.read_text())
+        measured = {
+            Cell(**cell): {label: Result(**result) for label, result in row.items()}
+            for cell, row in data["measured"]
+        }
+        return Run(data["commands"], measured, data["figures"])
+
+    def add(self, cell: Cell, row: dict[str, Result]) -> None:
+        """A new measurement takes the old one's place, thread count by thread count."""
+        old = self.measured.setdefault(cell, {})
+        for label, result in row.items():
+            times = old[label].times if label in old else {}
+            result.times = times | result.times
+            old[label] = result
+
+    def save(self) -> None:
+        """For the next run."""
+        KEPT.parent.mkdir(exist_ok=True)
+        measured = [
+            (asdict(cell), {label: asdict(r) for label, r in row.items()})
+            for cell, row in self.measured.items()
+        ]
+        data = {"commands": self.commands, "measured": measured, "figures": self.figures}
+        KEPT.write_text(json.dumps(data, indent=1))
+
+    def markdown(self) -> str:
+        """The page docs/performance.md."""
+        commands = "```sh\n" + "\n".join(self.commands) + "\n```"
+        parts = [HEAD, f"{machine()}. {versions()}.", commands]
+        for threads, title in (
+            ("1", "One thread: CPU time of the process"),
+            ("2", "Two threads: wall clock"),
+        ):
+            head, rows = speed_table(self.measured, threads)
+            if rows:
+                parts += [f"## {title}", markdown_table(head, rows)]
+        parts += ["## Building, files and memory", markdown_table(*fact_table(self.measured))]
+        for title, values in self.figures.items():
+            rows = [[name, _number(value, 3)] for name, value in values.items()]
+            parts += [f"## {title}", markdown_table(["", ""], rows)]
+        return "\n\n".join(parts) + "\n"
+
+
+def figures(names: list[str], quick: bool) -> dict[str, dict[str, Any]]:
+    """The figures that are no comparison, each in a process of its own."""
+    found = {}
+    for name in names:
+        process = Process(sys.executable, 1)
+        console.print(f"[bold]{name}")
+        answer = process.ask("figure", name=name, quick=quick)
+        process.close()
+        found[(FIGURES[name].__doc__ or name).splitlines()[0].rstrip(".")] = answer
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--nets", nargs="*", choices=nets.NETS, help="of all; without --figures too: everything")
+    add("--threads", nargs="*", type=int, default=[1, 2])
+    add("--batch", default="all", help="1, large, all, or a number")
+    add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
+    add("--peers", nargs="*", choices=contenders.CONTENDERS, default=list(contenders.CONTENDERS))
+    add("--figures", nargs="*", choices=FIGURES, help="figures that are no comparison")
+    add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
+    add("--rounds", type=int, default=7, help="how often each contender has its turn")
+    add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
+    add("--quantile", type=float, default=0.5, help="of the times; lower on a busy machine")
+    add("--quick", action="store_true", help="two short rounds, and short figures")
+    add("--markdown", action="store_true", help="write docs/performance.md")
+    add("--keep", action="store_true", help="keep what earlier runs measured")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print; with --markdown write docs/performance.md."""
+    args = arguments()
+    everything = args.nets is None and args.figures is None
+    rounds, seconds = (2, 0.05) if args.quick else (args.rounds, args.seconds)
+    run = Run.load() if args.keep else Run()
+    run.commands.append("python tools/bench.py " + shlex.join(sys.argv[1:]))
+    labels = list(dict.fromkeys(["forward", "onnxgrad", *args.peers]))
+    names = list(nets.NETS) if everything else args.nets or []
+    failed = False
+    for cell in cells(names, args.batch, args.kinds, args.symbolic and not args.quick):
+        for threads in args.threads:
+            try:
+                row = measure(cell, labels, threads, rounds, seconds, args.quantile)
+            except Disagreement as error:
+                console.print(f"{cell}: not timed, {error}", style="red", highlight=False)
+                failed = True
+                continue
+            run.add(cell, row)
+            run.save()
+            title = f"{cell}, {threads} thread{'s' * (threads > 1)}"
+            print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
+            print_table("", *fact_table({cell: row}), skip=1)
+    run.figures |= figures(list(FIGURES) if everything else args.figures or [], args.quick)
+    run.save()
+    for title, values in run.figures.items():
+        print_table(title, ["", ""], [[k, _number(v)] for k, v in values.items()])
+    if args.markdown:
+        TABLE.write_text(run.markdown())
+        console.print(f"written: {TABLE.relative_to(ROOT)}")
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""What the benchmark compares, and the process that each contender runs in.
+
+As a script this is a worker: it reads one JSON command a line and answers with one JSON line. In
+between it sleeps, blocked on its pipe. It runs in the contender's own Python environment, so peers
+are imported only where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+
+# A sample takes at least this long, so that the clock's own cost does not count.
+_SAMPLE_SECONDS = 0.002
+
+
+class Contender:
+    """A way to compute the gradient of a net.
+
+    Args:
+        task: `net` (its name), `model` (the net's file), `weights` (an .npz file of what it
+            learns), `file` (where the gradient's file goes), `feeds` (an .npz file of the inputs,
+            with the output gradient under "ograd" if one is imposed), `wrt` (names of tensors),
+            `output` (name of the output), `threads`.
+    """
+
+    label: ClassVar[str]
+    training: ClassVar[bool] = False  # runs in the environment of onnxruntime-training
+    package: ClassVar[str]  # what has to be importable
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.task = task
+        feeds = dict(np.load(task["feeds"]))
+        self.ograd: np.ndarray | None = feeds.pop("ograd", None)
+        self.feeds: dict[str, np.ndarray] = feeds
+
+    def build(self) -> onnx.ModelProto | None:
+        """The gradient's model, or None where there is no such thing."""
+        return None
+
+    def open(self) -> Callable[[], Mapping[str, Any]]:
+        """Everything before the first call; returns the call. Its results are by tensor name."""
+        raise NotImplementedError
+
+    def gradients(self, results: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What a call returned, as arrays of the tensors' shapes."""
+        return {name: np.asarray(value) for name, value in results.items()}
+
+    def session(self, path: str, outputs: list[str], names: list[str], **feeds: Any) -> Any:
+        """A call of onnxruntime with its default options."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.task["threads"]
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        given = self.feeds | feeds
+        return lambda: dict(zip(names, session.run(outputs, given), strict=True))
+
+
+class Forward(Contender):
+    """onnxruntime on the net itself: the unit of the floor."""
+
+    label, package = "forward", "onnxruntime"
+
+    def open(self) -> Any:
+        return self.session(self.task["model"], [self.task["output"]], ["forward"])
+
+    def gradients(self, results: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {}
+
+
+class OnnxGrad(Contender):
+    """This package, its file run on onnxruntime."""
+
+    label, package = "onnxgrad", "onnxruntime"
+
+    def build(self) -> onnx.ModelProto:
+        import onnxgrad
+
+        imposed = self.ograd is not None
+        return onnxgrad.gradient(self.task["model"], self.task["wrt"], ograd=imposed, forward=False)
+
+    def open(self) -> Any:
+        # No such name is taken in these nets.
+        names = [f"{name}_grad" for name in self.task["wrt"]]
+        seeds = {} if self.ograd is None else {f"{self.task['output']}_ograd": self.ograd}
+        return self.session(self.task["file"], names, self.task["wrt"], **seeds)
+
+
+class Training(Contender):
+    """The gradient builder of onnxruntime-training, run by its own runtime."""
+
+    label, training = "onnxruntime-training", True
+    package = "onnxruntime"
+
+    def build(self) -> onnx.ModelProto:
+        from onnxruntime.capi import _pybind_state as state
+
+        model, output, wrt = onnx.load(self.task["model"]), self.task["output"], self.task["wrt"]
+        graph = model.graph
+        for k, node in enumerate(graph.node):
+            # Its rules ask for outputs that need not be there.
+            wanted = {"LayerNormalization": 3, "SoftmaxCrossEntropyLoss": 2}.get(node.op_type, 0)
+            node.output.extend(f"saved_{k}_{n}" for n in range(len(node.output), wanted))
+        loss = output
+        if self.ograd is not None:
+            loss = "bench_loss"
+            seed = onnx.helper.make_tensor_value_info("bench_ograd", 1, self.ograd.shape)
+            graph.input.append(seed)
+            graph.node.append(onnx.helper.make_node("Mul", [output, seed.name], ["bench_dot"]))
+            graph.node.append(onnx.helper.make_node("ReduceSum", ["bench_dot"], [loss], keepdims=0))
+            graph.output.append(onnx.helper.make_tensor_value_info(loss, 1, []))
+        builder = state.GradientGraphBuilder(model.SerializeToString(), {loss}, set(wrt), loss)
+        builder.build()
+        built = onnx.load_from_string(builder.get_model())
+        del built.graph.output[:]
+        infos = [onnx.helper.make_tensor_value_info(f"{name}_grad", 1, None) for name in wrt]
+        built.graph.output.extend(infos)
+        return built
+
+    def open(self) -> Any:
+        wrt = self.task["wrt"]
+        seeds = {} if self.ograd is None else {"bench_ograd": self.ograd}
+        return self.session(self.task["file"], [f"{name}_grad" for name in wrt], wrt, **seeds)
+
+
+class OnnxAd(Contender):
+    """onnx-ad, for inputs only: it does not differentiate with respect to parameters."""
+
+    label, package = "onnx-ad", "onnx_ad"
+
+    def build(self) -> onnx.ModelProto:
+        import onnx_ad
+
+        model, wrt = onnx.load(self.task["model"]), self.task["wrt"]
+        known = {value.name for value in model.graph.input}
+        if not known.issuperset(wrt):
+            raise NotImplementedError("inputs only")
+        built = onnx_ad.reverse(model, inputs=wrt, layout="onnx", prefix="adj_")
+        keep = [value for value in built.graph.output if value.name.startswith("adj_")]
+        del built.graph.output[:]
+        built.graph.output.extend(keep)
+        return built
+
+    def open(self) -> Any:
+        wrt, output = self.task["wrt"], self.task["output"]
+        seed = np.ones((), np.float32) if self.ograd is None else self.ograd
+        feeds = {f"adj_{output}": seed[..., None]}
+        return self.session(self.task["file"], [f"adj_{name}" for name in wrt], wrt, **feeds)
+
+    def gradients(self, results: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {name: value[..., 0] for name, value in results.items()}
+
+
+class Torch(Contender):
+    """PyTorch's autograd on a twin of the net."""
+
+    label, package = "torch", "torch"
+
+    def compiled(self, twin: Callable[..., Any]) -> Callable[..., Any]:
+        return twin
+
+    def open(self) -> Any:
+        import torch
+        import twins
+
+        torch.set_num_threads(self.task["threads"])
+        weights = {k: torch.from_numpy(v) for k, v in np.load(self.task["weights"]).items()}
+        weights = twins.to_torch(weights)
+        inputs = {k: torch.tensor(v) for k, v in self.feeds.items()}
+        wanted = inputs if set(self.task["wrt"]) <= set(inputs) else weights
+        wanted = {k: v.requires_grad_() for k, v in wanted.items() if v.is_floating_point()}
+        seed = None if self.ograd is None else torch.tensor(self.ograd)
+        twin = self.compiled(twins.TWINS[self.task["net"]])
+        tensors = list(wanted.values())
+
+        def call() -> dict[str, Any]:
+            y = twin(weights, *inputs.values())
+            return dict(zip(wanted, torch.autograd.grad(y, tensors, seed), strict=True))
+
+        self.back = twins.to_onnx
+        return call
+
+    def gradients(self, results: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in self.back(dict(results)).items()}
+
+
+class Compiled(Torch):
+    """torch.compile on that twin."""
+
+    label = "torch.compile"
+
+    def compiled(self, twin: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        return torch.compile(twin, dynamic=False)
+
+
+CONTENDERS: dict[str, type[Contender]] = {
+    c.label: c for c in (Forward, OnnxGrad, Torch, Compiled, Training, OnnxAd)
+}
+
+
+def _memory(key: str) -> float:
+    """An entry of this process's status, in MB; not everywhere is there one."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def _forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+class Worker:
+    """Answers to the commands, one method each."""
+
+    def __init__(self) -> None:
+        self.contender: Contender
+        self.call: Callable[[], Mapping[str, Any]]
+        self.calls = 1
+
+    def build(self, label: str, **task: Any) -> dict[str, Any]:
+        """Build and write the gradient's file. Imports do not count."""
+        contender = CONTENDERS[label](task)
+        importlib.import_module("onnxgrad" if label == "onnxgrad" else contender.package)
+        start, cpu = time.perf_counter(), time.process_time()
+        model = contender.build()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        if model is None:
+            return {}
+        onnx.save(model, task["file"])
+        size = Path(task["file"]).stat().st_size / 1e6
+        return {"build": seconds, "build_cpu": cpu, "nodes": len(model.graph.node), "file": size}
+
+    def open(self, label: str, **task: Any) -> dict[str, Any]:
+        """Load, and run for the first time."""
+        self.contender = CONTENDERS[label](task)
+        start = time.perf_counter()
+        self.call = self.contender.open()
+        opened = time.perf_counter()
+        self.call()
+        first = time.perf_counter()
+        self.call()
+        self.calls = max(1, round(_SAMPLE_SECONDS / (time.perf_counter() - first)))
+        return {"open": opened - start, "first": first - opened}
+
+    def gradients(self, path: str) -> dict[str, Any]:
+        """Write the results of one run to an .npz file."""
+        results = self.contender.gradients(self.call())
+        np.savez(path, **results)
+        return {"names": list(results)}
+
+    def time(self, seconds: float) -> dict[str, Any]:
+        """Samples of the time of a call, on the process's clock and on the wall's."""
+        self.call()
+        cpu, wall = [], []
+        end = time.perf_counter() + seconds
+        while not cpu or time.perf_counter() < end:
+            start, used = time.perf_counter(), time.process_time()
+            for _ in range(self.calls):
+                self.call()
+            cpu.append((time.process_time() - used) / self.calls)
+            wall.append((time.perf_counter() - start) / self.calls)
+        return {"cpu": cpu, "wall": wall}
+
+    def memory(self) -> dict[str, Any]:
+        """The highest use of memory so far, and while a call runs."""
+        whole = _memory("VmHWM")
+        _forget_peak()
+        self.call()
+        return {"peak": whole, "running": _memory("VmHWM")}
+
+    def figure(self, name: str, **options: Any) -> dict[str, Any]:
+        """One of the figures of tools/figures.py."""
+        import figures
+
+        return figures.FIGURES[name](**options)
+
+
+def main() -> None:
+    """Serve commands until the pipe closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not get between the answers
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    worker = Worker()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(worker, command.pop("do"))(**command)
+        except Exception as error:  # whatever a peer raises is a result: it cannot do this net
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
