@@ -211,15 +211,20 @@ class _Moving:
     def _fetched(self) -> list[str]:
         return [f"{name}{_TARGET}" for name in self.targets]
 
-    def change(self, name: str, move: Array) -> tuple[float, float]:
-        """How the scalar changes when a tensor moves, and the size of the terms that changed."""
+    def terms(self, name: str, move: Array) -> Array:
+        """By how much each term of the scalar changes when a tensor moves."""
         found = self.at({name: np.asarray(move, self.still[name].dtype)})
-        change = squares = 0.0
-        for y, before, seed in zip(found, self.outputs, self.seeds, strict=True):
-            difference = np.asarray(y, np.float64) - before
-            change += float(np.sum(difference * seed))
-            squares += float(np.sum(np.square(before * seed), where=difference != 0))
-        return change, math.sqrt(squares)
+        return np.concatenate(
+            [
+                ((np.asarray(y, np.float64) - before) * seed).ravel()
+                for y, before, seed in zip(found, self.outputs, self.seeds, strict=True)
+            ]
+        )
+
+    def size(self, changed: Array) -> float:
+        """The size of the terms that change, which is what their rounding is relative to."""
+        all_terms = [(y * g).ravel() for y, g in zip(self.outputs, self.seeds, strict=True)]
+        return float(np.linalg.norm(np.concatenate(all_terms)[changed]))
 
 
 def _row(name: str, gradient: Array, precision: str, net: _Moving, rng: Any) -> Row:
@@ -261,13 +266,13 @@ def _along(
     distance = abs(analytic - found.slope)
     error = distance / scale if scale else 0.0
     allowed = max(tolerance, 3 * found.doubt / scale) if scale else tolerance
-    verdict: Verdict = "wrong"
+    verdict: Verdict = "noise"
     if error <= allowed:
         verdict = "ok" if allowed <= _RESOLUTION else "noise"
-    elif found.kink:
+    elif found.bend > max(distance / 4, tolerance * scale):
         verdict = "kink"
-    elif distance <= max(2 * found.spread, epsilon * found.terms):
-        verdict = "noise"
+    elif distance > epsilon * found.terms and found.contradicts(analytic, distance):
+        verdict = "wrong"
     return Row(name, analytic, found.slope, error, allowed, verdict)
 
 
@@ -277,39 +282,50 @@ class _Slope:
 
     slope: float = math.nan
     doubt: float = math.inf  # by how much two steps disagree, with the rounding
-    spread: float = 0.0  # by how much all steps disagree, the first set aside
     terms: float = 0.0  # the size of the scalar's terms
-    kink: bool = False
+    bend: float = 0.0  # by how much the slopes of the two sides differ as the step goes to zero
+    agreed: bool = False  # whether two steps agree far within the tolerance
+    steps: list[tuple[float, float]] = field(default_factory=list)  # slope, its rounding
+
+    def contradicts(self, analytic: float, distance: float) -> bool:
+        """Whether the steps agree on a distance from `analytic`.
+
+        The distance of a right gradient shrinks with the step, or changes at random where a
+        step crosses kinks. That of a wrong one stays.
+        """
+        sharp = [analytic - s for s, rounding in self.steps[1:] if 5 * rounding <= distance][-3:]
+        low, high = min(map(abs, sharp), default=0.0), max(map(abs, sharp), default=0.0)
+        one_sided = all(d > 0 for d in sharp) or all(d < 0 for d in sharp)
+        return (self.agreed or len(sharp) == 3) and one_sided and low >= 0.85 * high
 
 
 def _differences(net: _Moving, name: str, move: Array, scale: float, tolerance: float) -> _Slope:
     """Try smaller and smaller steps, until two agree well; the two that agree best decide."""
     found = _Slope()
-    steps: list[tuple[float, float, float]] = []  # step, slope, gap between the two sides' slopes
+    before: tuple[float, float, float] | None = None  # step, slope and bend of the step before
     for step in _STEPS[net.precision]:
-        ahead, terms = net.change(name, step * move)
-        behind, _ = net.change(name, -step * move)
-        slope, gap = (ahead - behind) / (2 * step), abs(ahead + behind) / step
+        ahead, behind = net.terms(name, step * move), net.terms(name, -step * move)
+        slope = float(np.sum(ahead - behind)) / (2 * step)
         if not math.isfinite(slope):
             continue  # over the edge of the domain
+        bend = float(np.sum(np.abs(ahead + behind))) / step
+        terms = net.size((ahead != 0) | (behind != 0))
         found.terms = max(found.terms, terms)
         scale = max(scale, 1e-6 * found.terms)
         rounding = 2 * _EPSILON[net.precision] * terms / step
-        if steps:
-            last_step, last_slope, last_gap = steps[-1]
-            ratio = last_step / step
-            scatter = abs(slope - last_slope) + rounding
+        if before is not None:
+            ratio = before[0] / step
+            scatter = abs(slope - before[1]) + rounding
             if scatter <= found.doubt:
                 found.doubt = scatter
-                found.slope = slope + (slope - last_slope) / (ratio**2 - 1)
-            # The gap shrinks with the step, but for a kink.
-            shrunk = last_gap * (1 + 1 / ratio) / 2
-            found.kink = gap > max(shrunk, 10 * tolerance * scale, 10 * rounding)
-        steps.append((step, slope, gap))
-        if 10 * found.doubt <= tolerance * scale:
+                found.slope = slope + (slope - before[1]) / (ratio**2 - 1)
+                # A curve's bend shrinks with the step, a kink's does not.
+                found.bend = max(0.0, (ratio * bend - before[2]) / (ratio - 1) - 10 * rounding)
+        found.steps.append((slope, rounding))
+        before = step, slope, bend
+        found.agreed = 10 * found.doubt <= tolerance * scale
+        if found.agreed:
             break
-    slopes = [slope for _, slope, _ in steps[1:]]
-    found.spread = max(slopes, default=0.0) - min(slopes, default=0.0)
     return found
 
 
