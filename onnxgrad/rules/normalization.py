@@ -191,7 +191,7 @@ def _group_xhat(op, X, num_groups, epsilon):
 
 
 def _calculating(X):
-    """The dtype in which an operator that stashes in float32 calculates."""
+    """float32, or float64 for an operand of it."""
     return X.dtype if X.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
 
 
@@ -246,12 +246,12 @@ def _window_mean(op, X, before, after):
     """The sum over the channels from c - before to c + after, divided by their number."""
     planes = [shapes.dim(X, 0), 1, shapes.dim(X, 1), shapes.count(X, range(2, X.rank))]
     mean = op.AveragePool(
-        shapes.reshape(X, planes),
+        shapes.reshape(op.cast(X, _calculating(X)), planes),
         kernel_shape=[before + after + 1, 1],
         pads=[before, 0, after, 0],
         count_include_pad=1,
     )
-    return shapes.reshape_like(mean, X)
+    return op.cast(shapes.reshape_like(mean, X), X.dtype)
 
 
 @rule("LRN", "X")
