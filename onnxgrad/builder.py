@@ -63,29 +63,46 @@ def carries(value: ir.Value) -> bool:
     return kind is None or (isinstance(kind, ir.TensorType) and kind.dtype in FLOATS)
 
 
-# Inference forgets even the rank of these where the size of the window is not known.
+# Inference forgets even the rank of these where the size of the window is not known, and that of a
+# convolution's operand is the weight's.
 _SLIDING = {"Conv", "ConvTranspose", "DeformConv"}
+
+# X is [time, batch, features], a state [directions, batch, size]; Y is both.
+_RECURRENT = {"GRU", "LSTM", "RNN"}
 
 # The standard's inference says nothing of these; the output has the shape of the first operand.
 _ALIKE = {"GroupNormalization", "MeanVarianceNormalization"}
 
 
 def keep_rank(node: ir.Node) -> bool:
-    """Set the rank of outputs where inference has not but could have; whether it did."""
-    if node.domain or node.op_type not in _SLIDING | _ALIKE | {"Attention"}:
-        return False
-    x, outputs = node.inputs[0], node.outputs[:1]
-    if node.op_type == "Attention":  # the caches and scores, whatever the rank of the query
-        dims: list[Any] = [None] * 4
-        outputs = node.outputs[1:]
-    elif x is None or x.shape is None:
-        return False
-    else:
-        dims = list(x.shape) if node.op_type in _ALIKE else [None] * len(x.shape)
-    missing = [v for v in outputs if v.name and v.shape is None]
-    for v in missing:
+    """Set ranks of operands and outputs that inference has not but could have; whether it did."""
+    missing = [
+        (v, dims)
+        for v, dims in ([] if node.domain else _ranks(node))
+        if v is not None and v.name and v.shape is None and not v.is_graph_input()
+    ]
+    for v, dims in missing:
         v.shape = ir.Shape(dims)
     return bool(missing)
+
+
+def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
+    """What an operator fixes of the shapes of its operands and outputs."""
+    if node.op_type == "Attention":  # the caches and scores, whatever the rank of the query
+        yield from ((v, [None] * 4) for v in node.outputs[1:])
+    elif node.op_type in _RECURRENT:
+        yield from ((v, [None] * 3) for v in (node.inputs[0], *node.inputs[5:7]))
+        yield from ((v, [None] * (3 if k else 4)) for k, v in enumerate(node.outputs))
+    elif node.op_type in _SLIDING:
+        x, w = node.inputs[:2]
+        known = [v.shape for v in (x, w) if v is not None and v.shape is not None]
+        if known:
+            free = [None] * (len(known[0]) - 2)
+            yield x, [None, None, *free]
+            channels = known[-1][0] if known[-1] is w.shape else None
+            yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
+    elif node.op_type in _ALIKE and node.inputs[0].shape is not None:
+        yield node.outputs[0], list(node.inputs[0].shape)
 
 
 def misjudged(node: ir.Node) -> bool:
@@ -474,7 +491,7 @@ class Builder:
         return inner
 
     def infer_outputs(self, node: ir.Node) -> None:
-        """Set dtype and shape of a node's outputs, by the standard's own inference.
+        """Set dtypes and shapes of a node's outputs that have none, by the standard's inference.
 
         Raises:
             RuleError: The operands' dtypes or shapes do not fit the operator.
@@ -498,6 +515,8 @@ class Builder:
                 v.type, v.shape = kind, shape
                 if shape is not None and misjudged(node):
                     v.shape = ir.Shape([None] * len(shape))
+            elif v.shape is None and shape is not None and not misjudged(node):
+                v.shape = shape
         keep_rank(node)
 
     def _infer_anew(

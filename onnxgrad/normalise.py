@@ -8,6 +8,7 @@ follows from the inputs; no If whose condition follows from them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import onnx
@@ -15,9 +16,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
+<<<<<<< main
 from onnxgrad.builder import keep_rank, misjudged
 from onnxgrad.errors import ModelError
 from onnxgrad.expand import expand, needs_expansion
+=======
+from onnxgrad.builder import Builder, keep_rank, misjudged, subgraphs
+from onnxgrad.errors import ModelError, RuleError
+>>>>>>> local
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 
@@ -134,6 +140,21 @@ def _infer(model: ir.Model) -> None:
     infer_shapes(model)
     while _type_own_operators(model.graph) or any([keep_rank(n) for n in model.graph.all_nodes()]):
         infer_shapes(model)
+    if _infer_inner(model.graph):
+        infer_shapes(model)
+
+
+def _infer_inner(graph: ir.Graph) -> bool:
+    """Set shapes in inner graphs, where inference does not see the constants of the main graph."""
+    found, inner = False, list(graph.subgraphs())
+    op = Builder(graph) if inner else None
+    for node in (n for g in inner for n in g if onnx_schema(n.domain, n.op_type)):
+        missing = [v for v in node.outputs if v.name and v.shape is None]
+        if op and missing and not any(subgraphs(node)):
+            with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
+                op.infer_outputs(node)
+            found |= any(v.shape is not None for v in missing)
+    return found
 
 
 def _type_own_operators(graph: ir.Graph) -> bool:

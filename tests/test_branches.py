@@ -87,3 +87,29 @@ def test_slices_of_a_tensor_of_unknown_rank() -> None:
     s = 1 / (1 + np.exp(-x))
     want = 2 * s * s * (1 - s) * (np.arange(4) % 3 > 0).reshape(x.shape)
     np.testing.assert_allclose(run(og.gradient(net, "x"), x=x)[1], want, rtol=1e-5)
+
+
+def test_ranks_within_a_branch_follow_from_weights_of_the_main_graph() -> None:
+    net = model("""g (float[N,3,L] x, bool c) => (float[N] y) <float[1,3,1] w = {1, 2, 3}> {
+      y = If(c) <
+        then_branch = t () => (float[N] a) {
+          i = Constant<value_ints = [2]>()
+          size = Constant<value_ints = [7]>()
+          s = Shape(x)
+          length = Gather(s, i)
+          short = Equal(length, size)
+          d = If(short) <
+            then_branch = t1 () => (float[N,3] e) { e = Squeeze(x, i) },
+            else_branch = e1 () => (float[N,3,L] f) { f = Identity(x) }
+          >
+          conv = Conv(d, w)
+          one = Constant<value_ints = [1]>()
+          q = Squeeze(conv, one)
+          a = ReduceMean<axes=[-1], keepdims=0>(q)
+        },
+        else_branch = e () => (float[N] b) { b = ReduceMax<axes=[1, 2], keepdims=0>(x) }
+      >
+    }""")
+    x, c = np.ones((2, 3, 4), np.float32), np.array(True)
+    _, x_grad = run(og.gradient(net, "x"), x=x, c=c)
+    np.testing.assert_allclose(x_grad, np.broadcast_to([[0.25], [0.5], [0.75]], x.shape))

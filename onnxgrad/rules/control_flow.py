@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxgrad.builder import Builder, Tensor, carries, is_float
 from onnxgrad.registry import rule
 from onnxgrad.scopes import close, copy_into, merged, new_input
-from onnxgrad.shapes import full_like
+from onnxgrad.shapes import full_like, reshape_like
 
 
 @rule("If")
@@ -27,7 +27,10 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
     for branch in (then_branch, else_branch):
         inner = op.child("branch_back")
         _, outputs = copy_into(inner, branch, [])
-        seeds = merged(inner, zip(outputs, g_outputs, strict=True))
+        seeds = merged(
+            inner,
+            [(y, g and _of_rank(y, g)) for y, g in zip(outputs, g_outputs, strict=True)],
+        )
         branches.append((inner, pull(inner, seeds, [c.value for _, c in sources])))
     live = [(k, c) for k, c in sources if any(c.value in found for _, found in branches)]
     if not live:
@@ -43,6 +46,13 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
         like=[c for _, c in live],
     )
     return {("captures", k): g for (k, _), g in zip(live, gs, strict=True)}
+
+
+def _of_rank(y: Tensor, g: Tensor) -> Tensor:
+    """`g` in the shape of `y`, the output of a branch that never runs if it has another rank."""
+    if y.shape is None or g.shape is None or len(y.shape) == len(g.shape):
+        return g
+    return reshape_like(y.op.tensor(g.value), y)
 
 
 @rule("Loop")
