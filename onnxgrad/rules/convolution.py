@@ -132,8 +132,8 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     return shapes.reshape_like(shapes.reduce_sum(op.MatMul(g, seen), [0]), W)
 
 
-# Picking elements takes the square of this many operations for each element of x.
-_MANY_TAPS = 64
+# Picking elements takes the square of this many operations per element of x; above, it is slower.
+_MANY_TAPS = 32
 
 
 def _filter_by_convolution(
