@@ -16,14 +16,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
-<<<<<<< main
-from onnxgrad.builder import keep_rank, misjudged
-from onnxgrad.errors import ModelError
-from onnxgrad.expand import expand, needs_expansion
-=======
 from onnxgrad.builder import Builder, keep_rank, misjudged, subgraphs
 from onnxgrad.errors import ModelError, RuleError
->>>>>>> local
+from onnxgrad.expand import expand, needs_expansion
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 
