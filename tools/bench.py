@@ -61,7 +61,7 @@ to the input, 3 times for all parameters; the column "of best peer" is this pack
 of the fastest other. torch and torch.compile run a twin of the net, written as one writes it there.
 A net of symbolic sizes is fed those of batch 1; the peers in PyTorch know them beforehand.
 
-Peak memory is that of a process that loads a gradient's file and runs it, all libraries included."""
+Peak memory is that of a process that loads a gradient's file and runs it, libraries too."""
 
 # A pipe has no width of its own.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -87,11 +87,12 @@ class Cell:
 
 @dataclass
 class Result:
-    """What one contender did in one cell, by number of threads; times in seconds, sizes in MB."""
+    """What one contender did in one cell; times in seconds, by number of threads; sizes in MB."""
 
     error: str = ""
     difference: float | None = None
-    times: dict[str, float] = field(default_factory=dict)  # by threads
+    times: dict[str, float] = field(default_factory=dict)
+    forward: dict[str, float] = field(default_factory=dict)  # onnxruntime's, in the same run
     facts: dict[str, float] = field(default_factory=dict)  # build, nodes, file, peak, ...
 
 
@@ -228,6 +229,7 @@ def measure(
         compare(running, results, folder)
         for label, times in take_turns(running, threads, rounds, seconds).items():
             results[label].times[str(threads)] = float(np.quantile(times, quantile))
+            results[label].forward = results["forward"].times
         for label, process in running.items():
             _noted(results[label], process.ask("memory"))
     return results
@@ -299,10 +301,10 @@ def take_turns(
 
 def over_floor(cell: Cell, row: dict[str, Result], label: str, threads: str) -> float | None:
     """A contender's time over the floor."""
-    result, forward = row.get(label), row.get("forward")
-    if result is None or forward is None or not {threads} <= result.times.keys():
+    result = row.get(label)
+    if result is None or threads not in result.times:
         return None
-    return result.times[threads] / (FLOOR[cell.kind] * forward.times[threads])
+    return result.times[threads] / (FLOOR[cell.kind] * result.forward[threads])
 
 
 def best_peer(cell: Cell, row: dict[str, Result], threads: str) -> tuple[float, str] | None:
@@ -437,8 +439,9 @@ class Run:
         """A new measurement takes the old one's place, thread count by thread count."""
         old = self.measured.setdefault(cell, {})
         for label, result in row.items():
-            times = old[label].times if label in old else {}
-            result.times = times | result.times
+            if label in old:
+                result.times = old[label].times | result.times
+                result.forward = old[label].forward | result.forward
             old[label] = result
 
     def save(self) -> None:

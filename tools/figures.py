@@ -106,11 +106,12 @@ def _resident() -> float:
 
 
 def _in_child(work: Callable[[], float]) -> float:
-    """What `work` returns in a forked process, so that the next one starts afresh."""
+    """How much `work`'s memory is above that of before, in a process forked for it alone."""
     here, there = os.pipe()
     if not os.fork():
         try:
-            os.write(there, repr(work()).encode())
+            before = _resident()
+            os.write(there, repr(work() - before).encode())
         finally:
             os._exit(0)
     os.close(there)
@@ -130,20 +131,19 @@ def sharing(quick: bool = False) -> dict[str, Any]:
     model = nets.NETS[name]()
     x = model.graph.inputs[0]
     value = np.ones([int(d) for d in x.shape], np.float32)  # type: ignore[union-attr]
-    before = _resident()
 
     def shared(gradient: bool = True) -> float:
         net = og.Net(model, threads=1)
         net(value)
         if gradient:
             net(value, og.NetPortGradient(x.name))
-        return _resident() - before
+        return _resident()
 
     def apart() -> float:
         calls = [_run(m, **{x.name: value}) for m in (model, og.gradient(model))]
         for call in calls:
             call()
-        return _resident() - before
+        return _resident()
 
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values()) / 1e6
     return {
@@ -189,10 +189,9 @@ def orders(quick: bool = False) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     sizes: dict[str, dict[str, Any]] = {
-        "mlp": {"batch": 16},
         "lstm": {"steps": 16 if quick else 256},
         "bert": {"layers": 1 if quick else 2},
-        "resnet50": {"size": 32 if quick else 128},
+        "unet": {"size": 16 if quick else 64},
     }
     for name, options in sizes.items():
         model = nets.NETS[name](**options)
