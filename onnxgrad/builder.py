@@ -79,7 +79,7 @@ def keep_rank(node: ir.Node) -> bool:
     missing = [
         (v, dims)
         for v, dims in ([] if node.domain else _ranks(node))
-        if v is not None and v.name and v.shape is None and not v.is_graph_input()
+        if v is not None and v.type is not None and v.shape is None and not v.is_graph_input()
     ]
     for v, dims in missing:
         v.shape = ir.Shape(dims)
@@ -105,12 +105,38 @@ def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
         yield node.outputs[0], list(node.inputs[0].shape)
 
 
+_POOLS = {"AveragePool", "LpPool", "MaxPool"}
+
+
+def _counts_too_many(node: ir.Node) -> bool:
+    """Whether ceil_mode makes room for a window that has nothing of the input: it is dropped."""
+    sizes = None if node.inputs[0] is None else dims_of(node.inputs[0])
+    ceil_mode = node.attributes.get("ceil_mode")
+    if ceil_mode is None or not ceil_mode.as_int() or sizes is None:
+        return False
+    n = len(sizes) - 2
+    lists = {"kernel_shape": [], "strides": [1] * n, "dilations": [1] * n, "pads": [0] * (2 * n)}
+    for name in lists.keys() & node.attributes.keys():
+        lists[name] = list(node.attributes[name].as_ints())
+    for a, size in enumerate(sizes[2:]):
+        stride, begin, end = lists["strides"][a], lists["pads"][a], lists["pads"][a + n]
+        reach = (lists["kernel_shape"][a] - 1) * lists["dilations"][a]
+        if isinstance(size, int):
+            last = -(-(size + begin + end - reach - 1) // stride) * stride
+            if last >= size + begin:
+                return True
+    return False
+
+
 def misjudged(node: ir.Node) -> bool:
     """Whether the standard's inference may give wrong sizes, where operands' are not numbers.
 
     It takes the ellipsis of an Einsum's first operand for that of all, and what Attention would
-    have to calculate, a head's size or the number of keys, for 0.
+    have to calculate, a head's size or the number of keys, for 0. Below opset 22 it counts a window
+    that starts beyond a pool's input.
     """
+    if not node.domain and node.op_type in _POOLS:
+        return _counts_too_many(node)
     if node.domain or node.op_type not in ("Attention", "Einsum"):
         return False
     dims = [None if v is None else dims_of(v) for v in node.inputs]

@@ -93,12 +93,17 @@ def _expand(op: Builder) -> None:
 
 
 def _infer(op: Builder, node: ir.Node) -> None:
-    """The types of what follows from an expansion, which inference did not know before."""
-    if any(v.type is None for v in node.outputs):
-        try:
+    """The types and ranks that follow from an expansion, which inference did not know before."""
+    declared = {v: v.type for v in node.outputs if v.type is None or v.shape is None}
+    for v in declared:
+        v.type = None
+    try:
+        if declared:
             op.infer_outputs(node)
-        except RuleError:
-            return  # a later operator that needs the type will say so
+    except RuleError:
+        pass  # a later operator that needs the type will say so
+    for v, kind in declared.items():
+        v.type = v.type or kind
 
 
 def _call(op: Builder, function: Function, node: ir.Node) -> tuple[Tensor | None, ...]:

@@ -89,9 +89,7 @@ def _passes(model: ir.Model) -> None:
             f"to {newest}: upgrade onnx"
         )
     if version < FLOOR:
-        ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
-        if model.graph.opset_imports[""] != FLOOR:
-            raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
+        _raise(model, version)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
@@ -103,6 +101,26 @@ def _passes(model: ir.Model) -> None:
         infer(model)
         expand(model.graph)
         common.TopologicalSortPass()(model)
+
+
+def _raise(model: ir.Model, version: int) -> None:
+    """Raise the opset to FLOOR, past operators that onnxruntime had before the standard did."""
+    ahead = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
+    for node in ahead:
+        node.domain = _HIDDEN
+    if ahead:
+        model.graph.opset_imports[_HIDDEN] = 1
+    ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
+    if model.graph.opset_imports[""] != FLOOR:
+        raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
+    for node in model.graph.all_nodes():
+        if node.domain == _HIDDEN:
+            node.domain = ""
+    model.graph.opset_imports.pop(_HIDDEN, None)
+
+
+def _exists(node: ir.Node, version: int) -> bool:
+    return onnx_schema("", node.op_type, version) is not None
 
 
 def infer(model: ir.Model) -> None:
