@@ -41,6 +41,30 @@ def test_a_weight_that_nothing_uses(opset: int, ir_version: int) -> None:
         og.gradient(model, "unused")
 
 
+SCATTER = """<ir_version: 4, opset_import: ["" : 10]>
+net (float[3, 3] x, float[2, 3] u) => (float[3, 3] y) {
+    i = Constant<value = int64[2, 3] {1, 0, 2, 0, 2, 1}>()
+    y = Scatter(x, i, u)
+}"""
+UPSAMPLE = """<ir_version: 4, opset_import: ["" : 9]>
+net (float[1, 1, 2, 2] x) => (float[1, 1, 4, 4] y) {
+    s = Constant<value = float[4] {1.0, 1.0, 2.0, 2.0}>()
+    y = Upsample<mode = "nearest">(x, s)
+}"""
+
+
+@pytest.mark.parametrize(("text", "total"), [(SCATTER, 9), (UPSAMPLE, 16)])
+def test_deprecated_operators_are_replaced_by_raising_the_opset(text: str, total: int) -> None:
+    model = onnx.parser.parse_model(text)
+    shapes = {
+        i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input
+    }
+    feeds = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    found = runner(og.gradient(model, forward=False))(feeds)
+    # Each element of the output is a copy of one element of an input.
+    assert sum(g.sum() for g in found) == total
+
+
 def test_a_size_of_minus_one_is_unknown() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> net (float[N, 2] x) => (float[N, 2] y) '

@@ -40,7 +40,7 @@ A model of an opset below 21 is raised to 21 before it is differentiated.
 
 - **rule**: a gradient with respect to the operands listed.
 - **through its function body**: the standard defines the operator by others, whose rules apply.
-- **replaced by others**: not in the standard's default domain, and replaced by operators that are.
+- **replaced by others**: deprecated, or of another domain, and replaced by the standard's own.
 - **zero derivative**: zero wherever it exists, or no floating-point path leads through it.
 - **not implemented**: refused, with the reason in the last column, when it lies on a path.
 
@@ -100,6 +100,8 @@ def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: i
         floats = [p.name for p in schema.inputs if floating(schema, p.name)] if schema else []
         if (domain, operator) in expandable():
             return Line(domain, operator, since, "expanded", tuple(floats), "")
+        if schema and schema.deprecated:
+            return Line(domain, operator, since, "expanded", tuple(floats), "by raising the opset")
         if has_body(domain, operator):
             return Line(domain, operator, since, "body", tuple(floats), "")
         return Line(domain, operator, since, "none", (), "no rule yet")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnx_ir import DataType
 
 from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import not_implemented, rule, zero
+from onnxgrad.registry import rule, zero
 from onnxgrad.shapes import (
     Size,
     arange,
@@ -253,4 +253,3 @@ def _(op, g, delta):
 
 zero("OneHot", "indices", "depth", reason="they say where and how many, not how much")
 zero("Range", "limit", reason="it says how many elements there are")
-not_implemented("Scatter", reason="removed from the standard in opset 11: raise the model's opset")

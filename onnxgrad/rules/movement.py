@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import elementwise, not_implemented, rule
+from onnxgrad.registry import elementwise, rule
 from onnxgrad.shapes import (
     Size,
     arange,
@@ -103,8 +103,6 @@ def _(op, g, input_data, axes):
 def _(op, g, sequence_lens, batch_axis, time_axis):
     return op.ReverseSequence(g, sequence_lens, batch_axis=batch_axis, time_axis=time_axis)
 
-
-not_implemented("Upsample", reason="removed from the standard: raise the model's opset to 10")
 
 # -- Slice ---------------------------------------------------------------------------------------
 
