@@ -5,8 +5,9 @@ Element k of window o lies at s*o + d*k - begin on the input, with stride s and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -65,20 +66,18 @@ def _same(axis: Axis) -> Size:
     return shapes.at_least(last * axis.stride + axis.reach + 1 - axis.size, 0)
 
 
-def constant(*sizes: Size) -> bool:
-    """Whether all sizes are known when the graph is built."""
-    return all(isinstance(s, int) for s in sizes)
+def known(sizes: Iterable[Size | None]) -> list[int] | None:
+    """The sizes, if all are known when the graph is built."""
+    numbers = list(sizes)
+    return numbers if all(isinstance(s, int) for s in numbers) else None  # type: ignore[return-value]
 
 
 def one_hot(like: Tensor, kernel: Sequence[Size]) -> Tensor:
     """The filters [K, 1, *kernel] that pick each of the K elements of a window."""
-    op = like.op
-    if constant(*kernel):
-        elements = int(np.prod(kernel))
-        return op.const(np.eye(elements).reshape(elements, 1, *kernel), like=like)
-    elements = shapes.product(kernel)
-    square = op.ConstantOfShape(shapes.vector(like, [elements, elements]))
-    eye = op.EyeLike(square, dtype=like.dtype)
+    op, elements, sizes = like.op, shapes.product(kernel), known(kernel)
+    if sizes is not None and isinstance(elements, int):
+        return op.const(np.eye(elements).reshape(elements, 1, *sizes), like=like)
+    eye = op.EyeLike(shapes.full(like, [elements, elements], 0), dtype=like.dtype)
     return shapes.reshape(eye, [elements, 1, *kernel])
 
 
@@ -118,12 +117,12 @@ def _every(x: Tensor, steps: list[int]) -> Tensor:
     return x.op.Slice(x, const([0] * n), const([last] * n), const(range(2, n + 2)), const(steps))
 
 
-def attributes(axes: list[Axis]) -> dict[str, list[int]]:
+def attributes(axes: list[Axis]) -> dict[str, Any]:
     """The axes as attributes; their padding is constant."""
     return {
         "strides": [a.stride for a in axes],
         "dilations": [a.dilation for a in axes],
-        "pads": [a.begin for a in axes] + [a.end for a in axes],  # type: ignore[misc]
+        "pads": [a.begin for a in axes] + [a.end for a in axes],
     }
 
 
@@ -133,9 +132,9 @@ def padded(x: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
     axes = [
         replace(a, end=0) if isinstance(a.end, int) and -a.stride < a.end < 0 else a for a in axes
     ]
-    if all(constant(a.begin, a.end) and min(a.begin, a.end) >= 0 for a in axes):
-        return x, axes
     pads = [0, 0, *(a.begin for a in axes), 0, 0, *(a.end for a in axes)]
+    if min(known(pads) or [-1]) >= 0:
+        return x, axes
     x = x.op.Pad(x, shapes.vector(x, pads))
     return x, [replace(a, size=shapes.dim(x, k + 2), begin=0, end=0) for k, a in enumerate(axes)]
 
@@ -147,9 +146,10 @@ def spread(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tens
     falls short of its end by what is to fill up with zeros; else take more than needed, and cut.
     """
     sizes = {k: v for k, v in attributes(axes).items() if k != "pads"}
-    over = [_overhang(a, outputs) for a, outputs in zip(axes, shapes.dims(g)[2:], strict=True)]
-    if constant(*over, *(a.begin for a in axes)):
-        pads = [a.begin for a in axes] + [max(o, 0) for o in over]
+    over = known(_overhang(a, o) for a, o in zip(axes, shapes.dims(g)[2:], strict=True))
+    begins = known(a.begin for a in axes)
+    if over is not None and begins is not None:
+        pads = begins + [max(o, 0) for o in over]
         short = [max(-o, 0) for o in over]
         return g.op.ConvTranspose(g, filters, pads=pads, output_padding=short, group=group, **sizes)
     short = [a.stride - 1 for a in axes]
@@ -161,8 +161,8 @@ def spread(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tens
 
 def _overhang(axis: Axis, outputs: Size) -> Size | None:
     """How far the last window reaches beyond the input, where it can be told."""
-    if axis.stride == 1 and constant(axis.kernel, axis.end):
+    if axis.stride == 1 and known([axis.kernel, axis.end]):
         return axis.end
-    if not constant(axis.size, axis.kernel, axis.begin, outputs):
+    if not known([axis.size, axis.kernel, axis.begin, outputs]):
         return None
     return axis.stride * (outputs - 1) + axis.reach + 1 - axis.begin - axis.size

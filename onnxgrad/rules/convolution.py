@@ -86,10 +86,8 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
 
     The runtime folds the turning where W is a constant. None where it does not apply.
     """
-    if not all(a.stride == 1 and windows.constant(a.kernel, a.begin, a.end) for a in axes):
-        return None
-    pads = [a.reach - a.begin for a in axes] + [a.reach - a.end for a in axes]
-    if min(pads) < 0:
+    pads = windows.known([a.reach - a.begin for a in axes] + [a.reach - a.end for a in axes])
+    if pads is None or min(pads) < 0 or any(a.stride != 1 for a in axes):
         return None
     W = _turned(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
     return g.op.Conv(g, W, dilations=[a.dilation for a in axes], pads=pads, group=group)
@@ -167,10 +165,10 @@ def _filter_by_convolution(
 @rule("Col2Im", "input")
 def _(op, g, input, block_shape, strides, dilations, pads):
     """Col2Im adds blocks up into an image; here they are read from one."""
-    known, n = block_shape.const, g.rank - 2
-    if known is None:
-        blocks = [shapes.part(block_shape, k, k + 1) for k in range(n)]
-    else:
-        blocks = [int(b) for b in known]
+    known = block_shape.const
+    blocks: list[Size] = [
+        shapes.part(block_shape, k, k + 1) if known is None else int(known[k])
+        for k in range(g.rank - 2)
+    ]
     axes = windows.sliding(g, blocks, strides, dilations, pads)
     return shapes.reshape_like(windows.columns(g, axes), input)

@@ -50,7 +50,7 @@ def _(op, g, X, I):  # noqa: E741
 @rule("AveragePool", "X")
 def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad):
     axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
-    bare = all(windows.constant(a.begin, a.end) and a.begin == a.end == 0 for a in axes)
+    bare = not any(windows.known(e for a in axes for e in (a.begin, a.end)) or [1])
     if bare and all(_tiles(a, n) for a, n in zip(axes, shapes.dims(g)[2:], strict=True)):
         # No two windows overlap: each element is repeated over its own.
         scales = g.op.const([1, 1, *kernel_shape], dtype=np.float32)
@@ -65,7 +65,7 @@ def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_i
 
 def _tiles(a: Axis, outputs: Size) -> bool:
     """Whether the windows are known to cover an axis without gap or overlap."""
-    if not windows.constant(a.size, outputs):
+    if not windows.known([a.size, outputs]):
         return False
     return a.stride == a.kernel and a.dilation == 1 and a.size == a.stride * outputs
 
@@ -82,7 +82,7 @@ def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
     """How many elements each window holds along one axis: not those beyond the input's end."""
     op = g.op
     first = shapes.arange(op, shapes.dim(g, axis)) * window.stride
-    steps = op.const(np.arange(window.kernel) * window.dilation)
+    steps = shapes.arange(op, window.kernel) * window.dilation
     places = op.Unsqueeze(first, op.const([1])) + steps
     begin, end = window.begin, window.begin + window.size
     if with_padding:

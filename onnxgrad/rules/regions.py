@@ -238,8 +238,8 @@ class _Maximum:
         _, c, h, w = shapes.dims(X)
         images = self.op.cast(batch_indices, rows.dtype) * shapes.product([h, w])
         images = self.op.Unsqueeze(images, self.op.const([1, 2]))
-        self.index = self._cross(rows * w, columns, "Add") + images
-        self.weight = self._cross(*self.weights, "Mul")
+        self.index = self._cross("Add", rows * w, columns) + images
+        self.weight = self._cross("Mul", *self.weights)
         table = shapes.reshape(interpolation.rows(X), [-1, c])
         self.values = self.op.Gather(table, self.index, axis=0)
 
@@ -266,7 +266,7 @@ class _Maximum:
     def _won(self, g: Tensor) -> Tensor:
         """`g` for the candidate that is the maximum, 0 for the others."""
         op = self.op
-        lives = self._cross(*(self._twice(s.exists) for s in self.sides), "Mul")
+        lives = self._cross("Mul", *(self._twice(s.exists) for s in self.sides))
         lives = op.Unsqueeze(lives, op.const([3])) > 0
         candidates = self.values * op.Unsqueeze(self.weight, op.const([3]))
         lowest = op.const(-np.inf, like=candidates)
@@ -293,7 +293,7 @@ class _Maximum:
         t = self.op.Transpose(t, perm=[0, 2, 1])
         return self.op.Concat(t, t, axis=1)
 
-    def _cross(self, vertical: Tensor, horizontal: Tensor, combine: str) -> Tensor:
+    def _cross(self, combine: str, vertical: Tensor, horizontal: Tensor) -> Tensor:
         """[R, K, M] and [R, J, N] combined to [R, K * J, M * N]."""
         op = self.op
         (r, k, m), (_, j, n) = shapes.dims(vertical), shapes.dims(horizontal)
@@ -310,7 +310,7 @@ zero("MaxRoiPool", "rois", reason="boxes are rounded to whole elements")
 # The first of the elements that tie takes all, as in MaxPool.
 @rule("MaxRoiPool", "X")
 def _(op, g, X, rois, pooled_shape, spatial_scale):
-    n, c, h, w = shapes.dims(X)
+    _, c, h, w = shapes.dims(X)
     batch = op.Cast(shapes.part(rois, 0, 1, 1), to=DataType.INT64)
     image = op.Gather(X, op.Squeeze(batch, op.const([1])), axis=0)  # [R, C, H, W]
     across = [_first(image, m) for m in _held(rois, 0, pooled_shape[1], w, spatial_scale)]

@@ -16,6 +16,9 @@ SAMPLES = [
     _max((1, 2, 5, 6), kernel_shape=[3, 2], pads=[1, 0, 0, 1]),
     _max((1, 2, 7, 8), kernel_shape=[2, 3], dilations=[3, 2], strides=[1, 2]),
     *(_max((1, 2, 6, 8), kernel_shape=[3, 2], strides=[2, 3], ceil_mode=c) for c in (0, 1)),
+    # A window that would start beyond the input is dropped: along the first, along both axes.
+    _max((1, 2, 6, 7), kernel_shape=[2, 3], strides=[3, 2], ceil_mode=1),
+    _max((1, 2, 5, 5), kernel_shape=[3, 3], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1),
     *(
         _max((1, 2, 6, 7), kernel_shape=[3, 2], strides=[2, 3], auto_pad=pad)
         for pad in ("SAME_UPPER", "SAME_LOWER", "VALID")
@@ -41,6 +44,7 @@ SAMPLES += [
             {"pads": [1, 0, 0, 2], "strides": [2, 3]},
             {"ceil_mode": 1, "strides": [2, 2]},
             {"ceil_mode": 1, "strides": [2, 3], "pads": [1, 0, 0, 1]},
+            {"ceil_mode": 1, "strides": [3, 2], "pads": [1, 1, 1, 1]},
             {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
             {"auto_pad": "SAME_LOWER", "strides": [3, 1]},
             {"auto_pad": "VALID"},
