@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,11 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxgrad import io, names
+from onnxgrad import io, names, transforms
 from onnxgrad.api import GRADIENTS, OGRADS, gradient
 from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All, Spec
 from onnxgrad.runtime import SHARE_BYTES, Array, Port, Provider, Session, Weights, arrays, available
+from onnxgrad.transforms import HVPS, JACOBIANS, MAX_BYTES, TANGENTS, Mode
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class NetPortGradient:
 
 
 Request: TypeAlias = NetPortGradient | Sequence[NetPortGradient]
+# One tensor, or a sequence of them: what the transforms take for `wrt` and `of`.
+Specs: TypeAlias = str | Sequence[Spec]
 
 
 class Net:
@@ -63,6 +66,11 @@ class Net:
         net(x, [NetPortGradient("x"), ...])        several, a dict by tensor name
         net(x, NetPortGradient(ALL))               for all inputs and parameters, a dict
         net({"x": x, NetPortGradient("y"): g}, NetPortGradient("x"))    g imposed at y
+        net.jacobian(x), net.hessian(x), net.jvp(x, t), ...        as the transforms of that name
+
+    The transforms take the feeds of a call. What they give is an array where `wrt` (and `of`, where
+    results belong to an output) is one name, or is left out and there is one to choose; else a dict
+    by tensor name. For a sequence, even of one name, it is a dict.
 
     Args:
         model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
@@ -95,7 +103,8 @@ class Net:
         self._weights = Weights()
         self._lock = threading.Lock()
         self._forward: Session | None = None
-        self._backward: dict[tuple[All | tuple[str, ...], tuple[str, ...]], _Backward] = {}
+        self._built: dict[Any, _Built] = {}
+        self._modes: dict[Any, Mode] = {}
         graph = self._model.graph
         self.ports = {value.name or "": Port.of(value) for value in graph.inputs}
         self.inputs = tuple(name for name in self.ports if name not in graph.initializers)
@@ -133,14 +142,133 @@ class Net:
                 )
             results = dict(zip(self.outputs, self._forward_session().run(values), strict=True))
             return results[self.outputs[0]] if len(self.outputs) == 1 else results
-        backward = self._backward_of(request, tuple(ograds))
-        for name, value in ograds.items():
-            port = backward.seeds[name]
-            values[port.name] = _imposed(port, value, self.ports, values)
-        found = dict(zip(backward.names, backward.session.run(values), strict=True))
+        wrt = self._wrt(request)
+        several = wrt if isinstance(wrt, All) else list(wrt)
+        built = self._build(gradient, GRADIENTS, several, ograd=sorted(ograds) or False)
+        found = self._run(built, values, ograds)
         if isinstance(request, NetPortGradient) and not isinstance(request.spec, All):
-            return found[backward.names[0]]
+            return next(iter(found.values()))
         return found
+
+    def vjp(self, feeds: Any, ograds: Any, wrt: Specs | All | None = None) -> Any:
+        """The product of vectors with the Jacobian: the same as a gradient with imposed ograds.
+
+        Args:
+            feeds: As for a call.
+            ograds: A dict by tensor name of what is imposed; the array itself for the one output.
+            wrt: As for `onnxgrad.gradient`.
+        """
+        values, none = self._feeds(feeds)
+        _refuse(none)
+        imposed = self._by_name(ograds, self.outputs, "ograds")
+        found = self._run(
+            self._build(gradient, GRADIENTS, wrt, ograd=sorted(imposed)), values, imposed
+        )
+        return _pick(found, wrt)
+
+    def jvp(self, feeds: Any, tangents: Any, *, of: Specs | None = None) -> Any:
+        """The product of the Jacobian with tangents of inputs, parameters or other tensors.
+
+        Args:
+            feeds: As for a call.
+            tangents: A dict by tensor name; the array itself for the one input.
+            of: As for `onnxgrad.jvp`.
+        """
+        values, ograds = self._feeds(feeds)
+        _refuse(ograds)
+        moved = self._by_name(tangents, self.inputs, "tangents")
+        built = self._build(transforms.jvp, TANGENTS, list(moved), of=of)
+        return _pick(self._run(built, values, tangents=moved), of)
+
+    def hvp(self, feeds: Any, tangents: Any, *, of: Specs | None = None) -> Any:
+        """The product of the Hessian with tangents, of the scalar that a gradient is of.
+
+        Args:
+            feeds: As for a call, imposed gradients included.
+            tangents: A dict by tensor name; the array itself for the one input.
+            of: As for `onnxgrad.hvp`.
+
+        Returns:
+            For an array an array, for a dict a dict.
+        """
+        values, ograds = self._feeds(feeds)
+        moved = self._by_name(tangents, self.inputs, "tangents")
+        built = self._build(transforms.hvp, HVPS, list(moved), of=of, ograd=sorted(ograds) or False)
+        found = self._run(built, values, ograds, moved)
+        return found if isinstance(tangents, Mapping) else next(iter(found.values()))
+
+    def jacobian(
+        self,
+        feeds: Any,
+        wrt: Specs | All | None = None,
+        *,
+        of: Specs | None = None,
+        mode: Mode = "auto",
+        max_bytes: int = MAX_BYTES,
+    ) -> Any:
+        """dy/dx, of shape [*y.shape, *x.shape]; if there are several of both, by y, then by x.
+
+        Args:
+            feeds: As for a call. Their sizes decide on the mode, and what is too large.
+            wrt, of, mode, max_bytes: As for `onnxgrad.jacobian`.
+        """
+        values, ograds = self._feeds(feeds)
+        _refuse(ograds)
+        way = self._plan("jacobian", values, wrt, of=of, mode=mode, max_bytes=max_bytes)
+        built = self._build(transforms.jacobian, JACOBIANS, wrt, of=of, mode=way, max_bytes=_ANY)
+        found = self._run(built, values)
+        return _pick({y: _pick(row, wrt) for y, row in found.items()}, of)
+
+    def hessian(
+        self,
+        feeds: Any,
+        wrt: Specs | All | None = None,
+        *,
+        of: Specs | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> Any:
+        """The Hessian, of shape [*a.shape, *b.shape] for two tensors of `wrt`, by a, then by b.
+
+        Args:
+            feeds: As for a call, imposed gradients included. Their sizes decide what is too large.
+            wrt, of, max_bytes: As for `onnxgrad.hessian`.
+        """
+        values, ograds = self._feeds(feeds)
+        self._plan("hessian", values, wrt, of=of, max_bytes=max_bytes)
+        built = self._build(
+            transforms.hessian,
+            JACOBIANS,
+            wrt,
+            of=of,
+            ograd=sorted(ograds) or False,
+            max_bytes=_ANY,
+        )
+        found = self._run(built, values, ograds)
+        return _pick({a: _pick(row, wrt) for a, row in found.items()}, wrt)
+
+    def per_example_gradient(
+        self,
+        feeds: Any,
+        wrt: Specs | All | None = None,
+        *,
+        of: Specs | None = None,
+        batched: Specs | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> Any:
+        """The gradients of parameters, of shape [N, *w.shape], for each example of the batch.
+
+        Args:
+            feeds: As for a call. Their sizes decide what is too large.
+            wrt, of, batched, max_bytes: As for `onnxgrad.per_example_gradient`.
+        """
+        values, ograds = self._feeds(feeds)
+        _refuse(ograds)
+        options = {"of": of, "batched": batched}
+        self._plan("per_example_gradient", values, wrt, max_bytes=max_bytes, **options)
+        transform = transforms.per_example_gradient
+        built = self._build(transform, GRADIENTS, wrt, max_bytes=_ANY, **options)
+        found = self._run(built, values)
+        return found if wrt is None else _pick(found, wrt)
 
     def _feeds(self, feeds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The arrays by input name, and the imposed gradients by tensor name."""
@@ -168,21 +296,60 @@ class Net:
                 )
             return self._forward
 
-    def _backward_of(self, request: Request, ograds: tuple[str, ...]) -> _Backward:
-        wrt = self._wrt(request)
+    def _build(
+        self, transform: Callable[..., Any], results: str, wrt: Any, **options: Any
+    ) -> _Built:
+        """The session of a transform of the net, kept from its first use on.
+
+        `results` is the metadata property in which it notes what its outputs are.
+        """
+        key = (transform, _hashable(wrt), _hashable(options))
         with self._lock:
-            key = (wrt, tuple(sorted(ograds)))
-            if key not in self._backward:
-                model = gradient(
-                    self._model,
-                    wrt if isinstance(wrt, All) else list(wrt),
-                    ograd=list(ograds) or False,
-                    forward=False,
+            if key not in self._built:
+                model = transform(self._model, wrt, forward=False, **options)
+                self._built[key] = _Built(
+                    model, results, self._weights, self._providers, self._threads
                 )
-                self._backward[key] = _Backward(
-                    model, self._weights, self._providers, self._threads
-                )
-            return self._backward[key]
+            return self._built[key]
+
+    def _plan(
+        self, kind: str, values: Mapping[str, Any], wrt: Any, max_bytes: int, **options: Any
+    ) -> Mode:
+        """The decisions of a transform for inputs of these sizes; raises if it gives too much."""
+        sizes = {name: np.shape(value) for name, value in values.items()}
+        key = (kind, _hashable(wrt), max_bytes, _hashable(options), _hashable(sizes))
+        with self._lock:
+            if key not in self._modes:
+                model = _of_sizes(self._model, sizes)
+                self._modes[key] = transforms.plan(kind, model, wrt, max_bytes=max_bytes, **options)
+            return self._modes[key]
+
+    def _run(
+        self,
+        built: _Built,
+        values: dict[str, Any],
+        ograds: Mapping[str, Any] | None = None,
+        tangents: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        given = [(built.seeds, ograds or {}), (built.tangents, tangents or {})]
+        extra = {
+            ports[name].name: _imposed(ports[name], value, self.ports, values)
+            for ports, arrays_by_name in given
+            for name, value in arrays_by_name.items()
+        }
+        return built.run(values | extra)
+
+    def _by_name(self, given: Any, only: Sequence[str], what: str) -> dict[str, Any]:
+        """Values by tensor name, of a mapping by name or position; or that of the only tensor."""
+        if isinstance(given, Mapping):
+            if not given:
+                raise ArgumentError(f"{what}: none is given.")
+            return {names.resolve(self._model, spec): value for spec, value in given.items()}
+        if len(only) != 1:
+            raise ArgumentError(
+                f"{what}: give a dict by tensor name, of {', '.join(map(repr, only))}."
+            )
+        return {only[0]: given}
 
     def _wrt(self, request: Request) -> All | tuple[str, ...]:
         several = [request] if isinstance(request, NetPortGradient) else request
@@ -205,22 +372,72 @@ class Net:
         return tuple(dict.fromkeys(resolved))
 
 
-class _Backward:
-    """The session of one gradient model, and what its outputs and seeds are gradients of."""
+class _Built:
+    """The session of one transform of a net, and what its inputs and outputs belong to."""
 
     def __init__(
         self,
         model: ir.Model,
+        results: str,
         weights: Weights,
         providers: Sequence[Provider] | None,
         threads: int | None,
     ) -> None:
-        inputs = {value.name: value for value in model.graph.inputs}
-        seeds = json.loads(model.metadata_props[OGRADS])
-        self.seeds = {name: Port.of(inputs[seed]) for name, seed in seeds.items()}
-        # The gradients are the only outputs, in this order.
-        self.names = list(json.loads(model.metadata_props[GRADIENTS]))
+        inputs = {value.name: Port.of(value) for value in model.graph.inputs}
+        self.seeds, self.tangents = (
+            {
+                name: inputs[port]
+                for name, port in json.loads(model.metadata_props.get(key, "{}")).items()
+                if port in inputs
+            }
+            for key in (OGRADS, TANGENTS)
+        )
+        self._results: dict[str, Any] = json.loads(model.metadata_props[results])
         self.session = Session(model, weights, providers, threads=threads, lean=True)
+
+    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The results by tensor name; by two names where they belong to two tensors."""
+        found = dict(zip(self.session.outputs, self.session.run(values), strict=True))
+        return {
+            name: {x: found[o] for x, o in out.items()} if isinstance(out, dict) else found[out]
+            for name, out in self._results.items()
+            if isinstance(out, dict) or out in found  # a tangent is an input or an output
+        }
+
+
+# Sizes are checked for every feed, not when the model is built.
+_ANY = 2**63
+
+
+def _refuse(ograds: Mapping[str, Any]) -> None:
+    if ograds:
+        raise ArgumentError("The feeds impose a gradient, which has no meaning here.")
+
+
+def _pick(found: dict[str, Any], spec: Any) -> Any:
+    """The result itself where one tensor was named, or none and there is but one."""
+    one = isinstance(spec, str) or (spec is None and len(found) == 1)
+    return next(iter(found.values())) if one else found
+
+
+def _hashable(value: Any) -> Any:
+    """A key for names, positions, sizes, options."""
+    if isinstance(value, Mapping):
+        return tuple((name, _hashable(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _of_sizes(model: ir.Model, sizes: Mapping[str, Sequence[int]]) -> ir.Model:
+    """A copy of a model for inputs of exactly these sizes."""
+    copy = io.load(model)
+    for value in copy.graph.inputs:
+        if (name := value.name or "") in sizes:
+            value.shape = ir.Shape(sizes[name])
+    for value in copy.graph.outputs:
+        value.shape = None  # inferred anew, without names of dimensions
+    return copy
 
 
 def _imposed(

@@ -1,23 +1,23 @@
 """Transforms beyond the gradient: forward mode, Hessians, Jacobians, per example, batched.
 
-All of them follow from the reverse walk. The backward pass is linear in its seed, so pulling it back
-once more gives forward mode; a Scan over unit seeds gives a Jacobian, with what does not depend on
-the seed computed once, outside of it.
+All of them follow from the reverse walk. The backward pass is linear in its seed, so pulling it
+back once more gives forward mode; a Scan over unit seeds gives a Jacobian, with what does not
+depend on the seed computed once, outside of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import io, shapes
-from onnxgrad.api import Job, Spec
-from onnxgrad.builder import Builder, Tensor, dims_of
+from onnxgrad.api import GRADIENTS, OGRADS, Job, Spec
+from onnxgrad.builder import Builder, Dim, Tensor, dims_of
 from onnxgrad.differentiate import Flow, pull
 from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All
@@ -26,9 +26,13 @@ from onnxgrad.optimise import optimise
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
 
 Unreachable = Literal["error", "zeros"]
+Mode = Literal["auto", "reverse", "forward"]
 
 TANGENTS = "onnxgrad.tangents"
+HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
+
+MAX_BYTES = 2**31
 
 
 def jvp(
@@ -41,15 +45,20 @@ def jvp(
 ) -> Any:
     """A model that computes Jacobian-vector products: tangents in, tangents out.
 
-    For each tensor `x` of `wrt` the result has an input `<x>_tangent` of the shape and dtype of `x`,
-    for each tensor `y` of `of` an output `<y>_tangent` of the shape and dtype of `y`: the sum over
-    `wrt` of dy/dx times the tangent of x. The metadata property "onnxgrad.tangents" maps, in JSON,
-    the tensors' names to those of their tangents.
+    For each tensor `x` of `wrt` the result has an input `<x>_tangent` of the shape and dtype of
+    `x`, for each tensor `y` of `of` an output `<y>_tangent` of the shape and dtype of `y`: the sum
+    over `wrt` of dy/dx times the tangent of x. The metadata property "onnxgrad.tangents" maps, in
+    JSON, the tensors' names to those of their tangents.
 
     Args, Raises: As for `gradient`; a tensor of `of` that depends on none of `wrt` is unreachable.
     """
     net = io.load(model)
     job = Job(net, wrt, of, unreachable)
+    for x in job.wrt:
+        if x in job.of:
+            raise ArgumentError(
+                f"{x.name!r} is in wrt and in of: what its tangent is, its tangent's input tells"
+            )
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
     for y in job.of:
         flow = Flow.of(net.graph, job.wrt, [y])
@@ -58,8 +67,7 @@ def jvp(
     job.zeros = True
     with _Linear(job) as linear:
         moved = linear.push(job.op, tangents, list(net.graph))
-        names = (f"{y.name}_tangent" for y in job.of)
-        job.finish(dict(zip(names, moved, strict=True)), forward)
+    job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)}, forward)
     names = {x.name: t.value.name for x, t in tangents.items()}
     names |= dict(zip((y.name for y in job.of), job.results, strict=True))
     net.metadata_props[TANGENTS] = json.dumps(names)
@@ -79,19 +87,22 @@ def hvp(
 
     For each tensor `x` of `wrt` the result has an input `<x>_tangent` and an output `<x>_hvp`, both
     of the shape and dtype of `x`. The outputs are the product of the Hessian with respect to all of
-    `wrt` together with the tangents.
+    `wrt` together with the tangents. The metadata properties "onnxgrad.tangents" and
+    "onnxgrad.hvps" map, in JSON, the tensors' names to those of the inputs and outputs.
 
     Args, Raises: As for `gradient`.
     """
     net = io.load(model)
     job = Job(net, wrt, of, unreachable, ograd)
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
-    first = job.pull(job.seeds()[0])
+    seeds, ograds = job.seeds()
+    first = job.pull(seeds)
     job.zeros = True  # a gradient that does not depend on x has a Hessian of zero
     second = job.pull(merged(job.op, [(first[x], t) for x, t in tangents.items()]))
     job.finish({f"{x.name}_hvp": second[x] for x in job.wrt}, forward)
-    names = {x.name: t.value.name for x, t in tangents.items()}
-    net.metadata_props[TANGENTS] = json.dumps(names)
+    _note_inputs(net, TANGENTS, tangents)
+    _note_inputs(net, OGRADS, ograds)
+    net.metadata_props[HVPS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
     return io.like(net, model)
 
 
@@ -100,32 +111,32 @@ def jacobian(
     wrt: Spec | All | None = None,
     *,
     of: Spec | None = None,
-    mode: Literal["auto", "reverse", "forward"] = "auto",
+    mode: Mode = "auto",
     forward: bool = True,
     unreachable: Unreachable = "error",
-    max_bytes: int = 2**31,
+    max_bytes: int = MAX_BYTES,
 ) -> Any:
-    """A model that computes the Jacobian of every tensor of `of` with respect to every one of `wrt`.
+    """A model that computes the Jacobian of each tensor of `of` with respect to each of `wrt`.
 
     For each pair it has an output `<y>_<x>_jacobian` of shape [*y.shape, *x.shape] and the dtype of
-    `x`. The metadata property "onnxgrad.jacobians" maps, in JSON, y to x to the name of that output.
-    The forward values are computed once.
+    `x`. The metadata property "onnxgrad.jacobians" maps, in JSON, y to x to the name of that
+    output. The forward values are computed once.
 
     Args:
         model, wrt, of, forward, unreachable: As for `gradient`.
         mode: "reverse" takes one backward step for each element of `y`, "forward" one for each
             element of `wrt`; "auto" the one with fewer steps where the sizes are known, else
             "reverse".
-        max_bytes: The size above which a Jacobian of known shape is refused.
+        max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
-        ArgumentError: A Jacobian would be larger than `max_bytes`. Else as for `gradient`.
+        ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
     """
-    if mode not in ("auto", "reverse", "forward"):
-        raise ArgumentError(f"mode is 'auto', 'reverse' or 'forward', not {mode!r}")
     net = io.load(model)
     job = Job(net, wrt, of, unreachable)
-    return io.like(_jacobians(net, job, job.of, mode, forward, max_bytes, "jacobian"), model)
+    blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
+    _finish_blocks(job, blocks, "jacobian", forward)
+    return io.like(net, model)
 
 
 def hessian(
@@ -136,7 +147,7 @@ def hessian(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Unreachable = "error",
-    max_bytes: int = 2**31,
+    max_bytes: int = MAX_BYTES,
 ) -> Any:
     """A model that computes the Hessian of the scalar that `gradient` differentiates.
 
@@ -146,19 +157,23 @@ def hessian(
 
     Args:
         model, wrt, of, ograd, forward, unreachable: As for `gradient`.
-        max_bytes: The size above which a Hessian of known shape is refused.
+        max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
-        ArgumentError: A Hessian would be larger than `max_bytes`. Else as for `gradient`.
+        ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
     job = Job(net, wrt, of, unreachable, ograd)
-    first = job.pull(job.seeds()[0])
+    _plan(job.wrt, job.wrt, "reverse", max_bytes, "hessian")
+    seeds, ograds = job.seeds()
+    first = job.pull(seeds)
     job.zeros = True
     gradients = [renamed_copy(job.op, first[x], "gradient") for x in job.wrt]
     for g, x in zip(gradients, job.wrt, strict=True):
         g.meta["onnxgrad.of"] = x.name
-    return io.like(_jacobians(net, job, gradients, "reverse", forward, max_bytes, "hessian"), model)
+    _finish_blocks(job, _jacobians(job, gradients, "reverse"), "hessian", forward)
+    _note_inputs(net, OGRADS, ograds)
+    return io.like(net, model)
 
 
 def per_example_gradient(
@@ -169,11 +184,12 @@ def per_example_gradient(
     batched: Spec | None = None,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    max_bytes: int = MAX_BYTES,
 ) -> Any:
     """A model that computes gradients example by example, without the sum over the batch.
 
-    For each tensor `w` of `wrt` it has an output `<w>_grad` of shape [N, *w.shape], N being the size
-    of the batch: the first axis of every tensor of `batched`. The metadata property
+    For each tensor `w` of `wrt` it has an output `<w>_grad` of shape [N, *w.shape], N being the
+    size of the batch: the first axis of every tensor of `batched`. The metadata property
     "onnxgrad.gradients" is as for `gradient`. The net is run once more for each example, as a batch
     of one, so examples must not influence each other in it.
 
@@ -182,22 +198,15 @@ def per_example_gradient(
         wrt: As for `gradient`, but no batched input; None means every parameter.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
+        max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
-        ArgumentError: A name in `batched` is no graph input. Else as for `gradient`.
+        ArgumentError: A name in `batched` is no graph input, or the gradients would be larger than
+            `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, All.ALL if wrt is None else wrt, of, unreachable)
+    job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes)
     graph, op = net.graph, job.op
-    if wrt is None:
-        job.wrt = [v for v in job.wrt if v.is_initializer()]
-    rows = _batch_inputs(graph, batched)
-    for x in job.wrt:
-        if x in rows:
-            raise ArgumentError(
-                f"wrt: {x.name!r} is an input with the batch; its gradient, as og.gradient gives it, "
-                "has no sum over the batch"
-            )
     job.require(job.of, job.wrt)
     inner = op.child("example")
     examples = {v: inner.Unsqueeze(_slice(inner, v), inner.const([0])) for v in rows}
@@ -210,8 +219,7 @@ def per_example_gradient(
     attributes = {"body": inner.graph, "num_scan_inputs": len(rows)}
     stacks = op.node("Scan", [op.tensor(v) for v in rows], len(like), attributes, like=like)
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)}, forward)
-    names = dict(zip(job.wrt_names, job.results, strict=True))
-    net.metadata_props["onnxgrad.gradients"] = json.dumps(names)
+    net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
     return io.like(net, model)
 
 
@@ -225,8 +233,8 @@ def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> An
         batch: The name of the new dimension.
 
     Returns:
-        A model of the same kind: each input `x` of `batched` has shape [batch, *x.shape], and so has
-        each output. Inside, a Scan runs the net once for each example.
+        A model of the same kind: each input `x` of `batched` has shape [batch, *x.shape], and so
+        has each output. Inside, a Scan runs the net once for each example.
 
     Raises:
         ArgumentError: A name in `batched` is no graph input.
@@ -260,8 +268,8 @@ def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> An
 class _Linear:
     """The backward pass as a linear map of its seed, ready to be pulled back once more.
 
-    The seeds are stand-ins: as the pass is linear in them, their values cancel out of what is pulled
-    back, and only their shapes can remain.
+    The seeds are stand-ins: as the pass is linear in them, their values cancel out of what is
+    pulled back, and only their shapes can remain.
     """
 
     def __init__(self, job: Job) -> None:
@@ -291,38 +299,106 @@ class _Linear:
             graph.inputs.remove(t.value)
 
 
-def _jacobians(
+def plan(
+    kind: str,
+    model: Any,
+    wrt: Spec | All | None = None,
+    *,
+    of: Spec | None = None,
+    mode: Mode = "auto",
+    batched: Spec | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Mode:
+    """Only the decisions of a transform: its mode, and whether its results are too large.
+
+    `kind` is "jacobian", "hessian" or "per_example_gradient", the model one whose inputs have the
+    sizes to decide for. Raises what those raise for their arguments.
+    """
+    net = io.load(model)
+    if kind == "per_example_gradient":
+        _by_example(net, wrt, of, batched, "zeros", max_bytes)
+        return "reverse"
+    job = Job(net, wrt, of, "zeros")
+    return _plan(job.wrt if kind == "hessian" else job.of, job.wrt, mode, max_bytes, kind)
+
+
+def _plan(
+    of: list[ir.Value], wrt: list[ir.Value], mode: Mode, max_bytes: int, kind: str
+) -> Literal["reverse", "forward"]:
+    """The way with fewer steps, of Jacobians that are not too large."""
+    if mode not in ("auto", "reverse", "forward"):
+        raise ArgumentError(f"mode is 'auto', 'reverse' or 'forward', not {mode!r}")
+    sizes = {}
+    for y in of:
+        for x in wrt:
+            what = f"the {kind} of {y.name!r} {y.shape} with respect to {x.name!r} {x.shape}"
+            sizes[what] = _bytes(x, _elements(y))
+    _require_fit(sizes, max_bytes, "Take a jvp, vjp or hvp for each direction that is needed")
+    if mode != "auto":
+        return mode
+    rows = [n for y in of if (n := _elements(y)) is not None]
+    columns = [n for x in wrt if (n := _elements(x)) is not None]
+    known = len(rows) == len(of) and len(columns) == len(wrt)
+    return "forward" if known and sum(columns) < sum(rows) else "reverse"
+
+
+def _by_example(
     net: ir.Model,
-    job: Job,
-    of: list[ir.Value],
-    mode: str,
-    forward: bool,
+    wrt: Spec | All | None,
+    of: Spec | None,
+    batched: Spec | None,
+    unreachable: Unreachable,
     max_bytes: int,
-    suffix: str,
-) -> ir.Model:
-    rows = {y: _elements(y) for y in of}
-    columns = {x: _elements(x) for x in job.wrt}
-    for y, m in rows.items():
-        for x, n in columns.items():
-            size = (m or 0) * (n or 0) * x.dtype.bitwidth // 8
-            if size > max_bytes:
-                raise ArgumentError(
-                    f"the {suffix} of {_name(y)!r} {y.shape} with respect to {x.name!r} {x.shape} "
-                    f"takes {size:,} bytes, more than max_bytes={max_bytes:,}. Take a jvp, vjp or "
-                    "hvp for each direction that is needed, or raise max_bytes."
-                )
-    if mode == "auto":
-        known = [*rows.values(), *columns.values()]
-        fewer = None not in known and sum(columns.values()) < sum(rows.values())
-        mode = "forward" if fewer else "reverse"
-    blocks = (_by_columns if mode == "forward" else _by_rows)(job, of)
-    names = {f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()}
-    job.finish(names, forward)
+) -> tuple[Job, list[ir.Value]]:
+    """What gradients by example start from, and the inputs with the batch."""
+    job = Job(net, All.ALL if wrt is None else wrt, of, unreachable)
+    if wrt is None:
+        job.wrt = [v for v in job.wrt if v.is_initializer()]
+    rows = _batch_inputs(net.graph, batched)
+    for x in job.wrt:
+        if x in rows:
+            raise ArgumentError(
+                f"wrt: {x.name!r} is an input with the batch; its gradient, as og.gradient gives "
+                "it, has no sum over the batch"
+            )
+    count = next((d for v in rows for d in (dims_of(v) or ())[:1] if isinstance(d, int)), None)
+    sizes = {f"the gradient of {x.name!r} by example": _bytes(x, count) for x in job.wrt}
+    _require_fit(sizes, max_bytes, "Feed fewer examples at a time")
+    return job, rows
+
+
+def _require_fit(sizes: Mapping[str, int | None], max_bytes: int, instead: str) -> None:
+    """Raise if results, whose sizes in bytes are given as far as known, are too large together."""
+    known = {what: size for what, size in sizes.items() if size is not None}
+    total = sum(known.values())
+    if total > max_bytes:
+        what = max(known, key=lambda w: known[w])
+        together = f" (all {len(known)} together: {total:,})" if len(known) > 1 else ""
+        raise ArgumentError(
+            f"{what} takes {known[what]:,} bytes{together}, more than max_bytes={max_bytes:,}. "
+            f"{instead}, or raise max_bytes."
+        )
+
+
+def _finish_blocks(
+    job: Job, blocks: Mapping[tuple[ir.Value, ir.Value], Tensor], suffix: str, forward: bool
+) -> None:
+    job.finish({f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()}, forward)
     table: dict[str, dict[str, str]] = {}
     for (y, x), name in zip(blocks, job.results, strict=True):
         table.setdefault(_name(y), {})[x.name] = name
-    net.metadata_props[JACOBIANS] = json.dumps(table)
-    return net
+    job.net.metadata_props[JACOBIANS] = json.dumps(table)
+
+
+def _note_inputs(net: ir.Model, key: str, inputs: Mapping[ir.Value, Tensor]) -> None:
+    net.metadata_props[key] = json.dumps({v.name: t.value.name for v, t in inputs.items()})
+
+
+def _jacobians(
+    job: Job, of: list[ir.Value], mode: Literal["reverse", "forward"]
+) -> dict[tuple[ir.Value, ir.Value], Tensor]:
+    """dy/dx, of shape [*y.shape, *x.shape], for every y of `of` and every x of `wrt`."""
+    return (_by_columns if mode == "forward" else _by_rows)(job, of)
 
 
 def _by_rows(job: Job, of: list[ir.Value]) -> dict[tuple[ir.Value, ir.Value], Tensor]:
@@ -395,11 +471,17 @@ def _name(value: ir.Value) -> str:
     return value.meta.get("onnxgrad.of", value.name)
 
 
-def _elements(value: ir.Value) -> int | None:
+def _elements(value: ir.Value, by: Dim = 1) -> int | None:
+    """The number of elements of a value, times another size, where both are known."""
     shape = dims_of(value)
-    if shape is None or not all(isinstance(d, int) for d in shape):
-        return None
-    return math.prod(d for d in shape if isinstance(d, int))
+    known = [d for d in (by, *(shape or ())) if isinstance(d, int)]
+    return math.prod(known) if shape is not None and len(known) == len(shape) + 1 else None
+
+
+def _bytes(value: ir.Value, by: Dim) -> int | None:
+    """The size of so many tensors like `value`, where it is known."""
+    count = _elements(value, by)
+    return None if count is None or value.dtype is None else count * value.dtype.bitwidth // 8
 
 
 def _batch_inputs(graph: ir.Graph, batched: Spec | None) -> list[ir.Value]:
