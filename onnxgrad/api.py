@@ -72,10 +72,11 @@ def gradient(
     net = io.load(model)
     job = Job(net, wrt, of, unreachable, ograd)
     seeds, ograds = job.seeds()
+    imposed = {y.name: t.value.name for y, t in ograds.items()}  # before an unused y goes
     cotangents = job.pull(seeds)
     job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt}, forward)
     net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
-    net.metadata_props[OGRADS] = json.dumps({y.name: t.value.name for y, t in ograds.items()})
+    net.metadata_props[OGRADS] = json.dumps(imposed)
     return io.like(net, model)
 
 

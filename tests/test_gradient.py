@@ -432,3 +432,14 @@ def test_a_wrong_cotangent_is_the_rules_fault() -> None:
             og.gradient(model, of="h")
     finally:
         og.forget("com.acme::Bad")
+
+
+def test_metadata_of_an_output_that_is_dropped() -> None:
+    """Without the forward outputs an optional one that nothing needs goes, but not its seed."""
+    model = parse(
+        """g (float[S,1,2] x, float[1,3,2] w, float[1,3,1] r) => (float[1,1,1] h) {
+          y, h = GRU <hidden_size = 1> (x, w, r)
+        }"""
+    )
+    grad = og.gradient(model, "x", ograd=True, forward=False)
+    assert metadata(grad, "onnxgrad.ograds") == {"h": "h_ograd"}
