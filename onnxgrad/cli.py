@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx_ir as ir
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import onnxgrad
-from onnxgrad import io
+from onnxgrad import io, transforms
+from onnxgrad.api import gradient, vjp
 from onnxgrad.check import check as check_gradients
 from onnxgrad.errors import ArgumentError, FeedError, OnnxGradError, SaveError, nearest
 from onnxgrad.inspect import inspect as inspect_model
@@ -46,7 +50,7 @@ Wrt = Annotated[
     list[str] | None,
     typer.Option(
         help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
-        "Default: every floating-point input.",
+        "Default: every floating-point input, for per-example-gradient every parameter.",
         show_default=False,
     ),
 ]
@@ -56,6 +60,9 @@ Of = Annotated[
         help="A tensor to differentiate. Repeat for several. Default: every floating-point output.",
         show_default=False,
     ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
 ]
 Dims = Annotated[
     list[str] | None,
@@ -76,40 +83,104 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
-def gradient(
-    model: Model,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
-    ],
-    wrt: Wrt = None,
-    of: Of = None,
-    ograd: Annotated[
-        bool,
-        typer.Option("--ograd", help="Impose an output gradient on each tensor of --of: an input."),
-    ] = False,
-    ograd_at: Annotated[
-        list[str] | None,
-        typer.Option(help="Impose one on this tensor only. Repeat for several."),
-    ] = None,
-    forward: Annotated[
-        bool, typer.Option("--forward/--no-forward", help="Keep the model's own outputs.")
-    ] = True,
-    zeros: Annotated[
-        bool, typer.Option("--zeros", help="Zeros, not an error, where no gradient flows.")
-    ] = False,
-) -> None:
-    """Write a model that also computes the gradient."""
-    source = io.load(model)
-    result = onnxgrad.gradient(
-        source,
-        _wrt(wrt),
-        of=of or None,
-        ograd=ograd_at or ograd,
-        forward=forward,
-        unreachable="zeros" if zeros else "error",
+# The options of the commands that write a transform's model, with their defaults.
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "wrt": (Wrt, None),
+    "of": (Of, None),
+    "ograd": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--ograd", help="Impose an output gradient on each tensor of --of: an input."
+            ),
+        ],
+        False,
+    ),
+    "ograd_at": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="Impose one on this tensor only. Repeat for several."),
+        ],
+        None,
+    ),
+    "mode": (
+        Annotated[str, typer.Option(help="auto, reverse (row by row) or forward (by columns).")],
+        "auto",
+    ),
+    "batched": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                help="An input with the batch. Repeat for several. Default: all but parameters.",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "batch": (Annotated[str, typer.Option(help="The name of the new dimension.")], "batch"),
+    "forward": (
+        Annotated[
+            bool, typer.Option("--forward/--no-forward", help="Keep the model's own outputs.")
+        ],
+        True,
+    ),
+    "zeros": (
+        Annotated[
+            bool, typer.Option("--zeros", help="Zeros, not an error, where no gradient flows.")
+        ],
+        False,
+    ),
+    "max_bytes": (
+        Annotated[int, typer.Option(help="The size in bytes above which results are refused.")],
+        transforms.MAX_BYTES,
+    ),
+}
+# The options that stand for a parameter of the Python function, where it is not one of its name.
+_STAND_FOR = {"ograd": ["ograd", "ograd_at"], "unreachable": ["zeros"]}
+
+
+def _transform_command(transform: Callable[..., Any]) -> None:
+    """Add the command that writes a transform's model: its parameters are the options."""
+    parameters = [p for p in signature(transform).parameters if p != "model"]
+    options = [option for p in parameters for option in _STAND_FOR.get(p, [p])]
+
+    def command(model: str, output: Path, **given: Any) -> None:
+        source = io.load(model)
+        result = transform(source, **{p: _argument(p, given) for p in parameters})
+        io.save(result, output)
+        _show_ports(source, result)
+        _out.print(f"Wrote {output}: {len(result.graph)} nodes, before {len(source.graph)}.")
+
+    described = {"model": (Model, ...), "output": (Output, ...)} | {o: _OPTIONS[o] for o in options}
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                name,
+                Parameter.POSITIONAL_OR_KEYWORD,
+                annotation=kind,
+                default=Parameter.empty if default is ... else default,
+            )
+            for name, (kind, default) in described.items()
+        ]
     )
-    io.save(result, output)
+    what = (transform.__doc__ or "").splitlines()[0]
+    name = transform.__name__.replace("_", "-")
+    app.command(name, help=f"Write {what[:1].lower()}{what[1:]}")(command)
+
+
+def _argument(parameter: str, given: dict[str, Any]) -> Any:
+    """The Python function's argument, of the options that stand for it."""
+    if parameter == "wrt":
+        return _wrt(given["wrt"])
+    if parameter == "ograd":
+        return given["ograd_at"] or given["ograd"]
+    if parameter == "unreachable":
+        return "zeros" if given["zeros"] else "error"
+    return None if given[parameter] == [] else given[parameter]
+
+
+def _show_ports(source: ir.Model, result: ir.Model) -> None:
+    """What a transform's model takes beyond its source, and what it gives."""
     table = _table("", "name", "dtype", "shape")
     known = {value.name for value in source.graph.inputs}
     for value in result.graph.inputs:
@@ -118,7 +189,19 @@ def gradient(
     for value in result.graph.outputs:
         table.add_row("output", *_described(Port.of(value)))
     _out.print(table)
-    _out.print(f"Wrote {output}: {len(result.graph)} nodes, of which {len(source.graph)} before.")
+
+
+for _transform in (
+    gradient,
+    vjp,
+    transforms.jvp,
+    transforms.hvp,
+    transforms.jacobian,
+    transforms.hessian,
+    transforms.per_example_gradient,
+    transforms.vmap,
+):
+    _transform_command(_transform)
 
 
 @app.command()

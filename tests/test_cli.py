@@ -107,6 +107,40 @@ def test_gradient_options(run: Run) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "command, options, inputs, outputs",
+    [
+        ("vjp", [], ["x", "y_ograd"], ["y", "x_grad"]),
+        ("jvp", ["--wrt", "all"], ["x", "x_tangent", "w_tangent"], ["y", "y_tangent"]),
+        ("hvp", ["--wrt", "x", "--wrt", "w"], ["x", "x_tangent", "w_tangent"], ["x_hvp", "w_hvp"]),
+        ("jacobian", ["--mode", "forward", "--of", "y"], ["x"], ["y", "y_x_jacobian"]),
+        ("hessian", ["--zeros", "--ograd"], ["x", "y_ograd"], ["x_x_hessian"]),
+        ("per-example-gradient", ["--batched", "x"], ["x"], ["y", "w_grad"]),
+        ("vmap", ["--batch", "B"], ["x"], ["y"]),
+    ],
+)
+def test_transforms(
+    run: Run, command: str, options: list[str], inputs: list[str], outputs: list[str]
+) -> None:
+    if "hvp" in outputs[0] or command == "hessian":
+        options = [*options, "--no-forward"]
+    result = run(command, "linear.onnx", "-o", "out.onnx", *options)
+    assert (result.code, result.err) == (0, "")
+    model = onnx.load("out.onnx")
+    assert [i.name for i in model.graph.input] == inputs
+    assert [o.name for o in model.graph.output] == outputs
+    assert all(name in result.out for name in outputs)
+
+
+def test_transforms_refuse(run: Run) -> None:
+    refused(run("jacobian", "linear.onnx", "-o", "out.onnx", "--mode", "sideways"), "sideways")
+    refused(run("vmap", "linear.onnx", "-o", "out.onnx", "--batched", "w"), "'w'")
+    save("wide.onnx", [helper.make_node("Sin", ["x"], ["y"])], {"x": [1000]}, {})
+    too_large = run("hessian", "wide.onnx", "-o", "out.onnx", "--max-bytes", "1000")
+    refused(too_large, "4,000,000 bytes")
+    assert not Path("out.onnx").exists()
+
+
 def test_refusals_leave_no_file(run: Run) -> None:
     Path("bad.onnx").write_bytes(b"not a model")
     before = sorted(os.listdir())
