@@ -195,7 +195,10 @@ class Job:
             value.name = out
             graph.outputs.append(value)
             self.results.append(out)
+        names = {v: v.name for v in (*self.wrt, *self.of)}
         optimise(self.net)
+        for v, known_as in names.items():
+            v.name = known_as  # an optional output that nothing uses any more has lost it
 
     def _unique(self, name: str) -> str:
         stem, _, end = name.rpartition("_")

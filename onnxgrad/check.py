@@ -419,6 +419,7 @@ def _prepare(net: ir.Model) -> None:
     if net.functions:
         common.InlinePass()(net)
     common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
+    common.LiftSubgraphInitializersToMainGraphPass()(net)
     infer(net)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -113,3 +115,14 @@ def test_ranks_within_a_branch_follow_from_weights_of_the_main_graph() -> None:
     x, c = np.ones((2, 3, 4), np.float32), np.array(True)
     _, x_grad = run(og.gradient(net, "x"), x=x, c=c)
     np.testing.assert_allclose(x_grad, np.broadcast_to([[0.25], [0.5], [0.75]], x.shape))
+
+
+def test_an_optional_output_keeps_its_name_when_nothing_uses_it_any_more() -> None:
+    net = model("""g (float[L,N,2] x) => (float[1,N,2] h, float[1,N,2] c)
+    <float[1,8,2] w = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1},
+     float[1,8,2] r = {0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}> {
+      y, h, c = LSTM<hidden_size = 2>(x, w, r)
+    }""")
+    grad = og.gradient(net, "x", ograd=True, forward=False)
+    ograds = next(p.value for p in grad.metadata_props if p.key == "onnxgrad.ograds")
+    assert json.loads(ograds) == {"h": "h_ograd", "c": "c_ograd"}
