@@ -1,0 +1,129 @@
+"""Fourier transforms. As a map of real numbers, the adjoint of the DFT is its conjugate.
+
+That is the inverse without its division by the length, and for the inverse it is the DFT divided by
+the length. Axes and lengths can be operands known at run time only.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxgrad import shapes
+from onnxgrad.builder import Builder, Tensor
+from onnxgrad.registry import rule
+from onnxgrad.shapes import Size
+
+
+@rule("DFT", "input")
+def _(op, g, input, dft_length, axis, inverse, onesided):
+    axis = op.const([-2]) if axis is None else shapes.vector(input, [_number(axis)])
+    size = _size(input, axis)
+    length = _number(dft_length) if dft_length is not None else size
+    if inverse and onesided:  # half of a spectrum in, real numbers out
+        length = (size - 1) * 2 if dft_length is None else length
+        back = _dft(op, g, axis, onesided=1)
+        back = back * _mirrored(op, axis, length, back) / shapes.as_float(length, like=g)
+    else:
+        back = _adjoint(op, g, axis, length, inverse)
+    back = _resized(op, back, axis, size)
+    return op.typed(_resized(op, back, op.const([-1]), shapes.dim(input, -1)), input)
+
+
+def _adjoint(op: Builder, g: Tensor, axis: Tensor, length: Size, inverse: int) -> Tensor:
+    """The adjoint of a DFT that gives complex numbers; of those left out `g` is 0."""
+    turned = _dft(op, _resized(op, g, axis, length), axis, inverse=1 - inverse)
+    n = shapes.as_float(length, like=g)
+    return turned / n if inverse else turned * n
+
+
+def _mirrored(op: Builder, axis: Tensor, length: Size, spectrum: Tensor) -> Tensor:
+    """How often each number of half a spectrum counts: twice, but for the ends of the whole."""
+    if axis.const is None:
+        op.refuse("an axis known at run time only has no rule where half a spectrum comes in")
+    place = shapes.axis_of(int(axis.const[0]), spectrum)
+    k = shapes.arange(op, shapes.dim(spectrum, place))
+    ends = [op.Cast(e, to=spectrum.dtype) for e in (k.equals(0), (k * 2).equals(length))]
+    others = [a for a in range(spectrum.rank) if a != place]
+    return op.Unsqueeze(2 - ends[0] - ends[1], op.const(others))
+
+
+@rule("STFT", "signal")
+def _(op, g, signal, frame_step, window, frame_length, output):
+    back, places = _frames(op, g, signal, frame_step, window, frame_length, output)
+    if window is not None:
+        back = back * op.Unsqueeze(window, op.const([1]))
+    batch, _, width = shapes.dims(signal)
+    updates = shapes.reshape(back, [batch, -1, width])
+    flat = op.Unsqueeze(shapes.reshape(places, [-1]), op.const([0, 2]))
+    zeros = shapes.full_like(signal, 0)
+    indices = op.Expand(flat, op.Shape(updates))
+    return op.ScatterElements(zeros, indices, updates, axis=1, reduction="add")
+
+
+@rule("STFT", "window")
+def _(op, g, signal, frame_step, window, frame_length, output):
+    back, places = _frames(op, g, signal, frame_step, window, frame_length, output)
+    frames = op.Gather(signal, places, axis=1)
+    return op.typed(shapes.reduce_sum(back * frames, [0, 1, 3]), window)
+
+
+def _frames(
+    op: Builder,
+    g: Tensor,
+    signal: Tensor,
+    step: Tensor,
+    window: Tensor | None,
+    frame_length: Tensor | None,
+    output: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The cotangents of the windowed frames, [batch, frame, place, width], and their places."""
+    if frame_length is not None:
+        length = _number(frame_length)
+    else:
+        length = shapes.dim(signal, 1) if window is None else shapes.dim(window, 0)
+    back = _adjoint(op, g, op.const([2]), length, 0)
+    starts = shapes.arange(op, shapes.dim(output, 1)) * _number(step)
+    places = op.Unsqueeze(starts, op.const([1])) + shapes.arange(op, length)
+    return _resized(op, back, op.const([-1]), shapes.dim(signal, 2)), places
+
+
+def _number(x: Tensor) -> Size:
+    """An operand of one integer as a size."""
+    if x.const is not None:
+        return int(x.const.item())
+    return shapes.reshape(x.op.Cast(x, to=ir.DataType.INT64), [1])
+
+
+def _dft(op: Builder, x: Tensor, axis: Tensor, **attributes: int) -> Tensor:
+    """The DFT in complex numbers."""
+    known = axis.const
+    place = op.Squeeze(axis, op.const([0])) if known is None else op.const(known[0])
+    return _alike(op.DFT(x, None, place, **attributes), x)
+
+
+def _size(x: Tensor, axis: Tensor) -> Size:
+    if axis.const is not None:
+        return shapes.dim(x, int(axis.const[0]))
+    return x.op.Gather(x.op.Shape(x), axis)
+
+
+def _resized(op: Builder, x: Tensor, axis: Tensor, size: Size) -> Tensor:
+    """`x` cut, or filled with zeros, to a size along an axis."""
+    now = _size(x, axis)
+    if isinstance(size, int) and isinstance(now, int):
+        grows, shrinks = size > now, size < now
+    else:
+        grows = shrinks = True
+    if grows:
+        more = size - now if not shrinks else size
+        x = _alike(op.Pad(x, shapes.vector(x, [0, more]), None, axis), x)
+    if shrinks:
+        x = _alike(op.Slice(x, op.const([0]), shapes.vector(x, [size]), axis), x)
+    return x
+
+
+def _alike(y: Tensor, x: Tensor) -> Tensor:
+    """`y`, of the rank of `x`, which inference forgets where it does not know the axis."""
+    if y.value.shape is None:
+        y.value.shape = ir.Shape([None] * x.rank)
+    return y
