@@ -338,6 +338,9 @@ def _backward(
     if layout:
         present["X"] = op.Transpose(present["X"], perm=[1, 0, 2])
     steps, batch = shapes.dim(present["X"], 0), shapes.dim(present["X"], 1)
+    known = None if sequence_lens is None else sequence_lens.const
+    if isinstance(steps, int) and known is not None and (known == steps).all():
+        sequence_lens = None  # as exporters write where there is nothing to say
     lens = None if sequence_lens is None else op.Cast(sequence_lens, to=ir.DataType.INT64)
     full = op.Expand(shapes.vector(present["X"], [steps]), shapes.vector(present["X"], [batch]))
 

@@ -54,6 +54,7 @@ def recurrent(
         outputs=outputs or (3 if op == "LSTM" else 2),
         note=f"{',peepholes' * peepholes},lens={lens},of={of}",
         of=of,
+        symbolic=of is None and "activations" not in attributes,
         reference=True,  # onnxruntime has float32 alone
     )
 
