@@ -13,13 +13,14 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad import io, shapes
-from onnxgrad.builder import Builder, Tensor, is_float
+from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import renamed_copy
+from onnxgrad.values import is_float
 
 Model = TypeVar("Model", onnx.ModelProto, ir.Model)
 # A tensor's name, or a position in the net such as ["layer1", 0, "weight"].

@@ -13,12 +13,13 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad import shapes
-from onnxgrad.builder import Builder, Refusal, Tensor, carries
+from onnxgrad.builder import Builder, Refusal, Tensor
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.expand import REASON
 from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
 from onnxgrad.scopes import captures, copy_into, merged
+from onnxgrad.values import carries
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import onnx_ir as ir
 
 from onnxgrad import io
 from onnxgrad.api import Job, Spec
-from onnxgrad.builder import Builder, Refusal, carries, subgraphs
+from onnxgrad.builder import Builder, Refusal
 from onnxgrad.differentiate import Edge, Flow, apply, edge, operand_name, operands
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.names import All
 from onnxgrad.registry import State
 from onnxgrad.scopes import captures
+from onnxgrad.values import carries, subgraphs
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
 _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}

@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from onnxgrad.builder import FLOATS
 from onnxgrad.errors import UnknownNameError, nearest
+from onnxgrad.values import FLOATS
 
 Position: TypeAlias = Sequence[str | int]
 Spec: TypeAlias = str | Position
@@ -36,7 +36,7 @@ def parameters(model: ir.Model) -> dict[str, ir.Value]:
     for graph in model.graphs():
         for name, value in _constants(graph).items():
             tensor = ir.convenience.get_const_tensor(value)
-            if tensor is None or not tensor.dtype in FLOATS:
+            if tensor is None or tensor.dtype not in FLOATS:
                 continue
             # A lone number in a Constant node is the exporter's arithmetic, not a weight.
             if value.producer() is None or tensor.size > 1:

@@ -16,11 +16,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
-from onnxgrad.builder import Builder, keep_rank, misjudged, subgraphs
+from onnxgrad.builder import Builder
 from onnxgrad.errors import ModelError, RuleError
 from onnxgrad.expand import expand, needs_expansion
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
+from onnxgrad.values import keep_rank, misjudged, subgraphs
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.

@@ -7,7 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Names, Tensor, constant_of, forget_constant, subgraphs
+from onnxgrad.builder import Builder, Names, Tensor
+from onnxgrad.values import constant_of, forget_constant, subgraphs
 
 
 def captures(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -155,6 +156,7 @@ def scan(
     states: Sequence[Tensor],
     read: Sequence[Tensor | None],
     backwards: bool = False,
+    hoists: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Emit a Scan over the first axis.
 
@@ -165,11 +167,12 @@ def scan(
         states: The initial states.
         read: What the steps read, a slice each.
         backwards: The steps go from the last slice to the first, and write from the last on.
+        hoists: What does not depend on the step is emitted before all of them.
 
     Returns:
         The final states, and what the steps wrote.
     """
-    inner = op.child("step")
+    inner = op.child("step", hoists)
     tensors = [t for t in read if t is not None]
     carried = [new_input(inner, "state", t.value) for t in states]
     slices = [None if t is None else new_input(inner, "slice", _slice_of(t.value)) for t in read]

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Dim, Tensor
+from onnxgrad.builder import Builder, Tensor
+from onnxgrad.values import Dim
 
 Size = int | Tensor
 

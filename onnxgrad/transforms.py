@@ -17,13 +17,14 @@ import onnx_ir as ir
 
 from onnxgrad import io, shapes
 from onnxgrad.api import GRADIENTS, OGRADS, Job, Spec
-from onnxgrad.builder import Builder, Dim, Tensor, dims_of
+from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Flow, pull
 from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
+from onnxgrad.values import Dim, dims_of
 
 Unreachable = Literal["error", "zeros"]
 Mode = Literal["auto", "reverse", "forward"]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Tensor, carries, is_float
+from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import rule
 from onnxgrad.scopes import close, copy_into, merged, new_input
 from onnxgrad.shapes import full_like, reshape_like
+from onnxgrad.values import carries, is_float
 
 
 @rule("If")

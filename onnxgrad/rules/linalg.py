@@ -3,8 +3,8 @@
 import functools
 
 from onnxgrad import shapes
-from onnxgrad.builder import Dim
 from onnxgrad.registry import rule
+from onnxgrad.values import Dim
 
 
 def _as_matrices(op, g, A, B):

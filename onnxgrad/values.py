@@ -1,0 +1,223 @@
+"""What is known of a value when the graph is built: its dtype, its sizes, its contents.
+
+Mostly that is what the standard's inference tells; what that misses or gets wrong stands here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+
+FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+# One dimension: known, or known only by a name (equal names are equal sizes), or unknown.
+Dim = int | str | None
+
+# Constants of up to this many elements are computed when the graph is built.
+SMALL = 1024
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
+
+# Operators that move elements of their first operand, one of all, and look at none of them.
+_MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+
+
+def is_float(value: ir.Value) -> bool:
+    """Whether `value` is a tensor of a differentiable dtype."""
+    return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
+
+
+def carries(value: ir.Value) -> bool:
+    """Whether cotangents can flow through `value`: such a tensor, or a sequence of them.
+
+    Of a value whose type is unknown it has to be assumed.
+    """
+    kind = value.type
+    while isinstance(kind, ir.SequenceType | ir.OptionalType):
+        kind = kind.elem_type
+    return kind is None or (isinstance(kind, ir.TensorType) and kind.dtype in FLOATS)
+
+
+# Inference forgets even the rank of these where the size of the window is not known, and that of a
+# convolution's operand is the weight's.
+_SLIDING = {"Conv", "ConvTranspose", "DeformConv"}
+
+# X is [time, batch, features], a state [directions, batch, size]; Y is both.
+_RECURRENT = {"GRU", "LSTM", "RNN"}
+
+# The standard's inference says nothing of these; the output has the shape of the first operand.
+_ALIKE = {"GroupNormalization", "MeanVarianceNormalization"}
+
+
+def keep_rank(node: ir.Node) -> bool:
+    """Set ranks of operands and outputs that inference has not but could have; whether it did."""
+    missing = [
+        (v, dims)
+        for v, dims in ([] if node.domain else _ranks(node))
+        if v is not None and v.type is not None and v.shape is None and not v.is_graph_input()
+    ]
+    for v, dims in missing:
+        v.shape = ir.Shape(dims)
+    return bool(missing)
+
+
+def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
+    """What an operator fixes of the shapes of its operands and outputs."""
+    if node.op_type == "Attention":  # the caches and scores, whatever the rank of the query
+        yield from ((v, [None] * 4) for v in node.outputs[1:])
+    elif node.op_type in _RECURRENT:
+        yield from ((v, [None] * 3) for v in (node.inputs[0], *node.inputs[5:7]))
+        yield from ((v, [None] * (3 if k else 4)) for k, v in enumerate(node.outputs))
+    elif node.op_type in _SLIDING:
+        x, w = node.inputs[:2]
+        known = [v.shape for v in (x, w) if v is not None and v.shape is not None]
+        if known:
+            free = [None] * (len(known[0]) - 2)
+            yield x, [None, None, *free]
+            channels = known[-1][0] if known[-1] is w.shape else None
+            yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
+    elif node.op_type in _ALIKE and node.inputs[0].shape is not None:
+        yield node.outputs[0], list(node.inputs[0].shape)
+
+
+_POOLS = {"AveragePool", "LpPool", "MaxPool"}
+
+
+def _counts_too_many(node: ir.Node) -> bool:
+    """Whether ceil_mode makes room for a window that has nothing of the input: it is dropped."""
+    sizes = None if node.inputs[0] is None else dims_of(node.inputs[0])
+    ceil_mode = node.attributes.get("ceil_mode")
+    if ceil_mode is None or not ceil_mode.as_int() or sizes is None:
+        return False
+    n = len(sizes) - 2
+    lists = {"kernel_shape": [], "strides": [1] * n, "dilations": [1] * n, "pads": [0] * (2 * n)}
+    for name in lists.keys() & node.attributes.keys():
+        lists[name] = list(node.attributes[name].as_ints())
+    for a, size in enumerate(sizes[2:]):
+        stride, begin, end = lists["strides"][a], lists["pads"][a], lists["pads"][a + n]
+        reach = (lists["kernel_shape"][a] - 1) * lists["dilations"][a]
+        if isinstance(size, int):
+            last = -(-(size + begin + end - reach - 1) // stride) * stride
+            if last >= size + begin:
+                return True
+    return False
+
+
+def misjudged(node: ir.Node) -> bool:
+    """Whether the standard's inference may give wrong sizes, where operands' are not numbers.
+
+    It takes the ellipsis of an Einsum's first operand for that of all, and what Attention would
+    have to calculate, a head's size or the number of keys, for 0. Below opset 22 it counts a window
+    that starts beyond a pool's input.
+    """
+    if not node.domain and node.op_type in _POOLS:
+        return _counts_too_many(node)
+    if node.domain or node.op_type not in ("Attention", "Einsum"):
+        return False
+    dims = [None if v is None else dims_of(v) for v in node.inputs]
+    if node.op_type == "Attention":
+        queried = len(node.outputs) > 3 or (dims[0] is not None and len(dims[0]) == 3)
+        return queried and any(not isinstance(n, int) for d in dims for n in d or ())
+    parts, terms = [], node.attributes["equation"].as_string().split("->")[0].split(",")
+    for term, d in zip(terms, dims, strict=True):
+        before, dots, after = term.replace(" ", "").partition("...")
+        if dots and d is not None:
+            parts.append(d[len(before) : len(d) - len(after)])
+    return any(
+        any(n is None or n != axis[0] for n in axis) and not all(isinstance(n, int) for n in axis)
+        for axis in zip(*parts, strict=True)
+        if len(parts) > 1
+    )
+
+
+def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
+    """The dimensions of a value; None where even the rank is unknown."""
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+
+def constant_of(value: ir.Value) -> np.ndarray | None:
+    """The array of a value that no caller can override, else None.
+
+    A small one may be computed by nodes, as exporters do with shapes.
+    """
+    part = _known_part(value)
+    return part[0] if part is not None and part[1].all() else None
+
+
+def forget_constant(value: ir.Value) -> None:
+    """Let the value be computed anew: more is known of what it depends on."""
+    value.meta.pop("onnxgrad.constant", None)
+
+
+def _known_part(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
+    """A value's array and which of its elements are known, as those of a Shape may be in part."""
+    if value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        return tensor.numpy(), np.array(True)
+    node = value.producer()
+    if node is None:
+        return None
+    if "onnxgrad.constant" not in value.meta:
+        value.meta["onnxgrad.constant"] = _evaluate(node, value)
+    return value.meta["onnxgrad.constant"]
+
+
+def _evaluate(node: ir.Node, value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
+    if node.domain or node.op_type in _RANDOM or any(subgraphs(node)) or not node.inputs:
+        return None
+    if node.op_type == "Shape":
+        dims = dims_of(node.inputs[0])
+        if dims is None:
+            return None
+        a = node.attributes
+        dims = dims[slice(*(a[k].as_int() if k in a else None for k in ("start", "end")))]
+        known = [isinstance(d, int) for d in dims]
+        return np.array([d if isinstance(d, int) else 0 for d in dims], np.int64), np.array(known)
+    out = dims_of(value)
+    if out is None or not all(isinstance(d, int) for d in out) or math.prod(out) > SMALL:
+        return None
+    arrays, masks, whole = {}, {}, True
+    for k, v in enumerate(node.inputs):
+        if v is None:
+            continue
+        part = _known_part(v)
+        if part is None or part[0].size > SMALL:
+            return None
+        arrays[v.name] = masks[v.name] = part[0]
+        if not part[1].all():
+            if node.op_type not in _MOVES or (k and node.op_type != "Concat"):
+                return None
+            whole = False
+        if node.op_type in _MOVES and (not k or node.op_type == "Concat"):
+            masks[v.name] = np.broadcast_to(part[1], part[0].shape)
+    opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
+    run = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets).run
+    array = np.asarray(run([value.name], arrays)[0])
+    return array, np.array(True) if whole else np.asarray(run([value.name], masks)[0], bool)
+
+
+def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
+    """The graphs that a node holds as attributes."""
+    for a in node.attributes.values():
+        if a.type == ir.AttributeType.GRAPH:
+            yield a.as_graph()
+        elif a.type == ir.AttributeType.GRAPHS:
+            yield from a.as_graphs()
