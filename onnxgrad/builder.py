@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxgrad.errors import RuleError
 from onnxgrad.registry import onnx_schema
-from onnxgrad.values import (
+from onnxgrad.values import type_proto, (
     FLOATS,
     SMALL,
     Dim,
@@ -65,9 +65,9 @@ class Tensor:
         Raises:
             RuleError: it is not known when the graph is built.
         """
-        if self.value.shape is None:
-            self.op.refuse(f"the rank of {self.value.name!r} is not known when the graph is built")
-        return len(self.value.shape)
+        if (shape := self.value.shape) is None:
+            raise Refusal(f"the rank of {self.value.name!r} is not known when the graph is built")
+        return len(shape)
 
     @property
     def static(self) -> tuple[int, ...] | None:
@@ -351,11 +351,12 @@ class Builder:
     def _infer_anew(
         self, schema: onnx.defs.OpSchema, node: ir.Node
     ) -> list[tuple[ir.TypeProtocol | None, ir.Shape | None]]:
-        types, data = {}, {}
+        types: dict[Any, onnx.TypeProto] = {}
+        data: dict[Any, onnx.TensorProto] = {}
         for v in node.inputs:
             if v is not None:
-                types[v.name] = _type_proto(v)
-                if _shape_like(v) is not None:
+                types[v.name] = type_proto(v)
+                if v.const_value is not None and _shape_like(v) is not None:
                     data[v.name] = ir.serde.serialize_tensor(v.const_value)
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
@@ -368,7 +369,7 @@ class Builder:
         except Exception as e:
             operands = ", ".join(str(v) for v in node.inputs)
             raise RuleError(f"{node.op_type}({operands}) does not fit: {e} ({self.scope})") from e
-        found = (inferred.get(v.name) for v in node.outputs)
+        found = (inferred.get(v.name or "") for v in node.outputs)
         return [
             (None, None)
             if proto is None
@@ -457,7 +458,8 @@ class Builder:
 
 def _harmless(op_type: str, values: Sequence[ir.Value | None]) -> bool:
     """Whether the divisor or exponent is a constant that makes nothing infinite."""
-    if op_type not in ("Div", "Pow") or (c := values[1].const_value) is None:
+    by = values[1] if op_type in ("Div", "Pow") else None
+    if by is None or (c := by.const_value) is None:
         return False
     return bool((c.numpy() != 0 if op_type == "Div" else c.numpy() >= 0).all())
 
@@ -483,10 +485,3 @@ def _shape_like(value: ir.Value) -> bytes | None:
     if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > SMALL:
         return None
     return None if value.is_graph_input() else tensor.tobytes()
-
-
-def _type_proto(value: ir.Value) -> onnx.TypeProto:
-    proto = ir.serde.serialize_type(value.type)
-    if value.shape is not None:
-        ir.serde.serialize_shape_into(proto, value.shape)
-    return proto
