@@ -142,7 +142,7 @@ class Job:
     @property
     def wrt_names(self) -> list[str]:
         """The names of the tensors to differentiate with respect to."""
-        return [v.name for v in self.wrt]
+        return [v.name or "" for v in self.wrt]
 
     def seeds(self) -> tuple[dict[ir.Value, Tensor], dict[ir.Value, Tensor]]:
         """The cotangents of `of`, ones where none is imposed; and those that are graph inputs."""
@@ -230,22 +230,21 @@ def _names(net: ir.Model, spec: Any) -> list[str]:
 
 
 def _float_inputs(net: ir.Model) -> list[str]:
-    return [
-        v.name for v in net.graph.inputs if is_float(v) and v.name not in net.graph.initializers
-    ]
+    known = net.graph.initializers
+    return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
 
 
 def _floats_of(net: ir.Model, of: Spec | None) -> list[str]:
     if of is not None:
         return _names(net, of)
-    names = [v.name for v in net.graph.outputs if is_float(v) or v.type is None]
+    names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
     if not names:
         raise ArgumentError("the model has no floating-point output; name a tensor in of")
     return names
 
 
 def _values(graph: ir.Graph) -> dict[str, ir.Value]:
-    values = {v.name: v for v in graph.inputs} | dict(graph.initializers)
+    values = {v.name: v for v in graph.inputs if v.name} | dict(graph.initializers)
     for node in graph:
         values.update({v.name: v for v in node.outputs if v.name})
     return values

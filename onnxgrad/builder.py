@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxgrad.errors import RuleError
 from onnxgrad.registry import onnx_schema
-from onnxgrad.values import type_proto, (
+from onnxgrad.values import (
     FLOATS,
     SMALL,
     Dim,
@@ -27,6 +27,7 @@ from onnxgrad.values import type_proto, (
     keep_rank,
     misjudged,
     subgraphs,
+    type_proto,
 )
 
 # Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.

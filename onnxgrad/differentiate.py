@@ -114,7 +114,7 @@ class Flow:
             if any(v in live for v in node.outputs):
                 flow.steps.append((node, edges))
                 values = operands(node)
-                live.update(values[e.index] for e in edges)
+                live |= {u for e in edges if (u := values[e.index]) is not None}
         flow.steps.reverse()
         flow.useful = live
         return flow
@@ -207,12 +207,14 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
         try:
             for index, g in apply(op, node, gs, wanted).items():
                 v = values[index]
+                assert v is not None
                 _check(g, v, node, index)
                 parts.setdefault(v, []).append(g)
         except Refusal as e:
             raise refuse(node, None, str(e), flow) from None
     op.scope = scope
-    return {v: g for v in flow.sources if (g := cotangent(v)) is not None}
+    found = {v: cotangent(v) for v in flow.sources}
+    return {v: g for v, g in found.items() if g is not None}
 
 
 def pull(
@@ -268,7 +270,8 @@ def apply(
     if entry.broadcast:
         out = op.tensor(node.outputs[0]).shape
         for index, g in present.items():
-            present[index] = shapes.unbroadcast(g, out, op.tensor(values[index]))
+            if (v := values[index]) is not None:
+                present[index] = shapes.unbroadcast(g, out, op.tensor(v))
     return present
 
 
@@ -278,14 +281,14 @@ def _through_body(
     """The cotangents of a node's operands by way of its function body, recomputed."""
     body = body_of(node, op.opset)
     if body is None:
-        op.refuse(f"no rule, and no function body in opset {op.opset} for these attributes")
+        raise Refusal(f"no rule, and no function body in opset {op.opset} for these attributes")
     inputs = [v for v in node.inputs if v is not None]
     nodes, outputs = copy_into(op, body, [op.tensor(v) for v in inputs])
     for n in nodes:
         op.infer_outputs(n)
-    sources = [node.inputs[k] for k in wanted]
-    found = pull(op, merged(op, zip(outputs, gs, strict=True)), sources, nodes)
-    return {k: found[v] for k, v in zip(wanted, sources, strict=True) if v in found}
+    sources = {k: v for k in wanted if (v := node.inputs[k]) is not None}
+    found = pull(op, merged(op, zip(outputs, gs, strict=True)), list(sources.values()), nodes)
+    return {k: found[v] for k, v in sources.items() if v in found}
 
 
 class _Arguments:

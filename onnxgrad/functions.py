@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.registry import onnx_schema
+from onnxgrad.values import type_proto
 
 
 @functools.cache
 def has_body(domain: str, op_type: str) -> bool:
     """Whether the standard defines the operator by a function."""
-    schema = onnx_schema(domain, op_type)
+    schema: Any = onnx_schema(domain, op_type)  # onnx's stubs leave out its functions
     return schema is not None and (schema.has_function or schema.has_context_dependent_function)
 
 
@@ -27,7 +29,7 @@ def body_of(node: ir.Node, opset: int) -> ir.Graph | None:
     Returns:
         A graph of its own, or None where the standard has no body for this node in `opset`.
     """
-    schema = onnx_schema(node.domain, node.op_type, opset)
+    schema: Any = onnx_schema(node.domain, node.op_type, opset)
     if schema is None or not has_body(node.domain, node.op_type):
         return None
     versions, get = (
@@ -47,17 +49,10 @@ def body_of(node: ir.Node, opset: int) -> ir.Graph | None:
     return graph if all(_fits(n, opset) for n in graph) else None
 
 
-def _context_dependent(schema: onnx.defs.OpSchema, node: ir.Node, version: int) -> bytes:
-    types = [b"" if v is None else _type_bytes(v) for v in node.inputs]
+def _context_dependent(schema: Any, node: ir.Node, version: int) -> bytes:
+    types = [b"" if v is None else type_proto(v).SerializeToString() for v in node.inputs]
     proto = ir.serde.serialize_node(node).SerializeToString()
     return schema.get_context_dependent_function_with_opset_version(version, proto, types)
-
-
-def _type_bytes(value: ir.Value) -> bytes:
-    proto = ir.serde.serialize_type(value.type)
-    if value.shape is not None:
-        ir.serde.serialize_shape_into(proto, value.shape)
-    return proto.SerializeToString()
 
 
 def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:

@@ -81,7 +81,7 @@ def _passes(model: ir.Model) -> None:
         _forget_anonymous(v)
     if model.functions:
         common.InlinePass()(model)
-        common.RemoveUnusedFunctionsPass()(model)
+        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     version = graph.opset_imports.setdefault("", FLOOR)
     newest = onnx.defs.onnx_opset_version()
     if version > newest:
@@ -152,10 +152,15 @@ def _infer(model: ir.Model) -> None:
                 v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_shapes(model)
-    while _type_own_operators(model.graph) or any([keep_rank(n) for n in model.graph.all_nodes()]):
+    while _type_own_operators(model.graph) or _keep_ranks(model.graph):
         infer_shapes(model)
     if _infer_inner(model.graph):
         infer_shapes(model)
+
+
+def _keep_ranks(graph: ir.Graph) -> bool:
+    kept = [keep_rank(node) for node in graph.all_nodes()]
+    return any(kept)
 
 
 def _infer_inner(graph: ir.Graph) -> bool:

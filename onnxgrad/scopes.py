@@ -99,7 +99,8 @@ def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
         for v in node.outputs:
             forget_constant(v)  # more sizes may be known now
     for node in list(graph):
-        condition = constant_of(node.inputs[0]) if node.op_type == "If" else None
+        decides = node.inputs[0] if node.op_type == "If" else None
+        condition = None if decides is None else constant_of(decides)
         if condition is None:
             for inner in subgraphs(node):
                 found |= choose_branches(inner, names)
@@ -195,7 +196,8 @@ def _slice_of(value: ir.Value) -> ir.Value:
 def _stack_of(value: ir.Value, read: ir.Value) -> ir.Value:
     """What the steps write in all, as far as dtype and shape go; `read` has their number."""
     length = read.shape[0] if read.shape else None
-    return ir.Value(type=value.type, shape=value.shape and ir.Shape([length, *value.shape]))
+    shape = None if value.shape is None else ir.Shape([length, *value.shape])
+    return ir.Value(type=value.type, shape=shape)
 
 
 def renamed_copy(op: Builder, t: Tensor, stem: str) -> ir.Value:

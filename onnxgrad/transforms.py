@@ -387,7 +387,7 @@ def _finish_blocks(
     job.finish({f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()}, forward)
     table: dict[str, dict[str, str]] = {}
     for (y, x), name in zip(blocks, job.results, strict=True):
-        table.setdefault(_name(y), {})[x.name] = name
+        table.setdefault(_name(y), {})[_name(x)] = name
     job.net.metadata_props[JACOBIANS] = json.dumps(table)
 
 

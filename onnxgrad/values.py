@@ -88,10 +88,10 @@ def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
         if known:
             free = [None] * (len(known[0]) - 2)
             yield x, [None, None, *free]
-            channels = known[-1][0] if known[-1] is w.shape else None
+            channels = known[-1][0] if w is not None and known[-1] is w.shape else None
             yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
-    elif node.op_type in _ALIKE and node.inputs[0].shape is not None:
-        yield node.outputs[0], list(node.inputs[0].shape)
+    elif node.op_type in _ALIKE and (x := node.inputs[0]) is not None and x.shape is not None:
+        yield node.outputs[0], list(x.shape)
 
 
 _POOLS = {"AveragePool", "LpPool", "MaxPool"}
@@ -151,6 +151,13 @@ def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
     return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
 
+def elements_of(value: ir.Value) -> int | None:
+    """The number of elements of a value; None where it is not known."""
+    dims = dims_of(value)
+    sizes = [d for d in dims or () if isinstance(d, int)]
+    return math.prod(sizes) if dims is not None and len(sizes) == len(dims) else None
+
+
 def constant_of(value: ir.Value) -> np.ndarray | None:
     """The array of a value that no caller can override, else None.
 
@@ -184,17 +191,19 @@ def _evaluate(node: ir.Node, value: ir.Value) -> tuple[np.ndarray, np.ndarray] |
     if node.domain or node.op_type in _RANDOM or any(subgraphs(node)) or not node.inputs:
         return None
     if node.op_type == "Shape":
-        dims = dims_of(node.inputs[0])
+        dims = None if node.inputs[0] is None else dims_of(node.inputs[0])
         if dims is None:
             return None
         a = node.attributes
         dims = dims[slice(*(a[k].as_int() if k in a else None for k in ("start", "end")))]
         known = [isinstance(d, int) for d in dims]
         return np.array([d if isinstance(d, int) else 0 for d in dims], np.int64), np.array(known)
-    out = dims_of(value)
-    if out is None or not all(isinstance(d, int) for d in out) or math.prod(out) > SMALL:
+    out = elements_of(value)
+    if out is None or out > SMALL:
         return None
-    arrays, masks, whole = {}, {}, True
+    arrays: dict[str | None, np.ndarray] = {}
+    masks: dict[str | None, np.ndarray] = {}
+    whole = True
     for k, v in enumerate(node.inputs):
         if v is None:
             continue
@@ -209,7 +218,8 @@ def _evaluate(node: ir.Node, value: ir.Value) -> tuple[np.ndarray, np.ndarray] |
         if node.op_type in _MOVES and (not k or node.op_type == "Concat"):
             masks[v.name] = np.broadcast_to(part[1], part[0].shape)
     opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
-    run = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets).run
+    evaluator = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
+    run: Any = evaluator.run
     array = np.asarray(run([value.name], arrays)[0])
     return array, np.array(True) if whole else np.asarray(run([value.name], masks)[0], bool)
 
@@ -221,3 +231,12 @@ def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
             yield a.as_graph()
         elif a.type == ir.AttributeType.GRAPHS:
             yield from a.as_graphs()
+
+
+def type_proto(value: ir.Value) -> onnx.TypeProto:
+    """A value's type, which has to be known, with its shape, as onnx's inference takes it."""
+    assert value.type is not None
+    proto = ir.serde.serialize_type(value.type)
+    if value.shape is not None:
+        ir.serde.serialize_shape_into(proto, value.shape)
+    return proto

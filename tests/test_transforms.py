@@ -159,7 +159,8 @@ def test_jacobian_too_large() -> None:
 
 
 def test_per_example_gradient() -> None:
-    text = """g (double[N,3] x) => (double[N,2] y) <double[3,2] w = {1,2,3,4,5,6}, double[2] b = {0,1}> {
+    text = """g (double[N,3] x) => (double[N,2] y)
+    <double[3,2] w = {1,2,3,4,5,6}, double[2] b = {0,1}> {
       h = MatMul(x, w)
       i = Add(h, b)
       y = Sin(i)

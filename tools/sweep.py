@@ -2,9 +2,9 @@
 
     python tools/sweep.py [--every N] [--only TEXT] [--jobs N] [--seconds N]
 
-Each test with a floating-point input and output is differentiated with respect to every such input:
-once as it is, with integer and boolean operands fed, and once with those as constants. What comes out
-is told per operator:
+Each test with a floating-point input and output is differentiated with respect to every such
+input: once as it is, with integer and boolean operands fed, and once with those as constants. What
+comes out is told per operator:
 
     correct     agrees with central differences, in float64 where a runtime can
     zero        no derivative other than zero, and said so
@@ -236,7 +236,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only tests whose name holds this")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=20, help="at most, for one case")
-    parser.add_argument("--verbose", action="store_true", help="give every reason, not only defects'")
+    parser.add_argument("--verbose", action="store_true", help="give every reason")
     arguments = parser.parse_args()
     rows = sweep(arguments.every, arguments.only, arguments.jobs, arguments.seconds)
     print(table(rows))

@@ -272,7 +272,7 @@ class _Steps:
         slices: list[int],
     ) -> tuple[Tensor, ...]:
         """The backward Scan; where a Loop may have run no step, the initial values instead."""
-        in_axes, in_directions = self.in_axes or {}, self.in_directions or {}
+        in_axes, in_directions = self.in_axes, self.in_directions
         n = len(self.states)
         attributes = {
             "body": inner.graph,
