@@ -15,6 +15,7 @@ from onnxgrad.errors import (
     UnknownNameError,
     UnreachableError,
 )
+from onnxgrad.family import family
 from onnxgrad.inspect import inspect
 from onnxgrad.io import save
 from onnxgrad.names import ALL
@@ -40,6 +41,7 @@ __all__ = [
     "UnreachableError",
     "check",
     "elementwise",
+    "family",
     "forget",
     "gradient",
     "hessian",

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "onnxgrad"
 RULES = sorted((PACKAGE / "rules").glob("*.py"))
 ENGINE = {"api", "check", "cli", "differentiate", "gradient", "inspect", "net", "normalise"}
-ENGINE |= {"optimise", "runtime", "transforms"}
+ENGINE |= {"family", "optimise", "runtime", "transforms"}
 
 
 def imports(path: Path) -> set[str]:
@@ -47,6 +47,7 @@ def test_building_a_gradient_needs_no_runtime() -> None:
         "api",
         "builder",
         "differentiate",
+        "family",
         "inspect",
         "io",
         "normalise",
