@@ -7,7 +7,8 @@ after the star, which emits the same values with `op`:
     def _(op, X, *, alpha=1.702):
         return X * op.Sigmoid(X * alpha)
 
-It returns one tensor or a tuple, with None for outputs that it leaves to the operator.
+It returns one tensor or a tuple, with None for outputs that it leaves to the operator. A list
+stands for a sequence of which every element is known; `items` gives it to a later expansion.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Refusal, Tensor, subgraphs
+from onnxgrad.builder import Builder, Refusal, Tensor
 from onnxgrad.errors import RuleError
 from onnxgrad.registry import split_name
+from onnxgrad.values import subgraphs
 
 Function = Callable[..., Any]
 
 _TABLE: dict[tuple[str, str], Function] = {}
 # Where the reason is kept why an operator with an expansion could not be replaced.
 REASON = "onnxgrad.not_expanded"
+# Where the elements of a sequence are kept.
+_ITEMS = "onnxgrad.items"
 
 
 def expansion(*names: str) -> Callable[[Function], Function]:
@@ -48,6 +52,11 @@ def expansion(*names: str) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+def items(sequence: Tensor) -> list[Tensor] | None:
+    """The elements of a sequence; None where they are not known one by one."""
+    return sequence.value.meta.get(_ITEMS)
 
 
 def expandable() -> list[tuple[str, str]]:
@@ -86,7 +95,10 @@ def _expand(op: Builder) -> None:
             node.meta[REASON] = str(e)
             continue
         for old, new in zip(node.outputs, results, strict=False):
-            if new is not None:
+            if isinstance(new, list):
+                old.meta[_ITEMS] = new
+                node.meta[REASON] = "a later use of it is not known when the graph is built"
+            elif new is not None:
                 _replace(op, old, new)
         if not any(v.uses() or v.is_graph_output() for v in node.outputs):
             op.graph.remove(node, safe=True)
@@ -106,7 +118,9 @@ def _infer(op: Builder, node: ir.Node) -> None:
         v.type = v.type or kind
 
 
-def _call(op: Builder, function: Function, node: ir.Node) -> tuple[Tensor | None, ...]:
+def _call(
+    op: Builder, function: Function, node: ir.Node
+) -> tuple[Tensor | list[Tensor] | None, ...]:
     parameters = list(inspect.signature(function).parameters.values())[1:]
     attributes = {name: a.value for name, a in node.attributes.items()}
     known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -38,9 +38,12 @@ def _adjoint(op: Builder, g: Tensor, axis: Tensor, length: Size, inverse: int) -
 
 def _mirrored(op: Builder, axis: Tensor, length: Size, spectrum: Tensor) -> Tensor:
     """How often each number of half a spectrum counts: twice, but for the ends of the whole."""
-    if axis.const is None:
-        op.refuse("an axis known at run time only has no rule where half a spectrum comes in")
-    place = shapes.axis_of(int(axis.const[0]), spectrum)
+    known = axis.const
+    if known is None:
+        return op.refuse(
+            "an axis known at run time only has no rule where half a spectrum comes in"
+        )
+    place = shapes.axis_of(int(known[0]), spectrum)
     k = shapes.arange(op, shapes.dim(spectrum, place))
     ends = [op.Cast(e, to=spectrum.dtype) for e in (k.equals(0), (k * 2).equals(length))]
     others = [a for a in range(spectrum.rank) if a != place]
