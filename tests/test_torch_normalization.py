@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
+import onnxgrad as og
 from tests.node_gradients import node_gradients
 from tests.samples import Sample, normal, uniform
+from tests.test_rules import sample_model
 
 torch = pytest.importorskip("torch", reason="PyTorch is what the conventions are compared with")
 
@@ -95,3 +98,10 @@ def test_norms_of_zero_vectors(p):
 def test_constant_input_of_mean_variance_normalization():
     sample = Sample("MeanVarianceNormalization", [CONSTANT], {"axes": [0, 2]}, single=True)
     assert np.isfinite(node_gradients(sample, normal(2, 4, 3).astype(np.float32))[0]).all()
+
+
+def test_default_axes_of_mean_variance_normalization():
+    """onnx's checker refuses its own default, and accepts the gradient's model."""
+    sample = Sample("MeanVarianceNormalization", [normal(2, 3, 2, 2)], single=True)
+    model, _ = sample_model(sample, symbolic=False, fed=True)
+    onnx.checker.check_model(og.gradient(model, "x0", of="y0"), full_check=True)
