@@ -27,17 +27,19 @@ from onnxgrad.values import subgraphs
 Function = Callable[..., Any]
 
 _TABLE: dict[tuple[str, str], Function] = {}
+_NOTES: dict[tuple[str, str], str] = {}
 # Where the reason is kept why an operator with an expansion could not be replaced.
 REASON = "onnxgrad.not_expanded"
 # Where the elements of a sequence are kept.
 _ITEMS = "onnxgrad.items"
 
 
-def expansion(*names: str) -> Callable[[Function], Function]:
+def expansion(*names: str, note: str = "") -> Callable[[Function], Function]:
     """Declare the decorated function as the expansion of operators.
 
     Args:
         names: ``"domain::Op"`` each.
+        note: What a user is to know of it, in a few words.
 
     Raises:
         RuleError: One is declared twice.
@@ -48,7 +50,7 @@ def expansion(*names: str) -> Callable[[Function], Function]:
             key = split_name(name)
             if key in _TABLE:
                 raise RuleError(f"the expansion of {name} is declared twice")
-            _TABLE[key] = function
+            _TABLE[key], _NOTES[key] = function, note
         return function
 
     return decorate
@@ -59,9 +61,9 @@ def items(sequence: Tensor) -> list[Tensor] | None:
     return sequence.value.meta.get(_ITEMS)
 
 
-def expandable() -> list[tuple[str, str]]:
-    """The domain and name of every operator with an expansion."""
-    return sorted(_TABLE)
+def expandable() -> dict[tuple[str, str], str]:
+    """The note of every operator with an expansion, by its domain and name."""
+    return dict(sorted(_NOTES.items()))
 
 
 def needs_expansion(graph: ir.Graph) -> bool:

@@ -99,7 +99,8 @@ def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: i
     if entry is None:
         floats = [p.name for p in schema.inputs if floating(schema, p.name)] if schema else []
         if (domain, operator) in expandable():
-            return Line(domain, operator, since, "expanded", tuple(floats), "")
+            note = expandable()[domain, operator]
+            return Line(domain, operator, since, "expanded", tuple(floats), note)
         if schema and schema.deprecated:
             return Line(domain, operator, since, "expanded", tuple(floats), "by raising the opset")
         if has_body(domain, operator):

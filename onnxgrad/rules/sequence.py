@@ -11,38 +11,40 @@ from onnxgrad.builder import Builder, Tensor
 from onnxgrad.expand import expansion, items
 from onnxgrad.shapes import Size
 
+KNOWN = "where its elements are known one by one when the graph is built"
 
-@expansion("SequenceEmpty")
+
+@expansion("SequenceEmpty", note=KNOWN)
 def _(op, *, dtype=1):
     return []
 
 
-@expansion("SequenceConstruct")
+@expansion("SequenceConstruct", note=KNOWN)
 def _(op, *inputs):
     return list(inputs)
 
 
-@expansion("SequenceInsert")
+@expansion("SequenceInsert", note=KNOWN)
 def _(op, input_sequence, tensor, position):
     known = _known(op, input_sequence)
     k = len(known) if position is None else _place(op, position, len(known))
     return [*known[:k], tensor, *known[k:]]
 
 
-@expansion("SequenceErase")
+@expansion("SequenceErase", note=KNOWN)
 def _(op, input_sequence, position):
     known = _known(op, input_sequence)
     k = len(known) - 1 if position is None else _place(op, position, len(known))
     return [*known[:k], *known[k + 1 :]]
 
 
-@expansion("SequenceAt")
+@expansion("SequenceAt", note=KNOWN)
 def _(op, input_sequence, position):
     known = _known(op, input_sequence)
     return known[_place(op, position, len(known))]
 
 
-@expansion("ConcatFromSequence")
+@expansion("ConcatFromSequence", note=KNOWN)
 def _(op, input_sequence, *, axis, new_axis=0):
     known = _known(op, input_sequence)
     if new_axis:
@@ -50,7 +52,7 @@ def _(op, input_sequence, *, axis, new_axis=0):
     return op.Concat(*known, axis=axis)
 
 
-@expansion("SplitToSequence")
+@expansion("SplitToSequence", note=KNOWN)
 def _(op, input, split, *, axis=0, keepdims=1):
     sizes = _sizes(op, shapes.dim(input, axis), split)
     parts = op.Split(input, op.const(sizes), axis=axis, outputs=len(sizes))
@@ -74,12 +76,12 @@ class _Held(list):
     """What an optional holds: a tensor, a sequence, or nothing."""
 
 
-@expansion("Optional")
+@expansion("Optional", note=KNOWN)
 def _(op, input, *, type=None):
     return _Held([] if input is None else [input])
 
 
-@expansion("OptionalGetElement")
+@expansion("OptionalGetElement", note=KNOWN)
 def _(op, input):
     known = items(input)
     if isinstance(known, _Held):

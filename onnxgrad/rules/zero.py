@@ -45,7 +45,6 @@ zero(
 zero("TfIdfVectorizer", reason="counts n-grams of integers or strings")
 zero("ImageDecoder", reason="bytes in, bytes out")
 
-zero("SequenceEmpty", reason="has no operands")
 zero("SequenceLength", reason="gives a count, which is an integer")
 zero("OptionalHasElement", reason="gives a boolean")
 
