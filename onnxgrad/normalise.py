@@ -21,7 +21,7 @@ from onnxgrad.errors import ModelError, RuleError
 from onnxgrad.expand import expand, needs_expansion
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
-from onnxgrad.values import keep_rank, misjudged, subgraphs
+from onnxgrad.values import constant_of, keep_rank, misjudged, subgraphs
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -93,6 +93,8 @@ def _passes(model: ir.Model) -> None:
         _raise(model, version)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    if version < 11:
+        _resize_as_of_old(model.graph)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.NameFixPass()(model)
     common.TopologicalSortPass()(model)
@@ -106,6 +108,22 @@ def _passes(model: ir.Model) -> None:
         infer(model)
         expand(model.graph)
         common.TopologicalSortPass()(model)
+
+
+def _resize_as_of_old(graph: ir.Graph) -> None:
+    """Say how Upsample and Resize found their coordinates before opset 11, where none could.
+
+    The converter leaves them to the defaults. onnxruntime rounds up where it makes smaller.
+    """
+    for node in graph.all_nodes():
+        if node.op_type == "Resize" and not node.domain:
+            scales = node.inputs[2] and constant_of(node.inputs[2])
+            shrinks = scales is not None and scales.max() <= 1 and scales.min() < 1
+            for name, value in (
+                ("coordinate_transformation_mode", "asymmetric"),
+                ("nearest_mode", "ceil" if shrinks else "floor"),
+            ):
+                node.attributes[name] = ir.AttrString(name, value)
 
 
 def _raise(model: ir.Model, version: int) -> None:

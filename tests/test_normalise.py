@@ -65,6 +65,22 @@ def test_deprecated_operators_are_replaced_by_raising_the_opset(text: str, total
     assert sum(g.sum() for g in found) == total
 
 
+@pytest.mark.parametrize("scale", [2.0, 1.5, 0.6])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_resizing_finds_coordinates_as_of_old(op: str, opset: int, mode: str, scale: float) -> None:
+    if op == "Upsample" and scale < 1:
+        pytest.skip("it only enlarges")
+    model = onnx.parser.parse_model(
+        f'<ir_version: 4, opset_import: ["" : {opset}]> net (float[1, 2, 5, 5] x) => (float[] y) '
+        f"{{ s = Constant<value = float[4] {{1.0, 1.0, {scale}, {scale}}}>() "
+        f' y = {op}<mode = "{mode}">(x, s) }}'
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float32)}
+    np.testing.assert_array_equal(runner(og.gradient(model))(feeds)[0], runner(model)(feeds)[0])
+
+
 def test_a_size_of_minus_one_is_unknown() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> net (float[N, 2] x) => (float[N, 2] y) '

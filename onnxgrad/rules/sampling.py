@@ -161,9 +161,7 @@ def _contract(matrix: Tensor, g: Tensor, axis: int) -> Tensor:
 _KERNELS = {
     "nearest": interpolation.NEAREST,
     "linear": interpolation.LINEAR,
-    "bilinear": interpolation.LINEAR,
     "cubic": interpolation.CUBIC,
-    "bicubic": interpolation.CUBIC,
 }
 
 
