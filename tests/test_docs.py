@@ -112,6 +112,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_every_module_is_described() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    modules = {p.stem for p in (ROOT / "onnxgrad").glob("*.py")} - {"__init__"}
+    assert not {name for name in modules if f"`{name}`" not in text}
+
+
 def test_the_tables_of_operators_are_current() -> None:
     made_with = re.findall(r"of onnx (\S+)\.", (ROOT / "docs" / "operators.md").read_text())[0]
     if made_with != onnx.__version__:
