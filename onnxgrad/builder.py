@@ -34,6 +34,10 @@ from onnxgrad.values import (
 _HOISTED = {"Shape", "Size", "Transpose"}
 
 
+# Sums at run-time places. In half precision they lose digits, and onnxruntime's CPU refuses them.
+_SUMMING = {"ScatterElements", "ScatterND"}
+_HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+
 # A value computed by these can be infinite where its operands are finite: see Builder.mask.
 _SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp", "Sqrt"}
 
@@ -156,6 +160,10 @@ class Tensor:
         return self.op.Not(self)
 
 
+def _is_half(t: Tensor | None) -> bool:
+    return t is not None and t.dtype in _HALVES
+
+
 def _is(x: Any, number: int) -> bool:
     return isinstance(x, int | float) and x == number
 
@@ -245,6 +253,8 @@ class Builder:
                 operands' dtypes or shapes do not fit it.
         """
         attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
+        if op_type in _SUMMING and attributes.get("reduction") == "add" and _is_half(inputs[0]):
+            return self._sum_of_halves(op_type, inputs, attributes)
         values = tuple(t.value if t is not None else None for t in inputs)
         while values and values[-1] is None:
             values = values[:-1]
@@ -291,6 +301,14 @@ class Builder:
         self.emitted.update(node.outputs)
         self._memo[key] = tuple(node.outputs)
         return tuple(Tensor(self, v) for v in node.outputs)
+
+    def _sum_of_halves(
+        self, op_type: str, inputs: Sequence[Any], attributes: dict[str, Any]
+    ) -> tuple[Tensor, ...]:
+        data, indices, updates = inputs
+        wide = [self.cast(t, ir.DataType.FLOAT) for t in (data, updates)]
+        (y,) = self.node(op_type, (wide[0], indices, wide[1]), 1, attributes)
+        return (self.cast(y, data.dtype),)
 
     def _recall(self, key: Any) -> tuple[ir.Value, ...] | None:
         if key in self._memo:

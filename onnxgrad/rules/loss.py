@@ -71,7 +71,8 @@ def _(op, g_output, g_log_prob, labels, weights, log_prob, ignore_index, reducti
     p, terms = op.Exp(log_prob), []
     if g_output is not None:
         index, k = _k(op, g_output, labels, weights, ignore_index, reduction)
-        terms.append(op.ScatterElements(p * k, index, -k, axis=1, reduction="add"))
+        there = op.GatherElements(p, index, axis=1)
+        terms.append(op.ScatterElements(p * k, index, (there - 1) * k, axis=1))
     if g_log_prob is not None:
         terms.append(g_log_prob - p * op.ReduceSum(g_log_prob, op.const([1]), keepdims=1))
     return op.sum(terms)
