@@ -95,13 +95,13 @@ def _gru(run: _Run, activations: Sequence[_Activation], linear: bool) -> Tensors
     """
     op, H = run.op, run.H
     f, g = activations
-    xz, xr, xn = _split(_product(run.X, run.W, run.Wb), 3)
-    hz, hr, hn = _split(_product(H, run.R, run.Rb), 3)
+    xz, xr, xn = _split(run.product(run.X, run.W, run.Wb), 3)
+    hz, hr, hn = _split(run.product(H, run.R, run.Rb), 3)
     Rz, Rr, Rn = _split(run.R, 3, axis=0)
     az, ar = xz + hz, xr + hr
     z, r = f(az), f(ar)
     if not linear:
-        hn = _product(r * H, Rn, None if run.Rb is None else _split(run.Rb, 3)[2])
+        hn = run.product(r * H, Rn, None if run.Rb is None else _split(run.Rb, 3)[2])
     an = xn + (r * hn if linear else hn)
     n = g(an)
 
@@ -208,15 +208,6 @@ def _split(x: Tensor, parts: int, axis: int = -1) -> tuple[Tensor, ...]:
     return x.op.Split(x, axis=axis, num_outputs=parts, outputs=parts)
 
 
-def _product(x: Tensor, W: Tensor, plus: Tensor | None) -> Tensor:
-    """x W + plus, of all steps; a Gemm adds at less cost than an Add."""
-    op = x.op
-    if plus is not None and plus.rank == 3:
-        plus = op.Flatten(plus, axis=2)
-    y = op.Gemm(op.Flatten(x, axis=2), W, plus, transB=1)
-    return shapes.reshape(y, [shapes.dim(x, 0), shapes.dim(x, 1), -1])
-
-
 # -- one direction ---------------------------------------------------------------------------------
 
 
@@ -243,10 +234,13 @@ class _Run:
         self.Wb: Tensor | None
         self.Rb: Tensor | None
         self.Wb, self.Rb = (None, None) if self.B is None else _split(self.B, 2, axis=0)
+        # Of X and R: as few Shape nodes as may be.
+        self.steps, self.batch = shapes.dim(self.X, 0), shapes.dim(self.X, 1)
+        self.zeros = shapes.full(self.X, [self.batch, shapes.dim(self.R, 1)], 0)
         self.H = self.before(self.Y, self.start(self.initial_h))
         if self.lens is not None:
             op = self.op
-            times = op.Unsqueeze(shapes.arange(op, shapes.dim(self.X, 0)), op.const([1]))
+            times = op.Unsqueeze(shapes.arange(op, self.steps), op.const([1]))
             self.valid = op.Unsqueeze(times < self.lens, op.const([2]))
             self.last = op.Unsqueeze(times.equals(self.lens - 1), op.const([2]))
             # What lies beyond an end may be anything; a product with 0 would not keep NaN out.
@@ -254,8 +248,7 @@ class _Run:
 
     def start(self, initial: Tensor | None) -> Tensor:
         """An initial state: [N, H], zeros where it is not given."""
-        sizes = [shapes.dim(self.Y, 1), shapes.dim(self.Y, 2)]
-        return shapes.full(self.Y, sizes, 0) if initial is None else initial
+        return self.zeros if initial is None else initial
 
     def before(self, after: Tensor, start: Tensor) -> Tensor:
         """The states before each step, given those after it."""
@@ -263,10 +256,18 @@ class _Run:
         first = op.Unsqueeze(start, op.const([0]))
         return op.typed(op.Concat(first, shapes.part(after, 0, -1), axis=0), after)
 
+    def product(self, x: Tensor, W: Tensor, plus: Tensor | None) -> Tensor:
+        """x W + plus, of all steps; a Gemm adds at less cost than an Add."""
+        op = self.op
+        if plus is not None and plus.rank == 3:
+            plus = op.Flatten(plus, axis=2)
+        y = op.Gemm(op.Flatten(x, axis=2), W, plus, transB=1)
+        return shapes.reshape(y, [self.steps, self.batch, -1])
+
     def arguments(self) -> Tensor:
         """X W + Wb + H R + Rb, of all steps."""
         b = None if self.Wb is None or self.Rb is None else self.Wb + self.Rb
-        return _product(self.H, self.R, _product(self.X, self.W, b))
+        return self.product(self.H, self.R, self.product(self.X, self.W, b))
 
     def seeds(self, steps: Tensor | None, final: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The cotangent that a state has after the last step, and what is added before each step.
@@ -283,11 +284,8 @@ class _Run:
             steps, final = op.sum(parts) if parts else None, None
         if steps is None:
             return self.start(final), None
-        last = op.Squeeze(shapes.part(steps, -1, shapes.dim(steps, 0)), op.const([0]))
-        return (
-            last if final is None else last + final,
-            self.before(steps, shapes.full_like(last, 0)),
-        )
+        last = op.Gather(steps, op.const(-1), axis=0)
+        return last if final is None else last + final, self.before(steps, self.zeros)
 
     def gradients(
         self, dx: Tensor, dh: Tensor, recurrent: Sequence[tuple[Tensor, Tensor]]
@@ -307,7 +305,7 @@ class _Run:
             rows = [_outer(d, seen) for d, seen in recurrent]
             found["R"] = rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
         if "B" in self.wanted:
-            one = shapes.full(dx, [shapes.dim(dx, 0), shapes.dim(dx, 1), 1], 1)
+            one = shapes.full(dx, [self.steps, self.batch, 1], 1)
             sums = [_outer(d, one) for d in (dx, dh)]  # at less cost than ReduceSum
             found["B"] = op.Squeeze(op.Concat(*sums, axis=0), op.const([1]))
         return found
