@@ -75,6 +75,21 @@ def test_scattered_elements_that_tie_share_evenly(reduction: str) -> None:
     np.testing.assert_allclose(found["u"], [1 / 3, 1 / 3], rtol=1e-6)
 
 
+def test_a_query_that_attends_nothing() -> None:
+    body = """m = Constant<value = bool[1, 2] {0, 0}>()
+    y = Attention(q, k, v, m)"""
+    found = gradient(body, q=[[[[1]]]], k=[[[[1], [2]]]], v=[[[[1], [2]]]])
+    assert found == {"q": [[[[0]]]], "k": [[[[0], [0]]]], "v": [[[[0], [0]]]]}
+
+
+@pytest.mark.parametrize("loss", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+def test_a_mean_over_nothing(loss: str) -> None:
+    body = f"""i = Constant<value = int64[1] {{1}}>()
+    l = {loss}<ignore_index = 1>(x, i)
+    y = Add(x, l)"""
+    assert gradient(body, x=[[1, 2, 3]]) == {"x": [[1, 1, 1]]}
+
+
 def test_a_masked_softmax_is_finite() -> None:
     body = """
         zero = Constant<value = float {0.0}>()
