@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -16,6 +18,7 @@ from onnxgrad.expand import expandable, expansion
 from tests.oracle import close, directional, inner, runner
 
 ML, MS = "ai.onnx.ml", "com.microsoft"
+MODELS = Path(__file__).parents[1] / "models"
 RNG = np.random.default_rng(7)
 
 
@@ -113,6 +116,13 @@ CASES = [
         ms("FusedGemm", MATRIX, normal(4, 3), normal(4), transB=1, alpha=0.5, activation=a, **extra)
         for a, extra in (("Relu", {}), ("Tanh", {}), ("LeakyRelu", {"activation_alpha": 0.1}))
     ),
+    ms("Trilu", normal(3, 4), np.array(1)),
+    ms("Trilu", normal(2, 3, 4), upper=0),
+    *(
+        ms("GridSample", normal(1, 2, 4, 4), np.tanh(normal(1, 3, 3, 2)), mode=m)
+        for m in ("bilinear", "bicubic")
+    ),
+    ms("DequantizeLinear", *(np.array(a, t) for a, t in (([3, -4], "i1"), (0.3, "f"), (1, "i1")))),
     ms("FusedMatMul", normal(2, 3, 4), normal(2, 5, 4), transB=1, alpha=0.3),
     ms("FusedMatMul", normal(2, 4, 3), normal(4, 5), transA=1),
     *(
@@ -206,9 +216,30 @@ def test_values_and_gradients(case: Case) -> None:
 
 
 def test_every_expansion_has_a_case() -> None:
-    unseen = {(MS, "BiasAdd"), (MS, "BiasSplitGelu"), (MS, "TransposeMatMul")}  # CUDA's, or old
+    # CUDA's alone, or of old, or of zero derivative.
+    unseen = {(MS, op) for op in ("BiasAdd", "BiasSplitGelu", "TransposeMatMul", "QuantizeLinear")}
+    unseen.add((MS, "ExpandDims"))  # its axis has to be a constant: below
     sequences = {("", op) for _, op in expandable() if "Sequence" in op or "Optional" in op}
     assert {(c.domain, c.op) for c in CASES} | unseen | sequences == set(expandable())
+
+
+@pytest.mark.parametrize("name", ["cnn", "digits", "mlp", "transformer_block"])
+def test_what_the_optimizer_wrote_has_the_same_gradient(name: str, tmp_path: Path) -> None:
+    path = MODELS / f"{name}.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(options.optimized_model_filepath)
+    assert MS in {n.domain for n in optimized.graph.node}
+    (port,) = optimized.graph.input
+    x = normal(*(d.dim_value or 2 for d in port.type.tensor_type.shape.dim))
+    found = [
+        runner(og.gradient(model, forward=False))({port.name: x})[0]
+        for model in (optimized, onnx.load(path))
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_zero_rows_of_a_normalizer() -> None:
@@ -257,6 +288,19 @@ def test_within_branches_and_by_name() -> None:
         step = np.float32(1e-3)
         (up,), (down,) = (runner(model)(feeds | {"x": feeds["x"] + s}) for s in (step, -step))
         np.testing.assert_allclose(runner(full)(feeds)[1], (up - down) / (2 * step), rtol=1e-3)
+
+
+def test_a_constant_axis() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    net (float[N, 3] x) => (float[N, 1, 3] y) {
+        axis = Constant<value = int32 {1}>()
+        e = com.microsoft.ExpandDims(x, axis)
+        y = Mul(e, e)
+    }"""
+    x = normal(2, 3)
+    value, gradient = runner(og.gradient(onnx.parser.parse_model(text)))({"x": x})
+    np.testing.assert_allclose(value, x[:, None] ** 2, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * x, rtol=1e-6)
 
 
 def test_declared_twice() -> None:

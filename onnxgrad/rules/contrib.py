@@ -60,6 +60,35 @@ def _activated(op: Builder, x: Tensor, activation: str, numbers: Sequence[float]
     return op.refuse(f"its activation {activation} has no rule yet")
 
 
+# -- what the standard has got since --------------------------------------------------------------
+
+
+@expansion("com.microsoft::ExpandDims")
+def _(op, X, axis):
+    return op.Unsqueeze(X, op.cast(axis, ir.DataType.INT64))
+
+
+@expansion("com.microsoft::Trilu")
+def _(op, X, k, *, upper=1):
+    return op.Trilu(X, k, upper=upper)
+
+
+@expansion("com.microsoft::GridSample")
+def _(op, X, grid, *, align_corners=0, mode="bilinear", padding_mode="zeros"):
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    return op.GridSample(X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
+
+
+@expansion("com.microsoft::QuantizeLinear")
+def _(op, x, y_scale, y_zero_point, *, axis=1):
+    return op.QuantizeLinear(x, y_scale, y_zero_point, axis=axis)
+
+
+@expansion("com.microsoft::DequantizeLinear")
+def _(op, x, x_scale, x_zero_point, *, axis=1):
+    return op.DequantizeLinear(x, x_scale, x_zero_point, axis=axis)
+
+
 # -- products -------------------------------------------------------------------------------------
 
 
