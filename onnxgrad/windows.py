@@ -108,15 +108,6 @@ def strided(x: Tensor, axes: list[Axis]) -> Tensor:
     return op.Slice(x, starts, ends, op.const(list(steps)), op.const(list(steps.values())))
 
 
-def _every(x: Tensor, steps: list[int]) -> Tensor:
-    """`x` at every step-th element along each spatial axis."""
-    if all(s == 1 for s in steps):
-        return x
-    n, last = len(steps), 2**31 - 1
-    const = x.op.const
-    return x.op.Slice(x, const([0] * n), const([last] * n), const(range(2, n + 2)), const(steps))
-
-
 def attributes(axes: list[Axis]) -> dict[str, Any]:
     """The axes as attributes; their padding is constant."""
     return {

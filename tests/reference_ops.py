@@ -82,7 +82,7 @@ class ConvTranspose(OpRun):
             output_shape = [inner[a] * strides[a] for a in range(n)]
         if output_shape:
             output_shape = output_shape[-n:]
-            totals = [full[a] + extra[a] - output_shape[a] for a in range(n)]
+            totals = [max(full[a] + extra[a] - output_shape[a], 0) for a in range(n)]
             halves = [(t // 2, t - t // 2) for t in totals]
             pairs = halves if auto_pad == "SAME_UPPER" else [h[::-1] for h in halves]
         x = X.reshape(X.shape[0], group, -1, *inner)

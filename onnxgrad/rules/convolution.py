@@ -64,19 +64,19 @@ def _transposed(
     output_shape: list[int] | None,
 ) -> list[Axis]:
     """The windows on the output, one for each element of X; the end may be cut off: padding < 0."""
+    pads = pads if auto_pad == "NOTSET" else None
     axes = windows.sliding(g, shapes.dims(W)[2:], strides, dilations, pads)
     for k, a in enumerate(axes):
         extra = output_padding[k] if output_padding else 0
         total, begin = a.begin + a.end, a.begin
         if output_shape or auto_pad.startswith("SAME"):
-            covered = a.stride * (shapes.dim(X, k + 2) - 1) + extra + a.reach + 1
-            total = covered - output_shape[k - len(axes)] if output_shape else (
-                extra + a.reach + 1 - a.stride
-            )
-            half = shapes.at_least(total, 0)
-            begin = half // 2 if auto_pad == "SAME_UPPER" else half - half // 2
-        elif auto_pad == "VALID":
-            total, begin = 0, 0
+            if output_shape:
+                covered = a.stride * (shapes.dim(X, k + 2) - 1) + extra + a.reach + 1
+                total = covered - output_shape[k - len(axes)]
+            else:
+                total = shapes.at_least(extra + a.reach + 1 - a.stride, 0)
+            least = shapes.at_least(total, 0)
+            begin = least // 2 if auto_pad == "SAME_UPPER" else least - least // 2
         axes[k] = replace(a, begin=begin, end=total - begin - extra)
     return axes
 

@@ -77,6 +77,9 @@ SAMPLES += [
         _transpose((1, 2, 3, 3), (2, 1, 4, 3), auto_pad=pad, strides=[2, 2], output_shape=[7, 6])
         for pad in ("SAME_UPPER", "SAME_LOWER", "NOTSET")
     ),
+    # ... with strides that leave gaps, with many taps
+    _transpose((1, 2, 3), (2, 2, 2), auto_pad="SAME_UPPER", strides=[3]),
+    _transpose((1, 1, 72), (1, 2, 66), auto_pad="SAME_LOWER", strides=[2], kernel_shape=[66]),
     # groups and depthwise
     _transpose((2, 4, 3), (4, 3, 3), group=2, strides=[2], bias=True),
     _transpose((2, 3, 3, 3), (3, 1, 3, 3), group=3, strides=[2, 2], pads=[1, 1, 1, 1]),
