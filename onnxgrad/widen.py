@@ -66,6 +66,9 @@ class _Widening:
         if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
             zero = ir.tensor([0.0], self.to)  # by default a float32
             node.attributes["value"] = ir.AttrTensor("value", zero)
+        if node.op_type == "GroupNormalization" and self.opsets.get("", 0) >= 21:
+            # It calculates in float32 whatever its operands are, unless told otherwise.
+            node.attributes["stash_type"] = ir.AttrInt64("stash_type", self.to)
         for name, attribute in node.attributes.items():
             if attribute.type == ir.AttributeType.TENSOR:
                 node.attributes[name] = ir.AttrTensor(name, self.tensor(attribute.as_tensor()))

@@ -205,3 +205,12 @@ def test_random_nets_and_infinite_values_are_refused() -> None:
     with pytest.raises(og.ArgumentError, match="not finite"):
         check(log, np.array([1, 0, 2], np.float32))
     assert check(log, np.array([1, 0.5, 2], np.float32))
+
+
+def test_an_operator_that_calculates_in_float32_by_default() -> None:
+    net = model("""g (float[1,4,3] x, float[4] s, float[4] b) => (float[1,4,3] y) {
+        y = GroupNormalization<num_groups = 2>(x, s, b)
+    }""")
+    x = np.arange(12, dtype=np.float32).reshape(1, 4, 3) % 5
+    feeds = {"x": x, "s": [1, 2, 3, 4], "b": [0] * 4}
+    assert all(row.verdict == "ok" and row.error < 1e-6 for row in check(net, feeds).rows)
