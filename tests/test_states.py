@@ -40,7 +40,11 @@ def test_every_floating_operand_has_a_state(entry: registry.Entry) -> None:
 def test_what_the_rules_emit_has_rules_itself() -> None:
     """Rules are closed: a gradient can be differentiated again, whatever shapes are known."""
     emitted: dict[str, str] = {}
-    for sample, symbolic, fed in (case.values for case in CASES):
+    variants: dict[int, list[tuple]] = {}
+    for case in CASES:
+        variants.setdefault(id(case.values[0]), []).append(case.values)
+    # What is known most and what is known least: between them a rule takes all of its ways.
+    for sample, symbolic, fed in (v for many in variants.values() for v in (many[0], many[-1])):
         model, _ = sample_model(sample, symbolic, fed)
         wrt, of = floats(sample), float_outputs(model, sample)
         backward = og.gradient(model, wrt, of=of, unreachable="zeros")
