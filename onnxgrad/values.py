@@ -224,6 +224,53 @@ def _evaluate(node: ir.Node, value: ir.Value) -> tuple[np.ndarray, np.ndarray] |
     return array, np.array(True) if whole else np.asarray(run([value.name], masks)[0], bool)
 
 
+def dims_in(value: ir.Value) -> list[Dim] | None:
+    """What a vector of sizes holds: numbers, and names of dimensions that it has from a Shape.
+
+    None where nothing is known, and for an element that is calculated.
+    """
+    names: list[Dim] = [None]
+    found = _moved(value, names)
+    if found is None:
+        return None
+    return [names[d - _NAMED] if d >= _NAMED else d for d in found.ravel().tolist()]
+
+
+# No size is as large; beyond it, the numbers stand for names.
+_NAMED = 2**48
+
+
+def _moved(value: ir.Value, names: list[Dim]) -> np.ndarray | None:
+    """The elements of `value` where only moved since they were constants or dimensions."""
+    node, known, size = value.producer(), constant_of(value), elements_of(value)
+    if known is not None:
+        return known
+    unknown = None if size is None or size > SMALL else np.full(size, _NAMED)
+    if node is None or not node.inputs or node.inputs[0] is None or value.is_graph_input():
+        return unknown
+    if node.op_type == "Shape":
+        a = node.attributes
+        dims = dims_of(node.inputs[0]) or ()
+        dims = dims[slice(*(a[k].as_int() if k in a else None for k in ("start", "end")))]
+        for d in dims:
+            if not isinstance(d, int) and d not in names:
+                names.append(d)
+        return np.array([d if isinstance(d, int) else _NAMED + names.index(d) for d in dims])
+    if node.op_type not in _MOVES or node.domain:
+        return unknown
+    arrays = {
+        v.name: constant_of(v) if k and node.op_type != "Concat" else _moved(v, names)
+        for k, v in enumerate(node.inputs)
+        if v is not None
+    }
+    if any(a is None for a in arrays.values()):
+        return unknown
+    opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
+    evaluator = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
+    run: Any = evaluator.run
+    return np.asarray(run([value.name], arrays)[0])
+
+
 def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
     """The graphs that a node holds as attributes."""
     for a in node.attributes.values():

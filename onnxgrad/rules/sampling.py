@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxgrad import interpolation, shapes
-from onnxgrad.builder import Tensor
+from onnxgrad.builder import Dim, Tensor
 from onnxgrad.interpolation import Taps
 from onnxgrad.registry import not_implemented, rule
 from onnxgrad.shapes import Size
+from onnxgrad.values import dims_in
 
 # -- Resize --------------------------------------------------------------------------------------
 #
@@ -42,16 +43,18 @@ def _(
         "mode": mode,
         "nearest_mode": nearest_mode,
     }
-    if mode == "nearest" and (coordinate_transformation_mode, nearest_mode) in _REPEATS:
-        blocks = _blocks(g, X, axes, scales)
-        if blocks:
-            # Every element fills a block: the sum over it.
-            mean = op.AveragePool(g, kernel_shape=blocks, strides=blocks)
-            return op.typed(mean * math.prod(blocks), X)
+    repeats = mode == "nearest" and (coordinate_transformation_mode, nearest_mode) in _REPEATS
+    blocks = _blocks(g, X, axes, scales) if repeats and not joint else None
+    if blocks:
+        # Every element fills a block: the sum over it.
+        mean = op.AveragePool(g, kernel_shape=blocks, strides=blocks)
+        return op.typed(mean * math.prod(blocks), X)
+    named = None if sizes is None else dims_in(sizes.value)
     for k, a in enumerate(axes):
         crop = None if roi is None else op.Gather(roi, op.const([k, k + n]))
         scale = None if scales is None else shapes.part(scales, k, k + 1)
-        if _unchanged(g, X, a, scale) and (crop is None or _is(crop, [0, 1])):
+        stays = not joint and _stays(g, X, a, scale, named[k] if named else None)
+        if stays and (crop is None or _is(crop, [0, 1])):
             continue
         if joint:
             # The sizes of all axes decide on the scale of each.
@@ -100,13 +103,12 @@ def _is(x: Tensor, values: Sequence[float]) -> bool:
     return x.const is not None and np.array_equal(x.const, values)
 
 
-def _unchanged(g: Tensor, X: Tensor, axis: int, scale: Tensor | None) -> bool:
-    """Whether the size of an axis is known to stay."""
+def _stays(g: Tensor, X: Tensor, axis: int, scale: Tensor | None, asked: Dim) -> bool:
+    """Whether an axis is known to keep its size: by the scale, or by the size that is asked for."""
     if scale is not None:
         return _is(scale, [1])
-    return g.shape is not None and X.shape is not None and shapes.same_dim(
-        g.shape[axis], X.shape[axis]
-    )
+    its = X.shape and X.shape[axis]
+    return shapes.same_dim(asked, its) or shapes.same_dim(g.shape and g.shape[axis], its)
 
 
 def _resized_eye(
