@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -58,13 +58,10 @@ def jvp(
     for x in job.wrt:
         if x in job.of:
             raise ArgumentError(
-                f"{x.name!r} is in wrt and in of: what its tangent is, its tangent's input tells"
+                f"{x.name!r} is in wrt, so its tangent is an input: leave it out of `of`"
             )
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
-    for y in job.of:
-        flow = Flow.of(net.graph, job.wrt, [y])
-        if not job.zeros and not flow.matters(y):
-            job.require([y], job.wrt)  # raises, and says why
+    _require_moved(job)
     job.zeros = True
     with _Linear(job) as linear:
         moved = linear.push(job.op, tangents, list(net.graph))
@@ -135,6 +132,8 @@ def jacobian(
     """
     net = io.load(model)
     job = Job(net, wrt, of, unreachable)
+    job.require(job.of, job.wrt)
+    _require_moved(job)
     blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
     _finish_blocks(job, blocks, "jacobian", forward)
     return io.like(net, model)
@@ -231,14 +230,14 @@ def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> An
         model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
         batched: The graph inputs that get the axis; None means every graph input that is no
             parameter. The others are the same for every example.
-        batch: The name of the new dimension.
+        batch: The name of the new dimension, numbered where another one has it.
 
     Returns:
         A model of the same kind: each input `x` of `batched` has shape [batch, *x.shape], and so
         has each output. Inside, a Scan runs the net once for each example.
 
     Raises:
-        ArgumentError: A name in `batched` is no graph input.
+        ArgumentError: A name in `batched` is no graph input, or an output cannot have the axis.
         ModelError: The model cannot be read or is not valid.
     """
     net = io.load(model)
@@ -246,6 +245,11 @@ def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> An
     graph = net.graph
     op = Builder(graph)
     rows = _batch_inputs(graph, batched)
+    for y in graph.outputs:
+        if y.producer() is None or not isinstance(y.type, ir.TensorType):
+            kind = "no tensor" if y.producer() else "an input too"
+            raise ArgumentError(f"the output {y.name!r} is {kind}, so it cannot have a batch")
+    batch = _new_dim(graph, batch)
     inner = op.child("example")
     _, copies = copy_graph(inner, graph, {v: new_input(inner, "example", v) for v in rows})
     outputs = list(graph.outputs)
@@ -298,6 +302,14 @@ class _Linear:
             if t.value.uses():
                 t.value.replace_all_uses_with(op.tensor(y).value)
             graph.inputs.remove(t.value)
+
+
+def _require_moved(job: Job) -> None:
+    """Raise for a tensor of `of` that depends on none of `wrt`."""
+    for y in job.of:
+        flow = Flow.of(job.op.graph, job.wrt, [y])
+        if not job.zeros and not flow.matters(y):
+            job.require([y], job.wrt)  # raises, and says why
 
 
 def plan(
@@ -355,8 +367,18 @@ def _by_example(
     job = Job(net, All.ALL if wrt is None else wrt, of, unreachable)
     if wrt is None:
         job.wrt = [v for v in job.wrt if v.is_initializer()]
+        if not job.wrt:
+            raise ArgumentError("the net has no parameter; name inputs without the batch in wrt")
     rows = _batch_inputs(net.graph, batched)
+    for v in rows:
+        if dims_of(v) == ():
+            raise ArgumentError(f"batched: {v.name!r} is a scalar, so it has no batch")
     for x in job.wrt:
+        if x.producer() is not None:
+            raise ArgumentError(
+                f"wrt: {x.name!r} is an inner tensor; gradients by example are those of parameters "
+                "and of inputs without the batch"
+            )
         if x in rows:
             raise ArgumentError(
                 f"wrt: {x.name!r} is an input with the batch; its gradient, as og.gradient gives "
@@ -405,7 +427,6 @@ def _jacobians(
 def _by_rows(job: Job, of: list[ir.Value]) -> dict[tuple[ir.Value, ir.Value], Tensor]:
     op, blocks = job.op, {}
     for y in of:
-        job.require([y], job.wrt)
 
         def row(inner: Builder, seed: Tensor, y: ir.Value = y) -> list[Tensor]:
             found = pull(inner, {y: seed}, job.wrt, list(op.graph))
@@ -419,8 +440,6 @@ def _by_rows(job: Job, of: list[ir.Value]) -> dict[tuple[ir.Value, ir.Value], Te
 
 def _by_columns(job: Job, of: list[ir.Value]) -> dict[tuple[ir.Value, ir.Value], Tensor]:
     op, blocks = job.op, {}
-    for y in of:
-        job.require([y], job.wrt)
     job.zeros = True
     with _Linear(job) as linear:
         nodes = list(op.graph)
@@ -487,15 +506,31 @@ def _bytes(value: ir.Value, by: Dim) -> int | None:
 
 def _batch_inputs(graph: ir.Graph, batched: Spec | None) -> list[ir.Value]:
     inputs = {v.name: v for v in graph.inputs if not v.is_initializer()}
+    if batched is not None and not isinstance(batched, str | Sequence):
+        raise ArgumentError(f"batched: a name or a sequence of names is needed, not {batched!r}")
     names = [batched] if isinstance(batched, str) else inputs if batched is None else batched
     for name in names:
         if name not in inputs:
             raise ArgumentError(
                 f"batched: {name!r} is no graph input; they are {', '.join(map(repr, inputs))}"
             )
+        if not isinstance(inputs[name].type, ir.TensorType):
+            raise ArgumentError(f"batched: {name!r} is no tensor, so it has no axes")
     if not names:
         raise ArgumentError("the net has no input to batch")
-    return [inputs[name] for name in names]
+    return list(dict.fromkeys(inputs[name] for name in names))
+
+
+def _new_dim(graph: ir.Graph, stem: str) -> str:
+    """A name that no dimension has, as equal names are equal sizes."""
+    if not isinstance(stem, str) or not stem:
+        raise ArgumentError(f"batch is the name of a dimension, not {stem!r}")
+    values = [*graph.inputs, *(v for node in graph.all_nodes() for v in node.outputs)]
+    taken, name, k = {d for v in values for d in dims_of(v) or ()}, stem, 1
+    while name in taken:
+        k += 1
+        name = f"{stem}_{k}"
+    return name
 
 
 def _slice(inner: Builder, value: ir.Value) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -225,3 +226,119 @@ def test_through_control_flow() -> None:
             np.testing.assert_allclose(columns[f"y_{name}_jacobian"][:, k], numeric, atol=1e-8)
     h = run(og.hessian(net, "x", forward=False), **feeds)["x_x_hessian"]
     np.testing.assert_allclose(h, h.T, atol=1e-12)
+
+
+def test_transforms_of_transforms_that_scan() -> None:
+    """vmap twice, each with a dimension of its own; a Jacobian and a jvp of what vmap gives."""
+    net = parse("g (double[3] x, double[3] w) => (double[3] y) { s = Sin(x) y = Mul(s, w) }")
+    both = og.vmap(og.vmap(net, batched="x"))
+    assert [d.dim_param for d in both.graph.input[0].type.tensor_type.shape.dim[:2]] == [
+        "batch_2", "batch",
+    ]  # fmt: skip
+    x, w = RNG.standard_normal((2, 4, 3)), RNG.standard_normal((2, 3))
+    np.testing.assert_allclose(run(both, x=x, w=w)["y"], np.sin(x) * w[:, None])
+    one = og.vmap(net, batched="x")
+    for mode in ("reverse", "forward"):
+        rows = run(og.jacobian(one, "w", mode=mode), x=x[0], w=w[0])["y_w_jacobian"]
+        np.testing.assert_allclose(rows, np.sin(x[0])[:, :, None] * np.eye(3))
+    moved = run(og.jvp(one, "x"), x=x[0], w=w[0], x_tangent=x[1])["y_tangent"]
+    np.testing.assert_allclose(moved, np.cos(x[0]) * w[0] * x[1])
+    curved = run(og.hvp(one, "x", forward=False), x=x[0], w=w[0], x_tangent=x[1])["x_hvp"]
+    np.testing.assert_allclose(curved, -np.sin(x[0]) * w[0] * x[1])
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_through_a_branch(flag: bool) -> None:
+    net = parse(
+        """g (double[3] x, bool c) => (double[3] y) {
+          y = If (c) <
+            then_branch = a () => (double[3] p) { s = Sin(x) p = Mul(s, x) },
+            else_branch = b () => (double[3] q) { e = Exp(x) q = Mul(e, x) }
+          >
+        }"""
+    )
+    x, t, c = X[0], DX[0], np.array(flag)
+    first = np.sin(x) + x * np.cos(x) if flag else np.exp(x) * (1 + x)
+    second = 2 * np.cos(x) - x * np.sin(x) if flag else np.exp(x) * (2 + x)
+    for mode in ("reverse", "forward"):
+        got = run(og.jacobian(net, mode=mode), x=x, c=c)["y_x_jacobian"]
+        np.testing.assert_allclose(got, np.diag(first), rtol=1e-10)
+    got = run(og.hvp(net, forward=False), x=x, c=c, x_tangent=t)["x_hvp"]
+    np.testing.assert_allclose(got, second * t, rtol=1e-10)
+    third = og.gradient(og.hvp(net, forward=False), "x", of="x_hvp")
+    jump = -3 * np.sin(x) - x * np.cos(x) if flag else np.exp(x) * (3 + x)
+    np.testing.assert_allclose(run(third, x=x, c=c, x_tangent=t)["x_grad"], jump * t, rtol=1e-10)
+
+
+def test_blocks_of_zero() -> None:
+    """A pair without a path has a block of zeros; a tensor without any path is refused."""
+    net = parse(
+        "g (double[2] a, double[2] b) => (double[2] p, double[2] q) { p = Sin(a) q = Mul(a, b) }"
+    )
+    for mode in ("reverse", "forward"):
+        got = run(og.jacobian(net, mode=mode), a=X[0, :2], b=DX[0, :2])
+        assert not got["p_b_jacobian"].any()
+        np.testing.assert_allclose(got["q_b_jacobian"], np.diag(X[0, :2]))
+    for wrt, of in (("b", ["p", "q"]), (["a", "b"], "p")):
+        with pytest.raises(og.UnreachableError, match="'p' does not depend on 'b'"):
+            og.jacobian(net, wrt, of=of)
+
+
+ODD = """g (double[N] x, int64[N] i) => (double[N] y, int64[N] j, double[N] z) {
+  y = Sin(x)
+  j = Neg(i)
+  z = Round(x)
+}"""
+ALL_OF_THEM = [og.vjp, og.jvp, og.hvp, og.jacobian, og.hessian, og.per_example_gradient]
+
+
+@pytest.mark.parametrize("transform", ALL_OF_THEM, ids=lambda t: t.__name__)
+def test_what_makes_no_sense(transform: Any) -> None:
+    net = parse(ODD)
+    for arguments, error, words in (
+        ({"wrt": "i", "of": "y"}, og.ArgumentError, "'i' is INT64"),
+        ({"wrt": "x", "of": "j"}, og.ArgumentError, "'j' is INT64"),
+        ({"wrt": "xx"}, og.UnknownNameError, "Nearest: 'x'"),
+        ({"wrt": "x", "of": "zz"}, og.UnknownNameError, "Nearest: 'z'"),
+        ({"wrt": []}, og.ArgumentError, "a name or a sequence"),
+        ({"of": []}, og.ArgumentError, "a name or a sequence"),
+        ({"wrt": 5}, og.ArgumentError, "a name or a sequence"),
+        ({"wrt": "x", "unreachable": "maybe"}, og.ArgumentError, "'maybe'"),
+    ):
+        with pytest.raises(error, match=words):
+            transform(net, **arguments)
+    if transform is not og.per_example_gradient:
+        with pytest.raises(og.UnreachableError, match="Round"):
+            transform(net, "x", of="z")
+
+
+def test_what_cannot_have_a_batch() -> None:
+    net = parse(ODD)
+    for transform in (og.vmap, og.per_example_gradient):
+        options = {} if transform is og.vmap else {"wrt": "x"}
+        for batched in (5, [], "y", ["x", "k"]):
+            with pytest.raises(og.ArgumentError):
+                transform(net, batched=batched, **options)
+    for batch in ("", 3):
+        with pytest.raises(og.ArgumentError, match="name of a dimension"):
+            og.vmap(net, batch=batch)
+    passed = parse("g (double[N] x) => (double[N] x, double[N] y) { y = Sin(x) }")
+    with pytest.raises(og.ArgumentError, match="an input too"):
+        og.vmap(passed)
+    scalar = parse("g (double x) => (double y) <double w = {2}> { y = Mul(x, w) }")
+    with pytest.raises(og.ArgumentError, match="is a scalar"):
+        og.per_example_gradient(scalar)
+    for wrt, words in ((None, "no parameter"), ("y", "an inner tensor"), (og.ALL, "the batch")):
+        with pytest.raises(og.ArgumentError, match=words):
+            og.per_example_gradient(net, wrt)
+
+
+def test_too_large_together() -> None:
+    """The Hessians of each pair would fit, but not all four."""
+    net = parse("g (float[100] a, float[100] b) => (float[100] y) { y = Mul(a, b) }")
+    og.hessian(net, max_bytes=160_000)
+    with pytest.raises(og.ArgumentError, match=r"40,000 bytes \(all 4 together: 160,000\)"):
+        og.hessian(net, max_bytes=159_999)
+    weighted = parse("g (float[100,1] x) => (float[100,1] y) <float[1] w = {2}> { y = Mul(x, w) }")
+    with pytest.raises(og.ArgumentError, match=r"'w' by example takes 400 bytes.* Feed fewer"):
+        og.per_example_gradient(weighted, max_bytes=399)
