@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxgrad import interpolation, shapes
-from onnxgrad.builder import Dim, Tensor
+from onnxgrad.builder import Tensor
 from onnxgrad.interpolation import Taps
 from onnxgrad.registry import not_implemented, rule
 from onnxgrad.shapes import Size
-from onnxgrad.values import dims_in
+from onnxgrad.values import Dim, dims_in
 
 # -- Resize --------------------------------------------------------------------------------------
 #
@@ -107,8 +107,9 @@ def _stays(g: Tensor, X: Tensor, axis: int, scale: Tensor | None, asked: Dim) ->
     """Whether an axis is known to keep its size: by the scale, or by the size that is asked for."""
     if scale is not None:
         return _is(scale, [1])
-    its = X.shape and X.shape[axis]
-    return shapes.same_dim(asked, its) or shapes.same_dim(g.shape and g.shape[axis], its)
+    its = None if X.shape is None else X.shape[axis]
+    found = None if g.shape is None else g.shape[axis]
+    return shapes.same_dim(asked, its) or shapes.same_dim(found, its)
 
 
 def _resized_eye(
