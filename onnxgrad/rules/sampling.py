@@ -172,7 +172,7 @@ _KERNELS = {
 def _(g, X, grid, mode, padding_mode, align_corners):
     taps, _ = _grid_taps(X, grid, mode, padding_mode, align_corners)
     index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
-    weight = interpolation.outer([t.weight for t in taps])
+    weight = X.op.cast(interpolation.outer([t.weight for t in taps]), X.dtype)
     return interpolation.scatter(interpolation.weighted(interpolation.rows(g), weight), index, X)
 
 
@@ -183,7 +183,7 @@ def _(op, g, X, grid, mode, padding_mode, align_corners):
     taps, slopes = _grid_taps(X, grid, mode, padding_mode, align_corners)
     index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
     rows = op.Unsqueeze(interpolation.rows(g), op.const([1]))
-    values = shapes.reduce_sum(interpolation.gather(X, index) * rows, [3])
+    values = op.cast(shapes.reduce_sum(interpolation.gather(X, index) * rows, [3]), grid.dtype)
     parts = []
     for a, slope in enumerate(slopes):
         along = interpolation.outer([t.slope if b == a else t.weight for b, t in enumerate(taps)])
