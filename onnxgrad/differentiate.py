@@ -62,7 +62,7 @@ def edge(node: ir.Node, index: int) -> Edge:
         return Edge(node, index, "none", reason)
     state, reason = entry.operand_state(operand_name(node, index))
     if not any(carries(v) for v in node.outputs):
-        return Edge(node, index, "zero", reason or "its outputs are not floating-point")
+        return Edge(node, index, "zero", reason or "its outputs carry no gradient")
     return Edge(node, index, state, reason)
 
 

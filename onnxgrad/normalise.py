@@ -117,7 +117,8 @@ def _resize_as_of_old(graph: ir.Graph) -> None:
     """
     for node in graph.all_nodes():
         if node.op_type == "Resize" and not node.domain:
-            scales = node.inputs[2] and constant_of(node.inputs[2])
+            given = node.inputs[2]
+            scales = None if given is None else constant_of(given)
             shrinks = scales is not None and scales.max() <= 1 and scales.min() < 1
             for name, value in (
                 ("coordinate_transformation_mode", "asymmetric"),
