@@ -26,6 +26,9 @@ SAMPLES = [
     _conv((2, 2, 11, 11), (2, 2, 9, 8), kernel_shape=[9, 8], pads=[1, 0, 0, 1]),
     _conv((2, 2, 70), (4, 1, 65), kernel_shape=[65], group=2, strides=[2], dilations=[1]),
     _conv((1, 1, 72), (1, 1, 66), kernel_shape=[66], auto_pad="SAME_UPPER", strides=[3]),
+    # many places
+    _conv((2, 2, 520), (3, 2, 3), dilations=[2], pads=[1, 2]),
+    _conv((1, 1, 26, 24), (2, 1, 3, 2), kernel_shape=[3, 2]),
     # strides with every remainder
     *(_conv((1, 2, n), (3, 2, 3), kernel_shape=[3], strides=[3]) for n in (6, 7, 8, 9)),
     _conv((1, 2, 6, 7), (3, 2, 3, 3), strides=[2, 3], pads=[1, 0, 1, 2]),
