@@ -130,6 +130,8 @@ def reshape_like(g: Tensor, x: Tensor) -> Tensor:
     if g.static is not None and g.static == x.static:
         return g
     op = g.op
+    if x.static is None and x.shape is not None and len(x.shape) == 1:
+        return op.typed(op.Reshape(g, op.const([-1])), x)
     # A zero in a shape means "copy" unless allowzero is set.
     empty = x.static is None or 0 in x.static
     return op.typed(op.Reshape(g, shape(x), allowzero=1 if empty else None), x)

@@ -274,11 +274,18 @@ class _Linear:
     """The backward pass as a linear map of its seed, ready to be pulled back once more.
 
     The seeds are stand-ins: as the pass is linear in them, their values cancel out of what is
-    pulled back, and only their shapes can remain.
+    pulled back, and only their shapes can remain. Shapes of what the pass calculates are taken from
+    the net where a value of it has the same, so that nothing else of the pass remains either.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        graph = job.op.graph
+        values = [*graph.inputs, *(v for node in graph for v in node.outputs)]
+        self.by_shape: dict[Any, ir.Value] = {}
+        for v in values:
+            if None not in (dims := dims_of(v) or (None,)):
+                self.by_shape.setdefault(dims, v)
         self.stand_ins = {y: job.input(f"{y.name}_seed", y) for y in job.of}
         self.cotangents = job.pull(dict(self.stand_ins))
 
@@ -298,6 +305,10 @@ class _Linear:
 
     def __exit__(self, *error: object) -> None:
         graph, op = self.job.op.graph, self.job.op
+        for node in graph:
+            if node.op_type in ("Shape", "Size") and node.inputs[0] in op.emitted:
+                same = self.by_shape.get(dims_of(node.inputs[0]), node.inputs[0])
+                node.replace_input_with(0, same)
         for y, t in self.stand_ins.items():
             if t.value.uses():
                 t.value.replace_all_uses_with(op.tensor(y).value)

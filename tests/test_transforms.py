@@ -342,3 +342,15 @@ def test_too_large_together() -> None:
     weighted = parse("g (float[100,1] x) => (float[100,1] y) <float[1] w = {2}> { y = Mul(x, w) }")
     with pytest.raises(og.ArgumentError, match=r"'w' by example takes 400 bytes.* Feed fewer"):
         og.per_example_gradient(weighted, max_bytes=399)
+
+
+def test_jvp_leaves_nothing_of_the_backward_pass() -> None:
+    """Softmax's rule asks for the shape of what the pass calculates; the input has the same."""
+    net = parse("g (double[N,3] x) => (double[N,3] y) { y = Softmax(x) }")
+    model = og.jvp(net, forward=False)
+    shapes = [n.input[0] for n in model.graph.node if n.op_type == "Shape"]
+    assert set(shapes) <= {"x"}
+    assert [n.op_type for n in model.graph.node].count("Softmax") == 1
+    y = run(net, x=X)["y"]
+    got = run(model, x=X, x_tangent=DX)["y_tangent"]
+    np.testing.assert_allclose(got, y * (DX - (y * DX).sum(1, keepdims=True)), rtol=1e-12)
