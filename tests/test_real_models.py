@@ -25,6 +25,7 @@ import onnxruntime
 import pytest
 
 import onnxgrad as og
+from onnxgrad import registry
 from onnxgrad.builder import Tensor
 from onnxgrad.registry import lookup
 
@@ -327,3 +328,17 @@ def test_finite_differences_in_double_precision(
     report = og.check(case.path(), case.values(), [*names, *weights], of=of, ograd=True)
     assert all(row.ok for row in report.rows), str(report)
     assert "differences in float64" in report.method
+
+
+def test_an_operator_without_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in these files is refused any more, so a rule is taken away."""
+    path = BY_NAME["silero_vad_16k_sequence"].path()
+    monkeypatch.delitem(registry._TABLE, ("", "LSTM"))
+    with pytest.raises(og.NoRuleError, match=r"LSTM, node '/recurrent/LSTM'.* Path: 'input'"):
+        og.gradient(path, "input")
+    report = og.inspect(path, "input")
+    refused = [row for row in report if row.state == "none"]
+    assert not report.ok
+    assert [(row.operator, row.nodes) for row in refused] == [("LSTM", ("/recurrent/LSTM",))]
+    behind = og.gradient(path, "/stft/Conv_output_0", of="/Transpose_output_0")  # off its path
+    assert metadata(behind, "gradients")
