@@ -18,6 +18,7 @@ from onnxgrad.errors import (
 from onnxgrad.family import family
 from onnxgrad.inspect import inspect
 from onnxgrad.io import save
+from onnxgrad.lower import lower
 from onnxgrad.names import ALL
 from onnxgrad.net import Net, NetPortGradient
 from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
@@ -49,6 +50,7 @@ __all__ = [
     "inspect",
     "jacobian",
     "jvp",
+    "lower",
     "not_implemented",
     "per_example_gradient",
     "rule",

@@ -22,6 +22,7 @@ from onnxgrad.api import gradient, vjp
 from onnxgrad.check import check as check_gradients
 from onnxgrad.errors import ArgumentError, FeedError, OnnxGradError, SaveError, nearest
 from onnxgrad.inspect import inspect as inspect_model
+from onnxgrad.lower import lower
 from onnxgrad.names import ALL, All
 from onnxgrad.net import Net, NetPortGradient
 from onnxgrad.runtime import Array, Port
@@ -200,6 +201,7 @@ for _transform in (
     transforms.hessian,
     transforms.per_example_gradient,
     transforms.vmap,
+    lower,
 ):
     _transform_command(_transform)
 

@@ -18,7 +18,7 @@ from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.builder import Builder
 from onnxgrad.errors import ModelError, RuleError
-from onnxgrad.expand import expand, needs_expansion
+from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 from onnxgrad.values import constant_of, keep_rank, misjudged, subgraphs
@@ -79,6 +79,8 @@ def _passes(model: ir.Model) -> None:
         common.RemoveInitializersFromInputsPass()(model)
     for v in [*graph.inputs, *graph.outputs]:
         _forget_anonymous(v)
+    for g in (graph, *(f.graph for f in model.functions.values())):
+        bind(g)
     if model.functions:
         common.InlinePass()(model)
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]

@@ -149,9 +149,3 @@ def _kernel(
 
 
 not_implemented("ai.onnx.ml::SVMClassifier", reason="no rule yet; an SVMRegressor has one")
-
-for _name in ("Adagrad", "Adam", "Gradient", "Momentum"):
-    not_implemented(
-        f"ai.onnx.preview.training::{_name}",
-        reason="not lowered to the standard's operators yet, and no runtime executes it",
-    )
