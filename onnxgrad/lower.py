@@ -144,9 +144,13 @@ def _substitute(
 
 def _resize(op: Builder, node: ir.Node) -> None:
     """Infer the sizes of a node's outputs anew, since those of its operands are others."""
-    for graph in subgraphs(node):
-        for v in [*graph.inputs, *(v for n in graph.all_nodes() for v in n.outputs)]:
-            _forget_sizes(v)
+    inner = [g for graph in subgraphs(node) for g in (graph, *graph.subgraphs())]
+    if inner:  # inference cannot tell them for one node alone
+        for holder in (node, *(n for g in inner for n in g)):
+            _forget_sizes(holder.outputs)
+        for g in inner:
+            _forget_sizes(g.inputs)
+        return
     declared = [(v, v.type, v.shape) for v in node.outputs]
     for v in node.outputs:
         v.type = v.shape = None
@@ -158,9 +162,9 @@ def _resize(op: Builder, node: ir.Node) -> None:
         v.type = v.type or kind
         if v.shape is None:
             v.shape = shape
-            _forget_sizes(v)
+            _forget_sizes([v])
 
 
-def _forget_sizes(value: ir.Value) -> None:
-    if value.shape is not None:
-        value.shape = ir.Shape([None] * len(value.shape))
+def _forget_sizes(values: Sequence[ir.Value]) -> None:
+    for v in values:
+        v.shape = v.shape and ir.Shape([None] * len(v.shape))

@@ -171,6 +171,64 @@ def test_a_value_of_another_size() -> None:
     np.testing.assert_allclose(found["dw"], v.sum(0) / 12, rtol=1e-6)
 
 
+@pytest.mark.parametrize("c", [True, False])
+def test_a_branch_that_captures_what_is_substituted(c: bool) -> None:
+    source = model(
+        """g (float[2] x, float[M] v, bool c) => (float[M] dx) {
+          y = If (c) <
+            then_branch = t () => (float p) {
+              s = Mul(x, x)
+              p = ReduceSum <keepdims = 0> (s)
+            },
+            else_branch = e () => (float q) {
+              m = ReduceMean <keepdims = 0> (x)
+              q = Exp(m)
+            }
+          >
+          dx = T.Gradient <xs = ["x"], y = "y"> (v)
+        }"""
+    )
+    v = np.array([1, 2, 3], np.float32)
+    found = run(source, x=np.zeros(2, np.float32), v=v, c=np.array(c))["dx"]
+    np.testing.assert_allclose(found, 2 * v if c else np.full(3, np.exp(2) / 3), rtol=1e-6)
+
+
+def test_what_the_transforms_give_for_a_net() -> None:
+    """Weights in initializers can be named, and those that are not are constants."""
+    text = """g (float[N,1,6,6] x, int64[N] label) => (float loss OUTPUTS)
+        <float[2,1,3,3] w, float[32,4] f = {WEIGHTS}, float[4] b = {0.1, 0.2, 0.3, 0.4},
+         int64[2] sizes = {0, 32}> {
+      w = Constant <value = float[2,1,3,3] {KERNEL}> ()
+      c = Conv(x, w)
+      r = Tanh(c)
+      k = Reshape(r, sizes)
+      z = Gemm(k, f, b)
+      loss, _ = SoftmaxCrossEntropyLoss(z, label)
+      GRADIENT
+    }"""
+    rng = np.random.default_rng(3)
+    for word, count in (("WEIGHTS", 128), ("KERNEL", 18)):
+        text = text.replace(word, ", ".join(f"{v:.3f}" for v in rng.standard_normal(count)))
+    call = 'dw, db = T.Gradient <xs = ["w", "b"], zs = ["x", "label"], y = "loss"> (w, b, x, label)'
+    named = text.replace("OUTPUTS", ", float[2,1,3,3] dw, float[4] db").replace("GRADIENT", call)
+    plain = model(text.replace("OUTPUTS", "").replace("GRADIENT", ""))
+    x = rng.standard_normal((3, 1, 6, 6)).astype(np.float32)
+    feeds = {"x": x, "label": np.array([0, 3, 1])}
+    expected = runner(og.gradient(plain, ["w", "b"], of="loss"))(feeds)
+    for a, b in zip(run(model(named), **feeds).values(), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("opset", [12, 17, onnx.defs.onnx_opset_version()])
+def test_any_opset(opset: int) -> None:
+    source = product("c, b")
+    source.opset_import[0].version = opset
+    lowered = og.lower(source)
+    assert lowered.opset_import[0].version == max(21, opset)
+    feeds = {n: np.array(v, np.float32) for n, v in (("a", 2), ("b", 3), ("c", 5))}
+    assert onnx.reference.ReferenceEvaluator(lowered).run(None, feeds) == [30, 25]
+
+
 def test_zero_where_y_does_not_depend_on_x_and_sums_of_elements() -> None:
     source = model(
         """g (float[N] x, float[2] z) => (float[N] dx, float[2] dz) {
