@@ -59,7 +59,9 @@ compared. On one thread the figure is the CPU time of the process, on two the wa
 Times are given over a floor: 2 times onnxruntime's own forward time for the gradient with respect
 to the input, 3 times for all parameters; the column "of best peer" is this package's time over that
 of the fastest other. torch and torch.compile run a twin of the net, written as one writes it there.
-A net of symbolic sizes is fed those of batch 1; the peers in PyTorch know them beforehand.
+A net of symbolic sizes is fed those of batch 1; the peers in PyTorch know them beforehand. The
+commands give the quantile of the times that is taken, and how busy the machine was: of a busy one
+with fewer cores than processes that want to run, the times on two threads say little.
 
 Peak memory is that of a process that loads a gradient's file and runs it, libraries too."""
 
@@ -237,7 +239,7 @@ def measure(
 
 def _noted(result: Result, answer: dict[str, Any]) -> bool:
     """Whether a worker did what it was told; what it says is kept."""
-    result.error = answer.pop("error", "").splitlines()[0][:200] if "error" in answer else ""
+    result.error = answer.pop("error", "").splitlines()[0][:100] if "error" in answer else ""
     result.facts.update(answer)
     return not result.error
 
@@ -463,8 +465,7 @@ class Run:
             ("2", "Two threads: wall clock"),
         ):
             head, rows = speed_table(self.measured, threads)
-            if rows:
-                parts += [f"## {title}", markdown_table(head, rows)]
+            parts += [f"## {title}", markdown_table(head, rows) if rows else "Not measured."]
         parts += ["## Building, files and memory", markdown_table(*fact_table(self.measured))]
         for title, values in self.figures.items():
             rows = [[name, _number(value, 3)] for name, value in values.items()]
@@ -510,7 +511,8 @@ def main() -> None:
     everything = args.nets is None and args.figures is None
     rounds, seconds = (2, 0.05) if args.quick else (args.rounds, args.seconds)
     run = Run.load() if args.keep else Run()
-    run.commands.append("python tools/bench.py " + shlex.join(sys.argv[1:]))
+    load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
+    run.commands.append(f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}")
     labels = list(dict.fromkeys(["forward", "onnxgrad", *args.peers]))
     names = list(nets.NETS) if everything else args.nets or []
     failed = False
