@@ -342,3 +342,27 @@ def test_an_operator_without_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert [(row.operator, row.nodes) for row in refused] == [("LSTM", ("/recurrent/LSTM",))]
     behind = og.gradient(path, "/stft/Conv_output_0", of="/Transpose_output_0")  # off its path
     assert metadata(behind, "gradients")
+
+
+@pytest.mark.parametrize("name", ["silero_vad_v6", "plcmos_v2", "best_v2_carbons"])
+def test_second_order(name: str) -> None:
+    """The gradient of the sum of a gradient: recurrent, convolutional, with attention."""
+    case = BY_NAME[name]
+    model, feeds = case.model(), case.values()
+    x = next(
+        port.name
+        for port in model.graph.input
+        if port.name in ("input", "rater_embed", "edge_dist")
+    )
+    first = og.gradient(model, x, ograd=True, forward=False)
+    ograds = metadata(first, "ograds")
+    second = og.gradient(first, x, forward=False)
+    net = Net(model, torch.float64)
+    values, rng = net.run(feeds, [x]), np.random.default_rng(1)
+    seeds = {y: rng.standard_normal(values[y].shape).astype(np.float32) for y in ograds}
+    (found,) = session(second).run(None, feeds | {ograds[y]: s for y, s in seeds.items()})
+    total = sum((values[y] * torch.tensor(s)).nansum() for y, s in seeds.items())
+    (gradient,) = torch.autograd.grad(total, values[x], create_graph=True)
+    (wanted,) = torch.autograd.grad(gradient.sum(), values[x])
+    assert wanted.norm() > 0
+    assert np.linalg.norm(found - wanted.numpy()) <= TOLERANCE * float(wanted.norm())
