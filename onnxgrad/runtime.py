@@ -202,7 +202,8 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         taken = _take_out(model, weights)
-        size = sum(value.tensor_size_in_bytes() for value in taken.values())
+        tensors = (model.graph.initializers[name].const_value for name in taken)
+        size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         # Sharing by SessionOptions.add_initializer is no way: it takes the place of what
         # onnxruntime's optimizer has made of a weight under the same name.
         self._fed: dict[str, Any] = {}
