@@ -6,7 +6,7 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format models operators bench torch real-models training-runtime clean
+.PHONY: demo test check format models operators sweep bench torch real-models training-runtime clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -30,6 +30,10 @@ models: .venv/installed
 
 operators: .venv/installed
 	$(PY) tools/operators.py
+
+# onnx's own backend node tests, all of them: minutes.
+sweep: .venv/installed
+	$(PY) tools/sweep.py
 
 bench: .venv/installed
 	$(PY) tools/bench.py
