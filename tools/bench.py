@@ -63,7 +63,10 @@ A net of symbolic sizes is fed those of batch 1; the peers in PyTorch know them 
 commands give the quantile of the times that is taken, and how busy the machine was: of a busy one
 with fewer cores than processes that want to run, the times on two threads say little.
 
-Peak memory is that of a process that loads a gradient's file and runs it, libraries too."""
+Peak memory is that of a process that loads a gradient's file and runs it, libraries too.
+
+The peers come with `pip install -e ".[bench]"` and `make training-runtime`; one that is not here is
+listed as absent."""
 
 # A pipe has no width of its own.
 console = Console(width=None if sys.stdout.isatty() else 160)
