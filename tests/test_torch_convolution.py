@@ -40,9 +40,7 @@ def transpose(image, filters, stride=None, padding=None, extra=None, groups=1, d
             "output_padding": extra,
         },
     )
-    return sample, lambda x, w, b: TRANSPOSE[n](
-        x, w, b, stride, padding, extra, groups, dilation
-    )
+    return sample, lambda x, w, b: TRANSPOSE[n](x, w, b, stride, padding, extra, groups, dilation)
 
 
 CASES = [
