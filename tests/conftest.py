@@ -19,6 +19,8 @@ WRONG = {
     "[MatMul[0,": "no kernel in double precision, and onnx's evaluator cannot flatten nothing",
     "noop_with_empty_axes": "reduces over other axes than given",
     "test_reference_ops.py::test_gradient[LRN": "LRN is wrong",
+    "[AffineGrid[": "no kernel in double precision, and onnx's evaluator mixes precisions",
+    "lens=[2,0]": "a sequence of length 0 is not left at zero",
     "test_control_flow.py::test_against_differences": "onnx's evaluator scans forward only",
 }
 
@@ -36,7 +38,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     try:
         return (yield)
     except Exception as error:
-        refused = type(error).__module__.startswith("onnxruntime.")
+        refused = "[ONNXRuntimeError]" in str(error)
         if OLD and refused and item.path.name != "test_runtimes.py":
             pytest.skip(f"onnxruntime {onnxruntime.__version__}: {error}")
         raise
