@@ -20,6 +20,9 @@ WRONG = {
     "noop_with_empty_axes": "reduces over other axes than given",
     "test_reference_ops.py::test_gradient[LRN": "LRN is wrong",
     "[AffineGrid[": "no kernel in double precision, and onnx's evaluator mixes precisions",
+    "[DeformConv[": "no kernel in double precision, and onnx's evaluator is wrong",
+    "[LpNormalization[": "no kernel at opset 22, and onnx's evaluator sums without absolute values",
+    "[STFT[": "complex input is misread",
     "lens=[2,0]": "a sequence of length 0 is not left at zero",
     "test_control_flow.py::test_against_differences": "onnx's evaluator scans forward only",
 }
