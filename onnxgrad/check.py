@@ -25,13 +25,14 @@ from onnxgrad import io
 from onnxgrad.api import GRADIENTS, OGRADS, Spec, gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
 from onnxgrad.names import All, resolve
-from onnxgrad.normalise import infer
+from onnxgrad.normalise import FLOOR, infer
 from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
 from onnxgrad.widen import widen
 
 Verdict = Literal["ok", "wrong", "kink", "noise"]
 Precision = Literal["auto", "float64", "float32"]
-_Run = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
+Run = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
+Start = Callable[[ir.Model], Run]
 
 # A gradient counts as confirmed only where an error of this relative size would have been seen.
 _RESOLUTION = 5e-4
@@ -51,7 +52,7 @@ _MOVE, _MOVED, _TARGET = "/move", "/moved", "/target"
 _MEANING = {
     "ok": "ok",
     "wrong": "WRONG",
-    "kink": "at a kink: the slopes of the two sides differ",
+    "kink": "at a kink or an edge: the two sides differ",
     "noise": "not resolved: rounding hides the slope",
 }
 
@@ -67,7 +68,8 @@ class Row:
         error: Their difference, relative to the slope.
         tolerance: The error up to which they agree; it follows from the scatter of the differences.
         verdict: "ok" or "wrong"; or, where finite differences cannot tell, "kink" (the slopes of
-            the two sides differ) or "noise" (rounding hides the slope).
+            the two sides differ, or one side has no values or others in number) or "noise"
+            (rounding hides the slope).
     """
 
     name: str
@@ -137,9 +139,10 @@ def check(
         ograd: True to impose a random gradient on each tensor of `of`, which sees more than their
             sum (a softmax always adds up to one). False for the sum of all elements, or a dict of
             the arrays to impose, by tensor name.
-        precision: "float64" and "float32" force one; "auto" takes double precision where
-            onnxruntime has the kernels, or else the net is small enough for onnx's reference
-            evaluator, and float32 otherwise.
+        precision: "auto" takes double precision where onnxruntime has the kernels, or else the
+            net is small enough for onnx's reference evaluator, and float32 otherwise. The other
+            two force the differences; "float64" lets the gradients take the reference before
+            float32, however long that takes.
         seed: Seeds the random directions.
 
     Returns:
@@ -150,6 +153,21 @@ def check(
         FeedError: An input of a wrong name, dtype or shape, or none given.
         ArgumentError: The net is random, so that differences mean nothing.
     """
+    return check_on(RUNTIMES, model, feeds, wrt, of=of, ograd=ograd, precision=precision, seed=seed)
+
+
+def check_on(
+    runtimes: Mapping[str, Start],
+    model: io.ModelLike,
+    feeds: Any,
+    wrt: Spec | All | None = None,
+    *,
+    of: Spec | None = None,
+    ograd: bool | Mapping[str, Any] = True,
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Report:
+    """`check` on some of `RUNTIMES`, or on others in their place, by the same names."""
     if precision not in ("auto", *_STEPS):
         raise ArgumentError(f"precision is 'auto', 'float64' or 'float32', not {precision!r}.")
     net = io.load(model)
@@ -162,7 +180,7 @@ def check(
     names = list(json.loads(built.metadata_props[GRADIENTS]))
     targets = list(json.loads(built.metadata_props[OGRADS]))
     _prepare(net)
-    numeric = _moving(net, names, targets, values, precision)
+    numeric = _moving(runtimes, net, names, targets, values, precision)
     rng = np.random.default_rng(seed)
     for name, y in zip(targets, numeric.outputs, strict=True):
         if name in given and np.shape(given[name]) != y.shape:
@@ -171,7 +189,9 @@ def check(
         # Both sides see the same seed, which the gradient may take in single precision.
         numeric.seeds.append(np.asarray(chosen, np.float32).astype(np.float64))
     seeds = dict(zip(targets, numeric.seeds, strict=True)) if ograd else {}
-    gradients, analytic, runtime = _gradients(net, names, targets, values, seeds)
+    gradients, analytic, runtime = _gradients(
+        runtimes, net, names, targets, values, seeds, precision
+    )
     rows = [_row(name, gradients[name], analytic, numeric, rng) for name in names]
     return Report(
         tuple(rows),
@@ -184,7 +204,7 @@ def check(
 class _Moving:
     """The net with tensors moved off their values, on a runtime, in a precision."""
 
-    run: _Run
+    run: Run
     feeds: dict[str, Any]
     targets: list[str]
     still: dict[str, Array]  # by tensor: the move of no length
@@ -197,8 +217,7 @@ class _Moving:
         found = self.run(self._inputs({}), [*self._fetched(), *moved])
         self.outputs = [np.asarray(y, np.float64) for y in found[: len(self.targets)]]
         tensors = zip(self.still, found[len(self.targets) :], strict=True)
-        # A step is relative to a tensor's size; around zero to one.
-        self.sizes = {name: _rms(np.asarray(v, np.float64)) or 1.0 for name, v in tensors}
+        self.values = {name: np.asarray(v, np.float64) for name, v in tensors}
 
     def _inputs(self, moves: Mapping[str, Array]) -> dict[str, Any]:
         moves = self.still | dict(moves)
@@ -212,8 +231,10 @@ class _Moving:
         return [f"{name}{_TARGET}" for name in self.targets]
 
     def terms(self, name: str, move: Array) -> Array:
-        """By how much each term of the scalar changes when a tensor moves."""
+        """By how much each term of the scalar changes when a tensor moves; NaN if not in value."""
         found = self.at({name: np.asarray(move, self.still[name].dtype)})
+        if any(np.shape(y) != before.shape for y, before in zip(found, self.outputs, strict=True)):
+            return np.full(sum(y.size for y in self.outputs), np.nan)
         return np.concatenate(
             [
                 ((np.asarray(y, np.float64) - before) * seed).ravel()
@@ -232,13 +253,13 @@ def _row(name: str, gradient: Array, precision: str, net: _Moving, rng: Any) -> 
     tolerance = max(_TOLERANCE[precision], _TOLERANCE[net.precision])
     if not np.all(np.isfinite(gradient)):
         return Row(name, math.nan, math.nan, math.inf, tolerance, "wrong")
-    directions = [rng.standard_normal(gradient.shape)]
-    if np.any(gradient):
-        directions.append(gradient)
+    # What is infinite, as a mask often is in part, cannot be moved.
+    finite = np.isfinite(net.values[name])
+    directions = [d * finite for d in (rng.standard_normal(gradient.shape), gradient)]
     rows = [
         _along(name, d / _rms(d), gradient, net, tolerance, _EPSILON[precision])
         for d in directions
-        if d.size
+        if np.any(d)
     ]
     worst = ("ok", "noise", "kink", "wrong")
     return max(
@@ -255,12 +276,13 @@ def _along(
 
     `epsilon` is the rounding error of the gradient's precision.
     """
-    size = net.sizes[name]
+    # A step is relative to the tensor's size; around zero to one.
+    size = _rms(net.values[name][np.isfinite(net.values[name])]) or 1.0
     analytic = size * float(np.sum(gradient * d))
     scale = max(abs(analytic), size * float(np.linalg.norm(gradient)))
     found = _differences(net, name, size * d, scale, tolerance)
     if not math.isfinite(found.slope):
-        return Row(name, analytic, found.slope, math.nan, tolerance, "noise")
+        return Row(name, analytic, found.slope, math.nan, tolerance, "kink")
     # A slope far below the terms of the scalar is not told from zero.
     scale = max(scale, abs(found.slope), 1e-6 * found.terms)
     distance = abs(analytic - found.slope)
@@ -307,7 +329,7 @@ def _differences(net: _Moving, name: str, move: Array, scale: float, tolerance: 
         ahead, behind = net.terms(name, step * move), net.terms(name, -step * move)
         slope = float(np.sum(ahead - behind)) / (2 * step)
         if not math.isfinite(slope):
-            continue  # over the edge of the domain
+            continue  # over the edge of the domain, or where an output gets another shape
         bend = float(np.sum(np.abs(ahead + behind))) / step
         terms = net.size((ahead != 0) | (behind != 0))
         found.terms = max(found.terms, terms)
@@ -334,27 +356,33 @@ def _rms(array: Array) -> float:
 
 
 def _moving(
-    net: ir.Model, names: list[str], targets: list[str], values: dict[str, Any], precision: str
+    runtimes: Mapping[str, Start],
+    net: ir.Model,
+    names: list[str],
+    targets: list[str],
+    values: dict[str, Any],
+    precision: str,
 ) -> _Moving:
     """The net for differences, in double precision if possible."""
     refusals = []
     for wide in _STEPS:
         if precision not in ("auto", wide):
             continue
-        model = _in_precision(net, wide)
-        feeds = _feeds(model, values)
         forced = precision == "float64" or not _has_onnxruntime()
-        still = _move(model, names, targets)
-        for runtime, start in _RUNTIMES.items():
+        for runtime, start in runtimes.items():
             slow = runtime != "onnxruntime" and not forced
             if slow and _reference_work(net, values) > _REFERENCE_LIMIT:
                 continue
+            # The reference calculates in whatever precision it is fed.
+            model = _in_precision(net, wide, strict=runtime == "onnxruntime")
+            feeds = _feeds(model, values)
+            still = _move(model, names, targets)
             try:
                 before = time.monotonic()
                 moving = _Moving(start(model), feeds, targets, still, wide, runtime)
                 if slow and (time.monotonic() - before) * 16 * len(names) > _PATIENCE:
                     continue
-                _require_sense(net, moving, values)
+                _require_sense(runtimes, net, moving, values)
                 return moving
             except (ModelError, FeedError, RuntimeMissingError) as error:
                 refusals.append(f"{runtime} in {wide}: {error}")
@@ -362,19 +390,26 @@ def _moving(
 
 
 def _gradients(
+    runtimes: Mapping[str, Start],
     net: ir.Model,
     names: list[str],
     targets: list[str],
     values: dict[str, Any],
     seeds: Mapping[str, Array],
+    forced: str,
 ) -> tuple[dict[str, Array], str, str]:
     """The gradients by tensor name, their precision and the runtime."""
     refusals = []
-    for precision, runtime in (
+    ways = [
         ("float64", "onnxruntime"),
         ("float32", "onnxruntime"),
         ("float64", "onnx's reference"),  # the last: a transposed convolution takes it seconds
-    ):
+    ]
+    if forced == "float64":
+        ways.sort(key=lambda way: way[0] != forced)
+    for precision, runtime in ways:
+        if runtime not in runtimes:
+            continue
         try:
             model = gradient(
                 _in_precision(net, precision),
@@ -387,26 +422,30 @@ def _gradients(
             inputs = json.loads(model.metadata_props[OGRADS])
             feeds = values | {inputs[name]: seed for name, seed in seeds.items()}
             outputs = [value.name for value in model.graph.outputs]
-            found = _RUNTIMES[runtime](model)(_feeds(model, feeds), outputs)
+            found = runtimes[runtime](model)(_feeds(model, feeds), outputs)
             return dict(zip(names, found, strict=True)), precision, runtime
         except (ModelError, FeedError, RuleError, RuntimeMissingError) as error:
             refusals.append(f"{runtime} in {precision}: {error}")
     raise ModelError(f"The gradient cannot be run. {' '.join(refusals)}")
 
 
-def _require_sense(net: ir.Model, moving: _Moving, values: dict[str, Any]) -> None:
+def _require_sense(
+    runtimes: Mapping[str, Start], net: ir.Model, moving: _Moving, values: dict[str, Any]
+) -> None:
     """Refuse a net without derivatives here, and a precision in which it is another net."""
     for name, y in zip(moving.targets, moving.outputs, strict=True):
         if not np.all(np.isfinite(y)):
             raise ArgumentError(f"{name!r} is not finite on this input: there is no derivative.")
     if not all(map(_close, moving.at({}), moving.outputs)):
         raise ArgumentError("The net gives other values when run again: it is random.")
-    if _has_onnxruntime():
-        plain = _in_precision(net, "float32")
-        plain.graph.outputs[:] = [_value(plain, name) for name in moving.targets]
-        expected = _on_onnxruntime(plain)(_feeds(plain, values), moving.targets)
-        if not all(map(_close, expected, moving.outputs)):
-            raise ModelError("the values differ from onnxruntime's in single precision.")
+    plain = _in_precision(net, "float32")
+    plain.graph.outputs[:] = [_value(plain, name) for name in moving.targets]
+    try:
+        expected = runtimes["onnxruntime"](plain)(_feeds(plain, values), moving.targets)
+    except (KeyError, ModelError, FeedError, RuntimeMissingError):
+        return  # there is nothing to compare with
+    if not all(map(_close, expected, moving.outputs)):
+        raise ModelError("the values differ from onnxruntime's in single precision.")
 
 
 def _close(a: Array, b: Array) -> bool:
@@ -418,14 +457,15 @@ def _prepare(net: ir.Model) -> None:
     """Functions inlined, constants where they can be moved, dtypes known; else the net as it is."""
     if net.functions:
         common.InlinePass()(net)
+    net.graph.opset_imports.setdefault("", FLOOR)
     common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
     common.LiftSubgraphInitializersToMainGraphPass()(net)
     infer(net)
 
 
-def _in_precision(net: ir.Model, precision: str) -> ir.Model:
+def _in_precision(net: ir.Model, precision: str, strict: bool = True) -> ir.Model:
     model = io.load(net)
-    widen(model, ir.DataType.DOUBLE if precision == "float64" else ir.DataType.FLOAT)
+    widen(model, ir.DataType.DOUBLE if precision == "float64" else ir.DataType.FLOAT, strict)
     return model
 
 
@@ -516,7 +556,8 @@ def _has_onnxruntime() -> bool:
     return True
 
 
-def _on_onnxruntime(model: ir.Model) -> _Run:
+def on_onnxruntime(model: ir.Model) -> Run:
+    """The model on onnxruntime's CPU provider."""
     return Session(io.load(model), Weights(), ["CPUExecutionProvider"]).run
 
 
@@ -541,19 +582,24 @@ def _erf(x: Array) -> Array:
     return np.vectorize(math.erf, otypes=[x.dtype])(x)
 
 
-def _on_reference(model: ir.Model) -> _Run:
-    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[Erf, Gelu])
+def on_reference(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Run:
+    """The model on onnx's reference evaluator, with some operators in place of its own."""
+    try:
+        own: list[type[OpRun]] = [Erf, Gelu, *operators]
+        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=own)
+    except Exception as error:  # whatever its operators raise
+        raise ModelError(f"onnx's reference evaluator cannot load the net: {error}") from error
 
     def run(feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Array]:
         try:
             return list(evaluator.run(list(outputs), dict(feeds)))
-        except Exception as error:  # whatever its operators raise
+        except Exception as error:  # as above
             raise FeedError(f"onnx's reference evaluator cannot run the net: {error}") from error
 
     return run
 
 
-_RUNTIMES: dict[str, Callable[[ir.Model], _Run]] = {
-    "onnxruntime": _on_onnxruntime,
-    "onnx's reference": _on_reference,
+RUNTIMES: Mapping[str, Start] = {
+    "onnxruntime": on_onnxruntime,
+    "onnx's reference": on_reference,
 }

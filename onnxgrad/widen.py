@@ -19,7 +19,7 @@ _BITS = {
 _DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype"}
 
 
-def widen(model: ir.Model, to: ir.DataType) -> None:
+def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> None:
     """Give every narrower floating-point tensor of a typed model the dtype `to`, in place.
 
     Operands and outputs that the standard does not define for it keep their dtype, between two
@@ -28,6 +28,7 @@ def widen(model: ir.Model, to: ir.DataType) -> None:
     Args:
         model: Its functions are inlined and its dtypes inferred.
         to: FLOAT or DOUBLE.
+        strict: False for no such casts: then the model is not valid, but all of it is in `to`.
     """
     pass_ = _Widening(model, to)
     nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
@@ -39,7 +40,8 @@ def widen(model: ir.Model, to: ir.DataType) -> None:
             pass_.value(value)
     for node in nodes:
         pass_.attributes(node)
-        pass_.cast_around(node)
+        if strict:
+            pass_.cast_around(node)
 
 
 class _Widening:

@@ -214,3 +214,37 @@ def test_an_operator_that_calculates_in_float32_by_default() -> None:
     x = np.arange(12, dtype=np.float32).reshape(1, 4, 3) % 5
     feeds = {"x": x, "s": [1, 2, 3, 4], "b": [0] * 4}
     assert all(row.verdict == "ok" and row.error < 1e-6 for row in check(net, feeds).rows)
+
+
+def test_what_is_infinite_is_not_moved() -> None:
+    """A mask of minus infinity: the others are confirmed, and those have the gradient 0."""
+    net = model(
+        """g (float[2,3] x, float[2,3] mask) => (float[2,3] y) {
+             s = Add(x, mask)
+             y = Softmax(s) }"""
+    )
+    mask = np.array([[0, -np.inf, 0.5], [-np.inf, 1, 2]], np.float32)
+    report = check(net, {"x": X, "mask": mask})
+    assert report
+    assert all(row.ok and row.error < 1e-8 for row in report.rows)
+
+
+def test_an_output_that_gets_another_shape() -> None:
+    net = model("g (float[N] x) => (float[M] y) { u = Unique(x)\n y = Mul(u, u) }")
+    assert check(net, np.array([3, 1, 2], np.float32))
+    report = check(net, np.array([3, 1, 1], np.float32))
+    assert [row.verdict for row in report.rows] == ["kink"]
+
+
+def test_double_precision_on_both_sides_when_it_is_asked_for() -> None:
+    """In float32 little is left of 1 - tanh(x)^2, and onnxruntime has no Conv in float64."""
+    net = model(
+        """g (float[1,1,2,2] x) => (float[1,1,2,2] z) <float[1,1,1,1] w = {8}> {
+             y = Conv(x, w)
+             z = Tanh(y) }"""
+    )
+    x = np.ones((1, 1, 2, 2), np.float32)
+    assert not check(net, x)
+    report = check(net, x, precision="float64")
+    assert report
+    assert report.method.count("float64 on onnx's reference") == 2
