@@ -21,6 +21,7 @@ from onnxgrad import io, transforms
 from onnxgrad.api import gradient, vjp
 from onnxgrad.check import check as check_gradients
 from onnxgrad.errors import ArgumentError, FeedError, OnnxGradError, SaveError, nearest
+from onnxgrad.family import family as write_family
 from onnxgrad.inspect import inspect as inspect_model
 from onnxgrad.lower import lower
 from onnxgrad.names import ALL, All
@@ -204,6 +205,23 @@ for _transform in (
     lower,
 ):
     _transform_command(_transform)
+
+
+@app.command()
+def family(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(help="The folder to write to.", show_default=False)],
+    name: Annotated[
+        str | None,
+        typer.Option(help="The files' name. Default: that of the ONNX file.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a model and the derivatives that a solver wants, for CasADi to discover."""
+    source = io.load(model)
+    for path in write_family(model, folder, name=name):
+        member = io.load(path)
+        _show_ports(source, member)
+        _out.print(f"Wrote {path}: {len(member.graph)} nodes.")
 
 
 @app.command()

@@ -141,6 +141,18 @@ def test_transforms_refuse(run: Run) -> None:
     assert not Path("out.onnx").exists()
 
 
+def test_family(run: Run) -> None:
+    result = run("family", "linear.onnx", "out", "--name", "f")
+    assert (result.code, result.err) == (0, "")
+    assert sorted(os.listdir("out")) == ["adj_f.onnx", "f.onnx", "fwd_adj_f.onnx"]
+    assert [o.name for o in onnx.load("out/adj_f.onnx").graph.output] == ["y", "adj_x"]
+    assert all(word in result.out for word in ("adj_x", "fwd_adj_x", "out/fwd_adj_f.onnx"))
+    assert run("family", "linear.onnx", "out").code == 0
+    assert Path("out", "adj_linear.onnx").exists()
+    refused(run("family", "linear.onnx", "out", "--name", "a/b"), "'a/b'")
+    refused(run("family", "linear.onnx", "x.npy"), "x.npy")
+
+
 def test_refusals_leave_no_file(run: Run) -> None:
     Path("bad.onnx").write_bytes(b"not a model")
     before = sorted(os.listdir())
