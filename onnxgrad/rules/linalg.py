@@ -40,11 +40,21 @@ def _(op, g, A, B):
 def _(op, g, A, B):
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:  # the batch, if any, is summed by the product itself
-        gB = op.Gemm(op.Flatten(a, axis=-1), op.Flatten(g, axis=-1), transA=1)
+        gB = _sum_of_products(op, a, g)
     else:
         gB = op.MatMul(_transpose(op, a), g)
         gB = shapes.unbroadcast(gB, (*g.shape[:-2], *b.shape[-2:]), b)
     return op.Squeeze(gB, op.const([1])) if B.rank == 1 else gB
+
+
+def _sum_of_products(op, a, g):
+    """The sum of aᵀg over the batch."""
+    if a.rank == 2:
+        return op.Gemm(a, g, transA=1)
+    # Turned round by a node of its own, which the Flatten keeps from being fused into the product:
+    # that would turn the rows once for each block of columns, at 1.2 to 1.5 times the cost.
+    a = op.Transpose(a, perm=[a.rank - 1, *range(a.rank - 1)])
+    return op.MatMul(op.Flatten(a, axis=1), op.Flatten(g, axis=-1))
 
 
 @rule("Gemm", "A")
