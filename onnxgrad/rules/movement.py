@@ -10,6 +10,7 @@ from onnxgrad.registry import elementwise, rule
 from onnxgrad.shapes import (
     Size,
     arange,
+    at_least,
     axis_of,
     clamp,
     count,
@@ -118,11 +119,13 @@ def _(op, g, data, starts, axes, steps, node):
     for k, start in enumerate(_entries(starts, n)):
         axis, step = axis_of(int(known_axes[k]), data), int(known_steps[k])
         length, size = dim(g, axis), dim(data, axis)
+        # A longer step, such as INT_MAX, leads beyond the end like this one.
+        stride = clamp(op, min(abs(step), _MAX), 1, at_least(size, 1))
         start = clamp(op, from_front(start, size), 0, size if step > 0 else size - 1)
         if step < 0:
-            g, start = flip(g, axis), clamp(op, start + (length - 1) * step, 0, size)
-        g = _spread(g, axis, abs(step))
-        around[axis] = start, size - start - length * abs(step)
+            g, start = flip(g, axis), clamp(op, start - (length - 1) * stride, 0, size)
+        g = _spread(g, axis, stride)
+        around[axis] = start, size - start - length * stride
     return pad(g, around)
 
 
@@ -132,7 +135,7 @@ def flip(x: Tensor, axis: int) -> Tensor:
     return op.Slice(x, op.const([-1]), op.const([_MIN]), op.const([axis]), op.const([-1]))
 
 
-def _spread(x: Tensor, axis: int, step: int) -> Tensor:
+def _spread(x: Tensor, axis: int, step: Size) -> Tensor:
     """`x` with `step` - 1 zeros after every element along one axis."""
     if step == 1:
         return x
