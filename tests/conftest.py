@@ -25,6 +25,7 @@ WRONG = {
     "[STFT[": "complex input is misread",
     "lens=[2,0]": "a sequence of length 0 is not left at zero",
     "test_control_flow.py::test_against_differences": "onnx's evaluator scans forward only",
+    "GroupQueryAttention-local_window_size": "a window holds one key more",
 }
 
 

@@ -59,6 +59,28 @@ def ms(
     return Case(MS, op, list(inputs), attributes, outputs, of, note=note)
 
 
+def gqa(
+    batch: int = 1, new: int = 3, past: int = 0, width: int = 16, packed: bool = False,
+    last: list[int] | None = None, length: int = 0, bias: bool = False, sink: bool = False,
+    places: list[list[int]] | None = None, of: int = 0, note: str = "",
+    **attributes: Any,
+) -> Case:  # fmt: skip
+    """GroupQueryAttention of four heads on two; its cache of `length` holds `past` keys."""
+    total = past + new
+    cache = [normal(batch, 2, length or past, width) for _ in "kv"] if past else [None, None]
+    rows = [normal(batch, new, n * width) for n in ((8,) if packed else (4, 2, 2))]
+    angles = np.outer(np.arange(9), np.arange(1, 9)).astype(np.float32) / 4
+    turn = [np.cos(angles), np.sin(angles)] if "do_rotary" in attributes else [None, None]
+    operands = [
+        *rows, *[None] * (3 - len(rows)), *cache, ints(*(last or [total - 1] * batch)),
+        np.array(total, np.int32), *turn, None if places is None else np.array(places),
+        normal(1, 4, new, total) if bias else None, normal(4) if sink else None,
+    ]  # fmt: skip
+    attributes |= {"num_heads": 4, "kv_num_heads": 2}
+    note += f"-{batch}-{new}-{past}-{length}-{of}{packed}{last}{bias}{places}"
+    return Case(MS, "GroupQueryAttention", operands, attributes, 3, of, note=note)
+
+
 MATRIX = normal(4, 3)
 MATRIX += 0.1 * np.sign(MATRIX)  # away from the kinks at 0
 WITH_GAPS = np.array([[1, np.nan, 2], [0.5, -1, np.nan]], np.float32)
@@ -156,6 +178,11 @@ CASES = [
        unidirectional=1),
     ms("MultiHeadAttention", *QKV, None, ints([1, 1, 1, 0], [1, 1, 0, 0]), normal(2, 2, 3, 4),
        num_heads=2, scale=0.4),
+    *(
+        ms("MultiHeadAttention", normal(2, 3, 8), normal(2, 2, 4, 4), normal(2, 2, 4, 4), bias,
+           num_heads=2, note=note)
+        for bias, note in ((None, "heads"), (normal(24), "heads,bias"))
+    ),
     ms("MultiHeadAttention", normal(2, 1, 8), normal(2, 1, 8), normal(2, 1, 8), None, None, None,
        normal(2, 2, 4, 4), normal(2, 2, 4, 4), num_heads=2, outputs=3, note="past"),
     *(
@@ -164,6 +191,22 @@ CASES = [
         for interleaved in (0, 1)
         for x, places in ((normal(2, 3, 8), [[0, 1, 2], [2, 1, 0]]), (normal(2, 2, 3, 4), [1]))
     ),
+    ms("RotaryEmbedding", normal(2, 3, 16), np.array([[0, 1, 2], [2, 1, 0]]), *TABLES,
+       num_heads=2, rotary_embedding_dim=4, note="part"),
+    gqa(),
+    gqa(batch=2, new=4, scale=0.2, softcap=2.0),
+    gqa(packed=True, past=2, do_rotary=1),
+    gqa(past=2, of=1),
+    gqa(past=2, of=2, do_rotary=1, rotary_interleaved=1),
+    gqa(batch=2, new=1, past=4, last=[4, 2]),
+    gqa(batch=2, last=[2, 1]),
+    gqa(new=2, past=2, length=6, do_rotary=1),
+    gqa(past=3, local_window_size=2),
+    gqa(new=5, local_window_size=2, smooth_softmax=1),
+    gqa(past=2, bias=True, sink=True),
+    gqa(past=2, places=[[5, 6, 7]], do_rotary=1),
+    gqa(past=2, causal=0),
+    gqa(past=2, width=32, do_rotary=1, note="part"),
 ]  # fmt: skip
 
 
