@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import onnxgrad as og
 from tests.oracle import runner
-from tests.samples import Sample
+from tests.samples import Sample, ints
 from tests.test_rules import sample_model
 
 
@@ -25,3 +26,17 @@ def test_scatter_none_gives_each_duplicate_the_cotangent() -> None:
     data, updates = runner(backward)(feeds | {"y0_ograd": np.array([1.0, 2.0, 3.0])})
     np.testing.assert_array_equal(data, [1, 0, 3])
     np.testing.assert_array_equal(updates, [2, 2])
+
+
+def test_a_slice_backwards_to_int_max_is_refused_where_its_size_is_inferred() -> None:
+    """The standard takes INT_MAX for the last element, onnxruntime for the way to the first."""
+    reverse = [ints(-1), ints(np.iinfo(np.int64).max), ints(0), ints(-1)]
+    sample = Sample("Slice", [np.arange(5.0), *reverse])
+    model, _ = sample_model(sample, False, False)
+    with pytest.raises(og.NoRuleError, match="write INT_MIN"):
+        og.gradient(model)
+    model, feeds = sample_model(sample, True, False)
+    backward = og.gradient(model, ograd=True, forward=False)
+    seed = np.array([1.0, 2, 3, 4, 5])
+    (g,) = runner(backward)(feeds | {"y0_ograd": seed})
+    np.testing.assert_array_equal(g, seed[::-1])

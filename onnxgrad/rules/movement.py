@@ -109,7 +109,7 @@ def _(op, g, sequence_lens, batch_axis, time_axis):
 
 
 @rule("Slice", "data")
-def _(op, g, data, starts, axes, steps, node):
+def _(op, g, data, starts, ends, axes, steps, node):
     n = starts.static and starts.static[0]
     known_axes = range(n or 0) if axes is None else axes.const
     known_steps = [1] * (n or 0) if steps is None else steps.const
@@ -123,10 +123,17 @@ def _(op, g, data, starts, axes, steps, node):
         stride = clamp(op, min(abs(step), _MAX), 1, at_least(size, 1))
         start = clamp(op, from_front(start, size), 0, size if step > 0 else size - 1)
         if step < 0:
+            _check_end(op, ends, k, length)
             g, start = flip(g, axis), clamp(op, start - (length - 1) * stride, 0, size)
         g = _spread(g, axis, stride)
         around[axis] = start, size - start - length * stride
     return pad(g, around)
+
+
+def _check_end(op: Builder, ends: Tensor, k: int, length: Size) -> None:
+    """By the standard INT_MAX is the last element; onnxruntime runs backwards to the first."""
+    if ends.const is not None and isinstance(length, int) and ends.const[k] in (2**31 - 1, _MAX):
+        op.refuse("runtimes differ on a negative step to the end INT_MAX; write INT_MIN")
 
 
 def flip(x: Tensor, axis: int) -> Tensor:
