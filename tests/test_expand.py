@@ -96,6 +96,23 @@ SVM = {
     "support_vectors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
     "rho": [0.2],
 }
+TWO_CLASSES = {
+    "classlabels_ints": [4, 7],
+    "coefficients": [1.0, 0.5, -2.0],
+    "kernel_params": [0.3, 0.2, 2.0],
+    "kernel_type": "RBF",
+    "rho": [0.2],
+    "support_vectors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, -0.3, -0.7, 1.0],
+    "vectors_per_class": [2, 1],
+}
+THREE_CLASSES = TWO_CLASSES | {
+    "classlabels_ints": [4, 7, 9],
+    "coefficients": [1.0, 0.5, -2.0, 0.7, -0.4, 1.5, 0.8, -1.0],
+    "kernel_type": "SIGMOID",
+    "rho": [0.2, -0.1, 0.3],
+    "support_vectors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, -0.3, -0.7, 1.0, 0.9, -0.2, 0.4],
+    "vectors_per_class": [1, 2, 1],
+}
 HIDDEN = [normal(2, 3, 8), normal(8, 24) * np.float32(0.3), normal(24)]
 QKV = [normal(2, 3, 8), normal(2, 4, 8), normal(2, 4, 8)]
 TABLES = [normal(5, 2), normal(5, 2)]
@@ -127,6 +144,20 @@ CASES = [
         ml("SVMRegressor", np.abs(MATRIX), kernel_type=kind, **SVM)
         for kind in ("LINEAR", "RBF", "POLY", "SIGMOID")
     ),
+    *(
+        ml("SVMClassifier", MATRIX, outputs=2, of=1, post_transform=t, **classes)
+        for t in ("NONE", "LOGISTIC", "SOFTMAX")
+        for classes in (TWO_CLASSES, THREE_CLASSES)
+    ),
+    *(
+        ml("SVMClassifier", MATRIX, outputs=2, of=1, classlabels_strings=list("abcd"[:n]),
+           coefficients=np.arange(3.0 * n).tolist(), kernel_params=[0.0] * 3, rho=[0.2],
+           kernel_type="LINEAR", post_transform=t)
+        for n, t in ((2, "NONE"), (4, "SOFTMAX"))
+    ),
+    ml("SVMClassifier", MATRIX, outputs=2, of=1, **TWO_CLASSES, prob_a=[-1.5], prob_b=[0.2]),
+    ml("SVMClassifier", MATRIX, outputs=2, of=1, **THREE_CLASSES, prob_a=[-1.5, -2.0, -0.7],
+       prob_b=[0.2, 0.1, 0.3]),
     ml("SVMRegressor", MATRIX, coefficients=[1.0, -2.0, 0.3], rho=[0.2], kernel_params=[0.0] * 3),
     ms("Gelu", MATRIX),
     ms("BiasGelu", MATRIX, normal(3)),

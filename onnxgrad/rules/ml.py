@@ -13,7 +13,6 @@ import onnx_ir as ir
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.expand import expansion
-from onnxgrad.registry import not_implemented
 
 FLOAT = ir.DataType.FLOAT
 
@@ -74,7 +73,7 @@ def _(op, X, *, norm="MAX"):
 
 @expansion("ai.onnx.ml::LinearRegressor")
 def _(op, X, *, coefficients=(), intercepts=(), targets=1, post_transform="NONE"):
-    return _transformed(op, _linear(op, X, coefficients, intercepts, targets), post_transform)
+    return transformed(op, linear(op, X, coefficients, intercepts, targets), post_transform)
 
 
 @expansion("ai.onnx.ml::LinearClassifier")
@@ -83,42 +82,32 @@ def _(
     multi_class=0, post_transform="NONE",
 ):  # fmt: skip
     """The scores; the labels are left to the operator."""
-    scores = _linear(op, X, coefficients, intercepts, len(intercepts))
+    scores = linear(op, X, coefficients, intercepts, len(intercepts))
     labels = len(classlabels_ints) or len(classlabels_strings)
     if len(intercepts) == 1 and labels == 2:
         if post_transform == "SOFTMAX":
             op.refuse("the softmax of a single score")
-        second = _transformed(op, scores, post_transform)
+        second = transformed(op, scores, post_transform)
         return None, op.Concat(1 - second, second, axis=1)
-    return None, _transformed(op, scores, post_transform)
+    return None, transformed(op, scores, post_transform)
 
 
-@expansion("ai.onnx.ml::SVMRegressor")
-def _(
-    op, X, *, coefficients=(), kernel_params=(0.0, 0.0, 0.0), kernel_type="LINEAR", n_supports=0,
-    one_class=0, post_transform="NONE", rho=(0.0,), support_vectors=(),
-):  # fmt: skip
-    if one_class:
-        op.refuse("with one_class it gives 1 or -1, which has a derivative of zero")
-    x = op.cast(X, FLOAT)
-    weights = op.const(np.array(coefficients).reshape(-1, 1), like=x)
-    if n_supports:
-        vectors = np.array(support_vectors).reshape(n_supports, -1)
-        x = _kernel(op, x, vectors, kernel_type, *kernel_params)
-    return _transformed(op, op.MatMul(x, weights) + rho[0], post_transform)
-
-
-def _linear(
-    op: Builder, X: Tensor, coefficients: Sequence[float], intercepts: Sequence[float], rows: int
-) -> Tensor:
+def rows_of(op: Builder, X: Tensor) -> Tensor:
+    """One row for each example, in float32."""
     if X.rank != 2:
         op.refuse("its operand is no matrix: reshape it to one row for each example")
-    x = op.cast(X, FLOAT)
+    return op.cast(X, FLOAT)
+
+
+def linear(
+    op: Builder, X: Tensor, coefficients: Sequence[float], intercepts: Sequence[float], rows: int
+) -> Tensor:
+    x = rows_of(op, X)
     y = op.MatMul(x, op.const(np.array(coefficients).reshape(rows, -1).T, like=x))
     return y + np.array(intercepts) if intercepts else y
 
 
-def _transformed(op: Builder, scores: Tensor, post_transform: str) -> Tensor:
+def transformed(op: Builder, scores: Tensor, post_transform: str) -> Tensor:
     if post_transform == "NONE":
         return scores
     if post_transform == "LOGISTIC":
@@ -126,26 +115,3 @@ def _transformed(op: Builder, scores: Tensor, post_transform: str) -> Tensor:
     if post_transform == "SOFTMAX":
         return op.Softmax(scores, axis=-1)
     return op.refuse(f"post_transform {post_transform} has no rule yet")
-
-
-def _kernel(
-    op: Builder,
-    x: Tensor,
-    vectors: np.ndarray,
-    kind: str,
-    gamma: float,
-    coef0: float,
-    degree: float,
-) -> Tensor:
-    """The kernel of every row of `x` with every support vector."""
-    if kind == "RBF":
-        apart = op.Unsqueeze(x, op.const([1])) - vectors[None]
-        return op.Exp(op.ReduceSumSquare(apart, op.const([2]), keepdims=0) * -gamma)
-    product = op.MatMul(x, op.const(vectors.T, like=x))
-    if kind == "LINEAR":
-        return product
-    product = product * gamma + coef0
-    return op.Tanh(product) if kind == "SIGMOID" else op.Pow(product, op.const(degree, like=x))
-
-
-not_implemented("ai.onnx.ml::SVMClassifier", reason="no rule yet; an SVMRegressor has one")
