@@ -27,8 +27,8 @@ def _transpose(op, X):
 @rule("MatMul", "A")
 def _(op, g, A, B):
     g, a, b = _as_matrices(op, g, A, B)
-    if g.rank == 2:
-        gA = op.Gemm(g, b, transB=1)
+    if b.rank == 2:
+        gA = shapes.reshape_like(op.Gemm(op.Flatten(g, axis=-1), b, transB=1), a)
     else:
         gA = op.MatMul(g, _transpose(op, b))
         if b.rank > 2:
