@@ -353,7 +353,8 @@ class Builder:
         for v in node.inputs:
             if v is not None and v.type is None:
                 raise RuleError(f"the dtype of {v.name!r} is unknown ({self.scope})")
-            key.append(v and (v.type.__class__, v.dtype, dims_of(v), _shape_like(v)))
+            sizes = v and _shape_like(v)
+            key.append(v and (v.type.__class__, v.dtype, dims_of(v), sizes and sizes.tobytes()))
         known = self._inferred.get(tuple(key))
         if known is None:
             known = self._inferred[tuple(key)] = self._infer_anew(schema, node)
@@ -374,8 +375,8 @@ class Builder:
         for v in node.inputs:
             if v is not None:
                 types[v.name] = type_proto(v)
-                if v.const_value is not None and _shape_like(v) is not None:
-                    data[v.name] = ir.serde.serialize_tensor(v.const_value)
+                if (sizes := _shape_like(v)) is not None:
+                    data[v.name] = ir.serde.serialize_tensor(sizes)
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
                 schema,
@@ -497,9 +498,9 @@ def _key_of(value: Any) -> Any:
     return id(value) if isinstance(value, ir.Graph) else value
 
 
-def _shape_like(value: ir.Value) -> bytes | None:
-    """The contents of a small constant of integers: axes, sizes, starts."""
-    tensor = value.const_value
+def _shape_like(value: ir.Value) -> ir.TensorProtocol | None:
+    """A small constant of integers: axes, sizes, starts."""
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > SMALL:
         return None
-    return None if value.is_graph_input() else tensor.tobytes()
+    return tensor

@@ -18,8 +18,8 @@ from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.expand import REASON
 from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
-from onnxgrad.scopes import captures, copy_into, merged
-from onnxgrad.values import carries
+from onnxgrad.scopes import captures, copy_into, merged, total
+from onnxgrad.values import carries, subgraphs
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,12 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
     parts: dict[ir.Value, list[Tensor]] = {v: [t] for v, t in seeds.items()}
     sources = set(flow.sources)
     scope = op.scope
-    total: dict[ir.Value, Tensor] = {}
+    whole: dict[ir.Value, Tensor] = {}
 
     def cotangent(v: ir.Value) -> Tensor | None:
-        if v not in total and v in parts:
-            total[v] = op.sum(parts.pop(v))
-        return total.get(v) if v in sources else total.pop(v, None)
+        if v not in whole and v in parts:
+            whole[v] = total(op, parts.pop(v))
+        return whole.get(v) if v in sources else whole.pop(v, None)
 
     for node, edges in reversed(flow.steps):
         op.scope = f"{node.name}/grad"
@@ -286,6 +286,8 @@ def _through_body(
     nodes, outputs = copy_into(op, body, [op.tensor(v) for v in inputs])
     for n in nodes:
         op.infer_outputs(n)
+        for m in (m for graph in subgraphs(n) for m in graph.all_nodes()):
+            op.infer_outputs(m)  # what follows from constants outside of its graph
     sources = {k: v for k in wanted if (v := node.inputs[k]) is not None}
     found = pull(op, merged(op, zip(outputs, gs, strict=True)), list(sources.values()), nodes)
     return {k: found[v] for k, v in sources.items() if v in found}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.registry import onnx_schema
-from onnxgrad.values import type_proto
+from onnxgrad.values import subgraphs, type_proto
 
 
 @functools.cache
@@ -78,8 +78,19 @@ def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
         opset_imports=dict(function.opset_imports),
         name="body",
     )
-    common.InlinePass()(ir.Model(graph, ir_version=10, functions=[function]))
+    model = ir.Model(graph, ir_version=10, functions=[function])
+    common.InlinePass()(model)
+    if any(any(subgraphs(n)) for n in graph):
+        _type_inner_graphs(model)
     return graph
+
+
+def _type_inner_graphs(model: ir.Model) -> None:
+    """Set types and shapes in inner graphs, which the builder's own inference does not enter."""
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    for node in model.graph:
+        for v in node.outputs:
+            v.type = v.shape = None
 
 
 def _fits(node: ir.Node, opset: int) -> bool:

@@ -41,6 +41,11 @@ def is_float(value: ir.Value) -> bool:
     return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
 
 
+def is_sequence(value: ir.Value) -> bool:
+    """Whether `value` is a sequence of tensors; dtype and shape are then those of its elements."""
+    return isinstance(value.type, ir.SequenceType)
+
+
 def carries(value: ir.Value) -> bool:
     """Whether cotangents can flow through `value`: such a tensor, or a sequence of them.
 
@@ -198,6 +203,9 @@ def _evaluate(node: ir.Node, value: ir.Value) -> tuple[np.ndarray, np.ndarray] |
         dims = dims[slice(*(a[k].as_int() if k in a else None for k in ("start", "end")))]
         known = [isinstance(d, int) for d in dims]
         return np.array([d if isinstance(d, int) else 0 for d in dims], np.int64), np.array(known)
+    if node.op_type == "Size":
+        size = None if node.inputs[0] is None else elements_of(node.inputs[0])
+        return None if size is None else (np.array(size), np.array(True))
     out = elements_of(value)
     if out is None or out > SMALL:
         return None

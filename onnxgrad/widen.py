@@ -19,16 +19,19 @@ _BITS = {
 _DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype"}
 
 
-def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> None:
+def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> bool:
     """Give every narrower floating-point tensor of a typed model the dtype `to`, in place.
 
-    Operands and outputs that the standard does not define for it keep their dtype, between two
-    casts. The names of the values stay with those of the new dtype.
+    Operands and outputs that the standard does not define for it are put between two casts, to
+    FLOAT where that is defined. The names of the values stay with those of the new dtype.
 
     Args:
         model: Its functions are inlined and its dtypes inferred.
         to: FLOAT or DOUBLE.
         strict: False for no such casts: then the model is not valid, but all of it is in `to`.
+
+    Returns:
+        Whether every operator calculates in `to`, by the standard.
     """
     pass_ = _Widening(model, to)
     nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
@@ -42,12 +45,14 @@ def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> None:
         pass_.attributes(node)
         if strict:
             pass_.cast_around(node)
+    return pass_.complete
 
 
 class _Widening:
     def __init__(self, model: ir.Model, to: ir.DataType) -> None:
         self.opsets, self.to = model.graph.opset_imports, to
         self.narrow: dict[ir.Value, ir.DataType] = {}  # what was widened, and from what
+        self.complete = True
 
     def is_narrow(self, dtype: ir.DataType | None) -> bool:
         return dtype in _BITS and _BITS[dtype] < _BITS[self.to]
@@ -79,28 +84,38 @@ class _Widening:
 
     def cast_around(self, node: ir.Node) -> None:
         schema = onnx_schema(node.domain, node.op_type, self.opsets.get(node.domain))
+        inputs, outputs = (schema.inputs, schema.outputs) if schema else ([], [])
         for index, value in enumerate(node.inputs):
-            if value in self.narrow and not self._defined(schema.inputs if schema else [], index):
-                cast = _cast(value, self.narrow[value])
+            if value in self.narrow and (kept := self._kept(inputs, index, value)):
+                cast = _cast(value, kept)
                 node.prepend(cast)
                 node.replace_input_with(index, cast.outputs[0])
         for index, value in enumerate(node.outputs):
-            if value in self.narrow and not self._defined(schema.outputs if schema else [], index):
+            if value in self.narrow and (kept := self._kept(outputs, index, value)):
+                self.complete = False
                 cast = _cast(value, self.to)
                 wide = cast.outputs[0]
                 ir.convenience.replace_all_uses_with(value, wide, replace_graph_outputs=True)
                 cast.replace_input_with(0, value)
                 node.append(cast)
-                value.dtype = self.narrow[value]
+                value.dtype = kept
                 wide.name, value.name = value.name, f"{value.name}/narrow"
+        if schema and "stash_type" in schema.attributes and node.op_type != "GroupNormalization":
+            self.complete &= self.to == ir.DataType.FLOAT
 
-    def _defined(
-        self, parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int
-    ) -> bool:
+    def _kept(
+        self,
+        parameters: Sequence[onnx.defs.OpSchema.FormalParameter],
+        index: int,
+        value: ir.Value,
+    ) -> ir.DataType | None:
+        """The dtype that an operand or output keeps; None where it can have the new one."""
         if not parameters:
-            return False  # not an operator of the standard
-        kind = "tensor(double)" if self.to == ir.DataType.DOUBLE else "tensor(float)"
-        return kind in parameters[min(index, len(parameters) - 1)].types
+            return self.narrow[value]  # not an operator of the standard
+        types = parameters[min(index, len(parameters) - 1)].types
+        if ("tensor(double)" if self.to == ir.DataType.DOUBLE else "tensor(float)") in types:
+            return None
+        return ir.DataType.FLOAT if "tensor(float)" in types else self.narrow[value]
 
 
 def _cast(value: ir.Value, to: ir.DataType) -> ir.Node:

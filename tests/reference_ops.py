@@ -201,6 +201,32 @@ class LRN(OpRun):
         return (x / (bias + alpha / size * total) ** beta,)
 
 
+class LinearAttention(OpRun):
+    """onnx's own calculates in single precision. g: groups of queries that share a head's state."""
+
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, query, key, value, past_state=None, decay=None, beta=None, chunk_size=None,
+        kv_num_heads=None, q_num_heads=None, scale=None, update_rule=None,
+    ):  # fmt: skip
+        (B, T, _), h, rule = query.shape, kv_num_heads, update_rule or "gated_delta"
+        q = query.reshape(B, T, h, q_num_heads // h, -1)
+        k, v = (x.reshape(B, T, h, -1) for x in (key, value))
+        state = np.zeros((B, h, k.shape[3], v.shape[3])) if past_state is None else past_state
+        outputs = []
+        for t in range(T):
+            if "gated" in rule:
+                state = state * np.exp(decay[:, t]).reshape(B, h, -1, 1)
+            write = v[:, t]
+            if "delta" in rule:
+                write = beta[:, t, :, None] * (write - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
+            state = state + np.einsum("bhk,bhv->bhkv", k[:, t], write)
+            outputs.append(np.einsum("bhgk,bhkv->bhgv", q[:, t], state))
+        Y = (scale or k.shape[3] ** -0.5) * np.stack(outputs, 1)
+        return Y.reshape(B, T, -1).astype(query.dtype), state.astype(query.dtype)
+
+
 class Pad(OpRun):
     op_domain = ""
 
@@ -222,6 +248,7 @@ OPS = [
     GlobalLpPool,
     GlobalMaxPool,
     LRN,
+    LinearAttention,
     LpPool,
     MaxUnpool,
     Pad,

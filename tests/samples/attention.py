@@ -27,6 +27,16 @@ def _attention(operands: list[Array | None], opset: int = 24, **attributes: Any)
     return Sample("Attention", operands, attributes, opset=opset, **others)
 
 
+def _linear(heads: int, kv: int, *more: Array | None, rule: str, **attributes: Any) -> Sample:
+    """Four steps, of keys of size 3 and values of size 2."""
+    operands = [normal(2, 4, heads * 3), normal(2, 4, kv * 3), normal(2, 4, kv * 2), *more]
+    attributes |= {"q_num_heads": heads, "kv_num_heads": kv, "update_rule": rule}
+    return Sample(
+        "LinearAttention", operands, attributes,
+        outputs=2, opset=27, reference=True, single=True, tolerance=3e-3,
+    )  # fmt: skip
+
+
 _PLACES = np.array([[0, 4, 4]])
 
 SAMPLES = [
@@ -61,6 +71,10 @@ SAMPLES = [
     _attention(_operands(), opset=25, left_window_size=1),
     _attention(_operands(), opset=25, left_window_size=0, right_window_size=1),
     # The operator is not defined for float64.
+    _linear(2, 2, rule="linear"),
+    _linear(4, 2, normal(2, 2, 3, 2), normal(2, 4, 2), rule="gated", scale=0.3),
+    _linear(2, 1, None, None, normal(2, 4, 1), rule="delta"),
+    _linear(2, 2, None, normal(2, 4, 6), normal(2, 4, 2), rule="gated_delta"),
     *(
         Sample("RotaryEmbedding", [x, *caches], attributes, opset=23, single=True, tolerance=3e-3)
         for x, caches, attributes in (

@@ -1,0 +1,36 @@
+"""Function bodies of the standard: what is known of their values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+import onnxgrad as og
+from tests.oracle import reference
+
+
+def test_a_body_whose_scan_uses_constants_outside_of_it() -> None:
+    """LinearAttention's, in which inference enters no inner graph and sees no constant from one."""
+    text = """<ir_version: 13, opset_import: ["" : 27]>
+    g (float[N,T,4] q, float[N,T,4] k, float[N,T,2] v) => (float[N,T,2] y, float[N,2,2,1] s) {
+      y, s = LinearAttention<q_num_heads = 2, kv_num_heads = 2, update_rule = "linear">(q, k, v)
+    }"""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 3, n)).astype(np.float32) for n in (4, 4, 2))
+    backward = og.gradient(onnx.parser.parse_model(text), "v", of="y", ograd=True, forward=False)
+    (g,) = reference(backward)({"q": q, "k": k, "v": v, "y_ograd": np.ones((1, 3, 2), np.float32)})
+    # y_t = sum over s <= t of (q_t . k_s) v_s / sqrt(2), for each head
+    heads = np.einsum("nthd,nshd->nhts", q.reshape(1, 3, 2, 2), k.reshape(1, 3, 2, 2))
+    expected = np.tril(heads).sum(2) / np.sqrt(2)
+    np.testing.assert_allclose(g, expected.transpose(0, 2, 1), rtol=1e-5)
+
+
+def test_an_if_on_the_number_of_elements() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[2,3] x) => (y) <int64 six = {6}> {
+      n = Size(x)
+      c = Equal(n, six)
+      y = If(c) <then_branch = a () => (u) { u = Sin(x) }, else_branch = b () => (w) { w = Det(x) }>
+    }"""
+    backward = og.gradient(onnx.parser.parse_model(text), "x", of="y")
+    assert "If" not in {n.op_type for n in backward.graph.node}
