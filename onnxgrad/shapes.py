@@ -137,6 +137,11 @@ def reshape_like(g: Tensor, x: Tensor) -> Tensor:
     return op.typed(op.Reshape(g, shape(x), allowzero=1 if empty else None), x)
 
 
+def rows(x: Tensor) -> Tensor:
+    """`x` as a matrix of its vectors along the last axis."""
+    return x if x.rank == 2 else x.op.Flatten(x, axis=-1)
+
+
 def expand_like(g: Tensor, x: Tensor) -> Tensor:
     """`g`, broadcastable to `x`, in the shape of `x`."""
     if g.static is not None and g.static == x.static:
@@ -236,8 +241,7 @@ def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Te
             return x if keepdims or not axes else x.op.Squeeze(x, axes_vector(x, axes))
         if not keepdims and _are_rows(x, axes):
             # A product with ones is up to 7 times faster on the CPU than ReduceSum.
-            rows = x.op.Flatten(x, axis=-1) if x.rank > 2 else x
-            return x.op.MatMul(full(x, [dim(rows, 0)], 1), rows)
+            return x.op.MatMul(full(x, [count(x, axes)], 1), rows(x))
     return x.op.ReduceSum(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)
 
 

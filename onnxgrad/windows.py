@@ -72,25 +72,41 @@ def known(sizes: Iterable[Size | None]) -> list[int] | None:
     return numbers if all(isinstance(s, int) for s in numbers) else None  # type: ignore[return-value]
 
 
-def one_hot(like: Tensor, kernel: Sequence[Size]) -> Tensor:
+def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
+    """The axes along which `g`, one for each window, is seen from what the windows slide over.
+
+    The elements come in reverse. None where that is not known to be such a sliding.
+    """
+    pads = known(e for a in axes for e in (a.reach - a.begin, a.reach - a.end))
+    if pads is None or min(pads) < 0 or any(a.stride != 1 for a in axes):
+        return None
+    return [
+        replace(a, size=shapes.dim(g, k + 2), begin=a.reach - a.begin, end=a.reach - a.end)
+        for k, a in enumerate(axes)
+    ]
+
+
+def one_hot(like: Tensor, kernel: Sequence[Size], turned: bool = False) -> Tensor:
     """The filters [K, 1, *kernel] that pick each of the K elements of a window."""
     op, elements, sizes = like.op, shapes.product(kernel), known(kernel)
     if sizes is not None and isinstance(elements, int):
-        return op.const(np.eye(elements).reshape(elements, 1, *sizes), like=like)
+        eye = np.eye(elements)[:: -1 if turned else 1]
+        return op.const(eye.reshape(elements, 1, *sizes), like=like)
     eye = op.EyeLike(shapes.full(like, [elements, elements], 0), dtype=like.dtype)
     return shapes.reshape(eye, [elements, 1, *kernel])
 
 
-def columns(x: Tensor, axes: list[Axis]) -> Tensor:
+def columns(x: Tensor, axes: list[Axis], turned: bool = False) -> Tensor:
     """What each window sees of `x` [N, C, ...]: [N, C * K, ...] or [N * C, K, ...], K per window.
 
-    A convolution with filters that each pick one element is as fast as slicing, in a single node.
+    Turned, they come in reverse, for a kernel of known size. A convolution with filters that each
+    pick one element is as fast as slicing, in a single node.
     """
     x, axes = padded(x, axes)
     if all(a.kernel == 1 and a.begin == a.end == 0 for a in axes):
         return strided(x, axes)
     n, c, *size = shapes.dims(x)
-    pick = one_hot(x, [a.kernel for a in axes])
+    pick = one_hot(x, [a.kernel for a in axes], turned)
     if isinstance(c, int):
         pick = x.op.Tile(pick, x.op.const([c] + [1] * (x.rank - 1)))
         return x.op.Conv(x, pick, group=c, **attributes(axes))

@@ -28,7 +28,7 @@ def _transpose(op, X):
 def _(op, g, A, B):
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:
-        gA = shapes.reshape_like(op.Gemm(op.Flatten(g, axis=-1), b, transB=1), a)
+        gA = shapes.reshape_like(op.Gemm(shapes.rows(g), b, transB=1), a)
     else:
         gA = op.MatMul(g, _transpose(op, b))
         if b.rank > 2:
@@ -54,7 +54,7 @@ def _sum_of_products(op, a, g):
     # Turned round by a node of its own, which the Flatten keeps from being fused into the product:
     # that would turn the rows once for each block of columns, at 1.2 to 1.5 times the cost.
     a = op.Transpose(a, perm=[a.rank - 1, *range(a.rank - 1)])
-    return op.MatMul(op.Flatten(a, axis=1), op.Flatten(g, axis=-1))
+    return op.MatMul(op.Flatten(a, axis=1), shapes.rows(g))
 
 
 @rule("Gemm", "A")
