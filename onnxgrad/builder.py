@@ -449,6 +449,13 @@ class Builder:
             return self.Where(passes, g, self.const(0, like=g))
         return g * self.Cast(passes, to=g.dtype)
 
+    def picked(self, g: Tensor) -> bool:
+        """Whether a Where has put zeros into a cotangent, for elements that it discards."""
+        node = g.value.producer()
+        while node is not None and node.op_type in ("Cast", "Identity", "Reshape"):
+            node = node.inputs[0].producer() if node.inputs[0] is not None else None
+        return node is not None and node.op_type == "Where"
+
     def bounded(self, t: Tensor) -> Tensor:
         """`t`, finite wherever its operands are, though a singular operator made it: see `mask`."""
         self._singular.discard(t.value)

@@ -101,6 +101,22 @@ def test_a_masked_softmax_is_finite() -> None:
     assert np.isfinite(gradient(body, x=[[1, -2], [-1, -2]])["x"]).all()
 
 
+def test_a_where_may_discard_the_rows_of_a_softmax_that_are_masked_as_a_whole() -> None:
+    """As the standard's body of Attention does; elsewhere a softmax of nothing is NaN."""
+    body = """
+        zero = Constant<value = float {0.0}>()
+        masked = Add(x, m)
+        p = Softmax(masked)
+        nothing = IsNaN(p)
+        safe = Where(nothing, zero, p)
+        y = Mul(safe, w)
+    """
+    hidden = [[0, 0], [-np.inf, -np.inf], [0, -np.inf]]
+    found = gradient(body, x=[[0, 0], [1, 2], [3, 4]], m=hidden, w=[[1, 3], [1, 3], [1, 3]])
+    assert found["x"] == [[-0.5, 0.5], [0, 0], [0, 0]]
+    assert found["m"] == [[-0.5, 0.5], [0, 0], [0, 0]]
+
+
 def test_a_where_does_not_protect_what_it_discards() -> None:
     chosen_after = """
         zero = Constant<value = float {0.0}>()

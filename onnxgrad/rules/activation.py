@@ -129,7 +129,9 @@ def _(op, g, input, min, max):
 
 
 @rule("Softmax", "input")
-def _(g, output, axis):
+def _(op, g, output, axis):
+    if op.picked(g):  # of a row that is masked as a whole the output is NaN, and may be discarded
+        output = op.Where(op.IsNaN(output), op.const(0, like=output), output)
     m = g * output
     return m - output * shapes.reduce_sum(m, [axis], keepdims=1)
 
