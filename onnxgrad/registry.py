@@ -51,10 +51,13 @@ class Schema:
     variadic_output: bool = False
 
     def operand(self, index: int) -> str:
-        """The formal name of the operand at `index`; the last one absorbs a variadic tail."""
-        if index >= len(self.inputs) and self.variadic_input:
-            return self.inputs[-1]
-        return self.inputs[index]
+        """The formal name of the operand at `index`; the last one absorbs a variadic tail.
+
+        One that is not declared, of an operator without a schema, has its index as its name.
+        """
+        if index < len(self.inputs):
+            return self.inputs[index]
+        return self.inputs[-1] if self.variadic_input else str(index)
 
 
 @functools.cache

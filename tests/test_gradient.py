@@ -413,6 +413,20 @@ def test_rule_with_operands_and_attributes() -> None:
         og.forget("com.acme::Scaled")
 
 
+def test_zero_and_no_rule_for_operands_without_a_schema() -> None:
+    model = parse("g (float[N] x, float[N] s) => (float[N] y) { y = com.acme.Step(x, s) }", ACME)
+    try:
+        og.zero("com.acme::Step", reason="a step")
+        with pytest.raises(og.UnreachableError, match="a step"):
+            og.gradient(model, "s")
+        og.forget("com.acme::Step")
+        og.not_implemented("com.acme::Step", reason="too hard")
+        with pytest.raises(og.NoRuleError, match="operand '1': too hard"):
+            og.gradient(model, "s")
+    finally:
+        og.forget("com.acme::Step")
+
+
 def test_rules_are_checked() -> None:
     with pytest.raises(og.RuleError, match="declared twice"):
         og.elementwise("Tanh", lambda: 1)

@@ -40,7 +40,8 @@ def test_what_has_no_rule_is_refused_by_name() -> None:
     net = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 3]>'
         "net (float[N, 2] x) => (float[N, 2] y) { l, y = ai.onnx.ml.SVMClassifier"
-        '<post_transform = "PROBIT", coefficients = [1.0, 2.0, 3.0, 4.0], classlabels_ints = [0, 1]>(x) }'
+        '<post_transform = "PROBIT", coefficients = [1.0, 2.0, 3.0, 4.0], '
+        "classlabels_ints = [0, 1]>(x) }"
     )
     with pytest.raises(og.NoRuleError, match=r"SVMClassifier.*PROBIT"):
         og.gradient(net)

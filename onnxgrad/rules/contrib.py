@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.expand import expansion
+from onnxgrad.registry import not_implemented
 
 # -- activations ----------------------------------------------------------------------------------
 
@@ -59,6 +61,17 @@ def _activated(op: Builder, x: Tensor, activation: str, numbers: Sequence[float]
     return op.refuse(f"its activation {activation} has no rule yet")
 
 
+@expansion("com.microsoft::ScaledSiLU")
+def _(op, X, scale, *, alpha=1.0):
+    x = X * alpha if scale is None else X * shapes.reshape(op.cast(scale, X.dtype), [])
+    return x * op.Sigmoid(x)
+
+
+@expansion("com.microsoft::GatedAdd")
+def _(op, X, Y, gate):
+    return X + Y * gate
+
+
 # -- what the standard has got since --------------------------------------------------------------
 
 
@@ -76,6 +89,48 @@ def _(op, X, k, *, upper=1):
 def _(op, X, grid, *, align_corners=0, mode="bilinear", padding_mode="zeros"):
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
     return op.GridSample(X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
+
+
+@expansion("com.microsoft::GatherND")
+def _(op, data, indices):
+    return op.GatherND(data, op.cast(indices, ir.DataType.INT64))
+
+
+@expansion("com.microsoft::Range")
+def _(op, start, limit, delta):
+    delta = op.const(1, like=start) if delta is None else delta
+    return op.Range(*(shapes.reshape(t, []) for t in (start, limit, delta)))
+
+
+@expansion("com.microsoft::Pad")
+def _(op, data, pads, value, *, mode="constant"):
+    value = None if value is None else shapes.reshape(value, [])
+    return op.Pad(data, shapes.reshape(pads, [-1]), value, mode=mode)
+
+
+@expansion("com.microsoft::Unique")
+def _(op, x):
+    y, _, places, counts = op.Unique(x, sorted=0, outputs=4)
+    return y, places, counts
+
+
+@expansion("com.microsoft::UnfoldTensor")
+def _(op, X, *, size, dim=-1, step=1):
+    axis = shapes.axis_of(dim, X)
+    number = (shapes.dim(X, axis) - size) // step + 1
+    starts = op.Unsqueeze(shapes.arange(op, number) * step, op.const([1]))
+    windows = op.Gather(X, starts + np.arange(size), axis=axis)
+    order = [k for k in range(X.rank + 1) if k != axis + 1]
+    return op.Transpose(windows, perm=[*order, axis + 1])
+
+
+@expansion("com.microsoft::CDist")
+def _(op, A, B, *, metric="euclidean"):
+    apart = op.Unsqueeze(A, op.const([1])) - op.Unsqueeze(B, op.const([0]))
+    norms = {"euclidean": op.ReduceL2, "sqeuclidean": op.ReduceSumSquare}
+    if metric not in norms:
+        op.refuse(f"its metric {metric} has no rule yet")
+    return norms[metric](apart, op.const([2]), keepdims=0)
 
 
 @expansion("com.microsoft::QuantizeLinear")
@@ -103,16 +158,18 @@ def _(
 
 @expansion("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul")
 def _(op, A, B, *, alpha=1.0, transA=0, transB=0, transBatchA=0, transBatchB=0):
-    if transBatchA or transBatchB:
-        op.refuse("transBatchA and transBatchB have no rule yet")
-    return op.MatMul(_turned(op, A, transA), _turned(op, B, transB)) * alpha
+    a, b = _turned(op, A, transA, transBatchA), _turned(op, B, transB, transBatchB)
+    return op.MatMul(a, b) * alpha
 
 
-def _turned(op: Builder, x: Tensor, turn: int) -> Tensor:
-    """`x` with its last two axes swapped, of which a vector has one."""
-    if not turn or x.rank < 2:
-        return x
-    return op.Transpose(x, perm=[*range(x.rank - 2), x.rank - 1, x.rank - 2])
+def _turned(op: Builder, x: Tensor, turn: int, turn_batch: int) -> Tensor:
+    """`x` with its first axis behind those of the batch, then its last two axes swapped."""
+    order = list(range(x.rank))
+    if turn_batch and x.rank > 2:
+        order.insert(-1, order.pop(0))
+    if turn and x.rank > 1:  # a vector has one axis
+        order[-2:] = reversed(order[-2:])
+    return x if order == sorted(order) else op.Transpose(x, perm=order)
 
 
 @expansion("com.microsoft::FusedConv")
@@ -124,6 +181,20 @@ def _(
         X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape,
         pads=pads, strides=strides,
     )  # fmt: skip
+    return _activated(op, y if Z is None else y + Z, activation, activation_params)
+
+
+@expansion("com.microsoft::NhwcFusedConv")
+def _(
+    op, X, W, B, Z, *, activation="", activation_params=(), auto_pad="NOTSET", dilations=None,
+    group=1, kernel_shape=None, pads=None, strides=None,
+):  # fmt: skip
+    """The filters lie as those of Conv do, all else has its channels last."""
+    y = op.Conv(
+        _channels(op, X, first=True), W, B, auto_pad=auto_pad, dilations=dilations, group=group,
+        kernel_shape=kernel_shape, pads=pads, strides=strides,
+    )  # fmt: skip
+    y = _channels(op, y, first=False)
     return _activated(op, y if Z is None else y + Z, activation, activation_params)
 
 
@@ -158,6 +229,61 @@ def _rms(op: Builder, x: Tensor, gamma: Tensor, axis: int, epsilon: float) -> tu
     return op.cast(wide * scale, x.dtype) * gamma, scale
 
 
+@expansion("com.microsoft::GatedRMSNorm")
+def _(op, X, scale, gate, *, activation="silu", epsilon=1e-5):
+    wide = op.cast(gate, ir.DataType.FLOAT)
+    if activation not in ("silu", "swish", "sigmoid"):
+        op.refuse(f"its activation {activation} has no rule yet")
+    opened = op.Sigmoid(wide) if activation == "sigmoid" else wide * op.Sigmoid(wide)
+    groups = shapes.reshape(op.cast(X, ir.DataType.FLOAT), [-1, shapes.dim(scale, 0)])
+    y, _ = _rms(op, groups, op.cast(scale, ir.DataType.FLOAT), -1, epsilon)
+    return op.cast(shapes.reshape_like(y, X) * opened, X.dtype)
+
+
+def _group_norm(
+    op: Builder,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    epsilon: float,
+    activation: int,
+    channels_last: int,
+) -> Tensor:
+    """Normalized over groups of channels and all places, which lie between batch and channels."""
+    turned = _channels(op, x, first=True) if channels_last else x
+    shape = op.const([0, groups, -1])
+    ones, zeros = (op.const([n] * groups, like=x) for n in (1, 0))
+    y = op.InstanceNormalization(op.Reshape(turned, shape), ones, zeros, epsilon=epsilon)
+    y = shapes.reshape_like(y, turned)
+    along = op.const(list(range(1, turned.rank - 1)))
+    gamma, beta = (op.Unsqueeze(op.cast(t, x.dtype), along) for t in (gamma, beta))
+    y = y * gamma + beta
+    y = y * op.Sigmoid(y) if activation else y
+    return _channels(op, y, first=False) if channels_last else y
+
+
+def _channels(op: Builder, x: Tensor, first: bool) -> Tensor:
+    """`x` with its channels moved from behind the places to before them, or back."""
+    places = range(2, x.rank) if not first else range(1, x.rank - 1)
+    return op.Transpose(x, perm=[0, x.rank - 1, *places] if first else [0, *places, 1])
+
+
+@expansion("com.microsoft::GroupNorm")
+def _(op, X, gamma, beta, *, activation, groups, channels_last=1, epsilon=1e-5):
+    return _group_norm(op, X, gamma, beta, groups, epsilon, activation, channels_last)
+
+
+@expansion("com.microsoft::SkipGroupNorm")
+def _(op, X, gamma, beta, skip, bias, *, activation, groups, channels_last=1, epsilon=1e-5):
+    if not channels_last:
+        op.refuse("only channels that come last have a rule")
+    if skip.rank == 2:
+        skip = op.Unsqueeze(skip, op.const([1, 2]))
+    x = X + skip if bias is None else X + skip + bias
+    return _group_norm(op, x, gamma, beta, groups, epsilon, activation, 1), x
+
+
 @expansion("com.microsoft::EmbedLayerNormalization")
 def _(
     op, input_ids, segment_ids, words, positions, segments, gamma, beta, mask, position_ids, *,
@@ -173,3 +299,14 @@ def _(
         total = total + op.Gather(segments, segment_ids)
     y = op.LayerNormalization(total, gamma, beta, axis=-1, epsilon=epsilon)
     return y, None, total
+
+
+# -- what belongs to one machine ------------------------------------------------------------------
+
+for _op in ("AveragePool", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReorderInput",
+            "ReorderOutput", "Upsample"):  # fmt: skip
+    not_implemented(
+        f"com.microsoft.nchwc::{_op}",
+        reason="onnxruntime's layout for one machine, which it writes at ORT_ENABLE_ALL; take the "
+        "net as it was, or optimised at ORT_ENABLE_EXTENDED",
+    )
