@@ -20,6 +20,7 @@ from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import renamed_copy
+from onnxgrad.targets import TargetName
 from onnxgrad.values import is_float
 
 Model = TypeVar("Model", onnx.ModelProto, ir.Model)
@@ -38,6 +39,7 @@ def gradient(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Literal["error", "zeros"] = "error",
+    target: TargetName = "cpu",
 ) -> Any:
     """A model that also computes the gradient of a scalar of `model`'s outputs.
 
@@ -56,6 +58,8 @@ def gradient(
         forward: Keep the model's own outputs, first and in their order.
         unreachable: "error", or "zeros" for a tensor that the chosen outputs do not depend on or
             reach only through operators of zero derivative. `ALL` implies "zeros".
+        target: What is to run the result: of several equal formulations the one to emit. "cpu",
+            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one
@@ -71,7 +75,7 @@ def gradient(
         NoRuleError: An operator on the path has no gradient rule.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd)
+    job = Job(net, wrt, of, unreachable, ograd, target)
     seeds, ograds = job.seeds()
     imposed = {y.name: t.value.name for y, t in ograds.items()}  # before an unused y goes
     cotangents = job.pull(seeds)
@@ -88,6 +92,7 @@ def vjp(
     of: Spec | None = None,
     forward: bool = True,
     unreachable: Literal["error", "zeros"] = "error",
+    target: TargetName = "cpu",
 ) -> Any:
     """A model that computes vector-Jacobian products: seeds in, gradients out.
 
@@ -97,7 +102,9 @@ def vjp(
 
     Args, Returns, Raises: As for `gradient`.
     """
-    return gradient(model, wrt, of=of, ograd=True, forward=forward, unreachable=unreachable)
+    return gradient(
+        model, wrt, of=of, ograd=True, forward=forward, unreachable=unreachable, target=target
+    )
 
 
 class Job:
@@ -116,6 +123,7 @@ class Job:
         of: Spec | None,
         unreachable: str = "error",
         ograd: bool | Spec = False,
+        target: TargetName = "cpu",
     ) -> None:
         if unreachable not in ("error", "zeros"):
             raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
@@ -136,7 +144,7 @@ class Job:
         self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
             self.wrt = [v for v in self.wrt if not _structural(v)]
-        self.op = Builder(net.graph)
+        self.op = Builder(net.graph, target=target)
         self.results: list[str] = []
 
     @property

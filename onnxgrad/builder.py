@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxgrad.errors import RuleError
 from onnxgrad.registry import onnx_schema
+from onnxgrad.targets import Target, TargetName, target_of
 from onnxgrad.values import (
     FLOATS,
     SMALL,
@@ -207,9 +208,14 @@ class Builder:
     """Emits nodes at the end of a graph. ``op.Name(*inputs, **attributes)`` for any operator."""
 
     def __init__(
-        self, graph: ir.Graph, parent: Builder | None = None, hoists: bool = False
+        self,
+        graph: ir.Graph,
+        parent: Builder | None = None,
+        hoists: bool = False,
+        target: TargetName = "cpu",
     ) -> None:
         self.graph = graph
+        self.target: Target = parent.target if parent else target_of(target)
         self.hoists = hoists
         self.parent = parent
         self.opset: int = parent.opset if parent else graph.opset_imports[""]
@@ -445,7 +451,7 @@ class Builder:
         A product with 0 is over ten times faster than Where on the CPU, but is NaN where `g` is
         infinite, as behind a Sqrt at 0. So Where is taken if a singular operator led to `g`.
         """
-        if g.value in self._singular:
+        if g.value in self._singular or not self.target.product_masks:
             return self.Where(passes, g, self.const(0, like=g))
         return g * self.Cast(passes, to=g.dtype)
 

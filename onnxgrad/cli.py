@@ -132,6 +132,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "target": (
+        Annotated[str, typer.Option(help="What is to run the file: cpu, cuda or portable.")],
+        "cpu",
+    ),
     "max_bytes": (
         Annotated[int, typer.Option(help="The size in bytes above which results are refused.")],
         transforms.MAX_BYTES,

@@ -16,7 +16,17 @@ from onnxgrad import io, names, transforms
 from onnxgrad.api import GRADIENTS, OGRADS, gradient
 from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All, Spec
-from onnxgrad.runtime import SHARE_BYTES, Array, Port, Provider, Session, Weights, arrays, available
+from onnxgrad.runtime import (
+    SHARE_BYTES,
+    Array,
+    Port,
+    Provider,
+    Session,
+    Weights,
+    arrays,
+    available,
+    target_of,
+)
 from onnxgrad.transforms import HVPS, JACOBIANS, MAX_BYTES, TANGENTS, Mode
 
 
@@ -98,6 +108,7 @@ class Net:
         threads: int | None = None,
     ) -> None:
         self._providers, self._threads = available(providers), threads
+        self._target = target_of(self._providers)
         self._model = io.load(model)
         _hold_weights(self._model)
         self._weights = Weights()
@@ -306,7 +317,7 @@ class Net:
         key = (transform, _hashable(wrt), _hashable(options))
         with self._lock:
             if key not in self._built:
-                model = transform(self._model, wrt, forward=False, **options)
+                model = transform(self._model, wrt, forward=False, target=self._target, **options)
                 self._built[key] = _Built(
                     model, results, self._weights, self._providers, self._threads
                 )

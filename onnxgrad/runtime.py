@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError, nearest
+from onnxgrad.targets import TargetName
 
 Array: TypeAlias = np.ndarray
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -254,6 +255,11 @@ def available(providers: Sequence[Provider] | None) -> list[Provider]:
                 f"This onnxruntime has no provider {_name(provider)!r}. It has: {', '.join(known)}."
             )
     return chosen
+
+
+def target_of(providers: Sequence[Provider]) -> TargetName:
+    """What models for these providers are built for."""
+    return "cuda" if _name(providers[0]) == _PREFERRED[0] else "cpu"
 
 
 def _name(provider: Provider) -> str:

@@ -239,7 +239,7 @@ def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Te
         known = x.shape
         if known is not None and all(known[a] == 1 for a in axes):
             return x if keepdims or not axes else x.op.Squeeze(x, axes_vector(x, axes))
-        if not keepdims and _are_rows(x, axes):
+        if x.op.target.product_sums and not keepdims and _are_rows(x, axes):
             # A product with ones is up to 7 times faster on the CPU than ReduceSum.
             return x.op.MatMul(full(x, [count(x, axes)], 1), rows(x))
     return x.op.ReduceSum(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)

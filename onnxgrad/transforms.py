@@ -24,6 +24,7 @@ from onnxgrad.names import All
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
+from onnxgrad.targets import TargetName
 from onnxgrad.values import Dim, dims_of
 
 Unreachable = Literal["error", "zeros"]
@@ -43,6 +44,7 @@ def jvp(
     of: Spec | None = None,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    target: TargetName = "cpu",
 ) -> Any:
     """A model that computes Jacobian-vector products: tangents in, tangents out.
 
@@ -54,7 +56,7 @@ def jvp(
     Args, Raises: As for `gradient`; a tensor of `of` that depends on none of `wrt` is unreachable.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable)
+    job = Job(net, wrt, of, unreachable, target=target)
     for x in job.wrt:
         if x in job.of:
             raise ArgumentError(
@@ -80,6 +82,7 @@ def hvp(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    target: TargetName = "cpu",
 ) -> Any:
     """A model that computes Hessian-vector products of the scalar that `gradient` differentiates.
 
@@ -91,7 +94,7 @@ def hvp(
     Args, Raises: As for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd)
+    job = Job(net, wrt, of, unreachable, ograd, target)
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
@@ -112,6 +115,7 @@ def jacobian(
     mode: Mode = "auto",
     forward: bool = True,
     unreachable: Unreachable = "error",
+    target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
 ) -> Any:
     """A model that computes the Jacobian of each tensor of `of` with respect to each of `wrt`.
@@ -121,7 +125,7 @@ def jacobian(
     output. The forward values are computed once.
 
     Args:
-        model, wrt, of, forward, unreachable: As for `gradient`.
+        model, wrt, of, forward, unreachable, target: As for `gradient`.
         mode: "reverse" takes one backward step for each element of `y`, "forward" one for each
             element of `wrt`; "auto" the one with fewer steps where the sizes are known, else
             "reverse".
@@ -131,7 +135,7 @@ def jacobian(
         ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable)
+    job = Job(net, wrt, of, unreachable, target=target)
     job.require(job.of, job.wrt)
     _require_moved(job)
     blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
@@ -147,6 +151,7 @@ def hessian(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
 ) -> Any:
     """A model that computes the Hessian of the scalar that `gradient` differentiates.
@@ -156,14 +161,14 @@ def hessian(
     pick one element of a larger output, impose an ograd of one 1 among zeros.
 
     Args:
-        model, wrt, of, ograd, forward, unreachable: As for `gradient`.
+        model, wrt, of, ograd, forward, unreachable, target: As for `gradient`.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
         ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd)
+    job = Job(net, wrt, of, unreachable, ograd, target)
     _plan(job.wrt, job.wrt, "reverse", max_bytes, "hessian")
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
@@ -184,6 +189,7 @@ def per_example_gradient(
     batched: Spec | None = None,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
 ) -> Any:
     """A model that computes gradients example by example, without the sum over the batch.
@@ -194,7 +200,7 @@ def per_example_gradient(
     of one, so examples must not influence each other in it.
 
     Args:
-        model, of, forward, unreachable: As for `gradient`; `of` are floating-point graph outputs.
+        model, of, forward, unreachable, target: As for `gradient`; `of` are floating-point graph outputs.
         wrt: As for `gradient`, but no batched input; None means every parameter.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
@@ -205,7 +211,7 @@ def per_example_gradient(
             `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
-    job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes)
+    job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes, target)
     graph, op = net.graph, job.op
     job.require(job.of, job.wrt)
     inner = op.child("example")
@@ -373,9 +379,10 @@ def _by_example(
     batched: Spec | None,
     unreachable: Unreachable,
     max_bytes: int,
+    target: TargetName = "cpu",
 ) -> tuple[Job, list[ir.Value]]:
     """What gradients by example start from, and the inputs with the batch."""
-    job = Job(net, All.ALL if wrt is None else wrt, of, unreachable)
+    job = Job(net, All.ALL if wrt is None else wrt, of, unreachable, target=target)
     if wrt is None:
         job.wrt = [v for v in job.wrt if v.is_initializer()]
         if not job.wrt:

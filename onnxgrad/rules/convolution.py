@@ -86,7 +86,7 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
 
     The runtime folds the turning where W is a constant. None where it does not apply.
     """
-    back = windows.adjoint(g, axes)
+    back = windows.adjoint(g, axes) if g.op.target.turned_filters else None
     if back is None:
         return None
     W = _turned(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])

@@ -1,0 +1,75 @@
+"""Every target's formulations give the same gradients; what each emits is what it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxgrad as og
+from tests.oracle import runner
+from tests.samples import Sample, load_samples, sample_id
+from tests.test_rules import floats, sample_model, validate
+
+# The operators whose rules, or the masks and sums in them, depend on the target.
+CHOOSE = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip", "Add", "Mul", "Max")
+SAMPLES = [s for s in load_samples() if s.op in CHOOSE and not s.single and not s.reference]
+
+
+def results(model: onnx.ModelProto, sample: Sample, feeds, target) -> list[np.ndarray]:
+    built = og.gradient(model, floats(sample), target=target)
+    validate(built)
+    return runner(built)(feeds)
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
+@pytest.mark.parametrize("sample", SAMPLES, ids=sample_id)
+def test_targets_agree(sample, symbolic):
+    if symbolic and not sample.symbolic:
+        pytest.skip("the sample has no symbolic form")
+    model, feeds = sample_model(sample, symbolic, fed=False)
+    expected = results(model, sample, feeds, "cpu")
+    for target in ("cuda", "portable"):
+        for a, b in zip(results(model, sample, feeds, target), expected, strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def operators(model: onnx.ModelProto, **options) -> list[str]:
+    return [n.op_type for n in og.gradient(model, forward=False, **options).graph.node]
+
+
+def net() -> onnx.ModelProto:
+    return onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[2, 3, 8, 8] x, float[4, 3, 3, 3] w) => (float[2, 4, 8, 8] y) {
+            c = Conv<pads = [1, 1, 1, 1]>(x, w)
+            r = Relu(c)
+            y = Mul(r, r)
+        }""")
+
+
+def test_formulations():
+    cpu = operators(net(), wrt="x")
+    assert "ConvTranspose" not in cpu and "Where" not in cpu
+    for target in ("cuda", "portable"):
+        chosen = operators(net(), wrt="x", target=target)
+        assert "ConvTranspose" in chosen and "Where" in chosen
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [og.gradient, og.vjp, og.jvp, og.hvp, og.jacobian, og.hessian],
+    ids=lambda f: f.__name__,
+)
+def test_every_transform_takes_a_target(transform):
+    plain, portable = transform(net(), "x"), transform(net(), "x", target="portable")
+    assert "Where" not in {n.op_type for n in plain.graph.node}
+    inner = [a.g.node for n in portable.graph.node for a in n.attribute if a.HasField("g")]
+    nodes = [*portable.graph.node, *(n for body in inner for n in body)]
+    assert "Where" in {n.op_type for n in nodes}
+
+
+def test_unknown_target():
+    with pytest.raises(og.ArgumentError, match="target is one of 'cpu', 'cuda', 'portable'"):
+        og.gradient(net(), target="gpu")
