@@ -7,6 +7,7 @@ after the star, which emits the same values with `op`:
     def _(op, X, *, alpha=1.702):
         return X * op.Sigmoid(X * alpha)
 
+Two stars take the attributes that are passed on to an operator of the standard, which checks them.
 It returns one tensor or a tuple, with None for outputs that it leaves to the operator. A list
 stands for a sequence of which every element is known; `items` gives it to a later expansion.
 
@@ -174,14 +175,15 @@ def _call(
     parameters = list(inspect.signature(function).parameters.values())[1:]
     attributes = {name: a.value for name, a in node.attributes.items()}
     known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    if unknown := sorted(attributes.keys() - known):
+    passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not passed_on and (unknown := sorted(attributes.keys() - known)):
         op.refuse(f"its attribute {unknown[0]!r} is not known here")
     for v in node.inputs:
         if v is not None and v.type is None:
             op.refuse(f"the dtype of its operand {v.name!r} is not known when the graph is built")
     tensors = [None if v is None else op.tensor(v) for v in node.inputs]
     if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        places = len(parameters) - len(known)
+        places = len(parameters) - len(known) - passed_on
         if any(t is not None for t in tensors[places:]):
             op.refuse(f"its operand {places} is not known here")
         tensors = [*tensors, *[None] * places][:places]

@@ -358,6 +358,7 @@ def test_every_expansion_has_a_case() -> None:
     # Of old, or of zero derivative.
     unseen = {(MS, op) for op in ("TransposeMatMul", "QuantizeLinear")}
     unseen.add((MS, "ExpandDims"))  # its axis has to be a constant: below
+    unseen |= {(MS, op) for op, *_ in QUANTIZED}
     sequences = {("", op) for _, op in expandable() if "Sequence" in op or "Optional" in op}
     # No runtime executes these: tests/test_lower.py has cases for each.
     training = {("ai.onnx.preview.training", op) for op in ("Adagrad", "Adam", "Gradient")}
@@ -383,6 +384,67 @@ def test_what_the_optimizer_wrote_has_the_same_gradient(name: str, tmp_path: Pat
         for model in (optimized, onnx.load(path))
     ]
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+def scaled(number: float, zero: Any) -> list[np.ndarray]:
+    return [np.array(number, np.float32), np.array(zero, np.uint8)]
+
+
+IMAGE = RNG.integers(0, 256, (2, 3, 6, 6)).astype(np.uint8)
+FILTERS = RNG.integers(0, 256, (4, 3, 3, 3)).astype(np.uint8)
+A, B = scaled(0.02, 120), scaled(0.03, 131)
+EACH = [np.array([0.01, 0.02, 0.03, 0.04], np.float32), np.array([9, 120, 99, 131], np.uint8)]
+QUANTIZED: list[tuple[str, list[Any], dict[str, Any]]] = [
+    ("QLinearAdd", [IMAGE, *A, IMAGE[:1], *B, *A], {}),
+    ("QLinearMul", [IMAGE, *A, IMAGE[:1], *B, *B], {}),
+    ("QLinearWhere", [IMAGE > 99, IMAGE, *A, IMAGE, *B, *A], {}),
+    ("QLinearConcat", [*A, IMAGE, *A, IMAGE, *B], {"axis": 1}),
+    ("QLinearSigmoid", [IMAGE, *A, *scaled(1 / 256, 0)], {}),
+    ("QLinearLeakyRelu", [IMAGE, *A, *B], {"alpha": 0.2}),
+    ("QLinearSoftmax", [IMAGE, *B, *scaled(1 / 256, 0)], {"opset": 13, "axis": 1}),
+    ("QLinearSoftmax", [IMAGE, *B, *scaled(1 / 256, 0)], {"opset": 12, "axis": 2}),
+    ("QLinearGlobalAveragePool", [IMAGE, *A, *A], {}),
+    ("QLinearGlobalAveragePool", [IMAGE, *A, *A], {"channels_last": 1}),
+    ("QLinearAveragePool", [IMAGE, *A, *A], {"kernel_shape": [2, 2], "pads": [1, 0, 1, 0]}),
+    ("QLinearAveragePool", [IMAGE, *A, *A], {"kernel_shape": [2, 2], "channels_last": 1}),
+    ("QLinearConv", [IMAGE, *A, FILTERS, *B, *scaled(0.3, 128)], {"pads": [1] * 4}),
+    ("QLinearConv", [IMAGE.transpose(0, 2, 3, 1), *A, FILTERS, *B, *scaled(0.3, 128)],
+     {"channels_last": 1, "strides": [2, 2]}),
+    ("QLinearConv", [IMAGE, *A, FILTERS, *EACH, *scaled(0.3, 128), ints(50, -900, 2000, 0)], {}),
+    ("QGemm", [IMAGE[0, 0], *A, FILTERS[0, :, 0].T.repeat(2, 0), *B, None, *scaled(0.3, 128)], {}),
+    ("QGemm", [IMAGE[0, 0], *A, FILTERS[:, 0].reshape(4, 9)[:, :6], *EACH,
+               ints(50, -900, 2000, 0)], {"transB": 1, "alpha": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op, operands, attributes", QUANTIZED)
+def test_quantized(op: str, operands: list[Any], attributes: dict[str, Any]) -> None:
+    """The kernel's values within one step; no derivative but that of what follows."""
+    arrays = {f"x{k}": a for k, a in enumerate(operands) if a is not None}
+    names = [f"x{k}" if f"x{k}" in arrays else "" for k in range(len(operands))]
+    nodes = [
+        helper.make_node(op, names, ["q"], "node", domain=MS, **attributes),
+        helper.make_node("Cast", ["q"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["c", "v"], ["y"]),
+    ]
+    given = {"x0" if op != "QLinearConcat" else "x2": TensorProto.UINT8, "v": TensorProto.FLOAT}
+    if op == "QLinearWhere":
+        given["x0"] = TensorProto.BOOL
+    feeds = {"v": np.array(0.7, np.float32)} | {n: arrays.pop(n) for n in given if n != "v"}
+    infos = [helper.make_tensor_value_info(n, t, feeds[n].shape) for n, t in given.items()]
+    weights = [onnx.numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "net", infos, outputs, weights)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    full = og.gradient(model, og.ALL)
+    onnx.checker.check_model(full, full_check=True)
+    assert {n.domain for n in full.graph.node} == {""}
+    (want,) = runner(model)(feeds)
+    found = dict(zip([o.name for o in full.graph.output], runner(full)(feeds), strict=True))
+    step = 0.7 if np.allclose(want / 0.7, np.round(want / 0.7), atol=1e-3) else 0
+    np.testing.assert_allclose(found["y"], want, rtol=1e-5, atol=1.001 * step)
+    np.testing.assert_allclose(found["v_grad"], found["y"].sum() / 0.7, rtol=1e-5)
 
 
 def test_zero_rows_of_a_normalizer() -> None:

@@ -173,29 +173,26 @@ def _turned(op: Builder, x: Tensor, turn: int, turn_batch: int) -> Tensor:
 
 
 @expansion("com.microsoft::FusedConv")
-def _(
-    op, X, W, B, Z, *, activation="", activation_params=(), auto_pad="NOTSET", dilations=None,
-    group=1, kernel_shape=None, pads=None, strides=None,
-):  # fmt: skip
-    y = op.Conv(
-        X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape,
-        pads=pads, strides=strides,
-    )  # fmt: skip
+def _(op, X, W, B, Z, *, activation="", activation_params=(), **attributes):
+    y = op.Conv(X, W, B, **attributes)
     return _activated(op, y if Z is None else y + Z, activation, activation_params)
 
 
 @expansion("com.microsoft::NhwcFusedConv")
-def _(
-    op, X, W, B, Z, *, activation="", activation_params=(), auto_pad="NOTSET", dilations=None,
-    group=1, kernel_shape=None, pads=None, strides=None,
-):  # fmt: skip
+def _(op, X, W, B, Z, *, activation="", activation_params=(), **attributes):
     """The filters lie as those of Conv do, all else has its channels last."""
-    y = op.Conv(
-        _channels(op, X, first=True), W, B, auto_pad=auto_pad, dilations=dilations, group=group,
-        kernel_shape=kernel_shape, pads=pads, strides=strides,
-    )  # fmt: skip
-    y = _channels(op, y, first=False)
+    y = to_last(op, op.Conv(to_second(op, X), W, B, **attributes))
     return _activated(op, y if Z is None else y + Z, activation, activation_params)
+
+
+def to_second(op: Builder, x: Tensor) -> Tensor:
+    """`x` with its channels moved from the last axis to the second."""
+    return op.Transpose(x, perm=[0, x.rank - 1, *range(1, x.rank - 1)])
+
+
+def to_last(op: Builder, x: Tensor) -> Tensor:
+    """`x` with its channels moved from the second axis to the last."""
+    return op.Transpose(x, perm=[0, *range(2, x.rank), 1])
 
 
 # -- normalizations -------------------------------------------------------------------------------
@@ -251,7 +248,7 @@ def _group_norm(
     channels_last: int,
 ) -> Tensor:
     """Normalized over groups of channels and all places, which lie between batch and channels."""
-    turned = _channels(op, x, first=True) if channels_last else x
+    turned = to_second(op, x) if channels_last else x
     shape = op.const([0, groups, -1])
     ones, zeros = (op.const([n] * groups, like=x) for n in (1, 0))
     y = op.InstanceNormalization(op.Reshape(turned, shape), ones, zeros, epsilon=epsilon)
@@ -260,13 +257,7 @@ def _group_norm(
     gamma, beta = (op.Unsqueeze(op.cast(t, x.dtype), along) for t in (gamma, beta))
     y = y * gamma + beta
     y = y * op.Sigmoid(y) if activation else y
-    return _channels(op, y, first=False) if channels_last else y
-
-
-def _channels(op: Builder, x: Tensor, first: bool) -> Tensor:
-    """`x` with its channels moved from behind the places to before them, or back."""
-    places = range(2, x.rank) if not first else range(1, x.rank - 1)
-    return op.Transpose(x, perm=[0, x.rank - 1, *places] if first else [0, *places, 1])
+    return to_last(op, y) if channels_last else y
 
 
 @expansion("com.microsoft::GroupNorm")

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.expand import expansion
+from onnxgrad.rules.contrib import to_last, to_second
 
 
 @expansion("com.microsoft::MatMulNBits")
@@ -57,7 +58,7 @@ def _unpacked(op: Builder, packed: Tensor, bits: int, dtype: ir.DataType) -> Ten
 
 @expansion("com.microsoft::MatMulIntegerToFloat")
 def _(op, A, B, a_scale, b_scale, a_zero_point, b_zero_point, bias):
-    """A column of B has its own scale and zero point, or all have one; a row of A too."""
+    """A column of B has its own scale and zero point, or all have one."""
     a = _real(op, A, a_scale, a_zero_point)
     y = op.MatMul(a, _real(op, B, b_scale, b_zero_point))
     return y if bias is None else y + bias
@@ -73,7 +74,103 @@ def _(op, A, B, b_scale, b_zero_point, bias):
 
 
 def _real(op: Builder, x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """What the integers of `x` stand for."""
+    """What the integers of `x` stand for; scale and zero point broadcast to it."""
+    if not scale.rank and (zero is None or not zero.rank):
+        return op.DequantizeLinear(x, scale, zero)
     if zero is not None:
         return (op.Cast(x, to=scale.dtype) - op.Cast(zero, to=scale.dtype)) * scale
     return op.Cast(x, to=scale.dtype) * scale
+
+
+@expansion("com.microsoft::QGemm")
+def _(
+    op, A, a_scale, a_zero, B, b_scale, b_zero, C, scale, zero, *, alpha=1.0, transA=0, transB=0
+):  # fmt: skip
+    """The bias is in units of the product of the scales and alpha."""
+    turned = [
+        op.Unsqueeze(t, op.const([1])) if transB and t and t.rank else t for t in (b_scale, b_zero)
+    ]
+    a, b = _real(op, A, a_scale, a_zero), _real(op, B, *turned)
+    y = op.Gemm(a, b, transA=transA, transB=transB) * alpha
+    if C is not None:
+        y = y + op.Cast(C, to=a_scale.dtype) * (a_scale * b_scale * alpha)
+    return y if scale is None else _rounded(op, y, scale, zero, A)
+
+
+# -- operators on integers alone: what they stand for, and rounded again ---------------------------
+
+
+def _rounded(op: Builder, y: Tensor, scale: Tensor, zero: Tensor | None, like: Tensor) -> Tensor:
+    """`y` as integers, by default around 0 and of the type of `like`."""
+    return op.QuantizeLinear(y, scale, op.const(0, like=like) if zero is None else zero)
+
+
+@expansion("com.microsoft::QLinearAdd")
+def _(op, A, a_scale, a_zero, B, b_scale, b_zero, scale, zero):
+    y = _real(op, A, a_scale, a_zero) + _real(op, B, b_scale, b_zero)
+    return _rounded(op, y, scale, zero, A)
+
+
+@expansion("com.microsoft::QLinearMul")
+def _(op, A, a_scale, a_zero, B, b_scale, b_zero, scale, zero):
+    y = _real(op, A, a_scale, a_zero) * _real(op, B, b_scale, b_zero)
+    return _rounded(op, y, scale, zero, A)
+
+
+@expansion("com.microsoft::QLinearWhere")
+def _(op, condition, X, x_scale, x_zero, Y, y_scale, y_zero, scale, zero):
+    y = op.Where(condition, _real(op, X, x_scale, x_zero), _real(op, Y, y_scale, y_zero))
+    return _rounded(op, y, scale, zero, X)
+
+
+@expansion("com.microsoft::QLinearConcat")
+def _(op, scale, zero, *inputs, axis):
+    parts = [_real(op, *inputs[k : k + 3]) for k in range(0, len(inputs), 3)]
+    return _rounded(op, op.Concat(*parts, axis=axis), scale, zero, inputs[0])
+
+
+@expansion("com.microsoft::QLinearSigmoid")
+def _(op, X, x_scale, x_zero, scale, zero):
+    return _rounded(op, op.Sigmoid(_real(op, X, x_scale, x_zero)), scale, zero, X)
+
+
+@expansion("com.microsoft::QLinearLeakyRelu")
+def _(op, X, x_scale, x_zero, scale, zero, *, alpha=0.01):
+    return _rounded(op, op.LeakyRelu(_real(op, X, x_scale, x_zero), alpha=alpha), scale, zero, X)
+
+
+@expansion("com.microsoft::QLinearSoftmax")
+def _(op, X, x_scale, x_zero, scale, zero, *, opset, axis=-1):
+    x = _real(op, X, x_scale, x_zero)
+    if opset >= 13 or shapes.axis_of(axis, X) == X.rank - 1:
+        return _rounded(op, op.Softmax(x, axis=axis), scale, zero, X)
+    rows = op.Softmax(op.Flatten(x, axis=axis), axis=1)
+    return _rounded(op, shapes.reshape_like(rows, x), scale, zero, X)
+
+
+@expansion("com.microsoft::QLinearGlobalAveragePool")
+def _(op, X, x_scale, x_zero, scale, zero, *, channels_last=0):
+    places = range(1, X.rank - 1) if channels_last else range(2, X.rank)
+    y = op.ReduceMean(_real(op, X, x_scale, x_zero), op.const(list(places)))
+    return _rounded(op, y, scale, zero, X)
+
+
+@expansion("com.microsoft::QLinearAveragePool")
+def _(op, X, x_scale, x_zero, scale, zero, *, channels_last=0, **attributes):
+    x = _real(op, X, x_scale, x_zero)
+    y = op.AveragePool(to_second(op, x) if channels_last else x, **attributes)
+    return _rounded(op, to_last(op, y) if channels_last else y, scale, zero, X)
+
+
+@expansion("com.microsoft::QLinearConv")
+def _(
+    op, x, x_scale, x_zero, w, w_scale, w_zero, scale, zero, B, *, channels_last=0, **attributes
+):  # fmt: skip
+    """A filter has its own scale, or all have one; the bias is in units of both scales."""
+    data = _real(op, x, x_scale, x_zero)
+    along = op.const(list(range(1, w.rank)))
+    ws, wz = (op.Unsqueeze(t, along) if t and t.rank else t for t in (w_scale, w_zero))
+    bias = None if B is None else op.Cast(B, to=x_scale.dtype) * (x_scale * w_scale)
+    data = to_second(op, data) if channels_last else data
+    y = op.Conv(data, _real(op, w, ws, wz), bias, **attributes)
+    return _rounded(op, to_last(op, y) if channels_last else y, scale, zero, x)
