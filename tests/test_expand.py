@@ -357,7 +357,7 @@ def test_values_and_gradients(case: Case) -> None:
 def test_every_expansion_has_a_case() -> None:
     # Of old, or of zero derivative.
     unseen = {(MS, op) for op in ("TransposeMatMul", "QuantizeLinear")}
-    unseen.add((MS, "ExpandDims"))  # its axis has to be a constant: below
+    unseen |= {(MS, "ExpandDims"), (MS, "NhwcConv")}  # below
     unseen |= {(MS, op) for op, *_ in QUANTIZED}
     sequences = {("", op) for _, op in expandable() if "Sequence" in op or "Optional" in op}
     # No runtime executes these: tests/test_lower.py has cases for each.
@@ -445,6 +445,31 @@ def test_quantized(op: str, operands: list[Any], attributes: dict[str, Any]) -> 
     step = 0.7 if np.allclose(want / 0.7, np.round(want / 0.7), atol=1e-3) else 0
     np.testing.assert_allclose(found["y"], want, rtol=1e-5, atol=1.001 * step)
     np.testing.assert_allclose(found["v_grad"], found["y"].sum() / 0.7, rtol=1e-5)
+
+
+def test_channels_last_as_a_tool_of_onnxruntime_writes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It makes Conv a NhwcConv between Transposes, with turned weights; only CUDA runs that."""
+    monkeypatch.syspath_prepend(str(Path(onnxruntime.__file__).parent / "transformers"))
+    fusion = pytest.importorskip("fusion_nhwc_conv", exc_type=ImportError)
+    w = onnx.numpy_helper.from_array(normal(4, 1, 3, 3), "w")
+    conv = helper.make_node("Conv", ["x", "w", "b"], ["y"], "c", group=2, pads=[1] * 4)
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["N", 2, 5, 5]), ("b", [4]), ("y", ["N", 4, 5, 5]))
+    ]
+    graph = helper.make_graph([conv], "net", ports[:2], ports[2:], [w])
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    optimized = onnx.ModelProto()
+    optimized.CopyFrom(plain)
+    wrapper = fusion.OnnxModel(optimized)
+    fusion.FusionNhwcConv(wrapper, update_weight=True).apply()
+    assert "NhwcConv" in {n.op_type for n in optimized.graph.node}
+    feeds = {"x": normal(2, 2, 5, 5), "b": normal(4), "y_ograd": normal(2, 4, 5, 5)}
+    found, want = (runner(og.vjp(model))(feeds) for model in (optimized, plain))
+    for a, b in zip(found, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_zero_rows_of_a_normalizer() -> None:

@@ -178,6 +178,12 @@ def _(op, X, W, B, Z, *, activation="", activation_params=(), **attributes):
     return _activated(op, y if Z is None else y + Z, activation, activation_params)
 
 
+@expansion("com.microsoft::NhwcConv")
+def _(op, X, W, B, **attributes):
+    """Image and filters have their channels last."""
+    return to_last(op, op.Conv(to_second(op, X), to_second(op, W), B, **attributes))
+
+
 @expansion("com.microsoft::NhwcFusedConv")
 def _(op, X, W, B, Z, *, activation="", activation_params=(), **attributes):
     """The filters lie as those of Conv do, all else has its channels last."""
