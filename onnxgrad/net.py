@@ -19,6 +19,7 @@ from onnxgrad.names import All, Spec
 from onnxgrad.runtime import (
     SHARE_BYTES,
     Array,
+    Binding,
     Port,
     Provider,
     Session,
@@ -115,6 +116,7 @@ class Net:
         self._lock = threading.Lock()
         self._forward: Session | None = None
         self._built: dict[Any, _Built] = {}
+        self._gradients: dict[Any, _Built] = {}
         self._modes: dict[Any, Mode] = {}
         graph = self._model.graph
         self.ports = {value.name or "": Port.of(value) for value in graph.inputs}
@@ -145,21 +147,31 @@ class Net:
             UnreachableError: The outputs do not depend on the tensor.
             NoRuleError: An operator on the path has no gradient rule.
         """
-        values, ograds = self._feeds(feeds)
-        if request is None:
-            if ograds:
-                raise ArgumentError(
-                    "A gradient is imposed, but none is asked for: give a second argument."
-                )
-            results = dict(zip(self.outputs, self._forward_session().run(values), strict=True))
-            return results[self.outputs[0]] if len(self.outputs) == 1 else results
-        wrt = self._wrt(request)
-        several = wrt if isinstance(wrt, All) else list(wrt)
-        built = self._build(gradient, GRADIENTS, several, ograd=sorted(ograds) or False)
-        found = self._run(built, values, ograds)
-        if isinstance(request, NetPortGradient) and not isinstance(request.spec, All):
-            return next(iter(found.values()))
-        return found
+        session, values, result = self._prepared(feeds, request)
+        return result(session.run(values))
+
+    def bind(self, feeds: Any, request: Request | None = None) -> Bound:
+        """The net, or a gradient of it, with its inputs and outputs at fixed places.
+
+            bound = net.bind(x, NetPortGradient("x"))
+            g = bound()          as net(x, ...) gives it
+            x -= 0.1 * g         in place; g changes with the next bound()
+
+        A run then allocates and copies nothing. For inputs whose sizes stay the same.
+
+        Args:
+            feeds, request: As for a call, once run for the sizes of the outputs. Contiguous arrays
+                are used in place, others copied once.
+
+        Returns:
+            What runs when it is called; see `Bound`.
+
+        Raises:
+            FeedError: An input or output is no tensor of numbers that numpy has.
+            And what a call raises.
+        """
+        session, values, result = self._prepared(feeds, request)
+        return Bound(session.bind(values), result)
 
     def vjp(self, feeds: Any, ograds: Any, wrt: Specs | All | None = None) -> Any:
         """The product of vectors with the Jacobian: the same as a gradient with imposed ograds.
@@ -281,6 +293,24 @@ class Net:
         found = self._run(built, values)
         return found if wrt is None else _pick(found, wrt)
 
+    def _prepared(
+        self, feeds: Any, request: Request | None
+    ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
+        """What runs, on what, and what its outputs mean."""
+        values, ograds = self._feeds(feeds)
+        if request is None:
+            if ograds:
+                raise ArgumentError(
+                    "A gradient is imposed, but none is asked for: give a second argument."
+                )
+            return self._forward_session(), values, self._outputs
+        built = self._requested(request, ograds)
+        one = isinstance(request, NetPortGradient) and not isinstance(request.spec, All)
+        return built.session, self._fed(built, values, ograds), built.only if one else built.named
+
+    def _outputs(self, found: list[Any]) -> Any:
+        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
     def _feeds(self, feeds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The arrays by input name, and the imposed gradients by tensor name."""
         if not isinstance(feeds, Mapping):
@@ -335,6 +365,21 @@ class Net:
                 self._modes[key] = transforms.plan(kind, model, wrt, max_bytes=max_bytes, **options)
             return self._modes[key]
 
+    def _fed(
+        self,
+        built: _Built,
+        values: dict[str, Any],
+        ograds: Mapping[str, Any],
+        tangents: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        given = [(built.seeds, ograds), (built.tangents, tangents or {})]
+        extra = {
+            ports[name].name: _imposed(ports[name], value, self.ports, values)
+            for ports, arrays_by_name in given
+            for name, value in arrays_by_name.items()
+        }
+        return values | extra
+
     def _run(
         self,
         built: _Built,
@@ -342,13 +387,7 @@ class Net:
         ograds: Mapping[str, Any] | None = None,
         tangents: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        given = [(built.seeds, ograds or {}), (built.tangents, tangents or {})]
-        extra = {
-            ports[name].name: _imposed(ports[name], value, self.ports, values)
-            for ports, arrays_by_name in given
-            for name, value in arrays_by_name.items()
-        }
-        return built.run(values | extra)
+        return built.named(built.session.run(self._fed(built, values, ograds or {}, tangents)))
 
     def _by_name(self, given: Any, only: Sequence[str], what: str) -> dict[str, Any]:
         """Values by tensor name, of a mapping by name or position; or that of the only tensor."""
@@ -362,25 +401,38 @@ class Net:
             )
         return {only[0]: given}
 
-    def _wrt(self, request: Request) -> All | tuple[str, ...]:
-        several = [request] if isinstance(request, NetPortGradient) else request
-        if (
-            isinstance(several, str)
-            or not isinstance(several, Sequence)
-            or not several
-            or not all(isinstance(one, NetPortGradient) for one in several)
-        ):
-            raise ArgumentError(
-                f"The second argument is a NetPortGradient or a list of them, not {request!r}."
-            )
-        resolved: list[str] = []
-        for one in several:
-            if isinstance(one.spec, All):
-                if len(several) > 1:
-                    raise ArgumentError("ALL stands for all gradients: ask for it alone.")
+    def _requested(self, request: Request, ograds: Mapping[str, Any]) -> _Built:
+        """The session for a request, which is resolved when it first comes."""
+        requests = _requests(request)
+        key = (requests, frozenset(ograds))
+        if key not in self._gradients:
+            wrt = self._wrt(requests)
+            built = self._build(gradient, GRADIENTS, wrt, ograd=sorted(ograds) or False)
+            self._gradients[key] = built
+        return self._gradients[key]
+
+    def _wrt(self, requests: tuple[NetPortGradient, ...]) -> All | list[str]:
+        resolved: dict[str, None] = {}
+        for one in requests:
+            if not isinstance(one.spec, All):
+                resolved[names.resolve(self._model, one.spec)] = None
+            elif len(requests) == 1:
                 return one.spec
-            resolved.append(names.resolve(self._model, one.spec))
-        return tuple(dict.fromkeys(resolved))
+            else:
+                raise ArgumentError("ALL stands for all gradients: ask for it alone.")
+        return list(resolved)
+
+
+def _requests(request: Any) -> tuple[NetPortGradient, ...]:
+    """One request or several."""
+    if isinstance(request, NetPortGradient):
+        return (request,)
+    several = isinstance(request, Sequence) and not isinstance(request, str)
+    if several and request and all(isinstance(one, NetPortGradient) for one in request):
+        return tuple(request)
+    raise ArgumentError(
+        f"The second argument is a NetPortGradient or a list of them, not {request!r}."
+    )
 
 
 class _Built:
@@ -406,14 +458,39 @@ class _Built:
         self._results: dict[str, Any] = json.loads(model.metadata_props[results])
         self.session = Session(model, weights, providers, threads=threads, lean=True)
 
-    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def named(self, outputs: list[Any]) -> dict[str, Any]:
         """The results by tensor name; by two names where they belong to two tensors."""
-        found = dict(zip(self.session.outputs, self.session.run(values), strict=True))
+        found = dict(zip(self.session.outputs, outputs, strict=True))
         return {
             name: {x: found[o] for x, o in out.items()} if isinstance(out, dict) else found[out]
             for name, out in self._results.items()
             if isinstance(out, dict) or out in found  # a tangent is an input or an output
         }
+
+    def only(self, outputs: list[Any]) -> Any:
+        """The one result."""
+        return next(iter(self.named(outputs).values()))
+
+
+class Bound:
+    """A net, or a gradient of it, with its inputs and outputs at fixed places: see `Net.bind`.
+
+    Called without arguments it runs, and gives what the net's call gives.
+
+    Attributes:
+        inputs: By name, what a run reads: an array to write into. On CUDA an `OrtValue` there, with
+            `update_inplace(array)`.
+    """
+
+    def __init__(self, binding: Binding, result: Callable[[list[Any]], Any]) -> None:
+        self._binding = binding
+        self.inputs: Mapping[str, Any] = binding.inputs
+        self._result = result(binding.outputs)
+
+    def __call__(self) -> Any:
+        """Run: the same arrays at each call, which the next one overwrites; on CUDA `OrtValue`s."""
+        self._binding.run()
+        return self._result
 
 
 # Sizes are checked for every feed, not when the model is built.

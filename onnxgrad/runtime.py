@@ -216,6 +216,7 @@ class Session:
                 self._fed[name] = taken.pop(name)
         if taken:
             options.add_external_initializers(list(taken), list(taken.values()))
+        self._device = "cuda" if target_of(chosen) == "cuda" else "cpu"
         self._weights = weights  # onnxruntime does not keep their memory alive
         try:
             self._session = ort.InferenceSession(
@@ -235,7 +236,71 @@ class Session:
         try:
             return list(self._session.run(outputs, {**self._fed, **feeds}))
         except Exception as error:  # as above
-            raise FeedError(f"onnxruntime cannot run the net on these inputs: {error}") from error
+            raise _cannot_run(error) from error
+
+    def bind(self, feeds: Mapping[str, Any]) -> Binding:
+        """The session with its inputs and outputs at fixed places; it runs once for their sizes.
+
+        Raises:
+            FeedError: onnxruntime cannot run the net on these values, or cannot bind them.
+        """
+        return Binding(self._session, feeds, self._fed, self.run(feeds), self._device)
+
+
+class Binding:
+    """Inputs and outputs of a session at fixed places.
+
+    Attributes:
+        inputs: By name, arrays over the memory that runs read; on CUDA `OrtValue`s.
+        outputs: In order, arrays over the memory that runs write; on CUDA `OrtValue`s.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        feeds: Mapping[str, Array],
+        fed: Mapping[str, Any],
+        outputs: Sequence[Array],
+        device: str,
+    ) -> None:
+        names = [value.name for value in session.get_outputs()]
+        self._session, self._io = session, session.io_binding()
+        self.inputs: dict[str, Any] = {}
+        self.outputs: list[Any] = []
+        self._values: list[Any] = []  # onnxruntime does not keep them alive
+        for name, value in fed.items():
+            self._io.bind_ortvalue_input(name, value)
+        for name, array in feeds.items():
+            self.inputs[name] = self._place(name, array, device, self._io.bind_ortvalue_input)
+        for name, array in zip(names, outputs, strict=True):
+            array = np.require(array, requirements=["W"])
+            self.outputs.append(self._place(name, array, device, self._io.bind_ortvalue_output))
+
+    def _place(self, name: str, array: Any, device: str, bind: Any) -> Any:
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise FeedError(
+                f"{name!r} cannot be bound: it is no tensor of numbers that numpy has. Call the "
+                "net instead."
+            )
+        value = onnxruntime().OrtValue.ortvalue_from_numpy(array, device, 0)
+        self._values.append(value)
+        bind(name, value)
+        return array if device == "cpu" else value
+
+    def run(self) -> None:
+        """Run the session on what `inputs` hold now; the results are in `outputs`.
+
+        Raises:
+            FeedError: onnxruntime cannot run the net on these values.
+        """
+        try:
+            self._session.run_with_iobinding(self._io)
+        except Exception as error:  # as above
+            raise _cannot_run(error) from error
+
+
+def _cannot_run(error: Exception) -> FeedError:
+    return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
 
 
 def available(providers: Sequence[Provider] | None) -> list[Provider]:

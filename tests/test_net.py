@@ -370,6 +370,64 @@ def test_a_missing_runtime_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
     og.gradient(linear())  # needs none
 
 
+def test_bound_runs_are_in_place() -> None:
+    net, x = Net(linear()), X.copy()
+    bound = net.bind(x, NetPortGradient("x"))
+    gradient = bound()
+    np.testing.assert_allclose(gradient, net(X, NetPortGradient("x")), rtol=1e-6)
+    assert np.shares_memory(bound.inputs["x"], x)
+    forward = net.bind(x)
+    y = forward()
+    x += 1
+    assert forward() is y and bound() is gradient
+    np.testing.assert_allclose(y, net(X + 1), rtol=1e-6)
+
+
+def test_bound_runs_give_what_calls_give() -> None:
+    net = Net(linear())
+    several = [NetPortGradient("x"), NetPortGradient("layer1.0.weight")]
+    for request in (several, NetPortGradient(og.ALL)):
+        feeds = {"x": X.copy(), NetPortGradient("y"): G.copy()}
+        bound = net.bind(feeds, request)
+        bound.inputs["y_ograd"][...] *= 2
+        feeds[NetPortGradient("y")] = 2 * G
+        expected, found = net(feeds, request), bound()
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+def test_an_array_that_cannot_be_used_in_place_is_copied_once() -> None:
+    x = np.asfortranarray(np.tile(X, (1, 1)))
+    bound = Net(linear()).bind(x)
+    assert not np.shares_memory(bound.inputs["x"], x)
+    bound.inputs["x"][...] = 0
+    np.testing.assert_array_equal(bound(), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("limit", [1, 2**40], ids=["fed", "held"])
+def test_bound_gradients_with_shared_weights(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(runtime, "_COPY_LIMIT", limit)
+    monkeypatch.setattr(runtime, "SHARE_BYTES", 1)
+    net = Net(linear())
+    bound = net.bind(X, NetPortGradient("x"))
+    np.testing.assert_allclose(bound(), net(X, NetPortGradient("x")), rtol=1e-6)
+
+
+def test_only_arrays_of_numbers_can_be_bound() -> None:
+    strings = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.STRING, [1])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.STRING, [1])],
+    )
+    net = Net(
+        helper.make_model(strings, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    )
+    with pytest.raises(og.FeedError, match="'x' cannot be bound"):
+        net.bind(np.array(["a"], object))
+
+
 def test_what_the_runtime_refuses_is_a_feed_error() -> None:
     reshape = model(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
+import onnxgrad as og
+from tests.oracle import runner
 from tests.samples import Sample, normal, sample_id
 from tests.torch_gradients import assert_like_torch, torch
 
@@ -42,6 +45,19 @@ KINKS = [
 @pytest.mark.parametrize(("sample", "function"), KINKS, ids=sample_id)
 def test_kinks(sample, function):
     assert_like_torch(sample, function, rtol=1e-6)  # attributes are float32
+
+
+def test_relu6():
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (double[N] x) => (double[N] y) <double low = {0}, double high = {6}> {
+            y = Clip(x, low, high)
+        }""")
+    x = at(0, 6)
+    ours = runner(og.gradient(model, forward=False))({"x": x})[0]
+    theirs = torch.from_numpy(x).requires_grad_()
+    F.relu6(theirs).sum().backward()
+    np.testing.assert_array_equal(ours, theirs.grad.numpy())
 
 
 SMOOTH = [
