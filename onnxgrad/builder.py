@@ -367,10 +367,12 @@ class Builder:
         for v, (kind, shape) in zip(node.outputs, known, strict=True):
             if v.type is None and kind is not None:
                 v.type, v.shape = kind, shape
-                if shape is not None and misjudged(node):
-                    v.shape = ir.Shape([None] * len(shape))
-            elif v.shape is None and shape is not None and not misjudged(node):
+            elif v.shape is None:
                 v.shape = shape
+            else:
+                continue
+            if shape is not None and misjudged(node):
+                v.shape = ir.Shape([None] * len(shape))
         keep_rank(node)
 
     def _infer_anew(

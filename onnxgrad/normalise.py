@@ -9,6 +9,7 @@ follows from the inputs; no If whose condition follows from them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 
 import onnx
@@ -19,9 +20,10 @@ from onnxscript.version_converter import ConvertVersionPass
 from onnxgrad.builder import Builder
 from onnxgrad.errors import ModelError, RuleError
 from onnxgrad.expand import bind, expand, needs_expansion
+from onnxgrad.functions import inline_body
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
-from onnxgrad.values import constant_of, keep_rank, misjudged, subgraphs
+from onnxgrad.values import constant_of, elements_of, is_sequence, keep_rank, misjudged, subgraphs
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -94,6 +96,7 @@ def _passes(model: ir.Model) -> None:
     if version < FLOOR:
         _raise(model, version)
     model.ir_version = max(model.ir_version, _IR_VERSION)
+    inline_holders(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     if version < 11:
         _resize_as_of_old(model.graph)
@@ -106,10 +109,26 @@ def _passes(model: ir.Model) -> None:
         if node.op_type == "MeanVarianceNormalization" and not node.domain:
             # onnx's checker refuses its own default.
             node.attributes.setdefault("axes", ir.AttrInt64s("axes", [0, 2, 3]))
+        if node.op_type == "STFT" and not node.domain:
+            # onnx's inference takes another default than the standard's.
+            node.attributes.setdefault("onesided", ir.AttrInt64("onesided", 1))
     if needs_expansion(model.graph):
         infer(model)
         expand(model.graph)
         common.TopologicalSortPass()(model)
+
+
+def inline_holders(model: ir.Model) -> None:
+    """Replace operators outside the default domain that hold graphs by their bodies, in place.
+
+    FlexAttention's graphs become nodes of its body, as in a runtime. What they need has to be in
+    them, so this comes before constants are moved to the main graph.
+    """
+    holders = [n for n in model.graph.all_nodes() if n.domain and any(subgraphs(n))]
+    if holders:
+        infer(model)
+    for node in holders:
+        inline_body(node, model.graph.opset_imports[""])
 
 
 def _resize_as_of_old(graph: ir.Graph) -> None:
@@ -131,6 +150,11 @@ def _resize_as_of_old(graph: ir.Graph) -> None:
 
 def _raise(model: ir.Model, version: int) -> None:
     """Raise the opset to FLOOR, past operators that onnxruntime had before the standard did."""
+    if version < 9 and any(n.op_type == "Scan" and not n.domain for n in model.graph.all_nodes()):
+        raise ModelError(
+            "the model holds a Scan of opset 8, which scans each example of a batch by itself and "
+            "which no converter raises: export the model with opset 9 or later"
+        )
     ahead = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
     for node in ahead:
         node.domain = _HIDDEN
@@ -177,10 +201,52 @@ def _infer(model: ir.Model) -> None:
                 v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_shapes(model)
-    while _type_own_operators(model.graph) or _keep_ranks(model.graph):
+    while (
+        _type_sequences(model.graph) or _type_own_operators(model.graph) or _keep_ranks(model.graph)
+    ):
         infer_shapes(model)
     if _infer_inner(model.graph):
         infer_shapes(model)
+
+
+def _type_sequences(graph: ir.Graph) -> bool:
+    """Set the types of sequences, of which onnx_ir's pass sees the elements' dtype alone."""
+    found = False
+    for node in graph:
+        for inner in subgraphs(node):
+            found |= _type_sequences(inner)
+            for v in inner.inputs:
+                _forget_names(v)
+        for k, v in enumerate(node.outputs):
+            _forget_names(v)
+            if v.dtype is not None and not is_sequence(v) and _gives_sequence(node, k):
+                v.type = ir.SequenceType(ir.TensorType(v.dtype))
+                found = True
+    return found
+
+
+def _forget_names(value: ir.Value) -> None:
+    """Elements of a sequence may differ in a size that has a name."""
+    if is_sequence(value) and value.shape is not None:
+        value.shape = ir.Shape([d if isinstance(d, int) else None for d in value.shape])
+
+
+def _gives_sequence(node: ir.Node, k: int) -> bool:
+    if node.domain:
+        return False
+    if node.op_type in ("Loop", "If"):  # a Loop's body gives its condition first
+        inner = next(iter(subgraphs(node))).outputs
+        return is_sequence(inner[k + 1 if node.op_type == "Loop" else k])
+    if node.op_type == "Identity" and (source := node.inputs[0]) is not None:
+        return is_sequence(source)
+    return _always_gives_sequence(node.op_type)
+
+
+@functools.cache
+def _always_gives_sequence(op_type: str) -> bool:
+    schema = onnx_schema("", op_type)
+    kinds = schema.outputs[0].types if schema and schema.outputs else set()
+    return bool(kinds) and all(kind.startswith("seq(") for kind in kinds)
 
 
 def _keep_ranks(graph: ir.Graph) -> bool:
@@ -193,11 +259,15 @@ def _infer_inner(graph: ir.Graph) -> bool:
     found, inner = False, list(graph.subgraphs())
     op = Builder(graph) if inner else None
     for node in (n for g in inner for n in g if onnx_schema(n.domain, n.op_type)):
-        missing = [v for v in node.outputs if v.name and v.shape is None]
-        if op and missing and not any(subgraphs(node)):
+        known = {v: v.shape for v in node.outputs if v.name and elements_of(v) is None}
+        if op and known and not any(subgraphs(node)):
+            for v in known:
+                v.shape = None
             with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
                 op.infer_outputs(node)
-            found |= any(v.shape is not None for v in missing)
+            found |= any(v.shape is not None and v.shape != s for v, s in known.items())
+            for v, shape in known.items():
+                v.shape = shape if v.shape is None else v.shape
     return found
 
 
@@ -227,6 +297,8 @@ def _schema_type(schema: onnx.defs.OpSchema, node: ir.Node, k: int) -> ir.TypePr
     kind = schema.outputs[min(k, len(schema.outputs) - 1)].type_str
     if kind.startswith("tensor("):
         return ir.TensorType(ir.DataType[kind[len("tensor(") : -1].upper()])
+    if node.op_type == "ConcatFromSequence" and (source := node.inputs[0]) is not None:
+        return None if source.dtype is None else ir.TensorType(source.dtype)
     same = (v for p, v in zip(schema.inputs, node.inputs, strict=False) if p.type_str == kind)
     return next((v.type for v in same if v is not None), None)
 

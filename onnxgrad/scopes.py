@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Names, Tensor
-from onnxgrad.values import constant_of, forget_constant, subgraphs
+from onnxgrad.shapes import full_like
+from onnxgrad.values import constant_of, forget_constant, is_sequence, subgraphs
 
 
 def captures(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -136,7 +139,21 @@ def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[i
     for t, g in pairs:
         if g is not None:
             parts.setdefault(t.value, []).append(op.tensor(g.value))
-    return {v: op.sum(gs) for v, gs in parts.items()}
+    return {v: total(op, gs) for v, gs in parts.items()}
+
+
+def total(op: Builder, gs: Sequence[Tensor]) -> Tensor:
+    """The sum of cotangents of one value: of sequences, that of the elements at each place."""
+    if not is_sequence(gs[0].value):
+        return op.sum(gs)
+    return functools.reduce(lambda a, b: each(op, lambda _, x, y: [x + y], [a, b])[0], gs)
+
+
+def zeros_like(t: Tensor) -> Tensor:
+    """The cotangent zero of a tensor or of a sequence of tensors."""
+    if is_sequence(t.value):
+        return each(t.op, lambda _, x: [full_like(x, 0)], [t])[0]
+    return full_like(t, 0)
 
 
 def close(op: Builder, results: Sequence[Tensor]) -> None:
@@ -188,9 +205,42 @@ def scan(
     return list(values[: len(states)]), list(values[len(states) :])
 
 
+def each(
+    op: Builder, function: Callable[..., Sequence[Tensor]], operands: Sequence[Tensor]
+) -> list[Tensor]:
+    """The sequences of what `function` gives for each element of the first operand, as a Loop.
+
+    Args:
+        op: Emits the node.
+        function: ``function(op, *elements)`` emits the results of one element to the inner graph.
+        operands: Sequences as long as the first, of which it takes the elements at the same place;
+            and tensors, which are the same for each.
+    """
+    inner = op.child("each")
+    place = new_input(inner, "place", op.const(0).value)
+    go = new_input(inner, "go", op.const(True, dtype=np.bool_).value)
+    results = function(
+        inner, *(inner.SequenceAt(t, place) if is_sequence(t.value) else t for t in operands)
+    )
+    like = [op.tensor(list_of(r.value)) for r in results]
+    before = [new_input(inner, "results", t.value) for t in like]
+    after = [inner.SequenceInsert(s, r) for s, r in zip(before, results, strict=True)]
+    close(inner, [go, *after])
+    length, true = op.SequenceLength(operands[0]), op.const(True, dtype=np.bool_)
+    empty = [op.SequenceEmpty(dtype=int(r.dtype)) for r in results]
+    return list(op.node("Loop", [length, true, *empty], len(like), {"body": inner.graph}, like))
+
+
 def _slice_of(value: ir.Value) -> ir.Value:
     """What a step reads of a tensor, as far as dtype and shape go."""
     return ir.Value(type=value.type, shape=value.shape and ir.Shape(value.shape[1:]))
+
+
+def list_of(value: ir.Value) -> ir.Value:
+    """A sequence of tensors like `value`, of which a size without a number may differ."""
+    assert value.type is not None
+    sizes = value.shape and ir.Shape([d if isinstance(d, int) else None for d in value.shape])
+    return ir.Value(type=ir.SequenceType(ir.TensorType(value.type.dtype)), shape=sizes)
 
 
 def _stack_of(value: ir.Value, read: ir.Value) -> ir.Value:

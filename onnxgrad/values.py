@@ -97,6 +97,8 @@ def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
             yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
     elif node.op_type in _ALIKE and (x := node.inputs[0]) is not None and x.shape is not None:
         yield node.outputs[0], list(x.shape)
+    elif node.op_type == "Split" and (x := node.inputs[0]) is not None and x.shape is not None:
+        yield from ((v, [None] * len(x.shape)) for v in node.outputs)  # into computed sizes
 
 
 _POOLS = {"AveragePool", "LpPool", "MaxPool"}
@@ -122,6 +124,16 @@ def _counts_too_many(node: ir.Node) -> bool:
     return False
 
 
+# The elements of a sequence may differ in size, though inference gives the size one name.
+_OF_SEQUENCES = {
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceErase",
+    "SequenceInsert",
+    "SplitToSequence",
+}
+
+
 def misjudged(node: ir.Node) -> bool:
     """Whether the standard's inference may give wrong sizes, where operands' are not numbers.
 
@@ -131,6 +143,8 @@ def misjudged(node: ir.Node) -> bool:
     """
     if not node.domain and node.op_type in _POOLS:
         return _counts_too_many(node)
+    if not node.domain and node.op_type in _OF_SEQUENCES:
+        return any(isinstance(d, str) for d in dims_of(node.outputs[0]) or ())
     if node.domain or node.op_type not in ("Attention", "Einsum"):
         return False
     dims = [None if v is None else dims_of(v) for v in node.inputs]

@@ -1,4 +1,4 @@
-"""Sequences that are known element by element, against the same net without them."""
+"""Sequences, known element by element or at run time only, and states whose shape changes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 import onnxgrad as og
 from tests.oracle import close, directional, inner, runner
+from tests.test_rules import validate, vjp_error
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
 ZERO, ONE, LAST = (
@@ -55,20 +56,73 @@ def test_gradient(name: str) -> None:
     assert close(inner(gradients, directions), inner([seed], [slope]), 1e-3)
 
 
-def test_a_split_of_unknown_size_is_refused_with_the_reason() -> None:
-    text = f"""{HEAD} net (float[N] x) => (float[M] y) {{
-        s = SplitToSequence(x)
-        {ZERO}
-        y = SequenceAt(s, i)
-    }}"""
-    with pytest.raises(og.NoRuleError, match="how many parts"):
-        og.gradient(onnx.parser.parse_model(text))
+# -- what is known at run time only ----------------------------------------------------------------
+
+TEXT = HEAD + " net (double[N] x, double[2] w, int64 i, int64 k) => (double[K] y) <bool t = {1}> "
+LOOP = "Loop <body = b (int64 j, bool c, "
+STEP = "d = Identity(c)"
+AT_RUN_TIME = {
+    "split and take": "{ s = SplitToSequence<axis = 0, keepdims = 0>(x) a = SequenceAt(s, i) "
+    "b = Mul(a, w) y = Mul(b, a) }",
+    "chunks and all": "{ s = SplitToSequence(x, k) n = SequenceInsert(s, w) "
+    "c = ConcatFromSequence<axis = 0>(n) y = Sin(c) }",
+    "insert": "{ s = SequenceConstruct(x, w, x) n = SequenceInsert(s, w, i) "
+    "c = ConcatFromSequence<axis = -1>(n) y = Mul(c, c) }",
+    "erase": "{ s = SequenceConstruct(x, w, x) n = SequenceErase(s, i) "
+    "c = ConcatFromSequence<axis = 0>(n) y = Mul(c, c) }",
+    "erase the last": "{ s = SequenceConstruct(x, w) n = SequenceInsert(s, x, i) "
+    "m = SequenceErase(n) c = ConcatFromSequence<axis = 0>(m) y = Mul(c, c) }",
+    "map": "{ s = SplitToSequence(x, k) "
+    "m = SequenceMap <body = b (double[A] a) => (double[A] o) { p = Sin(a) q = ReduceSum(w) "
+    "o = Mul(p, q) }> (s) y = ConcatFromSequence<axis = 0>(m) }",
+    "map of several": "{ s = SplitToSequence(x, k) u = SplitToSequence(x, k) "
+    "m, n = SequenceMap <body = b (double[A] a, double[A] b, double[2] v) => "
+    "(double[A] o, double[2] r) { o = Mul(a, b) q = ReduceSum(o) r = Mul(q, v) }> (s, u, w) "
+    "c = ConcatFromSequence<axis = 0>(m) e = ConcatFromSequence<axis = 0>(n) "
+    "y = Concat<axis = 0>(c, e) }",
+    "map of known ones": "{ s = SequenceConstruct(x, w) "
+    "m = SequenceMap <body = b (double[A] a) => (double[A] o) { p = ReduceSum(w) o = Mul(a, p) }> "
+    "(s) c = ConcatFromSequence<axis = 0>(m) y = Mul(c, c) }",
+    "collect": f"{{ e = SequenceEmpty<dtype = 11>() v, s = {LOOP} double[2] u, seq(double[A]) r) "
+    f"=> (bool d, double[2] o, seq(double[A]) q) {{ {STEP} o = Sin(u) p = Mul(o, w) "
+    "q = SequenceInsert(r, p) }> (k, t, w, e) c = ConcatFromSequence<axis = 0>(s) "
+    "y = Concat<axis = 0>(x, v, c) }",
+    "collect onto some": f"{{ e = SequenceConstruct(x, w) s = {LOOP} seq(double[A]) r) "
+    f"=> (bool d, seq(double[A]) q) {{ {STEP} f = Cast<to = 11>(j) p = Mul(w, f) "
+    "u = Mul(p, w) q = SequenceInsert(r, u) }> (k, t, e) c = ConcatFromSequence<axis = 0>(s) "
+    "y = Sin(c) }",
+    "read in a loop": f"{{ s = SplitToSequence<keepdims = 0>(x) y = {LOOP} double[2] u) "
+    f"=> (bool d, double[2] o) {{ {STEP} a = SequenceAt(s, j) p = Sin(u) o = Mul(p, a) }}> "
+    "(k, t, w) }",
+    "grow": f"{{ y = {LOOP} double[A] u) => (bool d, double[B] o) {{ {STEP} p = Sin(u) "
+    "q = ReduceSum(p) r = Mul(w, q) o = Concat<axis = 0>(u, r) }> (k, t, x) }",
+    "grow and scan": f"{{ v, z = {LOOP} double[A] u) => (bool d, double[B] o, double[2] m) "
+    f"{{ {STEP} p = Sin(u) q = ReduceSum(p) m = Mul(w, q) o = Concat<axis = 0>(u, m) }}> "
+    "(k, t, x) l = Constant<value_ints = [1]>() a = ReduceSum<keepdims = 0>(z, l) "
+    "y = Concat<axis = 0>(v, a) }",
+    "shrink": f"{{ y = {LOOP} double[A] u) => (bool d, double[B] o) {{ {STEP} "
+    "one = Constant<value_ints = [1]>() end = Constant<value_ints = [9]>() "
+    "m = Slice(u, one, end) p = ReduceSum(w) o = Mul(m, p) }> (k, t, x) }",
+    "positions that grow": f"{{ zero = Constant<value_ints = [0]>() n, y = {LOOP} int64[A] a, "
+    f"double[2] u) => (bool d, int64[B] b, double[2] o) {{ {STEP} g = Gather(x, a) "
+    "p = ReduceSum(g) o = Mul(u, p) one = Constant<value_ints = [1]>() "
+    "b = Concat<axis = 0>(a, one) }> (k, t, zero, w) }",
+}
 
 
-def test_a_position_known_at_run_time_is_refused_with_the_reason() -> None:
-    text = f"""{HEAD} net (float[N] x, int64 i) => (float[M] y) {{
-        s = SequenceConstruct(x, x)
-        y = SequenceAt(s, i)
-    }}"""
-    with pytest.raises(og.NoRuleError, match="a later use"):
-        og.gradient(onnx.parser.parse_model(text))
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("name", AT_RUN_TIME)
+def test_at_run_time(name: str, order: int) -> None:
+    model = onnx.parser.parse_model(TEXT + AT_RUN_TIME[name])
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.standard_normal(5), "w": rng.standard_normal(2)}
+    feeds |= {"i": np.array(-1), "k": np.array(2)}
+    for _ in range(order - 1):
+        model = og.gradient(model, ["x", "w"], forward=False, unreachable="zeros")
+    backward = og.gradient(model, ["x", "w"], ograd=True, unreachable="zeros")
+    validate(backward)
+    # Without a step a list of nothing cannot be concatenated.
+    for steps in (0, 2) if "Loop" in AT_RUN_TIME[name] and name != "collect" else (2,):
+        feeds["k"] = np.array(steps)
+        analytic, numeric = vjp_error(model, backward, feeds, rng, runner)
+        assert close(analytic, numeric, 1e-6), (steps, analytic, numeric)

@@ -4,6 +4,10 @@ An inner graph is recomputed inside its backward graph, from the values that it 
 what it captures, a step of a loop from its states before the step, which the forward node is made
 to give out as further scan outputs. The backward pass of Loop and Scan is a Scan over the steps,
 last one first, that carries the cotangents of the states and the sums of those of the captures.
+
+A Scan carries no sequences, and neither it nor a scan output allows for shapes that change from
+step to step. Where a Loop has those its backward pass is a Loop, and a copy of it collects its
+states.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import rule
-from onnxgrad.scopes import close, copy_into, merged, new_input
-from onnxgrad.shapes import full_like, reshape_like
-from onnxgrad.values import carries, is_float
+from onnxgrad.scopes import close, copy_into, list_of, merged, new_input, total, zeros_like
+from onnxgrad.shapes import reshape_like, same_dim
+from onnxgrad.values import carries, dims_of, is_sequence
 
 
 @rule("If")
@@ -37,7 +41,7 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
     if not live:
         return {}
     for inner, found in branches:
-        close(inner, [found.get(c.value) or full_like(inner.tensor(c.value), 0) for _, c in live])
+        close(inner, [found.get(c.value) or zeros_like(inner.tensor(c.value)) for _, c in live])
     then_back, else_back = (inner.graph for inner, _ in branches)
     gs = op.node(
         "If",
@@ -127,7 +131,7 @@ class _Steps:
 
         # The backward body: what it carries, then what it reads at each step.
         inner = op.child("step_back")
-        carry = [new_input(inner, "g_state", self.states[k][0]) for k in carried]
+        carry = [self._carried(inner, k) for k in carried]
         totals = [new_input(inner, "g_sum", c.value) for _, c in sums]
         before = [self._formal(inner, v) for v in self.body.inputs]
         g_slices = [
@@ -147,20 +151,24 @@ class _Steps:
         sources = [formal[self.states[k][0]] for k in carried]
         sources += [formal[self.scan_in[k]] for k in slices]
         found = pull(inner, seeds, [t.value for t in sources + [c for _, c in sums]])
-        stepped = [found.get(t.value) or full_like(t, 0) for t in sources]
+        stepped = [found.get(t.value) or zeros_like(t) for t in sources]
         added = [
-            total + found[c.value] if c.value in found else total
-            for total, (_, c) in zip(totals, sums, strict=True)
+            total(inner, [t, found[c.value]]) if c.value in found else t
+            for t, (_, c) in zip(totals, sums, strict=True)
         ]
         m = len(carried)
         close(inner, [*stepped[:m], *added, *stepped[m:]])
 
         reads = self._reads(inner, formal, zip(g_slices, g_scans, strict=True))
-        initial = [
-            g_states[k] or full_like(op.tensor(_named(op, self.node, k)), 0) for k in carried
-        ]
-        initial += [full_like(c, 0) for _, c in sums]
-        values = self._scan(inner, initial, reads, slices)
+        initial = [g_states[k] or zeros_like(op.tensor(_named(op, self.node, k))) for k in carried]
+        initial += [zeros_like(c) for _, c in sums]
+        if any(is_sequence(t.value) for t in [*initial, *(t for t, _, _ in reads)]) or any(
+            self._varies(self.states[k]) for k in carried
+        ):
+            like = [*(self.operands[k] for k in carried), *(c for _, c in sums)]
+            values = self._loop(inner, initial, reads, like)
+        else:
+            values = self._scan(inner, initial, reads, slices)
         keys = [(self.operand, k) for k in carried] + [("captures", k) for k, _ in sums]
         keys += [(self.operand, n + k) for k in slices]
         return dict(zip(keys, values, strict=True))
@@ -187,11 +195,39 @@ class _Steps:
             live = matters(self.body, sources, [*(self.states[k][1] for k in carried), *scans])
             more = carried | {k for k in floating if self.states[k][0] in live}
             if more == carried:
-                for k in carried:
-                    if not is_float(self.states[k][0]):
-                        self.op.refuse(f"its state {self.states[k][0].name!r} is no tensor")
                 return sorted(carried), live
             carried = more
+
+    def _varies(self, state: tuple[ir.Value, ir.Value]) -> bool:
+        """Whether the shape of a state, of which only the rank is certain, may change."""
+        before, after = map(dims_of, state)
+        if is_sequence(state[0]) or self.scan_in:
+            return False
+        if before is None or after is None:
+            return True
+        if len(before) != len(after) or any(
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for a, b in zip(before, after, strict=True)
+        ):
+            self.op.refuse(
+                f"its state {state[0].name!r} of the shape {list(before)} becomes one of the shape "
+                f"{list(after)}: declare the sizes that change as unknown"
+            )
+        return not all(map(same_dim, before, after))
+
+    def _carried(self, inner: Builder, k: int) -> Tensor:
+        """The cotangent of a state as the backward body takes it."""
+        t = new_input(inner, "g_state", self.states[k][0])
+        if self._varies(self.states[k]):
+            before, after = map(dims_of, self.states[k])
+            t.value.shape = (
+                None
+                if before is None or after is None
+                else ir.Shape(
+                    [a if same_dim(a, b) else None for a, b in zip(before, after, strict=True)]
+                )
+            )
+        return t
 
     def _formal(self, inner: Builder, value: ir.Value) -> Tensor:
         """The stand-in of one input of the body in the backward body."""
@@ -214,10 +250,17 @@ class _Steps:
         """What the Scan reads: tensor, axis and direction; inputs that nothing uses are removed."""
         counts = not self.scan_in  # a Loop: an input that tells the number of steps must remain
         reads = []
+
+        def is_used(t: Tensor) -> bool:
+            return bool(t.value.uses()) or t.value in inner.graph.outputs
+
+        collected = self._collect(
+            [state[0] for state in self.states if is_used(formal[state[0]]) and self._varies(state)]
+        )
         for value, t in formal.items():
             if t.value not in inner.graph.inputs:
                 continue
-            used = t.value.uses() or t.value in inner.graph.outputs
+            used = is_used(t)
             if value in self.scan_in:
                 k = list(self.scan_in).index(value)
                 if used:
@@ -226,7 +269,7 @@ class _Steps:
                     reads.append((operand, self.in_axes[k] if self.in_axes else 0, 1 - direction))
                     continue
             elif used or (counts and value is self.body.inputs[0]):
-                reads.append((self._history(value), 0, 1))
+                reads.append((collected.get(value) or self._history(value), 0, 1))
                 continue
             inner.graph.inputs.remove(t.value)
         for k, (t, g) in enumerate(g_slices):
@@ -237,8 +280,9 @@ class _Steps:
 
     def _history(self, value: ir.Value) -> Tensor:
         """All that an input of the body was, step by step, as a scan output of the forward node."""
-        if not isinstance(value.type, ir.TensorType):
-            self.op.refuse(f"its state {value.name!r} is no tensor and is needed to go backward")
+        if is_sequence(value):  # its last value stands for it
+            k = [before for before, _ in self.states].index(value)
+            return self.op.tensor(_named(self.op, self.node, k))
         for k, out in enumerate(self.body.outputs):
             made = out.producer()
             if made is not None and made.op_type == "Identity" and made.inputs[0] is value:
@@ -263,6 +307,65 @@ class _Steps:
         if value.shape is not None:
             history.shape = ir.Shape([None, *value.shape])
         return op.tensor(history)
+
+    def _collect(self, values: list[ir.Value]) -> dict[ir.Value, Tensor]:
+        """All that states of changing shapes were, as sequences, by a copy of the Loop."""
+        if not values:
+            return {}
+        given = self.node.inputs[:2]
+        trips, condition = (None if v is None else self.op.tensor(v) for v in given)
+        found = self._again(self.op, trips, condition, values)
+        return dict(zip(values, found[len(self.states) :], strict=True))
+
+    def _again(
+        self, op: Builder, trips: Tensor | None, condition: Tensor | None, values: list[ir.Value]
+    ) -> tuple[Tensor, ...]:
+        """A copy of the Loop: its final states, and sequences of what `values` were."""
+        n = len(self.states)
+        inner = op.child("steps_again")
+        formal = [new_input(inner, v.name or "input", v) for v in self.body.inputs]
+        lists = [list_of(v) for v in values]
+        before = [new_input(inner, "before", v) for v in lists]
+        _, outputs = copy_into(inner, self.body, formal)
+        now = dict(zip(self.body.inputs, formal, strict=True))
+        after = [inner.SequenceInsert(s, now[v]) for s, v in zip(before, values, strict=True)]
+        close(inner, [*outputs[: n + 1], *after])
+        empty = [op.SequenceEmpty(dtype=int(s.dtype)) for s in before]
+        return op.node(
+            "Loop",
+            [trips, condition, *self.operands, *empty],
+            n + len(values),
+            {"body": inner.graph},
+            like=[*(op.tensor(v) for v in self.node.outputs[:n]), *map(op.tensor, lists)],
+        )
+
+    def _loop(
+        self,
+        inner: Builder,
+        initial: list[Tensor],
+        reads: list[tuple[Tensor, int, int]],
+        like: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """The backward pass as a Loop, for what a Scan does not allow."""
+        op, graph = self.op, inner.graph
+        if self.scan_in:
+            op.refuse("it captures a sequence: write the Scan as a Loop")
+        steps = op.Size(reads[0][0])  # the first that a Loop reads are the numbers of its steps
+        formal = list(graph.inputs)
+        step, go = (new_input(inner, v.name or "input", v) for v in self.body.inputs[:2])
+        place, true = inner.Sub(steps - 1, step), op.const(True, dtype=np.bool_)
+        for v, (t, _, _) in zip(formal[len(initial) :], reads, strict=True):
+            if is_sequence(v):  # there is no sequence of sequences: all steps up to here again
+                k = self.node.outputs.index(t.value)
+                read = self._again(inner, place, true, [])[k]
+            else:
+                read = (inner.SequenceAt if is_sequence(t.value) else inner.Gather)(t, place)
+            v.replace_all_uses_with(inner.typed(read, inner.tensor(v)).value)
+        del graph.inputs[:]
+        graph.inputs.extend([step.value, go.value, *formal[: len(initial)]])
+        graph.outputs.insert(0, inner.Identity(go).value)
+        graph.sort()
+        return op.node("Loop", [steps, true, *initial], len(like), {"body": graph}, like=like)
 
     def _scan(
         self,

@@ -7,7 +7,6 @@ import math
 
 from onnxgrad.registry import elementwise, rule, schema_of
 
-elementwise("Identity", lambda: 1)
 elementwise("Neg", lambda: -1)
 elementwise("Abs", lambda op, X: op.Sign(X))  # 0 at 0
 elementwise("Reciprocal", lambda Y: -(Y * Y))
@@ -28,6 +27,11 @@ elementwise("Tanh", lambda output: 1 - output * output)
 elementwise("Asinh", lambda op, input: 1 / op.Sqrt(1 + input * input))
 elementwise("Acosh", lambda op, input: 1 / (op.Sqrt(input - 1) * op.Sqrt(input + 1)))
 elementwise("Atanh", lambda input: 1 / (1 - input * input))
+
+
+@rule("Identity", "input")  # of tensors and of sequences
+def _(g):
+    return g
 
 
 @rule("Cast", "input")

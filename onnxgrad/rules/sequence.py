@@ -1,15 +1,23 @@
-"""Sequences and optionals that are known element by element: their tensors take the short way.
+"""Sequences and optionals.
 
-So they are in most files, where an exporter split a tensor or collected a list of them. A sequence
-that a loop builds has as many elements as the loop has steps; for it there is no rule.
+Where the elements of one are known when the graph is built, as in most files, in which an exporter
+split a tensor or collected a list of them, its tensors take the short way: expansions replace it.
+Else, as where a loop collects it, its cotangent is a sequence of the cotangents of its elements.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.expand import expansion, items
+from onnxgrad.registry import rule
+from onnxgrad.scopes import copy_into, each, zeros_like
 from onnxgrad.shapes import Size
+from onnxgrad.values import is_sequence
 
 KNOWN = "where its elements are known one by one when the graph is built"
 
@@ -36,6 +44,29 @@ def _(op, input_sequence, position):
     known = _known(op, input_sequence)
     k = len(known) - 1 if position is None else _place(op, position, len(known))
     return [*known[:k], *known[k + 1 :]]
+
+
+@expansion("SequenceMap", note="by a Loop, or where its elements are known by a copy for each")
+def _(op, input_sequence, *additional_inputs, body):
+    operands = [input_sequence, *additional_inputs]
+    known = [items(t) if is_sequence(t.value) else None for t in operands]
+    if any(is_sequence(t.value) and k is None for t, k in zip(operands, known, strict=True)):
+        return tuple(each(op, lambda inner, *x: _copy(inner, body, x), operands))
+    results = [
+        _copy(op, body, [t if k is None else k[i] for t, k in zip(operands, known, strict=True)])
+        for i in range(len(known[0] or []))
+    ]
+    return tuple([r[k] for r in results] for k in range(len(body.outputs)))
+
+
+def _copy(op: Builder, body: ir.Graph, inputs: Iterable[Tensor]) -> list[Tensor]:
+    """A copy of a graph, of types and sizes that are inferred anew."""
+    nodes, outputs = copy_into(op, body, list(inputs))
+    for node in nodes:
+        for v in node.outputs:
+            v.shape = None
+        op.infer_outputs(node)
+    return outputs
 
 
 @expansion("SequenceAt", note=KNOWN)
@@ -104,3 +135,67 @@ def _place(op: Builder, position: Tensor, length: int) -> int:
         return op.refuse("its position in the sequence is not known when the graph is built")
     k = int(position.const.item())
     return k + length if k < 0 else k
+
+
+# -- what is known at run time only ----------------------------------------------------------------
+
+
+@rule("SequenceConstruct", "inputs")
+def _(op, g, inputs, i):
+    return op.typed(op.SequenceAt(g, op.const(i)), inputs[i])
+
+
+@rule("SequenceAt", "input_sequence")
+def _(op, g, input_sequence, position):
+    k = _from_front(op, position, op.SequenceLength(input_sequence))
+    return op.SequenceInsert(op.SequenceErase(zeros_like(input_sequence), k), g, k)
+
+
+@rule("SequenceInsert", "input_sequence")
+def _(op, g, input_sequence, position):
+    if position is None:
+        return op.SequenceErase(g)
+    return op.SequenceErase(g, _from_front(op, position, op.SequenceLength(g) - 1))
+
+
+@rule("SequenceInsert", "tensor")
+def _(op, g, input_sequence, tensor, position):
+    if position is None:
+        return op.typed(op.SequenceAt(g, op.const(-1)), tensor)
+    k = _from_front(op, position, op.SequenceLength(g) - 1)
+    return op.typed(op.SequenceAt(g, k), tensor)
+
+
+@rule("SequenceErase", "input_sequence")
+def _(op, g, input_sequence, position):
+    k = op.const(-1) if position is None else position
+    k = _from_front(op, k, op.SequenceLength(input_sequence))
+    return op.SequenceInsert(g, shapes.full_like(op.SequenceAt(input_sequence, k), 0), k)
+
+
+@rule("ConcatFromSequence", "input_sequence")
+def _(op, g, input_sequence, axis, new_axis):
+    if new_axis:
+        return op.SplitToSequence(g, axis=axis, keepdims=0)
+    (sizes,) = each(op, lambda inner, x: [_size(inner, x, axis)], [input_sequence])
+    return op.SplitToSequence(g, op.ConcatFromSequence(sizes, axis=0), axis=axis)
+
+
+@rule("SplitToSequence", "input")
+def _(op, g, input, split, axis, keepdims):
+    new_axis = None if split is not None or keepdims else 1
+    return op.typed(op.ConcatFromSequence(g, axis=axis, new_axis=new_axis), input)
+
+
+def _from_front(op: Builder, position: Tensor, length: Tensor) -> Tensor:
+    """A position that is not negative."""
+    position = op.cast(position, ir.DataType.INT64)
+    known = position.const
+    if known is not None and known >= 0:
+        return position
+    return op.Where(position < 0, position + length, position)
+
+
+def _size(op: Builder, x: Tensor, axis: int) -> Tensor:
+    """The size of an axis of a tensor whose rank may be unknown, as a vector."""
+    return op.Gather(op.Shape(x), op.const([axis]))
