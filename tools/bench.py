@@ -427,6 +427,7 @@ class Run:
     commands: list[str] = field(default_factory=list)
     measured: dict[Cell, dict[str, Result]] = field(default_factory=dict)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quick: bool = False
 
     @staticmethod
     def load() -> Run:
@@ -450,7 +451,9 @@ class Run:
             old[label] = result
 
     def save(self) -> None:
-        """For the next run."""
+        """For the next run; a quick one leaves what is kept alone."""
+        if self.quick:
+            return
         KEPT.parent.mkdir(exist_ok=True)
         measured = [
             (asdict(cell), {label: asdict(r) for label, r in row.items()})
@@ -514,6 +517,7 @@ def main() -> None:
     everything = args.nets is None and args.figures is None
     rounds, seconds = (2, 0.05) if args.quick else (args.rounds, args.seconds)
     run = Run.load() if args.keep else Run()
+    run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
     run.commands.append(f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}")
     labels = list(dict.fromkeys(["forward", "onnxgrad", *args.peers]))
