@@ -25,7 +25,7 @@ from onnxgrad import io
 from onnxgrad.api import GRADIENTS, OGRADS, Spec, gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
 from onnxgrad.names import All, resolve
-from onnxgrad.normalise import FLOOR, infer
+from onnxgrad.normalise import FLOOR, infer, inline_holders
 from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
 from onnxgrad.widen import widen
 
@@ -461,6 +461,7 @@ def _prepare(net: ir.Model) -> None:
     if net.functions:
         common.InlinePass()(net)
     net.graph.opset_imports.setdefault("", FLOOR)
+    inline_holders(net)
     common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
     common.LiftSubgraphInitializersToMainGraphPass()(net)
     infer(net)

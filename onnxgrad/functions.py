@@ -49,10 +49,34 @@ def body_of(node: ir.Node, opset: int) -> ir.Graph | None:
     return graph if all(_fits(n, opset) for n in graph) else None
 
 
+def inline_body(node: ir.Node, opset: int) -> None:
+    """Put the body of a node's operator in its place, where there is one."""
+    body, graph = body_of(node, opset), node.graph
+    if body is None or not isinstance(graph, ir.Graph):
+        return
+    nodes, outputs = list(body), list(body.outputs)
+    given = [v for v in node.inputs if v is not None]
+    for formal, actual in zip(body.inputs, given, strict=True):
+        formal.replace_all_uses_with(actual)
+    body.outputs.clear()
+    body.remove(nodes)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, outputs)
+
+
 def _context_dependent(schema: Any, node: ir.Node, version: int) -> bytes:
     types = [b"" if v is None else type_proto(v).SerializeToString() for v in node.inputs]
-    proto = ir.serde.serialize_node(node).SerializeToString()
-    return schema.get_context_dependent_function_with_opset_version(version, proto, types)
+    proto = ir.serde.serialize_node(node)
+    for a in proto.attribute:  # the standard's own builders lose the initializers of graphs
+        constants = [
+            onnx.helper.make_node("Constant", [], [t.name], value=t) for t in a.g.initializer
+        ]
+        nodes = [*constants, *a.g.node]
+        del a.g.initializer[:], a.g.node[:]
+        a.g.node.extend(nodes)
+    get = schema.get_context_dependent_function_with_opset_version
+    function = onnx.FunctionProto.FromString(get(version, proto.SerializeToString(), types))
+    del function.attribute[:]  # all of them are filled in
+    return function.SerializeToString()
 
 
 def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
@@ -65,7 +89,7 @@ def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
         function.domain,
         function.name,
         inputs,
-        node.attributes.values(),
+        [a for name, a in node.attributes.items() if name in function.attributes],
         overload=function.overload,
         num_outputs=len(node.outputs),
     )

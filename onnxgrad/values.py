@@ -165,9 +165,10 @@ def misjudged(node: ir.Node) -> bool:
 
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
     """The dimensions of a value; None where even the rank is unknown."""
-    if value.shape is None:
+    shape = value.shape
+    if shape is None:
         return None
-    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return tuple([d if isinstance(d, int) else d.value for d in shape.dims])
 
 
 def elements_of(value: ir.Value) -> int | None:

@@ -16,7 +16,7 @@ _BITS = {
     ir.DataType.DOUBLE: 64,
 }
 # Attributes that choose an output's dtype.
-_DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype"}
+_DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "softmax_precision"}
 
 
 def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> bool:

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.aionnx_preview_training.op_adagrad import Adagrad
+from onnx.reference.ops.aionnx_preview_training.op_adam import Adam
+from onnx.reference.ops.aionnx_preview_training.op_momentum import Momentum
 
 from tests import reference_recurrent
 
@@ -241,6 +244,21 @@ class Pad(OpRun):
         return (y[tuple(cut)],)
 
 
+def in_full(base: type[OpRun], kinds: int) -> type[OpRun]:
+    """An optimizer of several tensors, with as many operands for each; onnx's rounds to single."""
+
+    class Full(base):  # type: ignore[misc, valid-type]
+        op_domain = "ai.onnx.preview.training"
+
+        def _run(self, *data, **attributes):  # type: ignore[no-untyped-def]
+            n = (len(data) - 2) // kinds
+            steps = [self._run1(*data[:2], *data[2 + k :: n], **attributes) for k in range(n)]
+            return tuple(t for kind in zip(*steps, strict=True) for t in kind)
+
+    Full.__name__ = base.__name__
+    return Full
+
+
 OPS = [
     AveragePool,
     Conv,
@@ -253,4 +271,5 @@ OPS = [
     MaxUnpool,
     Pad,
     *reference_recurrent.OPS,
+    *(in_full(*o) for o in ((Adagrad, 3), (Adam, 4), (Momentum, 3))),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
 import onnxgrad as og
 from tests.oracle import reference
@@ -34,3 +35,28 @@ def test_an_if_on_the_number_of_elements() -> None:
     }"""
     backward = og.gradient(onnx.parser.parse_model(text), "x", of="y")
     assert "If" not in {n.op_type for n in backward.graph.node}
+
+
+def test_the_graphs_that_an_operator_modifies_its_scores_with() -> None:
+    """FlexAttention's score_mod: its constants stay with it, and its weights have gradients."""
+    text = """<ir_version: 13, opset_import: ["" : 26, "ai.onnx.preview" : 1]>
+    g (float[1,1,2,2] q, float[1,1,3,2] k, float[1,1,3,2] v) => (float[1,1,2,2] y) {
+      y = ai.onnx.preview.FlexAttention<score_mod = s (float[B,H,L,S] a) => (float[B,H,L,S] b)
+        <float half = {0.5}> { b = Mul(a, half) }>(q, k, v)
+    }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 1, n, 2)).astype(np.float32) for n in (2, 3, 3))
+    assert og.check(model, {"q": q, "k": k, "v": v})
+    backward = og.gradient(model, "v", ograd=True)
+    assert not [n for n in backward.graph.node if n.domain]
+
+
+def test_a_scan_of_opset_8_is_refused() -> None:
+    text = """<ir_version: 3, opset_import: ["" : 8]>
+    g (float[1,2] s, float[1,3,2] x) => (float[1,2] y, float[1,3,2] z) {
+      y, z = Scan<num_scan_inputs = 1, body = b (float[2] a, float[2] n) => (float[2] c, float[2] d)
+        { c = Add(a, n)  d = Identity(c) }>( , s, x)
+    }"""
+    with pytest.raises(og.ModelError, match="Scan of opset 8"):
+        og.gradient(onnx.parser.parse_model(text), "x")

@@ -6,7 +6,7 @@ dx = r (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂))
 import onnx_ir as ir
 
 from onnxgrad import shapes
-from onnxgrad.registry import rule, zero
+from onnxgrad.registry import rule
 
 
 def _inverse_root(op, variance, epsilon):
@@ -297,13 +297,26 @@ def _(op, g, ratio, training_mode, mask):
     training = False if training_mode is None else training_mode.const
     if training is not None and not training:
         return g
-    ratio = op.const(0.5, like=g) if ratio is None else op.cast(ratio, g.dtype)
-    keep = 1 - ratio
-    # All are dropped at a ratio of 1: the mask is 0, and no 0 · ∞.
-    scale = op.bounded(1 / op.Where(keep.equals(0), op.const(1, like=g), keep))
+    scale = _scale(op, g, ratio)
     if training is None:
         scale = op.Where(training_mode, scale, op.const(1, like=g))
     return op.mask(g, mask) * scale
 
 
-zero("Dropout", "ratio", reason="a probability, of which the mask is a random draw")
+@rule("Dropout", "ratio")
+def _(op, g, output, ratio, training_mode):
+    """With the mask as it was drawn: d/dr x / (1 - r) = y / (1 - r), and 0 in inference."""
+    training = False if training_mode is None else training_mode.const
+    if training is not None and not training:
+        return None
+    total = shapes.reduce_sum(g * output, range(g.rank)) * _scale(op, g, ratio)
+    if training is None:
+        total = op.mask(total, training_mode)
+    return op.cast(total, ratio.dtype)
+
+
+def _scale(op, g, ratio):
+    """1 / (1 - r), by which what remains is enlarged."""
+    keep = 1 - (op.const(0.5, like=g) if ratio is None else op.cast(ratio, g.dtype))
+    # All are dropped at a ratio of 1: the mask is 0, and no 0 · ∞.
+    return op.bounded(1 / op.Where(keep.equals(0), op.const(1, like=g), keep))

@@ -40,14 +40,15 @@ def _mirrored(op: Builder, axis: Tensor, length: Size, spectrum: Tensor) -> Tens
     """How often each number of half a spectrum counts: twice, but for the ends of the whole."""
     known = axis.const
     if known is None:
-        return op.refuse(
-            "an axis known at run time only has no rule where half a spectrum comes in"
-        )
-    place = shapes.axis_of(int(known[0]), spectrum)
-    k = shapes.arange(op, shapes.dim(spectrum, place))
-    ends = [op.Cast(e, to=spectrum.dtype) for e in (k.equals(0), (k * 2).equals(length))]
-    others = [a for a in range(spectrum.rank) if a != place]
-    return op.Unsqueeze(2 - ends[0] - ends[1], op.const(others))
+        ones = shapes.full_like(spectrum, 1)
+        k, others = op.CumSum(ones, op.Squeeze(axis, op.const([0])), exclusive=1), []
+    else:
+        place = shapes.axis_of(int(known[0]), spectrum)
+        k = op.Cast(shapes.arange(op, shapes.dim(spectrum, place)), to=spectrum.dtype)
+        others = [a for a in range(spectrum.rank) if a != place]
+    last = shapes.as_float(length, like=k)
+    first, middle = (op.Cast(e, to=k.dtype) for e in (k.equals(0), (k * 2).equals(last)))
+    return op.Unsqueeze(2 - first - middle, op.const(others))
 
 
 @rule("STFT", "signal")

@@ -89,7 +89,7 @@ SAMPLES = [
             {"seed": 3},
             outputs=n,
             of=[0],
-            wrt=[0],
+            wrt=[0, 1] if True in others else [0],  # elsewhere the ratio does nothing
             reference=True,
         )
         for others in (

@@ -23,7 +23,7 @@ SAMPLES = [
     # onnxruntime does not take half a spectrum; the axis has to be a constant there.
     *(
         Sample("DFT", [normal(2, 3, 2), *length], {"inverse": 1, "onesided": 1}, reference=True)
-        for length in ([], [number(5)], [number(4)], [number(8)])
+        for length in ([], [number(5)], [number(4)], [number(8)], [number(5), number(-2)])
     ),
     # onnx's shape inference takes onesided for 0 where it is left out.
     Sample("STFT", [normal(2, 10, 1), number(3), normal(4)], {"onesided": 1}),
