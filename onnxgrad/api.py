@@ -5,9 +5,11 @@ load -> normalise -> trace what matters -> seed -> pull back -> name the results
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import onnx
 import onnx_ir as ir
@@ -31,6 +33,30 @@ GRADIENTS = "onnxgrad.gradients"
 OGRADS = "onnxgrad.ograds"
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def transform(function: Callable[P, T]) -> Callable[P, T]:
+    """A public function that builds a model, while Python's collector of cycles rests.
+
+    It would walk through the growing graph again and again: a fifth of the time to build.
+    """
+
+    @functools.wraps(function)
+    def build(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not gc.isenabled():
+            return function(*args, **kwargs)
+        gc.disable()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            gc.enable()
+
+    return build
+
+
+@transform
 def gradient(
     model: Any,
     wrt: Spec | All | None = None,
@@ -85,6 +111,7 @@ def gradient(
     return io.like(net, model)
 
 
+@transform
 def vjp(
     model: Any,
     wrt: Spec | All | None = None,

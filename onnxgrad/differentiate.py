@@ -91,14 +91,14 @@ class Flow:
         """Trace a graph, or a part of one, whose nodes are in topological order."""
         flow = cls(sources, targets, dict.fromkeys(sources))
         useful = set(targets)
+        before: dict[ir.Node, tuple[ir.Value | None, ...]] = {}
         for node in reversed(graph):
             if any(v in useful for v in node.outputs):
-                useful.update(v for v in operands(node) if v is not None)
+                before[node] = operands(node)
+                useful.update(v for v in before[node] if v is not None)
         steps: list[tuple[ir.Node, list[Edge]]] = []
-        for node in graph:
-            if not any(v in useful for v in node.outputs):
-                continue
-            edges = [edge(node, k) for k, v in enumerate(operands(node)) if v in flow.reached]
+        for node in reversed(before):
+            edges = [edge(node, k) for k, v in enumerate(before[node]) if v in flow.reached]
             flow.blocked += [e for e in edges if e.state == "zero"]
             edges = [e for e in edges if e.state != "zero"]
             if not edges:
@@ -113,8 +113,7 @@ class Flow:
         for node, edges in reversed(steps):
             if any(v in live for v in node.outputs):
                 flow.steps.append((node, edges))
-                values = operands(node)
-                live |= {u for e in edges if (u := values[e.index]) is not None}
+                live |= {u for e in edges if (u := before[node][e.index]) is not None}
         flow.steps.reverse()
         flow.useful = live
         return flow

@@ -15,7 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad import io, shapes
-from onnxgrad.api import Job
+from onnxgrad.api import Job, transform
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import pull
 from onnxgrad.errors import ArgumentError, SaveError
@@ -24,6 +24,7 @@ from onnxgrad.shapes import Size
 from onnxgrad.values import Dim, dims_of
 
 
+@transform
 def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
     """Write a model and the derivatives that a solver wants, for CasADi to discover.
 

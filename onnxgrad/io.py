@@ -44,7 +44,7 @@ def load(model: ModelLike) -> ir.Model:
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"The onnx_ir.Model is not consistent: {_root(error)}") from error
         for value in _values(private):
-            value.type = copy.deepcopy(value.type)  # clone() shares it, and it is mutable
+            value.type = _own_type(value.type)  # clone() shares it, and it is mutable
         replace_tensors(private, _detached)
         return private
     if isinstance(model, onnx.ModelProto):
@@ -214,6 +214,12 @@ def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.Tenso
 
 def _weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def _own_type(kind: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
+    if isinstance(kind, ir.TensorType):  # the most
+        return ir.TensorType(kind.dtype, denotation=kind.denotation)
+    return copy.deepcopy(kind)
 
 
 def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

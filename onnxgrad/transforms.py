@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import io, shapes
-from onnxgrad.api import GRADIENTS, OGRADS, Job, Spec
+from onnxgrad.api import GRADIENTS, OGRADS, Job, Spec, transform
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Flow, pull
 from onnxgrad.errors import ArgumentError
@@ -37,6 +37,7 @@ JACOBIANS = "onnxgrad.jacobians"
 MAX_BYTES = 2**31
 
 
+@transform
 def jvp(
     model: Any,
     wrt: Spec | All | None = None,
@@ -74,6 +75,7 @@ def jvp(
     return io.like(net, model)
 
 
+@transform
 def hvp(
     model: Any,
     wrt: Spec | All | None = None,
@@ -107,6 +109,7 @@ def hvp(
     return io.like(net, model)
 
 
+@transform
 def jacobian(
     model: Any,
     wrt: Spec | All | None = None,
@@ -143,6 +146,7 @@ def jacobian(
     return io.like(net, model)
 
 
+@transform
 def hessian(
     model: Any,
     wrt: Spec | All | None = None,
@@ -181,6 +185,7 @@ def hessian(
     return io.like(net, model)
 
 
+@transform
 def per_example_gradient(
     model: Any,
     wrt: Spec | All | None = None,
@@ -200,7 +205,8 @@ def per_example_gradient(
     of one, so examples must not influence each other in it.
 
     Args:
-        model, of, forward, unreachable, target: As for `gradient`; `of` are floating-point graph outputs.
+        model, of, forward, unreachable, target: As for `gradient`; `of` are floating-point graph
+            outputs.
         wrt: As for `gradient`, but no batched input; None means every parameter.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
@@ -229,6 +235,7 @@ def per_example_gradient(
     return io.like(net, model)
 
 
+@transform
 def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> Any:
     """A model with a new first axis, the batch, on its inputs and outputs.
 
