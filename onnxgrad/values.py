@@ -36,6 +36,17 @@ _RANDOM = {
 _MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 
 
+def draws(node: ir.Node) -> bool:
+    """Whether a node may give other values when it is computed again."""
+    if node.domain or node.op_type not in _RANDOM:
+        return False
+    if node.op_type != "Dropout":
+        return True
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    known = None if training is None else constant_of(training)
+    return training is not None and (known is None or bool(known.all()))
+
+
 def is_float(value: ir.Value) -> bool:
     """Whether `value` is a tensor of a differentiable dtype."""
     return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
@@ -168,7 +179,7 @@ def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
     shape = value.shape
     if shape is None:
         return None
-    return tuple([d if isinstance(d, int) else d.value for d in shape.dims])
+    return tuple([d if isinstance(d, int) else d.value for d in shape])
 
 
 def elements_of(value: ir.Value) -> int | None:

@@ -120,6 +120,36 @@ def test_missing_rule_inside() -> None:
         og.gradient(model)
 
 
+DRAWS = {
+    "Loop": """g (float[3] x, int64 n) => (float[3] y) <bool t = {1}> {
+      y = Loop <body = a (int64 i, bool ci, float[3] v) => (bool co, float[3] vo) {
+        co = Identity(ci)
+        r = RandomNormalLike(v)
+        vo = Mul(v, r)
+      }> (n, t, x)
+    }""",
+    "If": """g (float[3] x, bool c) => (float[3] y) <float half = {0.5}> {
+      y = If <
+        then_branch = a () => (float[3] t) { t = Dropout(x, half, c) },
+        else_branch = b () => (float[3] e) { e = Neg(x) }
+      > (c)
+    }""",
+}
+
+
+@pytest.mark.parametrize("operator", DRAWS)
+def test_random_numbers_inside_are_not_drawn_again(operator: str) -> None:
+    with pytest.raises(og.NoRuleError, match="would draw other numbers"):
+        og.gradient(onnx.parser.parse_model(HEAD + DRAWS[operator]))
+
+
+def test_random_numbers_inside_that_are_not_needed_again() -> None:
+    text = DRAWS["Loop"].replace("Mul(v, r)", "Add(v, r)")
+    backward = og.gradient(onnx.parser.parse_model(HEAD + text), forward=False)
+    (g,) = runner(backward)({"x": np.ones(3, np.float32), "n": np.array(2)})
+    assert g.tolist() == [1, 1, 1]
+
+
 def test_a_path_through_a_sequence_is_refused_or_right() -> None:
     """A sequence of floating-point tensors is no dead end: zero would be silent and wrong."""
     model = onnx.parser.parse_model(

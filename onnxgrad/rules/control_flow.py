@@ -22,7 +22,7 @@ from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import rule
 from onnxgrad.scopes import close, copy_into, list_of, merged, new_input, total, zeros_like
 from onnxgrad.shapes import reshape_like, same_dim
-from onnxgrad.values import carries, dims_of, is_sequence
+from onnxgrad.values import carries, dims_of, draws, is_sequence
 
 
 @rule("If")
@@ -41,7 +41,9 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
     if not live:
         return {}
     for inner, found in branches:
-        close(inner, [found.get(c.value) or zeros_like(inner.tensor(c.value)) for _, c in live])
+        _close(
+            op, inner, [found.get(c.value) or zeros_like(inner.tensor(c.value)) for _, c in live]
+        )
     then_back, else_back = (inner.graph for inner, _ in branches)
     gs = op.node(
         "If",
@@ -51,6 +53,17 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
         like=[c for _, c in live],
     )
     return {("captures", k): g for (k, _), g in zip(live, gs, strict=True)}
+
+
+def _close(op: Builder, inner: Builder, results: Sequence[Tensor]) -> None:
+    """Close a graph that computes values of the forward pass again."""
+    close(inner, results)
+    for node in inner.graph.all_nodes():
+        if draws(node):
+            op.refuse(
+                f"its operator {node.op_type} draws at random, and the backward pass computes it "
+                "again and would draw other numbers: draw outside and let the graph capture them"
+            )
 
 
 def _of_rank(y: Tensor, g: Tensor) -> Tensor:
@@ -157,7 +170,7 @@ class _Steps:
             for t, (_, c) in zip(totals, sums, strict=True)
         ]
         m = len(carried)
-        close(inner, [*stepped[:m], *added, *stepped[m:]])
+        _close(op, inner, [*stepped[:m], *added, *stepped[m:]])
 
         reads = self._reads(inner, formal, zip(g_slices, g_scans, strict=True))
         initial = [g_states[k] or zeros_like(op.tensor(_named(op, self.node, k))) for k in carried]
@@ -329,7 +342,7 @@ class _Steps:
         _, outputs = copy_into(inner, self.body, formal)
         now = dict(zip(self.body.inputs, formal, strict=True))
         after = [inner.SequenceInsert(s, now[v]) for s, v in zip(before, values, strict=True)]
-        close(inner, [*outputs[: n + 1], *after])
+        _close(self.op, inner, [*outputs[: n + 1], *after])
         empty = [op.SequenceEmpty(dtype=int(s.dtype)) for s in before]
         return op.node(
             "Loop",

@@ -22,31 +22,31 @@ from onnxgrad.values import is_sequence
 KNOWN = "where its elements are known one by one when the graph is built"
 
 
-@expansion("SequenceEmpty", note=KNOWN)
+@expansion("SequenceEmpty")
 def _(op, *, dtype=1):
     return []
 
 
-@expansion("SequenceConstruct", note=KNOWN)
+@expansion("SequenceConstruct")
 def _(op, *inputs):
     return list(inputs)
 
 
-@expansion("SequenceInsert", note=KNOWN)
+@expansion("SequenceInsert")
 def _(op, input_sequence, tensor, position):
     known = _known(op, input_sequence)
     k = len(known) if position is None else _place(op, position, len(known))
     return [*known[:k], tensor, *known[k:]]
 
 
-@expansion("SequenceErase", note=KNOWN)
+@expansion("SequenceErase")
 def _(op, input_sequence, position):
     known = _known(op, input_sequence)
     k = len(known) - 1 if position is None else _place(op, position, len(known))
     return [*known[:k], *known[k + 1 :]]
 
 
-@expansion("SequenceMap", note="by a Loop, or where its elements are known by a copy for each")
+@expansion("SequenceMap", note="a Loop, or copies of its body")
 def _(op, input_sequence, *additional_inputs, body):
     operands = [input_sequence, *additional_inputs]
     known = [items(t) if is_sequence(t.value) else None for t in operands]
@@ -69,13 +69,13 @@ def _copy(op: Builder, body: ir.Graph, inputs: Iterable[Tensor]) -> list[Tensor]
     return outputs
 
 
-@expansion("SequenceAt", note=KNOWN)
+@expansion("SequenceAt")
 def _(op, input_sequence, position):
     known = _known(op, input_sequence)
     return known[_place(op, position, len(known))]
 
 
-@expansion("ConcatFromSequence", note=KNOWN)
+@expansion("ConcatFromSequence")
 def _(op, input_sequence, *, axis, new_axis=0):
     known = _known(op, input_sequence)
     if new_axis:
@@ -83,7 +83,7 @@ def _(op, input_sequence, *, axis, new_axis=0):
     return op.Concat(*known, axis=axis)
 
 
-@expansion("SplitToSequence", note=KNOWN)
+@expansion("SplitToSequence")
 def _(op, input, split, *, axis=0, keepdims=1):
     sizes = _sizes(op, shapes.dim(input, axis), split)
     parts = op.Split(input, op.const(sizes), axis=axis, outputs=len(sizes))
