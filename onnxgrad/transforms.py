@@ -202,7 +202,8 @@ def per_example_gradient(
     For each tensor `w` of `wrt` it has an output `<w>_grad` of shape [N, *w.shape], N being the
     size of the batch: the first axis of every tensor of `batched`. The metadata property
     "onnxgrad.gradients" is as for `gradient`. The net is run once more for each example, as a batch
-    of one, so examples must not influence each other in it.
+    of one, so examples must not influence each other in it; it takes up to as long as N gradients
+    of a batch of one.
 
     Args:
         model, of, forward, unreachable, target: As for `gradient`; `of` are floating-point graph
@@ -217,14 +218,15 @@ def per_example_gradient(
             `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
+    single = net.clone()
     job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes, target)
-    graph, op = net.graph, job.op
+    op = job.op
     job.require(job.of, job.wrt)
     inner = op.child("example")
-    examples = {v: inner.Unsqueeze(_slice(inner, v), inner.const([0])) for v in rows}
-    nodes, copies = copy_graph(inner, graph, examples)
-    seeds = merged(inner, ((copies[y], shapes.full_like(copies[y], 1)) for y in job.of))
-    sources = [copies[x].value for x in job.wrt]
+    nodes, copies = _copy_of_one(inner, single, job, rows)
+    ys = [copies[y.name] for y in job.of]
+    seeds = merged(inner, ((y, shapes.full_like(y, 1)) for y in ys))
+    sources = [copies[x.name].value for x in job.wrt]
     found = pull(inner, seeds, sources, nodes)
     close(inner, [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources])
     like = [_stacked(op, x, None) for x in job.wrt]
@@ -233,6 +235,33 @@ def per_example_gradient(
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)}, forward)
     net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
     return io.like(net, model)
+
+
+def _copy_of_one(
+    inner: Builder, single: ir.Model, job: Job, rows: list[ir.Value]
+) -> tuple[list[ir.Node], dict[str | None, Tensor]]:
+    """The nodes of the net in the body of a Scan over the examples, and what is there by name.
+
+    Args:
+        single: A copy of the model that is not normalised: its sizes become those of one example.
+    """
+    graph = job.net.graph
+    examples = {v.name: inner.Unsqueeze(_slice(inner, v), inner.const([0])) for v in rows}
+    for v in single.graph.inputs:
+        if v.name in examples and v.shape is not None:
+            v.shape = ir.Shape([1, *v.shape[1:]])
+    normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of)])
+    stands = {}
+    known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
+    for v in (*single.graph.inputs, *single.graph.initializers.values()):
+        if v.name not in known:  # of a branch that runs for one example only
+            known[v.name] = ir.Value(
+                name=v.name, type=v.type, shape=v.shape, const_value=v.const_value
+            )
+            graph.register_initializer(known[v.name])
+        stands[v] = examples.get(v.name) or inner.tensor(known[v.name])
+    nodes, copies = copy_graph(inner, single.graph, stands)
+    return nodes, {v.name: t for v, t in copies.items()}
 
 
 @transform

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -159,14 +160,15 @@ def test_jacobian_too_large() -> None:
         og.jacobian(net, mode="sideways")
 
 
-def test_per_example_gradient() -> None:
+@pytest.mark.parametrize("sizes", [lambda m: m, lambda m: static(m, 4)], ids=["N", "4"])
+def test_per_example_gradient(sizes: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
     text = """g (double[N,3] x) => (double[N,2] y)
     <double[3,2] w = {1,2,3,4,5,6}, double[2] b = {0,1}> {
       h = MatMul(x, w)
       i = Add(h, b)
       y = Sin(i)
     }"""
-    model = og.per_example_gradient(parse(text))
+    model = og.per_example_gradient(sizes(parse(text)))
     assert metadata(model, "onnxgrad.gradients") == {"w": "w_grad", "b": "b_grad"}
     got = run(model, x=X)
     inner = np.cos(X @ np.array([[1.0, 2], [3, 4], [5, 6]]) + np.array([0.0, 1]))
@@ -174,6 +176,36 @@ def test_per_example_gradient() -> None:
     np.testing.assert_allclose(got["w_grad"], X[:, :, None] * inner[:, None, :], rtol=1e-12)
     summed = run(og.gradient(parse(text), ["w", "b"]), x=X)
     np.testing.assert_allclose(got["w_grad"].sum(0), summed["w_grad"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_per_example_gradients_of_a_known_batch_are_those_of_batches_of_one(n: int) -> None:
+    """Of a net that reads its sizes, whose branches depend on them, with a normalization."""
+    text = """g (double[N,2,3] x) => (double[N] y, double m)
+    <double[3,2] w = {1,2,3,4,5,6}, double[2] b = {0,1}, int64[1] axis = {0}, int64 one = {1}> {
+      h = MatMul(x, w)
+      i = Add(h, b)
+      r = Softmax <axis = 1> (i)
+      shape = Shape <end = 1> (r)
+      size = Squeeze(shape, axis)
+      alone = Equal(size, one)
+      k = If (alone) <
+        then_branch = a () => (double[A,2,2] p) { p = Add(r, r) },
+        else_branch = o () => (double[B,2,2] q) { q = Sin(r) }
+      >
+      rest = Constant <value = int64[1] {-1}> ()
+      flat = Concat <axis = 0> (shape, rest)
+      f = Reshape(k, flat)
+      l = ReduceLogSumExp <keepdims = 0> (f, rest)
+      y = Mul(l, l)
+      m = ReduceSum <keepdims = 0> (f)
+    }"""
+    x = RNG.standard_normal((n, 2, 3))
+    got = run(og.per_example_gradient(static(parse(text), n), forward=False), x=x)
+    alone = og.gradient(static(parse(text), 1), ["w", "b"], forward=False)
+    for name in ("w_grad", "b_grad"):
+        want = np.stack([run(alone, x=row[None])[name] for row in x])
+        np.testing.assert_allclose(got[name], want, rtol=1e-10)
 
 
 def test_per_example_gradient_of_a_batched_input_is_refused() -> None:
