@@ -106,6 +106,13 @@ def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
             yield x, [None, None, *free]
             channels = known[-1][0] if w is not None and known[-1] is w.shape else None
             yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
+    elif node.op_type == "Loop":
+        # A final state is the initial one, where no step runs, or one that the body gives.
+        given = next(iter(subgraphs(node))).outputs[1:]
+        for out, initial, state in zip(node.outputs, node.inputs[2:], given, strict=False):
+            before, after = None if initial is None else dims_of(initial), dims_of(state)
+            if before is not None and after is not None and len(before) == len(after):
+                yield out, [a if a == b else None for a, b in zip(before, after, strict=True)]
     elif node.op_type in _ALIKE and (x := node.inputs[0]) is not None and x.shape is not None:
         yield node.outputs[0], list(x.shape)
     elif node.op_type == "Split" and (x := node.inputs[0]) is not None and x.shape is not None:

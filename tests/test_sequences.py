@@ -100,6 +100,23 @@ AT_RUN_TIME = {
     f"{{ {STEP} p = Sin(u) q = ReduceSum(p) m = Mul(w, q) o = Concat<axis = 0>(u, m) }}> "
     "(k, t, x) l = Constant<value_ints = [1]>() a = ReduceSum<keepdims = 0>(z, l) "
     "y = Concat<axis = 0>(v, a) }",
+    "grow while short": f"{{ y = {LOOP} double[A] u) => (bool d, double[B] o) {{ p = Sin(u) "
+    "q = ReduceSum(p) r = Mul(w, q) o = Concat<axis = 0>(u, r) n = Size(o) "
+    "most = Constant<value_int = 11>() d = Less(n, most) }> (, t, x) }",
+    "grow a matrix": "{ axes = Constant<value_ints = [0, 1]>() m = Unsqueeze(x, axes) "
+    f"z = {LOOP} double[1, A, N] u) => (bool d, double[1, B, N] o) {{ {STEP} p = Sin(u) "
+    "one = Constant<value_ints = [1]>() q = ReduceSum(p, one) e = ReduceSum(w) r = Mul(q, e) "
+    "o = Concat<axis = 1>(u, r) }> (k, t, m) y = ReduceSum<keepdims = 0>(z, axes) }",
+    "grow in a loop": f"{{ y = {LOOP} double[2] u) => (bool d, double[2] o) {{ {STEP} "
+    "two = Constant<value_int = 2>() g = Loop <body = h (int64 l, bool f, double[C] v) => "
+    "(bool e, double[D] b) { e = Identity(f) p = Sin(v) s = ReduceSum(p) "
+    "r = Mul(u, s) b = Concat<axis = 0>(v, r) }> (two, c, x) q = ReduceSum(g) o = Mul(u, q) }> "
+    "(k, t, w) }",
+    "collect in a branch": "{ zero = Constant<value_int = 0>() b = Less(zero, k) "
+    "y = If <then_branch = f () => (double[P] q) { e = SequenceEmpty<dtype = 11>() "
+    f"s = {LOOP} seq(double[A]) r) => (bool d, seq(double[A]) q) {{ {STEP} u = Mul(w, w) "
+    "q = SequenceInsert(r, u) }> (k, t, e) c = ConcatFromSequence<axis = 0>(s) q = Sin(c) }, "
+    "else_branch = g () => (double[P] p) { p = Mul(x, x) }> (b) }",
     "shrink": f"{{ y = {LOOP} double[A] u) => (bool d, double[B] o) {{ {STEP} "
     "one = Constant<value_ints = [1]>() end = Constant<value_ints = [9]>() "
     "m = Slice(u, one, end) p = ReduceSum(w) o = Mul(m, p) }> (k, t, x) }",

@@ -22,7 +22,7 @@ from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import rule
 from onnxgrad.scopes import close, copy_into, list_of, merged, new_input, total, zeros_like
 from onnxgrad.shapes import reshape_like, same_dim
-from onnxgrad.values import carries, dims_of, draws, is_sequence
+from onnxgrad.values import carries, dims_of, draws, is_float, is_sequence
 
 
 @rule("If")
@@ -208,6 +208,9 @@ class _Steps:
             live = matters(self.body, sources, [*(self.states[k][1] for k in carried), *scans])
             more = carried | {k for k in floating if self.states[k][0] in live}
             if more == carried:
+                for k in carried:
+                    if not (is_float(v := self.states[k][0]) or is_sequence(v)):
+                        self.op.refuse(f"its state {v.name!r} is neither a tensor nor a sequence")
                 return sorted(carried), live
             carried = more
 
