@@ -447,6 +447,20 @@ def test_quantized(op: str, operands: list[Any], attributes: dict[str, Any]) -> 
     np.testing.assert_allclose(found["v_grad"], found["y"].sum() / 0.7, rtol=1e-5)
 
 
+def test_an_inverse_stays_and_has_a_gradient() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    net (float[N, 3, 3] x) => (float[N, 3, 3] y) { h = com.microsoft.Inverse(x) y = Sin(h) }"""
+    model = onnx.parser.parse_model(text)
+    first = og.gradient(model, forward=False)
+    second = og.gradient(first, forward=False)
+    x = np.eye(3, dtype=np.float32) * 2 + normal(2, 3, 3) * np.float32(0.3)
+    along = normal(2, 3, 3)
+    for of, gradient in ((model, first), (first, second)):
+        got = inner(runner(gradient)({"x": x}), [along])
+        (slope,) = directional(runner(of), {"x": x}, ["x"], [along], 2e-3)
+        assert close(got, float(slope.sum()), 1e-2)
+
+
 def test_channels_last_as_a_tool_of_onnxruntime_writes_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.expand import expansion
-from onnxgrad.registry import not_implemented
+from onnxgrad.registry import not_implemented, rule
 
 # -- activations ----------------------------------------------------------------------------------
 
@@ -296,6 +296,16 @@ def _(
         total = total + op.Gather(segments, segment_ids)
     y = op.LayerNormalization(total, gamma, beta, axis=-1, epsilon=epsilon)
     return y, None, total
+
+
+# -- what the standard cannot express -------------------------------------------------------------
+
+
+@rule("com.microsoft::Inverse", "X", inputs=("X",), outputs=("Y",), broadcast=True)
+def _(op, g, Y):
+    """dY = -Y dX Y. The net keeps its operator, and with it its runtime."""
+    turned = _turned(op, Y, turn=1, turn_batch=0)
+    return -op.MatMul(op.MatMul(turned, g), turned)
 
 
 # -- what belongs to one machine ------------------------------------------------------------------
