@@ -260,6 +260,11 @@ CASES = [
             (40, 3, 2, BYTES[6, 1], None, ""),
         )
     ),
+    *(
+        ms("MatMulBnb4", normal(2, 20), BYTES[6, 3, 8].ravel()[:30], normal(4), K=20, N=3,
+           block_size=16, quant_type=kind)
+        for kind in (0, 1)
+    ),
     ms("MatMulIntegerToFloat", np.array([[7, 2]], "u1"), np.array([[4, 1], [9, 0]], "u1"),
        np.array(0.1, "f"), np.array([0.2, 0.3], "f"), np.array(3, "u1"), np.array([1, 2], "u1"),
        normal(2)),

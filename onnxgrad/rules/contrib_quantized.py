@@ -56,6 +56,34 @@ def _unpacked(op: Builder, packed: Tensor, bits: int, dtype: ir.DataType) -> Ten
     return op.Cast(shapes.reshape(each, sizes), to=dtype)
 
 
+# The numbers that four bits stand for, as bitsandbytes has them: FP4, then NF4, which are quantiles
+# of the normal distribution.
+_SIZES = [0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4]
+_CODES = (
+    [*_SIZES, *(-size for size in _SIZES)],
+    [
+        -1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0,
+        0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0,
+    ],
+)  # fmt: skip
+
+
+@expansion("com.microsoft::MatMulBnb4")
+def _(op, A, B, absmax, *, K, N, block_size, quant_type, transB=1, training_mode=0):
+    """Two weights a byte, the first in the high bits, in blocks along the flat tensor [N, K]."""
+    bits = op.const([4, 0], dtype=np.uint8)
+    each = op.BitShift(op.Unsqueeze(B, op.const([-1])), bits, direction="RIGHT")
+    each = op.BitwiseAnd(each, op.const(15, dtype=np.uint8))
+    codes = op.Cast(shapes.reshape(each, [-1]), to=ir.DataType.INT64)
+    weights = op.Gather(op.const(_CODES[quant_type], like=A), shapes.part(codes, 0, N * K))
+    ranges = op.Expand(
+        op.Unsqueeze(absmax, op.const([1])), op.const([-(-N * K // block_size), block_size])
+    )
+    weights = weights * shapes.part(shapes.reshape(ranges, [-1]), 0, N * K)
+    weights = shapes.reshape(weights, [N, K])
+    return op.MatMul(A, op.Transpose(weights, perm=[1, 0]) if transB else weights)
+
+
 @expansion("com.microsoft::MatMulIntegerToFloat")
 def _(op, A, B, a_scale, b_scale, a_zero_point, b_zero_point, bias):
     """A column of B has its own scale and zero point, or all have one."""
