@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import onnx
 import onnx_ir as ir
 
-from onnxgrad import io, shapes
+from onnxgrad import io, registry, shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
@@ -22,6 +22,7 @@ from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import renamed_copy
+from onnxgrad.straight import StraightThrough, mark
 from onnxgrad.targets import TargetName
 from onnxgrad.values import is_float
 
@@ -65,6 +66,7 @@ def gradient(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Literal["error", "zeros"] = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
 ) -> Any:
     """A model that also computes the gradient of a scalar of `model`'s outputs.
@@ -84,6 +86,9 @@ def gradient(
         forward: Keep the model's own outputs, first and in their order.
         unreachable: "error", or "zeros" for a tensor that the chosen outputs do not depend on or
             reach only through operators of zero derivative. `ALL` implies "zeros".
+        straight_through: Operators that round, to be differentiated as if they changed nothing but
+            where a value is clipped: names of operators such as "Round" or "QuantizeLinear", or
+            True for all that have such a gradient.
         target: What is to run the result: of several equal formulations the one to emit. "cpu",
             "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
 
@@ -101,7 +106,7 @@ def gradient(
         NoRuleError: An operator on the path has no gradient rule.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd, target)
+    job = Job(net, wrt, of, unreachable, ograd, target, straight_through)
     seeds, ograds = job.seeds()
     imposed = {y.name: t.value.name for y, t in ograds.items()}  # before an unused y goes
     cotangents = job.pull(seeds)
@@ -119,6 +124,7 @@ def vjp(
     of: Spec | None = None,
     forward: bool = True,
     unreachable: Literal["error", "zeros"] = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
 ) -> Any:
     """A model that computes vector-Jacobian products: seeds in, gradients out.
@@ -130,7 +136,14 @@ def vjp(
     Args, Returns, Raises: As for `gradient`.
     """
     return gradient(
-        model, wrt, of=of, ograd=True, forward=forward, unreachable=unreachable, target=target
+        model,
+        wrt,
+        of=of,
+        ograd=True,
+        forward=forward,
+        unreachable=unreachable,
+        straight_through=straight_through,
+        target=target,
     )
 
 
@@ -151,6 +164,7 @@ class Job:
         unreachable: str = "error",
         ograd: bool | Spec = False,
         target: TargetName = "cpu",
+        straight_through: StraightThrough = False,
     ) -> None:
         if unreachable not in ("error", "zeros"):
             raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
@@ -166,6 +180,7 @@ class Job:
         of_names = self.imposed or of_names
         wrt_names = _wrt_names(net, wrt)
         normalise(net, [*wrt_names, *of_names])
+        mark(net.graph, straight_through)
         values = _values(net.graph)
         self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
         self.of = [_float_value(values, n, "of") for n in of_names]
@@ -312,7 +327,10 @@ def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> U
         where = "; ".join(
             dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in flow.blocked[:4])
         )
-        if _same_type(first):
+        passable = {e.node.op_type for e in flow.blocked} & set(registry.straight_through())
+        if passable:
+            fix += f" For a straight-through gradient pass straight_through={sorted(passable)}."
+        elif _same_type(first):
             fix += (
                 f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
                 f"onnxgrad.elementwise({op!r}, lambda: 1)."

@@ -132,6 +132,17 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "straight_through": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                help="An operator that rounds, such as QuantizeLinear, to be differentiated as if "
+                "it did not, or 'all'. Repeat for several.",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
     "target": (
         Annotated[str, typer.Option(help="What is to run the file: cpu, cuda or portable.")],
         "cpu",
@@ -182,6 +193,8 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
         return given["ograd_at"] or given["ograd"]
     if parameter == "unreachable":
         return "zeros" if given["zeros"] else "error"
+    if parameter == "straight_through":
+        return given[parameter] == ["all"] or given[parameter] or False
     return None if given[parameter] == [] else given[parameter]
 
 

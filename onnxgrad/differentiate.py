@@ -17,9 +17,10 @@ from onnxgrad.builder import Builder, Refusal, Tensor
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.expand import REASON
 from onnxgrad.functions import body_of, has_body
-from onnxgrad.registry import Entry, Schema, State, lookup, schema_of
+from onnxgrad.registry import Entry, Schema, State, schema_of
 from onnxgrad.scopes import captures, copy_into, merged, total
-from onnxgrad.values import carries, subgraphs
+from onnxgrad.straight import entry_of, is_straight
+from onnxgrad.values import ROUNDED, carries, cotangent_dtype, subgraphs
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,16 @@ def operand_name(node: ir.Node, index: int) -> str:
     """The formal name of an operand, or its index where the operator has no schema."""
     if index >= len(node.inputs):
         return CAPTURES
-    entry = lookup(node.domain, node.op_type)
+    entry = entry_of(node)
     schema = entry.schema if entry else schema_of(node.domain, node.op_type)
     return schema.operand(index) if schema and schema.inputs else str(index)
 
 
 def edge(node: ir.Node, index: int) -> Edge:
     """What is known of the derivative of a node with respect to one operand."""
-    entry = lookup(node.domain, node.op_type)
+    entry, value = entry_of(node), operands(node)[index]
+    if value is not None and ROUNDED in value.meta and not is_straight(node):
+        return Edge(node, index, "zero", "takes rounded numbers as integers")
     if entry is None and has_body(node.domain, node.op_type):
         floating = carries(node.outputs[0])
         return Edge(node, index, "rule" if floating else "zero", "through its function body")
@@ -207,6 +210,8 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
             for index, g in apply(op, node, gs, wanted).items():
                 v = values[index]
                 assert v is not None
+                if is_straight(node) and (dtype := cotangent_dtype(v)) is not None:
+                    g = op.cast(g, dtype)
                 _check(g, v, node, index)
                 parts.setdefault(v, []).append(g)
         except Refusal as e:
@@ -246,7 +251,7 @@ def apply(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
     """Apply a node's rule: the cotangents of its operands at `wanted`, given its outputs'."""
-    entry = lookup(node.domain, node.op_type)
+    entry = entry_of(node)
     if entry is None:
         return _through_body(op, node, gs, wanted)
     values = operands(node)
@@ -375,10 +380,9 @@ def _check(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> None:
     where = f"the rule of {describe(node)}, operand {operand_name(node, index)!r}, returned"
     if not isinstance(g, Tensor):
         raise RuleError(f"{where} {type(g).__name__}, not a Tensor")
-    if value.dtype is not None and g.dtype != value.dtype:
-        raise RuleError(
-            f"{where} a cotangent of {g.dtype.name} for {value.dtype.name} {value.name!r}"
-        )
+    dtype = cotangent_dtype(value)
+    if dtype is not None and g.dtype != dtype:
+        raise RuleError(f"{where} a cotangent of {g.dtype.name} for {dtype.name} {value.name!r}")
     if value.shape is None:
         return
     mismatch = g.shape is not None and (

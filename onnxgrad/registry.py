@@ -24,6 +24,7 @@ The names are checked against the operator's schema when the rule is declared.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -141,6 +142,8 @@ class Entry:
 
 
 _TABLE: dict[tuple[str, str], Entry] = {}
+# What else is known of operators where a straight-through gradient is asked for.
+_STRAIGHT: dict[tuple[str, str], Entry] = {}
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -149,9 +152,24 @@ def split_name(name: str) -> tuple[str, str]:
     return ("" if domain == "ai.onnx" else domain), op_type
 
 
-def lookup(domain: str, op_type: str) -> Entry | None:
-    """The entry of an operator, or None."""
-    return _TABLE.get(("" if domain == "ai.onnx" else domain, op_type))
+def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry | None:
+    """The entry of an operator, or None; its straight-through rules take the place of others."""
+    key = "" if domain == "ai.onnx" else domain, op_type
+    entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
+    if not straight_through or straight is None:
+        return entry
+    if entry is None:
+        return straight
+    return dataclasses.replace(
+        entry,
+        functions=entry.functions | straight.functions,
+        broadcast=straight.broadcast,
+    )
+
+
+def straight_through() -> list[str]:
+    """The operators that have a straight-through rule: ``"Op"`` or ``"domain::Op"``."""
+    return sorted(entry.name for entry in _STRAIGHT.values())
 
 
 def entries() -> list[Entry]:
@@ -166,11 +184,18 @@ def forget(name: str) -> None:
         name: ``"Op"`` or ``"domain::Op"``.
     """
     _TABLE.pop(split_name(name), None)
+    _STRAIGHT.pop(split_name(name), None)
 
 
-def _entry(name: str, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> Entry:
+def _entry(
+    name: str,
+    inputs: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    straight_through: bool = False,
+) -> Entry:
     domain, op_type = split_name(name)
-    if (domain, op_type) not in _TABLE:
+    table = _STRAIGHT if straight_through else _TABLE
+    if (domain, op_type) not in table:
         schema = schema_of(domain, op_type)
         if schema is None:
             if not domain:
@@ -179,8 +204,8 @@ def _entry(name: str, inputs: Sequence[str] | None, outputs: Sequence[str] | Non
                     f"For one of your own write 'domain::{op_type}'."
                 )
             schema = Schema(tuple(inputs or ("x",)), tuple(outputs or ("y",)), {})
-        _TABLE[domain, op_type] = Entry(domain, op_type, schema)
-    return _TABLE[domain, op_type]
+        table[domain, op_type] = Entry(domain, op_type, schema)
+    return table[domain, op_type]
 
 
 def _parameters(entry: Entry, function: Function) -> tuple[str, ...]:
@@ -218,6 +243,7 @@ def rule(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     broadcast: bool = False,
+    straight_through: bool = False,
 ) -> Callable[[Function], Function]:
     """Declare the decorated function as the gradient rule of an operator.
 
@@ -230,13 +256,14 @@ def rule(
             ("y",) if left out.
         broadcast: The rule returns cotangents of the output's shape; the engine sums them over the
             axes along which the operand was broadcast.
+        straight_through: It counts only where a straight-through gradient is asked for.
 
     Raises:
         RuleError: unknown operator, operand or parameter name, or declared twice.
     """
 
     def decorate(function: Function) -> Function:
-        entry = _entry(name, inputs, outputs)
+        entry = _entry(name, inputs, outputs, straight_through)
         entry.broadcast |= broadcast
         for operand in operands or ("",):
             _declare(entry, entry.functions, operand, (function, _parameters(entry, function)))
@@ -251,6 +278,7 @@ def elementwise(
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    straight_through: bool = False,
     **operands: Function,
 ) -> Any:
     """Declare an element-wise operator by its derivative dy/dx; the engine multiplies and sums.
@@ -260,14 +288,17 @@ def elementwise(
         function: dy/dx for the first operand. It returns a tensor, a Python number, or a tensor of
             booleans, which passes the cotangent where it is true. Without it, a decorator is given.
         inputs, outputs: The formal names, for an operator that onnx has no schema of.
+        straight_through: It counts only where a straight-through gradient is asked for.
         operands: dy/dx by operand name, for operators of several operands.
 
     Raises:
         RuleError: unknown operator, operand or parameter name, or declared twice.
     """
     if function is None and not operands:
-        return functools.partial(elementwise, name, inputs=inputs, outputs=outputs)
-    entry = _entry(name, inputs, outputs)
+        return functools.partial(
+            elementwise, name, inputs=inputs, outputs=outputs, straight_through=straight_through
+        )
+    entry = _entry(name, inputs, outputs, straight_through)
     if function is not None:
         operands[entry.schema.inputs[0]] = function
     entry.broadcast = True

@@ -57,12 +57,24 @@ def is_sequence(value: ir.Value) -> bool:
     return isinstance(value.type, ir.SequenceType)
 
 
+# In a value's meta: the dtype of its cotangents, where it is a rounded number that a
+# straight-through gradient takes for the number itself.
+ROUNDED = "onnxgrad.rounded"
+
+
+def cotangent_dtype(value: ir.Value) -> ir.DataType | None:
+    """The dtype of the cotangents of `value`: its own, unless it is a rounded number."""
+    return value.meta.get(ROUNDED, value.dtype)
+
+
 def carries(value: ir.Value) -> bool:
     """Whether cotangents can flow through `value`: such a tensor, or a sequence of them.
 
     Of a value whose type is unknown it has to be assumed.
     """
     kind = value.type
+    if ROUNDED in value.meta:
+        return True
     while isinstance(kind, ir.SequenceType | ir.OptionalType):
         kind = kind.elem_type
     return kind is None or (isinstance(kind, ir.TensorType) and kind.dtype in FLOATS)

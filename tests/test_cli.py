@@ -107,6 +107,15 @@ def test_gradient_options(run: Run) -> None:
     )
 
 
+def test_straight_through(run: Run) -> None:
+    save("round.onnx", [helper.make_node("Round", ["x"], ["y"])], {"x": ["N"]}, {})
+    assert "straight_through=['Round']" in run("gradient", "round.onnx", "-o", "g.onnx").err
+    for through in ("Round", "all"):
+        passed = run("gradient", "round.onnx", "-o", "g.onnx", "--straight-through", through)
+        assert passed.code == 0, passed.err
+    assert og.Net("g.onnx")(np.ones(2, np.float32))["x_grad"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     "command, options, inputs, outputs",
     [

@@ -1,0 +1,75 @@
+"""Straight-through gradients: rounding that is differentiated as if it changed nothing.
+
+What is asked for is marked in the graph. A rounded integer that such a node gives then carries
+cotangents, of the dtype of the number that was rounded, to the nodes that use it and have a
+straight-through rule too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import onnx_ir as ir
+
+from onnxgrad import registry
+from onnxgrad.errors import ArgumentError, nearest
+from onnxgrad.values import ROUNDED, carries, cotangent_dtype, is_float, subgraphs
+
+# Names of operators; True stands for every one that has a straight-through rule.
+StraightThrough = str | Iterable[str] | bool
+
+_MARK = "onnxgrad.straight_through"
+
+
+def is_straight(node: ir.Node) -> bool:
+    """Whether a straight-through gradient of the node was asked for."""
+    return _MARK in node.meta
+
+
+def entry_of(node: ir.Node) -> registry.Entry | None:
+    """The entry that counts for a node."""
+    return registry.lookup(node.domain, node.op_type, is_straight(node))
+
+
+def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
+    """Mark the nodes that cotangents are to pass, and no others.
+
+    Args:
+        graph: Of typed values, the nodes in topological order.
+        straight_through: Names of operators.
+
+    Raises:
+        ArgumentError: One has no straight-through rule.
+    """
+    known = registry.straight_through()
+    chosen = _names(straight_through, known)
+    for name in chosen:
+        if name not in known:
+            raise ArgumentError(
+                f"straight_through: no straight-through rule for {name!r}. There is one for "
+                f"{', '.join(known)}.{nearest(name, known)}"
+            )
+    _mark(graph, {registry.split_name(name) for name in chosen})
+
+
+def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
+    if isinstance(straight_through, bool):
+        return known if straight_through else []
+    return [straight_through] if isinstance(straight_through, str) else list(straight_through)
+
+
+def _mark(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
+    passes = {registry.split_name(name) for name in registry.straight_through()}
+    for node in graph:
+        for inner in subgraphs(node):
+            _mark(inner, chosen)
+        node.meta.pop(_MARK, None)
+        for v in node.outputs:
+            v.meta.pop(ROUNDED, None)
+        key = node.domain, node.op_type
+        source = next((v for v in node.inputs if v is not None and carries(v)), None)
+        if source is None or not (key in chosen or (key in passes and not is_float(source))):
+            continue
+        node.meta[_MARK] = True
+        if not is_float(node.outputs[0]) and node.outputs[0].dtype != ir.DataType.BOOL:
+            node.outputs[0].meta[ROUNDED] = cotangent_dtype(source)

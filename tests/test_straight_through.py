@@ -1,0 +1,185 @@
+"""Straight-through gradients: what they pass and what they block, and that they are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxgrad as og
+from tests.oracle import close, directional, inner, runner
+from tests.test_rules import validate
+from tests.torch_gradients import torch
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'
+RNG = np.random.default_rng(0)
+X, G = (RNG.standard_normal((3, 4)).astype(np.float32) for _ in "xg")
+SCALE = np.array(0.02, np.float32)  # of int8 with zero point 3: from -2.62 to 2.48
+
+
+def parse(
+    body: str, inputs: str = "float[3, 4] x, float s", constants: str = ""
+) -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f"{HEAD} g ({inputs}) => (float[3, 4] y) {constants} {{ {body} }}"
+    )
+
+
+def gradients(model: onnx.ModelProto, wrt: list[str], feeds: dict, through: object) -> list:
+    backward = og.gradient(model, wrt, ograd=True, forward=False, straight_through=through)
+    validate(backward)
+    return runner(backward)(feeds | {"y_ograd": G})
+
+
+FAKE = "q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)"
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int4", "uint4"])
+def test_per_tensor_like_torch(kind: str) -> None:
+    """PyTorch's learnable fake quantisation, which has a gradient of the scale too."""
+    bits, signed = int(kind.strip("uint")), kind[0] == "i"
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    scale = np.array(4 / 2**bits, np.float32)
+    model = parse(FAKE, constants=f"<{kind} z = {{3}}>")
+    x, s, z = (torch.tensor(a, requires_grad=True) for a in (X * 2, scale[None], [3.0]))
+    y = torch._fake_quantize_learnable_per_tensor_affine(x, s, z, low, high, 1.0)
+    y.backward(torch.tensor(G))
+    got = gradients(model, ["x", "s"], {"x": X * 2, "s": scale}, "QuantizeLinear")
+    np.testing.assert_allclose(got[0], x.grad.numpy(), rtol=1e-5)
+    rounding = 12 * 2**bits * 1e-7  # of numbers as large as the steps, which cancel
+    np.testing.assert_allclose(got[1], s.grad.numpy()[0], rtol=1e-5, atol=rounding)
+    assert 0 < (got[0] == 0).sum() < 12
+
+    x = torch.tensor(X * 2, requires_grad=True)
+    torch.fake_quantize_per_tensor_affine(x, float(scale), 3, low, high).backward(torch.tensor(G))
+    np.testing.assert_allclose(got[0], x.grad.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_per_channel_like_torch(axis: int) -> None:
+    n = X.shape[axis]
+    scales, zeros = np.linspace(0.005, 0.03, n).astype(np.float32), np.arange(n)
+    listed = ", ".join(map(str, zeros))
+    body = FAKE.replace("Linear(", f"Linear<axis = {axis}>(")
+    model = parse(body, f"float[3, 4] x, float[{n}] s", f"<int8[{n}] z = {{{listed}}}>")
+    got = gradients(model, ["x", "s"], {"x": X, "s": scales}, True)
+    x, s, z = (torch.tensor(a, requires_grad=True) for a in (X, scales, zeros.astype(np.float32)))
+    y = torch._fake_quantize_learnable_per_channel_affine(x, s, z, axis % 2, -128, 127, 1.0)
+    y.backward(torch.tensor(G))
+    np.testing.assert_allclose(got[0], x.grad.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(got[1], s.grad.numpy(), rtol=1e-4, atol=1e-4)
+    assert 0 < (got[0] == 0).sum() < 12
+
+
+def test_blocks_are_slices_with_a_scale_each() -> None:
+    body = FAKE.replace("Linear(", "Linear<axis = 1, block_size = 2>(").replace(", z)", ")")
+    scales = np.array([[0.005, 0.02], [0.03, 0.01], [0.004, 0.03]], np.float32)
+    got = gradients(
+        parse(body, "float[3, 4] x, float[3, 2] s"), ["x", "s"], {"x": X, "s": scales}, True
+    )
+    one = parse(FAKE.replace(", z)", ")"), "float[3, 4] x, float[1] s")
+    backward = og.gradient(one, ["x", "s"], ograd=True, forward=False, straight_through=True)
+    run = runner(backward)
+    for row in range(3):
+        for block in range(2):
+            at = np.zeros((3, 4), bool)
+            at[row, 2 * block : 2 * block + 2] = True
+            x, s = run({"x": X, "s": scales[row, block, None], "y_ograd": G * at})
+            np.testing.assert_allclose(got[0][at], x[at], rtol=1e-5)
+            np.testing.assert_allclose(got[1][row, block], s, rtol=1e-4)
+
+
+def test_dynamic_quantization() -> None:
+    """As PyTorch differentiates its definition, with a rounding that passes gradients."""
+    body = "q, a, z = DynamicQuantizeLinear(x) d = DequantizeLinear(q, a, z) y = Mul(d, d)"
+    (got,) = gradients(parse(body, "float[3, 4] x"), ["x"], {"x": X}, ["DynamicQuantizeLinear"])
+    x = torch.tensor(X, requires_grad=True)
+    s = (x.clamp(min=0).max() - x.clamp(max=0).min()) / 255
+    z = (-x.min() / s).round().detach()
+    steps = x / s
+    d = (steps + (steps.round() - steps).detach()) * s
+    assert 0 <= z <= 255
+    (d * d).backward(torch.tensor(G))
+    np.testing.assert_allclose(got, x.grad.numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["Round", "Floor", "Ceil", "Sign"])
+def test_rounding(operator: str) -> None:
+    model = parse(f"r = {operator}(x) y = Mul(r, s)")
+    (got,) = gradients(model, ["x"], {"x": X, "s": SCALE}, [operator])
+    np.testing.assert_allclose(got, G * SCALE)
+
+
+def test_there_and_back_by_casts() -> None:
+    model = parse("r = Mul(x, s) q = Cast<to = 3>(r) f = Cast<to = 1>(q) y = Exp(f)")
+    (got,) = gradients(model, ["x"], {"x": X, "s": np.array(2, np.float32)}, "Cast")
+    np.testing.assert_allclose(got, 2 * G * np.exp(np.trunc(2 * X)), rtol=1e-5)
+
+
+def test_in_a_loop() -> None:
+    body = """y = Loop <body = b (int64 i, bool c, float[3, 4] v) => (bool d, float[3, 4] o) {
+      d = Identity(c) q = QuantizeLinear(v, s, z) f = DequantizeLinear(q, s, z) o = Add(f, x)
+    }> (n, t, x)"""
+    constants = "<int8 z = {3}, int64 n = {2}, bool t = {1}>"
+    model = parse(body, constants=constants)
+    (got,) = gradients(model, ["x"], {"x": X, "s": SCALE}, True)
+    inside = np.abs(X + 0.07) < 2.55
+    after = np.abs(X + np.clip(X, -2.62, 2.48) + 0.07) < 2.55
+    np.testing.assert_allclose(got, G * (1 + after * (1.0 + inside)), rtol=1e-5)
+
+
+def test_second_order() -> None:
+    """The first order, which has no rounding of cotangents, is differentiated like any model."""
+    first = og.gradient(
+        parse(FAKE + " ", constants="<int8 z = {3}>"), ["x", "s"], ograd=True, forward=False,
+        straight_through=True,
+    )  # fmt: skip
+    second = og.gradient(first, ["y_ograd", "s"], of="s_grad", forward=False)
+    feeds = {"x": X, "s": SCALE, "y_ograd": G}
+    grads, slope = runner(second)(feeds), RNG.standard_normal((3, 4)).astype(np.float32)
+    run = runner(first)
+    moved = directional(run, feeds, ["y_ograd"], [slope], 1e-1)[1]
+    assert close(inner([grads[0]], [slope]), float(moved), 1e-3)
+
+
+def test_it_has_to_be_asked_for_and_does_not_stay() -> None:
+    model = ir.from_proto(parse("r = Round(x) y = Mul(r, s)"))
+    with pytest.raises(og.UnreachableError, match="straight_through=\\['Round'\\]"):
+        og.gradient(model, "x")
+    with pytest.raises(og.UnreachableError):
+        og.gradient(model, "x", straight_through=["Floor"])
+    passed = og.gradient(model, "x", straight_through="Round", forward=False)
+    again = og.gradient(model, "x", straight_through="Round")
+    with pytest.raises(og.UnreachableError):
+        og.gradient(again, "x", of="y")
+    assert len(passed.graph.outputs) == 1
+
+
+def test_beside_integers_that_are_no_numbers() -> None:
+    """What picks elements has no gradient, rounded or not."""
+    body = "m = ReduceMax<keepdims = 0>(s) k = Cast<to = 7>(m) w = Gather(x, k) y = Add(w, x)"
+    with pytest.raises(og.UnreachableError, match="Gather"):
+        og.gradient(parse(body), "s", straight_through=True)
+
+
+def test_a_name_without_such_a_gradient() -> None:
+    with pytest.raises(og.ArgumentError, match=r"no straight-through rule for 'Rond'.*'Round'"):
+        og.gradient(parse("y = Mul(x, s)"), straight_through="Rond")
+    with pytest.raises(og.ArgumentError, match="for 'ArgMax'"):
+        og.gradient(parse("y = Mul(x, s)"), straight_through=["ArgMax"])
+
+
+def test_a_rule_of_ones_own() -> None:
+    og.elementwise("com.acme::Snap", lambda: 1, straight_through=True)
+    og.zero("com.acme::Snap", reason="piecewise constant")
+    text = '<ir_version: 10, opset_import: ["" : 21, "com.acme" : 1]>'
+    text += "g (float[N] x) => (float[N] y) { h = com.acme.Snap(x) y = Neg(h) }"
+    model = onnx.parser.parse_model(text)
+    try:
+        with pytest.raises(og.UnreachableError, match=r"com\.acme::Snap"):
+            og.gradient(model)
+        backward = og.gradient(model, straight_through="com.acme::Snap", forward=False)
+    finally:
+        og.forget("com.acme::Snap")
+    assert "Neg" in [n.op_type for n in backward.graph.node]
