@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime
+import pytest
 
 import onnxgrad as og
 
@@ -126,3 +128,42 @@ def test_an_optional_output_keeps_its_name_when_nothing_uses_it_any_more() -> No
     grad = og.gradient(net, "x", ograd=True, forward=False)
     ograds = next(p.value for p in grad.metadata_props if p.key == "onnxgrad.ograds")
     assert json.loads(ograds) == {"h": "h_ograd", "c": "c_ograd"}
+
+
+@pytest.mark.parametrize("transform", [og.gradient, og.jvp, og.hvp])
+def test_what_holds_in_a_branch_is_not_declared_outside(
+    transform: Callable[..., onnx.ModelProto],
+) -> None:
+    """Exporters squeeze an axis by an If on its size: branches then have different ranks."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    net (float[N, 2] x) => (float[M] y)
+    <int64[1] axis = {0}, int64 one = {1}, int64[1] flat = {-1}> {
+        shape = Shape<end = 1>(x)
+        size = Squeeze(shape, axis)
+        single = Equal(size, one)
+        s = Sin(x)
+        h = If(single)<
+            then_branch = a () => (float[2] p) { p = Squeeze(s, axis) },
+            else_branch = b () => (float[3, 2] q) { q = Mul(s, s) }
+        >
+        e = Exp(h)
+        g = If(single)<
+            then_branch = c () => (float[2] t) { t = Identity(e) },
+            else_branch = d () => (float[6] u) { u = Reshape(e, flat) }
+        >
+        y = Mul(g, g)
+    }"""
+    model = transform(onnx.parser.parse_model(text))
+    declared = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in model.graph.value_info
+        if v.type.tensor_type.HasField("shape")
+    }
+    model.graph.output.extend(v for v in model.graph.value_info if v.name in declared)
+    for n in (1, 3):
+        x = np.random.default_rng(n).standard_normal((n, 2)).astype(np.float32)
+        found = run(model, **{i.name: x for i in model.graph.input})
+        for name, value in zip([o.name for o in model.graph.output], found, strict=True):
+            sizes = declared.get(name, [0] * value.ndim)
+            assert len(sizes) == value.ndim, name
+            assert all(s in (0, size) for s, size in zip(sizes, value.shape, strict=True)), name

@@ -20,7 +20,16 @@ import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import rule
-from onnxgrad.scopes import close, copy_into, list_of, merged, new_input, total, zeros_like
+from onnxgrad.scopes import (
+    close,
+    copy_into,
+    list_of,
+    merged,
+    new_input,
+    renamed_copy,
+    total,
+    zeros_like,
+)
 from onnxgrad.shapes import reshape_like, same_dim
 from onnxgrad.values import carries, dims_of, draws, is_float, is_sequence
 
@@ -67,10 +76,16 @@ def _close(op: Builder, inner: Builder, results: Sequence[Tensor]) -> None:
 
 
 def _of_rank(y: Tensor, g: Tensor) -> Tensor:
-    """`g` in the shape of `y`, the output of a branch that never runs if it has another rank."""
-    if y.shape is None or g.shape is None or len(y.shape) == len(g.shape):
+    """`g` in the shape of `y`, the output of a branch that never runs if it has another.
+
+    A value of the branch's own, as what holds of it there need not hold outside.
+    """
+    g = y.op.tensor(g.value)
+    if y.shape is None or y.shape == g.shape or not is_float(y.value):
         return g
-    return reshape_like(y.op.tensor(g.value), y)
+    if g.shape is None or len(y.shape) != len(g.shape):
+        return reshape_like(g, y)
+    return y.op.typed(y.op.tensor(renamed_copy(y.op, g, "seed")), y)
 
 
 @rule("Loop")
