@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxgrad import io, registry, shapes
 from onnxgrad.builder import Builder, Tensor
+from onnxgrad.checkpoints import Again, choose
 from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.names import All, parameters, resolve
@@ -67,6 +68,7 @@ def gradient(
     forward: bool = True,
     unreachable: Literal["error", "zeros"] = "error",
     straight_through: StraightThrough = False,
+    checkpoints: bool | Spec = False,
     target: TargetName = "cpu",
 ) -> Any:
     """A model that also computes the gradient of a scalar of `model`'s outputs.
@@ -89,6 +91,9 @@ def gradient(
         straight_through: Operators that round, to be differentiated as if they changed nothing but
             where a value is clipped: names of operators such as "Round" or "QuantizeLinear", or
             True for all that have such a gradient.
+        checkpoints: For less memory: names of tensors between which the backward pass computes the
+            others again, at the cost of one more forward pass, in place of keeping them all. True
+            to have about √n of them chosen, for n nodes.
         target: What is to run the result: of several equal formulations the one to emit. "cpu",
             "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
 
@@ -106,7 +111,7 @@ def gradient(
         NoRuleError: An operator on the path has no gradient rule.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd, target, straight_through)
+    job = Job(net, wrt, of, unreachable, ograd, target, checkpoints, straight_through)
     seeds, ograds = job.seeds()
     imposed = {y.name: t.value.name for y, t in ograds.items()}  # before an unused y goes
     cotangents = job.pull(seeds)
@@ -125,6 +130,7 @@ def vjp(
     forward: bool = True,
     unreachable: Literal["error", "zeros"] = "error",
     straight_through: StraightThrough = False,
+    checkpoints: bool | Spec = False,
     target: TargetName = "cpu",
 ) -> Any:
     """A model that computes vector-Jacobian products: seeds in, gradients out.
@@ -143,6 +149,7 @@ def vjp(
         forward=forward,
         unreachable=unreachable,
         straight_through=straight_through,
+        checkpoints=checkpoints,
         target=target,
     )
 
@@ -164,6 +171,7 @@ class Job:
         unreachable: str = "error",
         ograd: bool | Spec = False,
         target: TargetName = "cpu",
+        checkpoints: bool | Spec = False,
         straight_through: StraightThrough = False,
     ) -> None:
         if unreachable not in ("error", "zeros"):
@@ -179,9 +187,12 @@ class Job:
                 )
         of_names = self.imposed or of_names
         wrt_names = _wrt_names(net, wrt)
-        normalise(net, [*wrt_names, *of_names])
+        kept = [] if isinstance(checkpoints, bool) else _names(net, checkpoints)
+        normalise(net, [*wrt_names, *of_names, *kept])
         mark(net.graph, straight_through)
         values = _values(net.graph)
+        self.kept = {_float_value(values, n, "checkpoints") for n in kept}
+        self.recompute = checkpoints is not False
         self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
         self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
@@ -217,7 +228,8 @@ class Job:
         """
         sources = self.wrt if sources is None else sources
         flow = self.require(list(seeds), sources)
-        found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)})
+        again = Again(self.op, flow, self.kept or choose(flow)) if self.recompute else None
+        found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
         for v in sources:
             if v not in found:
                 if not self.zeros:

@@ -143,6 +143,17 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "checkpoint": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                help="A tensor to keep; what lies between those is computed again, for less "
+                "memory. Repeat for several. 'auto' to have them chosen.",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
     "target": (
         Annotated[str, typer.Option(help="What is to run the file: cpu, cuda or portable.")],
         "cpu",
@@ -153,7 +164,11 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
 }
 # The options that stand for a parameter of the Python function, where it is not one of its name.
-_STAND_FOR = {"ograd": ["ograd", "ograd_at"], "unreachable": ["zeros"]}
+_STAND_FOR = {
+    "ograd": ["ograd", "ograd_at"],
+    "unreachable": ["zeros"],
+    "checkpoints": ["checkpoint"],
+}
 
 
 def _transform_command(transform: Callable[..., Any]) -> None:
@@ -195,6 +210,8 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
         return "zeros" if given["zeros"] else "error"
     if parameter == "straight_through":
         return given[parameter] == ["all"] or given[parameter] or False
+    if parameter == "checkpoints":
+        return given["checkpoint"] == ["auto"] or given["checkpoint"] or False
     return None if given[parameter] == [] else given[parameter]
 
 

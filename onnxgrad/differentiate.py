@@ -174,13 +174,20 @@ def require_rules(flow: Flow) -> None:
                 raise refuse(node, e.index, e.reason, flow)
 
 
-def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:
+def pull_back(
+    op: Builder,
+    flow: Flow,
+    seeds: dict[ir.Value, Tensor],
+    again: Callable[[ir.Node, Tensor], ir.Node] | None = None,
+) -> dict[ir.Value, Tensor]:
     """Emit the backward pass.
 
     Args:
         op: Emits at the end of the graph.
         flow: What matters.
         seeds: The cotangents of the targets.
+        again: Gives the node that takes the place of one of the forward pass, whose values are
+            computed again once a cotangent of it is there.
 
     Returns:
         The cotangents of the sources; a source that none reaches is absent.
@@ -202,12 +209,14 @@ def pull_back(op: Builder, flow: Flow, seeds: dict[ir.Value, Tensor]) -> dict[ir
     for node, edges in reversed(flow.steps):
         op.scope = f"{node.name}/grad"
         gs = [cotangent(v) for v in node.outputs]
-        if all(g is None for g in gs):
+        first = next((g for g in gs if g is not None), None)
+        if first is None:
             continue
         values = operands(node)
         wanted = [e.index for e in edges]
         try:
-            for index, g in apply(op, node, gs, wanted).items():
+            present = again(node, first) if again else node
+            for index, g in apply(op, present, gs, wanted).items():
                 v = values[index]
                 assert v is not None
                 if is_straight(node) and (dtype := cotangent_dtype(v)) is not None:

@@ -7,6 +7,20 @@ from onnx_ir.passes import common
 
 
 def optimise(model: ir.Model) -> None:
-    """Remove dead nodes and initializers and unused opset imports, in place."""
+    """Remove dead nodes, initializers and opset imports, and put the rest in order, in place."""
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
+    _results_last(model.graph)
+
+
+def _results_last(graph: ir.Graph) -> None:
+    """Put the nodes that nothing but outputs comes from at the end, the first one last.
+
+    onnxruntime goes back from a file's last node to what it needs, then from the one before it, and
+    so on. As they are emitted, the filters' gradients would all come after the last cotangent, and
+    what they need of the forward pass would be kept until then.
+    """
+    inner = {v for g in graph.subgraphs() for v in g.outputs}
+    results = [node for node in graph if not any(v.uses() or v in inner for v in node.outputs)]
+    graph.remove(results)
+    graph.extend(reversed(results))
