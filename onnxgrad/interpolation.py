@@ -42,7 +42,7 @@ def _polynomial(f: Tensor, powers: np.ndarray) -> Tensor:
     return total
 
 
-def _cubic(a: float) -> Kernel:
+def cubic(a: float) -> Kernel:
     """Keys' kernel, of the distances f + 1, f, 1 - f and 2 - f."""
     near = np.polynomial.Polynomial([1, 0, -(a + 3), a + 2])
     far = np.polynomial.Polynomial([-4 * a, 8 * a, -5 * a, a])
@@ -53,7 +53,7 @@ def _cubic(a: float) -> Kernel:
 
 NEAREST = Kernel(0, np.array([[1.0]]))
 LINEAR = Kernel(0, np.array([[1.0, 0.0], [-1.0, 1.0]]))
-CUBIC = _cubic(-0.75)
+CUBIC = cubic(-0.75)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +23,16 @@ from onnxgrad.values import Dim, dims_in
 # It is linear, and one axis after the other: along each a matrix, which is what Resize makes of the
 # identity. So every mode is the runtime's own, and where the sizes are known it folds the matrix.
 
-not_implemented("Resize", "roi", "scales", reason="only the resized tensor has a gradient")
+not_implemented("Resize", "scales", reason="how large the result is follows from them")
 
 
-@rule("Resize", "X")
+@rule("Resize")
 def _(
     op, g, X, roi, scales, sizes, axes, keep_aspect_ratio_policy, coordinate_transformation_mode,
-    antialias, cubic_coeff_a, exclude_outside, mode, nearest_mode,
+    antialias, cubic_coeff_a, exclude_outside, mode, nearest_mode, wanted,
 ):  # fmt: skip
     axes = [shapes.axis_of(a, X) for a in axes] if axes else list(range(X.rank))
-    n = len(axes)
-    roi = _given(roi) if coordinate_transformation_mode == "tf_crop_and_resize" else None
+    crop = roi if coordinate_transformation_mode == "tf_crop_and_resize" else None
     scales = _given(scales)
     joint = scales is None and keep_aspect_ratio_policy != "stretch"
     how = {
@@ -43,29 +44,97 @@ def _(
         "mode": mode,
         "nearest_mode": nearest_mode,
     }
-    repeats = mode == "nearest" and (coordinate_transformation_mode, nearest_mode) in _REPEATS
-    blocks = _blocks(g, X, axes, scales) if repeats and not joint else None
-    if blocks:
-        # Every element fills a block: the sum over it.
-        mean = op.AveragePool(g, kernel_shape=blocks, strides=blocks)
-        return op.typed(mean * math.prod(blocks), X)
-    named = None if sizes is None else dims_in(sizes.value)
-    for k, a in enumerate(axes):
-        crop = None if roi is None else op.Gather(roi, op.const([k, k + n]))
-        scale = None if scales is None else shapes.part(scales, k, k + 1)
-        stays = not joint and _stays(g, X, a, scale, named[k] if named else None)
-        if stays and (crop is None or _is(crop, [0, 1])):
-            continue
-        if joint:
-            # The sizes of all axes decide on the scale of each.
-            others = [shapes.dim(X, b) for b in axes]
-            matrix = _resized_eye(X, others, k, crop, None, sizes, how)
+    resize = _Resize(X, axes, _given(crop), scales, sizes, joint, how)
+    result = {}
+    if "X" in wanted:
+        repeats = mode == "nearest" and (coordinate_transformation_mode, nearest_mode) in _REPEATS
+        blocks = _blocks(g, X, axes, scales) if repeats and not joint else None
+        if blocks:
+            # Every element fills a block: the sum over it.
+            mean = op.AveragePool(g, kernel_shape=blocks, strides=blocks)
+            result["X"] = op.typed(mean * math.prod(blocks), X)
         else:
-            target = None if scale is not None else shapes.vector(g, [shapes.dim(g, a), 1])
-            scale = None if scale is None else op.Concat(scale, op.const([1], like=scale), axis=0)
-            matrix = _resized_eye(X, [shapes.dim(X, a), 1], 0, crop, scale, target, how)
-        g = _contract(matrix, g, a)
-    return op.typed(g, X)
+            result["X"] = op.typed(resize.back(g), X)
+    if "roi" in wanted and resize.crop is not None and mode != "nearest":
+        result["roi"] = op.typed(resize.to_crop(g, roi), roi)
+    return result
+
+
+@dataclass(frozen=True)
+class _Resize:
+    """A Resize along some axes of a tensor, one after the other."""
+
+    X: Tensor
+    axes: list[int]
+    crop: Tensor | None
+    scales: Tensor | None
+    sizes: Tensor | None
+    joint: bool  # the sizes of all axes decide on the scale of each
+    how: dict[str, Any]
+
+    def back(self, g: Tensor, but: int | None = None) -> Tensor:
+        """The cotangent pulled back along every axis, or every one but one of them."""
+        op, X, n = g.op, self.X, len(self.axes)
+        named = None if self.sizes is None else dims_in(self.sizes.value)
+        for k, a in enumerate(self.axes):
+            crop = None if self.crop is None else op.Gather(self.crop, op.const([k, k + n]))
+            scale = None if self.scales is None else shapes.part(self.scales, k, k + 1)
+            stays = not self.joint and _stays(g, X, a, scale, named[k] if named else None)
+            if k == but or (stays and (crop is None or _is(crop, [0, 1]))):
+                continue
+            if self.joint:
+                others = [shapes.dim(X, b) for b in self.axes]
+                matrix = _resized_eye(X, others, k, crop, None, self.sizes, self.how)
+            else:
+                target = None if scale is not None else shapes.vector(g, [shapes.dim(g, a), 1])
+                one = op.const([1], dtype=np.float32)
+                scale = None if scale is None else op.Concat(scale, one, axis=0)
+                size = [shapes.dim(X, a), 1]
+                matrix = _resized_eye(X, size, 0, crop, scale, target, self.how)
+            g = _contract(matrix, g, a)
+        return g
+
+    def to_crop(self, g: Tensor, roi: Tensor) -> Tensor:
+        """The cotangent of the crop: the slope at each point, times how far the point moves."""
+        op, n = g.op, len(self.axes)
+        if self.how["antialias"] or self.how["exclude_outside"]:
+            op.refuse("the crop has no gradient with antialias or exclude_outside")
+        moves = []
+        for k, a in enumerate(self.axes):
+            t = _places(roi, shapes.dim(g, a))
+            low, high = op.Gather(roi, op.const(k)), op.Gather(roi, op.const(k + n))
+            last = shapes.as_float(shapes.dim(self.X, a) - 1, like=roi)
+            points = (low + (high - low) * t) * last
+            within = op.Cast((points >= 0) & (points <= last), to=roi.dtype)
+            steep = self.back(g, but=k) * self._slope(points, last + 1, a)
+            others = [b for b in range(g.rank) if b != a]
+            move = op.cast(shapes.reduce_sum(steep, others), roi.dtype) * within * last
+            moves.append([move * (1 - t), move * t])
+        ends = [m for of_one_end in zip(*moves, strict=True) for m in of_one_end]
+        return op.Concat(*(shapes.reduce_sum(m, [0], keepdims=1) for m in ends), axis=0)
+
+    def _slope(self, points: Tensor, size: float | Tensor, axis: int) -> Tensor:
+        """The derivative of the interpolation along an axis, at points of it."""
+        op, X = self.X.op, self.X
+        cubic = interpolation.cubic(self.how["cubic_coeff_a"])
+        kernel = cubic if self.how["mode"] == "cubic" else interpolation.LINEAR
+        first = op.const([0])
+        taps = interpolation.taps(op.Unsqueeze(points, first), size, kernel, zeros=False)
+        around = op.Gather(X, op.Squeeze(taps.index, first), axis=axis)
+        slope = op.cast(op.Squeeze(taps.slope, first), X.dtype)
+        trailing = list(range(2, X.rank + 1 - axis))
+        slope = op.Unsqueeze(slope, op.const(trailing)) if trailing else slope
+        return shapes.reduce_sum(around * slope, [axis])
+
+
+def _places(like: Tensor, count: Size) -> Tensor:
+    """Numbers from 0 to 1 in equal steps; a single one in the middle."""
+    op = like.op
+    if isinstance(count, int):
+        return op.const(np.linspace(0, 1, count) if count > 1 else [0.5], like=like)
+    steps = shapes.as_float(shapes.at_least(count - 1, 1), like=like)
+    t = op.bounded(op.Cast(shapes.arange(op, count), to=like.dtype) / steps)
+    return op.Where(count.equals(1), op.const(0.5, like=like), t)
 
 
 # With these, enlarging by whole numbers repeats each element that many times.

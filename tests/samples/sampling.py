@@ -62,6 +62,23 @@ SAMPLES = [
         mode="linear",
         coordinate_transformation_mode="tf_crop_and_resize",
     ),
+    # the crop itself, between the elements
+    *(
+        Sample(
+            "Resize",
+            [normal(2, 1, 4, 5), np.array([0.13, -0.37, 0.91, 1.23]), None, ints(*sizes)],
+            {
+                "mode": mode,
+                "axes": [2, 3],
+                "coordinate_transformation_mode": "tf_crop_and_resize",
+                "cubic_coeff_a": -0.5,
+            },
+            smooth=False,  # where a point lies between its neighbours is taken as constant
+            single=mode == "cubic",
+            tolerance=3e-3 if mode == "cubic" else 1e-6,
+        )
+        for mode, sizes in (("linear", (5, 4)), ("cubic", (3, 6)), ("linear", (1, 3)))
+    ),
     # antialias, cubic's parameters
     *(
         _resize((1, 1, 6, 7), sizes=[1, 1, 3, 4], mode=mode, antialias=1, exclude_outside=e)
