@@ -260,6 +260,8 @@ class Builder:
         attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
         if op_type in _SUMMING and attributes.get("reduction") == "add" and _is_half(inputs[0]):
             return self._sum_of_halves(op_type, inputs, attributes)
+        if op_type == "Pad" and len(inputs) > 3 and inputs[3] is not None:
+            inputs = self._along_all_axes(inputs)
         values = tuple(t.value if t is not None else None for t in inputs)
         while values and values[-1] is None:
             values = values[:-1]
@@ -314,6 +316,23 @@ class Builder:
         wide = [self.cast(t, ir.DataType.FLOAT) for t in (data, updates)]
         (y,) = self.node(op_type, (wide[0], indices, wide[1]), 1, attributes)
         return (self.cast(y, data.dtype),)
+
+    def _along_all_axes(self, inputs: Sequence[Any]) -> Sequence[Tensor | None]:
+        """The operands of a Pad without axes, where they are known.
+
+        onnxruntime's optimizer moves a Transpose over a Pad as if it had none.
+        """
+        data, pads, value, axes = inputs
+        if data.shape is None or axes.const is None:
+            return inputs
+        rank, n = len(data.shape), axes.const.size
+        places = np.full(2 * rank, 2 * n)  # where no axis is padded, the 0 behind the pads
+        for k, axis in enumerate(axes.const):
+            places[[axis % rank, axis % rank + rank]] = k, n + k
+        if pads.const is not None:
+            return data, self.const(np.append(pads.const, 0)[places]), value
+        all_pads = self.Concat(pads, self.const([0]), axis=0)
+        return data, self.Gather(all_pads, self.const(places)), value
 
     def _recall(self, key: Any) -> tuple[ir.Value, ...] | None:
         if key in self._memo:

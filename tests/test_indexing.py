@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxgrad as og
@@ -40,3 +41,19 @@ def test_a_slice_backwards_to_int_max_is_refused_where_its_size_is_inferred() ->
     seed = np.array([1.0, 2, 3, 4, 5])
     (g,) = runner(backward)(feeds | {"y0_ograd": seed})
     np.testing.assert_array_equal(g, seed[::-1])
+
+
+@pytest.mark.parametrize("places", ["3", "P"], ids=["known", "symbolic"])
+def test_a_slice_between_transposes_runs_optimized(places: str) -> None:
+    """onnxruntime moves a Transpose over a Pad as if the Pad had no axes."""
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+    net (float[2,{places},4] x) => (y) <int64[1] one = {{1}}, int64[1] last = {{-1}}> {{
+        t = Transpose<perm = [2, 1, 0]>(x)
+        s = Slice(t, one, last, one)
+        q = Mul(s, s)
+        y = Transpose<perm = [2, 1, 0]>(q)
+    }}"""
+    model = onnx.parser.parse_model(text)
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    (g,) = runner(og.gradient(model, of="q", forward=False))({"x": x})
+    np.testing.assert_array_equal(g, x * 2 * np.array([[0], [1], [0]]))
