@@ -118,6 +118,8 @@ def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
             yield x, [None, None, *free]
             channels = known[-1][0] if w is not None and known[-1] is w.shape else None
             yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
+    elif node.op_type == "STFT" and (x := node.inputs[0]) is not None and x.shape is not None:
+        yield node.outputs[0], [x.shape[0], None, None, 2]
     elif node.op_type == "Loop":
         # A final state is the initial one, where no step runs, or one that the body gives.
         given = next(iter(subgraphs(node))).outputs[1:]

@@ -167,3 +167,18 @@ def test_what_holds_in_a_branch_is_not_declared_outside(
             sizes = declared.get(name, [0] * value.ndim)
             assert len(sizes) == value.ndim, name
             assert all(s in (0, size) for s, size in zip(sizes, value.shape, strict=True)), name
+
+
+def test_the_rank_of_a_spectrum_is_known() -> None:
+    """Inference says nothing of an STFT of symbolic length."""
+    net = model("""g (float[B,L,1] x, float[5] w) => (float[B,K,M,2] y) <int64 step = {2}> {
+      s = STFT <onesided = 1> (x, step, w)
+      t = Transpose <perm = [0,2,1,3]> (s)
+      y = Mul(t, t)
+    }""")
+    rng = np.random.default_rng(0)
+    x, w, d = (rng.standard_normal(s).astype(np.float32) for s in ((2, 11, 1), 5, (2, 11, 1)))
+    (g,) = run(og.gradient(net, "x", forward=False), x=x, w=w)
+    # The sum is quadratic in x, so this difference is exact.
+    up, down = (run(net, x=x + h * d, w=w)[0].astype(np.float64).sum() for h in (1, -1))
+    np.testing.assert_allclose((g * d).sum(), (up - down) / 2, rtol=1e-4)
