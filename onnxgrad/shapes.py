@@ -127,7 +127,7 @@ def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
 
 def reshape_like(g: Tensor, x: Tensor) -> Tensor:
     """`g` in the shape of `x`."""
-    if g.static is not None and g.static == x.static:
+    if _same_shape(g, x):
         return g
     op = g.op
     if x.static is None and x.shape is not None and len(x.shape) == 1:
@@ -137,6 +137,11 @@ def reshape_like(g: Tensor, x: Tensor) -> Tensor:
     return op.typed(op.Reshape(g, shape(x), allowzero=1 if empty else None), x)
 
 
+def _same_shape(g: Tensor, x: Tensor) -> bool:
+    """Whether two tensors are known to be of the same shape."""
+    return g.shape is not None and None not in g.shape and g.shape == x.shape
+
+
 def rows(x: Tensor) -> Tensor:
     """`x` as a matrix of its vectors along the last axis."""
     return x if x.rank == 2 else x.op.Flatten(x, axis=-1)
@@ -144,7 +149,7 @@ def rows(x: Tensor) -> Tensor:
 
 def expand_like(g: Tensor, x: Tensor) -> Tensor:
     """`g`, broadcastable to `x`, in the shape of `x`."""
-    if g.static is not None and g.static == x.static:
+    if _same_shape(g, x):
         return g
     if x.static is not None and 0 in x.static:  # onnxruntime drops an Expand of 1 to 0
         return g.op.typed(g * full_like(x, 1), x)

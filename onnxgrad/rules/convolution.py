@@ -125,20 +125,41 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
         return _filter_by_convolution(g, x, W, axes, group)
     op = g.op
     n, m, c = shapes.dim(g, 0), shapes.dim(W, 0) // group, shapes.dim(W, 1)
+    kernel = [a.kernel for a in axes]
     back = windows.adjoint(g, axes) if windows.known([m, c, taps]) and m <= c and taps > 1 else None
     if back is None:
-        left, right, wide, high = g, windows.columns(x, axes), taps * c, m
+        left, right, high, wide = g, windows.columns(x, axes), m, taps * c
     else:
-        left, right, wide, high = windows.columns(g, back, turned=True), x, c, taps * m
-    lead = [n, group] if group > 1 else [n]
-    left = shapes.reshape(left, [*lead, high, shapes.count(left, range(2, left.rank))])
-    right = shapes.reshape(right, [*lead, wide, shapes.count(right, range(2, right.rank))])
-    last = len(lead)
-    right = op.Transpose(right, perm=[*range(last), last + 1, last])
-    y = shapes.reduce_sum(op.MatMul(left, right), [0])
-    if back is not None:
-        y = op.Transpose(shapes.reshape(y, [group * m, taps, c]), perm=[0, 2, 1])
-    return shapes.reshape_like(y, W)
+        left, right, high, wide = windows.columns(g, back, turned=True), x, taps * m, c
+    places = shapes.count(left, range(2, left.rank))
+    if group == 1 and _batch_inside(n, high, wide, places):
+        left, right = (
+            shapes.reshape(
+                op.Transpose(shapes.reshape(t, [n, size, places]), perm=[1, 0, 2]), [size, -1]
+            )
+            for t, size in ((left, high), (right, wide))
+        )
+        y = op.Gemm(left, right, transB=1)
+    else:
+        lead = [n, group] if group > 1 else [n]
+        left = shapes.reshape(left, [*lead, high, places])
+        right = shapes.reshape(right, [*lead, wide, places])
+        last = len(lead)
+        right = op.Transpose(right, perm=[*range(last), last + 1, last])
+        y = shapes.reduce_sum(op.MatMul(left, right), [0])
+    if back is None:
+        return shapes.reshape_like(y, W)
+    y = shapes.reshape(y, [group * m, *kernel, c])
+    return op.typed(op.Transpose(y, perm=[0, len(kernel) + 1, *range(1, len(kernel) + 1)]), W)
+
+
+def _batch_inside(n: Size, high: Size, wide: Size, places: Size) -> bool:
+    """Whether the factors of a batch, to be made one with it inside, are less than its products."""
+    sizes = windows.known([high, wide, places])
+    if n == 1 or sizes is None:
+        return False
+    high, wide, places = sizes
+    return high * wide > (high + wide) * places
 
 
 # Picking elements takes the square of this many operations per element of x; above, it is slower.
