@@ -47,7 +47,7 @@ SAMPLES = [
         [normal(8), np.array([1], np.int32), np.array([7], np.int32), np.array([0], np.int32)],
     ),
     Sample("Slice", [normal(2, 3), ints(-9), ints(_MIN), ints(0), ints(-1)]),
-    Sample("Slice", [normal(7, 5), ints(1, -1), ints(_MAX, _MIN), ints(0, 1), ints(_MAX, -1000)]),
+    Sample("Slice", [normal(7, 5), ints(1, -1), ints(_MAX, _MIN), ints(0, 1), ints(2**30, -1000)]),
     Sample("Slice", [normal(0, 3), ints(0), ints(_MAX), ints(0)]),
     Sample("Slice", [normal(3, 0), ints(-1), ints(_MIN), ints(1), ints(-2)]),
     Sample("Split", [normal(6, 2)], {"num_outputs": 3}, outputs=3),
