@@ -115,6 +115,7 @@ THREE_CLASSES = TWO_CLASSES | {
     "support_vectors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, -0.3, -0.7, 1.0, 0.9, -0.2, 0.4],
     "vectors_per_class": [1, 2, 1],
 }
+ANGLES = [f(np.outer(np.arange(9), np.arange(1, 9)) / 4).astype("f") for f in (np.cos, np.sin)]
 TO_FIRST = "x = Transpose<perm = [0, 3, 1, 2]>"
 TO_LAST = "out0 = Transpose<perm = [0, 2, 3, 1]>"
 BYTES = {
@@ -287,6 +288,26 @@ CASES = [
     ms("GatedAdd", normal(2, 3), normal(2, 3), normal(2, 1)),
     ms("GatedRMSNorm", normal(2, 3, 8), normal(4), normal(2, 3, 8), epsilon=1e-3),
     ms("GatedRMSNorm", normal(2, 3, 8), normal(8), normal(2, 3, 8), activation="sigmoid"),
+    *(
+        ms("BranchwiseRMSNorm", normal(2, 3, 4, 8), normal(*shape), epsilon=1e-3)
+        for shape in ((8,), (4, 8), (32,))
+    ),
+    ms("BranchwiseRMSNorm", normal(2, 3, 32), normal(32), num_branches=4),
+    ms("BranchwiseRMSNorm", normal(2, 3, 32), num_branches=4, note="bare"),
+    *(
+        ms("LinearAttentionGate", normal(2, 3, 4), normal(4), normal(4), normal(2, 3, 4),
+           outputs=2, of=of)
+        for of in (0, 1)
+    ),
+    *(
+        ms("MRotaryEmbedding", x, RNG.integers(0, 9, (3, 2, 3)), *ANGLES, mrope_section=section,
+           mrope_layout=layout, interleaved=interleaved, **heads)
+        for x, section, layout, interleaved, heads in (
+            (normal(2, 3, 32), [3, 3, 2], 0, 0, {"num_heads": 2}),
+            (normal(2, 2, 3, 16), [4, 2, 2], 1, 1, {}),
+            (normal(2, 3, 40), [4, 2, 2], 1, 0, {"num_heads": 2, "rotary_embedding_dim": 16}),
+        )
+    ),
     ms("GroupNorm", normal(2, 3, 2, 4), normal(4), normal(4), groups=2, activation=0,
        same=f"{TO_FIRST}(x0) n = GroupNormalization<num_groups = 2>(x, x1, x2) {TO_LAST}(n)"),
     ms("GroupNorm", normal(2, 4, 3), normal(4), normal(4), groups=2, activation=1, channels_last=0,

@@ -243,6 +243,26 @@ def _(op, X, scale, gate, *, activation="silu", epsilon=1e-5):
     return op.cast(shapes.reshape_like(y, X) * opened, X.dtype)
 
 
+@expansion("com.microsoft::BranchwiseRMSNorm")
+def _(op, X, scale, *, num_branches=0, epsilon=1e-5):
+    """The scale has the shape of all branches, flat or not, or that of one."""
+    branches, width = shapes.dims(X)[-2:]
+    if num_branches:
+        branches, width = num_branches, width // num_branches
+    rows = shapes.reshape(op.cast(X, ir.DataType.FLOAT), [-1, branches, width])
+    factor = op.const(1, like=rows) if scale is None else op.cast(scale, rows.dtype)
+    if factor.static not in ((), (width,)) and factor.rank == 1:
+        factor = shapes.reshape(factor, [branches, width])
+    y, _ = _rms(op, rows, factor, -1, epsilon)
+    return op.cast(shapes.reshape_like(y, X), X.dtype)
+
+
+@expansion("com.microsoft::LinearAttentionGate")
+def _(op, a, dt_bias, decay_scale, b):
+    decay = op.Softplus(op.cast(a, ir.DataType.FLOAT) + dt_bias) * decay_scale
+    return op.cast(decay, a.dtype), None if b is None else op.Sigmoid(b)
+
+
 def _group_norm(
     op: Builder,
     x: Tensor,

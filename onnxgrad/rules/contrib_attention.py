@@ -64,6 +64,8 @@ def _heads(op: Builder, x: Tensor, number: int) -> Tensor:
     """[batch, place, heads * width] as [batch, head, place, width], unless it is already."""
     if x.rank == 4:
         return x
+    if not number:
+        op.refuse("its number of heads is not given")
     split = shapes.reshape(x, [*shapes.dims(x)[:2], number, _known(op, shapes.dim(x, 2)) // number])
     return op.Transpose(split, perm=[0, 2, 1, 3])
 
@@ -130,6 +132,31 @@ def _(
         length = op.Squeeze(shapes.vector(x, [shapes.dim(x, 2)]), op.const([0]))
         places = op.Unsqueeze(op.Range(op.const(0), length, op.const(1)) + places, op.const([0]))
     y = _rotated(op, x, *_rotation(op, places, cosines, sines), interleaved)
+    return y if X.rank == 4 else _merged(op, y)
+
+
+@expansion("com.microsoft::MRotaryEmbedding")
+def _(
+    op, X, position_ids, cosines, sines, *, mrope_section, interleaved=0, num_heads=0,
+    rotary_embedding_dim=0, mrope_layout=0, scale=1.0, is_packed_batching=0,
+):  # fmt: skip
+    """A token has three places, in time, height and width, and some of the angles each."""
+    if is_packed_batching or scale != 1:
+        op.refuse("packed batches and a scale have no rule yet")
+    half = _known(op, shapes.dim(cosines, 1))
+    if mrope_layout:  # every third angle, as far as a section goes, else that of time
+        owner = np.zeros(half, int)
+        for k in (1, 2):
+            owner[k : 3 * mrope_section[k] : 3] = k
+    else:
+        owner = np.repeat([0, 1, 2], mrope_section)
+    chosen = op.const((owner == np.arange(3)[:, None])[:, None, None], like=cosines)
+    cos, sin = (
+        op.ReduceSum(op.Gather(t, position_ids) * chosen, op.const([0]), keepdims=0)
+        for t in (cosines, sines)
+    )
+    angles = (op.Unsqueeze(t, op.const([1])) for t in (cos, sin))
+    y = _rotated(op, _heads(op, X, num_heads), *angles, interleaved)
     return y if X.rank == 4 else _merged(op, y)
 
 
