@@ -195,8 +195,8 @@ def _(d: Draw, op: str) -> Sample:
 
 def _bounds(d: Draw, size: int, step: int, limits: np.iinfo) -> tuple[int, int]:
     """Where a Slice starts and stops, mostly with something between."""
-    # Runtimes differ on what it means to go backwards to INT_MAX. And onnx's inference crashes where
-    # a start, or the sum of start and step, is beyond 32 bits.
+    # Runtimes differ on what it means to go backwards to INT_MAX. And onnx's inference crashes
+    # where a start, or the sum of start and step, is beyond 32 bits.
     ends = [limits.min, limits.max, *range(-6, 7)]
     if not d.between(0, 3):
         start, stop = d.of(range(-6, 7)), d.of(ends)
