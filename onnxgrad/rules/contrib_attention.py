@@ -151,12 +151,13 @@ def _(
     else:
         owner = np.repeat([0, 1, 2], mrope_section)
     chosen = op.const((owner == np.arange(3)[:, None])[:, None, None], like=cosines)
-    cos, sin = (
-        op.ReduceSum(op.Gather(t, position_ids) * chosen, op.const([0]), keepdims=0)
-        for t in (cosines, sines)
-    )
-    angles = (op.Unsqueeze(t, op.const([1])) for t in (cos, sin))
-    y = _rotated(op, _heads(op, X, num_heads), *angles, interleaved)
+
+    def at_places(table: Tensor) -> Tensor:
+        each = op.ReduceSum(op.Gather(table, position_ids) * chosen, op.const([0]), keepdims=0)
+        return op.Unsqueeze(each, op.const([1]))
+
+    x = _heads(op, X, num_heads)
+    y = _rotated(op, x, at_places(cosines), at_places(sines), interleaved)
     return y if X.rank == 4 else _merged(op, y)
 
 
