@@ -30,11 +30,7 @@ STATES = {
     "zero": "zero derivative",
     "none": "not implemented",
 }
-HEAD = f"""\
-# Operators
-
-{BEGIN}
-
+HEAD = f"""
 Made from the registry by `make operators`, with the newest opset of onnx {onnx.__version__}.
 A model of an opset below 21 is raised to 21 before it is differentiated.
 
@@ -139,14 +135,13 @@ def summary(table: list[Line]) -> str:
 
 
 def page(table: list[Line]) -> str:
-    """docs/operators.md."""
+    """What docs/operators.md says of the operators."""
     parts = [HEAD, summary(table)]
     for domain in sorted({entry.domain for entry in table}):
         parts.append(f"\n## {domain or 'ai.onnx'}\n\n")
         parts.append("| operator | since opset | state | gradient with respect to | remarks |\n")
         parts.append("| --- | ---: | --- | --- | --- |\n")
         parts.extend(row(entry) for entry in table if entry.domain == domain)
-    parts.append(f"\n{END}\n")
     return "".join(parts)
 
 
@@ -160,15 +155,20 @@ def row(entry: Line) -> str:
 def pages() -> Iterator[tuple[Path, str]]:
     """The files that hold a generated part, with the text that they should have."""
     table = lines()
-    yield PAGE, page(table)
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    yield README, f"{before}{BEGIN}\n\n{summary(table)}\n{END}{after}"
+    yield PAGE, between(PAGE.read_text(), BEGIN, END, page(table))
+    yield README, between(README.read_text(), BEGIN, END, f"\n{summary(table)}")
+
+
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """A page with another text, of whole lines, between two lines of it."""
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
-    stale = [(p, text) for p, text in pages() if not p.exists() or p.read_text() != text]
+    stale = [(p, text) for p, text in pages() if p.read_text() != text]
     for path, text in stale:
         name = path.relative_to(ROOT)
         if "--check" in arguments:
