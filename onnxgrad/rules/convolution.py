@@ -118,7 +118,8 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     """The cotangent of the filters: for each of their elements, g times what it has seen of x.
 
     That is a product of matrices, of g and what each window sees of x, or of all that see an
-    element of x and x. The latter is up to twice as fast where g has not more channels.
+    element of x and x. The latter is up to twice as fast where g has not more channels, and slower
+    where a filter gives one channel of one.
     """
     taps = shapes.product([a.kernel for a in axes])
     if isinstance(taps, int) and taps > _MANY_TAPS:
@@ -126,7 +127,8 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     op = g.op
     n, m, c = shapes.dim(g, 0), shapes.dim(W, 0) // group, shapes.dim(W, 1)
     kernel = [a.kernel for a in axes]
-    back = windows.adjoint(g, axes) if windows.known([m, c, taps]) and m <= c and taps > 1 else None
+    swap = windows.known([m, c, taps]) and 1 < m <= c and taps > 1
+    back = windows.adjoint(g, axes) if swap else None
     if back is None:
         left, right, high, wide = g, windows.columns(x, axes), m, taps * c
     else:
