@@ -95,13 +95,47 @@ def test_dynamic_quantization() -> None:
     body = "q, a, z = DynamicQuantizeLinear(x) d = DequantizeLinear(q, a, z) y = Mul(d, d)"
     (got,) = gradients(parse(body, "float[3, 4] x"), ["x"], {"x": X}, ["DynamicQuantizeLinear"])
     x = torch.tensor(X, requires_grad=True)
-    s = (x.clamp(min=0).max() - x.clamp(max=0).min()) / 255
-    z = (-x.min() / s).round().detach()
-    steps = x / s
-    d = (steps + (steps.round() - steps).detach()) * s
-    assert 0 <= z <= 255
+    d = _dynamic(x)
     (d * d).backward(torch.tensor(G))
     np.testing.assert_allclose(got, x.grad.numpy(), rtol=1e-3, atol=1e-5)
+
+
+def _dynamic(x):
+    """Dynamic quantisation with a rounding that passes gradients."""
+    s = (x.clamp(min=0).max() - x.clamp(max=0).min()) / 255
+    steps = x / s
+    return (steps + (steps.round() - steps).detach()) * s
+
+
+B, ZERO = RNG.integers(-128, 128, (4, 4)), RNG.integers(-20, 20, 4)
+W = RNG.integers(-128, 128, (2, 1, 2, 2))
+
+
+def test_dynamic_matrix_product() -> None:
+    """What quantize_dynamic makes of a MatMul; a column of weights has a zero point."""
+    body = """q, a, z = DynamicQuantizeLinear(x) p = MatMulInteger(q, b, z, bz) f = Cast<to = 1>(p)
+      m = Mul(a, s) y = Mul(f, m)"""
+    weights = f"int8[4, 4] b = {{{', '.join(map(str, B.ravel()))}}}"
+    zeros = f"int8[4] bz = {{{', '.join(map(str, ZERO))}}}"
+    model = parse(body, constants=f"<{weights}, {zeros}>")
+    got = gradients(model, ["x"], {"x": X, "s": SCALE}, "DynamicQuantizeLinear")
+    x = torch.tensor(X, requires_grad=True)
+    (_dynamic(x) @ torch.tensor((B - ZERO) * SCALE, dtype=torch.float32)).backward(torch.tensor(G))
+    np.testing.assert_allclose(got[0], x.grad.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_dynamic_convolution() -> None:
+    body = """i = Constant<value_ints = [0, 1]>() u = Unsqueeze(x, i)
+      q, a, z = DynamicQuantizeLinear(u) p = ConvInteger<pads = [1, 0, 0, 1]>(q, w, z)
+      f = Cast<to = 1>(p) m = Mul(a, s) c = Mul(f, m)
+      one = Constant<value_ints = [1]>() k = ReduceSum(c, one) y = Squeeze(k, i)"""
+    model = parse(body, constants=f"<int8[2, 1, 2, 2] w = {{{', '.join(map(str, W.ravel()))}}}>")
+    got = gradients(model, ["x"], {"x": X, "s": SCALE}, True)
+    x = torch.tensor(X, requires_grad=True)
+    padded = torch.nn.functional.pad(_dynamic(x)[None, None], (0, 1, 1, 0))
+    y = torch.nn.functional.conv2d(padded, torch.tensor(W * SCALE, dtype=torch.float32))
+    y.sum(1)[0].backward(torch.tensor(G))
+    np.testing.assert_allclose(got[0], x.grad.numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("operator", ["Round", "Floor", "Ceil", "Sign"])

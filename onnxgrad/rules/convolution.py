@@ -27,14 +27,14 @@ def _(g):
 
 
 @rule("Conv", "X")
-def _(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
+def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
     y = _correlate(g, W, axes, group) or windows.spread(g, W, axes, group)
     return g.op.typed(y, X)
 
 
 @rule("Conv", "W")
-def _(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
+def conv_w(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
     return _filter(g, X, W, axes, group)
 

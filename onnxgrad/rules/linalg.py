@@ -25,7 +25,7 @@ def _transpose(op, X):
 
 
 @rule("MatMul", "A")
-def _(op, g, A, B):
+def matmul_a(op, g, A, B):
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:
         gA = shapes.reshape_like(op.Gemm(shapes.rows(g), b, transB=1), a)
@@ -37,7 +37,7 @@ def _(op, g, A, B):
 
 
 @rule("MatMul", "B")
-def _(op, g, A, B):
+def matmul_b(op, g, A, B):
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:  # the batch, if any, is summed by the product itself
         gB = _sum_of_products(op, a, g)

@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from onnxgrad import shapes
 from onnxgrad.registry import elementwise, rule, zero
+from onnxgrad.rules.convolution import conv_w, conv_x
+from onnxgrad.rules.linalg import matmul_a, matmul_b
 
 zero("QuantizeLinear", reason="rounds to integers or to 8 bits and fewer")
 zero(["ConvInteger", "MatMulInteger"], reason="integers in, integers out")
@@ -110,6 +112,39 @@ def _(op, g_y, g_y_scale, x, y_scale):
     g_scale = -shapes.reduce_sum(g * x, list(range(x.rank))) * op.bounded(1 / y_scale)
     g_scale = g_scale if g_y_scale is None else g_scale + g_y_scale
     return g + _spread_derivative(op, x) * (g_scale / 255)
+
+
+@rule("MatMulInteger", "A", straight_through=True)
+def _(op, g, A, B, b_zero_point):
+    return matmul_a(op, g, A, _less(g, B, b_zero_point))
+
+
+@rule("MatMulInteger", "B", straight_through=True)
+def _(op, g, A, B, a_zero_point):
+    if a_zero_point is not None and a_zero_point.rank == 1:  # one for each row
+        a_zero_point = op.Unsqueeze(a_zero_point, op.const([-1]))
+    return matmul_b(op, g, _less(g, A, a_zero_point), B)
+
+
+@rule("ConvInteger", "x", straight_through=True)
+def _(op, g, x, w, w_zero_point, kernel_shape, strides, dilations, pads, auto_pad, group):
+    if w_zero_point is not None and w_zero_point.rank == 1:  # one for each channel
+        w_zero_point = op.Unsqueeze(w_zero_point, op.const(list(range(1, w.rank))))
+    w = _less(g, w, w_zero_point)
+    return conv_x(g, x, w, kernel_shape, strides, dilations, pads, auto_pad, group)
+
+
+@rule("ConvInteger", "w", straight_through=True)
+def _(g, x, w, x_zero_point, kernel_shape, strides, dilations, pads, auto_pad, group):
+    x = _less(g, x, x_zero_point)
+    return conv_w(g, x, w, kernel_shape, strides, dilations, pads, auto_pad, group)
+
+
+def _less(g, x, zero_point):
+    """The numbers that integers stand for, but for their scale."""
+    op = g.op
+    x = op.cast(x, g.dtype)
+    return x if zero_point is None else x - op.cast(zero_point, g.dtype)
 
 
 def _quantized(op, x, y_scale, y_zero_point, y, axis, block_size):
