@@ -94,7 +94,9 @@ class Again:
             num_outputs=len(node.outputs),
             name=op.names.fresh(f"{node.name}/again"),
         )
+        copy.meta.update(node.meta)
         for new, old in zip(copy.outputs, node.outputs, strict=True):
+            new.meta.update(old.meta)
             new.name = op.names.fresh(f"{old.name}_again") if old.name else ""
             new.type, new.shape = old.type, old.shape
         op.graph.append(copy)

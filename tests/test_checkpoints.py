@@ -137,6 +137,26 @@ def test_random_numbers_are_drawn_once():
     assert [n.op_type for n in built.graph.node].count("Dropout") == 1
 
 
+def test_straight_through_copies():
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[N, 4] x) => (float[N, 4] y)
+        <float s = {0.1}, int8 z = {0}, float[4] w = {1, -2, 3, 0.5}> {
+            a = Mul(x, w)
+            q = QuantizeLinear(a, s, z)
+            d = DequantizeLinear(q, s, z)
+            r = Round(d)
+            y = Mul(r, d)
+        }""")
+    given = {"x": RNG.standard_normal((3, 4)).astype(np.float32)}
+    plain, lean = (
+        og.gradient(model, ["x", "w"], straight_through=True, checkpoints=c) for c in (False, ["a"])
+    )
+    for a, b in zip(runner(lean)(given), runner(plain)(given), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert any("/again" in n.name and n.op_type == "QuantizeLinear" for n in lean.graph.node)
+
+
 def test_an_unknown_checkpoint():
     with pytest.raises(og.UnknownNameError, match="h44"):
         og.gradient(deep(), checkpoints=["h44"])
