@@ -176,22 +176,6 @@ class GlobalMaxPool(OpRun):
         return (X.max(tuple(range(2, X.ndim)), keepdims=True),)
 
 
-class MaxUnpool(OpRun):
-    """onnx's own takes the indices as those of the smaller tensor where output_shape is given."""
-
-    op_domain = ""
-
-    def _run(  # type: ignore[override]
-        self, X, indices, output_shape=None, kernel_shape=None, pads=None, strides=None
-    ):
-        strides, _, pairs = filled(X.ndim - 2, strides, None, pads)
-        sliding = zip(X.shape[2:], kernel_shape, strides, pairs, strict=True)
-        inferred = [(n - 1) * s + k - sum(p) for n, k, s, p in sliding]
-        Y = np.zeros([*X.shape[:2], *inferred] if output_shape is None else output_shape, X.dtype)
-        Y.flat[indices] = X
-        return (Y,)
-
-
 class LRN(OpRun):
     """onnx's own is right in the first channel alone."""
 
@@ -268,7 +252,6 @@ OPS = [
     LRN,
     LinearAttention,
     LpPool,
-    MaxUnpool,
     Pad,
     *reference_recurrent.OPS,
     *(in_full(*o) for o in ((Adagrad, 3), (Adam, 4), (Momentum, 3))),

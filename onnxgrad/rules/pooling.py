@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxgrad import shapes, windows
 from onnxgrad.builder import Tensor
@@ -43,8 +44,20 @@ def _flat(x: Tensor) -> Tensor:
 
 
 @rule("MaxUnpool", "X")
-def _(op, g, X, I):  # noqa: E741
-    return shapes.reshape_like(op.GatherElements(_flat(g), _flat(I)), X)
+def _(op, g, X, I, output_shape, kernel_shape, pads, strides):  # noqa: E741
+    if output_shape is None:
+        return shapes.reshape_like(op.GatherElements(_flat(g), _flat(I)), X)
+    # Runtimes differ on what the indices count then, so each is asked where it puts an element:
+    # their numbers are unpooled, from 1 on.
+    planes, count = shapes.product(shapes.dims(X)[:2]), shapes.product(shapes.dims(X)[2:])
+    numbers = op.Cast(shapes.arange(op, count) + 1, to=ir.DataType.FLOAT)
+    numbers = op.Expand(shapes.reshape(numbers, [1, 1, *shapes.dims(X)[2:]]), shapes.shape(X))
+    how = {"kernel_shape": kernel_shape, "pads": pads, "strides": strides}
+    found = op.Cast(op.MaxUnpool(numbers, I, output_shape, **how), to=ir.DataType.INT64)
+    found, g = (shapes.reshape(t, [planes, -1]) for t in (found, g))
+    sums = shapes.full(g, [planes, count + 1], 0)  # the first of what no element was put into
+    sums = op.ScatterElements(sums, found, g, axis=1, reduction="add")
+    return shapes.reshape_like(shapes.part(sums, 1, count + 1, 1), X)
 
 
 @rule("AveragePool", "X")
