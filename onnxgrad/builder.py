@@ -320,11 +320,14 @@ class Builder:
     def _along_all_axes(self, inputs: Sequence[Any]) -> Sequence[Tensor | None]:
         """The operands of a Pad without axes, where they are known.
 
-        onnxruntime's optimizer moves a Transpose over a Pad as if it had none.
+        onnxruntime's optimizer moves a Transpose over a Pad as if it had none. Without them it
+        would take a Pad of a Conv's filters for one of its image, but for a value that is not +0.
         """
         data, pads, value, axes = inputs
         if data.shape is None or axes.const is None:
             return inputs
+        if value is None and data.dtype in FLOATS:
+            value = self.const(-0.0, like=data)
         rank, n = len(data.shape), axes.const.size
         places = np.full(2 * rank, 2 * n)  # where no axis is padded, the 0 behind the pads
         for k, axis in enumerate(axes.const):
