@@ -66,7 +66,7 @@ with fewer cores than processes that want to run, the times on two threads say l
 Peak memory is that of a process that loads a gradient's file and runs it, libraries too.
 
 The peers come with `pip install -e ".[bench]"` and `make training-runtime`; one that is not here is
-listed as absent."""
+listed as absent. What bounds the times, and what was tried, is in [bounds.md](bounds.md)."""
 
 # A pipe has no width of its own.
 console = Console(width=None if sys.stdout.isatty() else 160)

@@ -155,6 +155,31 @@ def sharing(quick: bool = False) -> dict[str, Any]:
 
 
 @figure
+def checkpoints(quick: bool = False) -> dict[str, Any]:
+    """Memory in use after a gradient of all parameters, in MB, and its CPU time in seconds."""
+    import nets
+
+    import onnxgrad as og
+
+    sizes = {"layers": 2, "width": 64, "batch": 2} if quick else {"width": 256, "batch": 32}
+    model = nets.NETS["bert"](**sizes)
+    weights = [v for v in model.graph.initializers if v.endswith((".weight", ".bias"))]
+    found = {}
+    for title, kept in (("everything kept", False), ("checkpoints=True", True)):
+        gradient = og.gradient(model, weights, forward=False, checkpoints=kept)
+
+        def used(gradient: Any = gradient) -> float:
+            call = _run(gradient)
+            call()
+            call()
+            return _resident()
+
+        found[f"encoder, batch {sizes['batch']}, {title}, MB"] = _in_child(used)
+        found[f"encoder, batch {sizes['batch']}, {title}, s"] = _seconds(_run(gradient))
+    return found
+
+
+@figure
 def calls(quick: bool = False) -> dict[str, Any]:
     """What a call of Net costs, on the MLP (microseconds of CPU time)."""
     import nets
