@@ -190,7 +190,10 @@ def test_per_example_gradients_of_a_known_batch_are_those_of_batches_of_one(n: i
       size = Squeeze(shape, axis)
       alone = Equal(size, one)
       k = If (alone) <
-        then_branch = a () => (double[A,2,2] p) { p = Add(r, r) },
+        then_branch = a () => (double[A,2,2] p) {
+          three = Constant <value = double {3.0}> ()
+          p = Mul(r, three)
+        },
         else_branch = o () => (double[B,2,2] q) { q = Sin(r) }
       >
       rest = Constant <value = int64[1] {-1}> ()
