@@ -17,7 +17,6 @@ from onnxgrad.api import GRADIENTS, OGRADS, gradient
 from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All, Spec
 from onnxgrad.runtime import (
-    SHARE_BYTES,
     Array,
     Binding,
     Port,
@@ -545,10 +544,13 @@ def _imposed(
 
 
 def _hold_weights(model: ir.Model) -> None:
-    """Keep each large weight as one array, which gradient models and sessions then share."""
+    """Keep each weight as one array, which gradient models and sessions then share.
+
+    One that stayed in the model's message, however small, would keep all of the message alive.
+    """
 
     def held(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if tensor.nbytes < SHARE_BYTES or tensor.dtype == ir.DataType.STRING:
+        if tensor.dtype == ir.DataType.STRING:
             return tensor
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
