@@ -8,6 +8,7 @@ import pytest
 
 import onnxgrad as og
 from tests.oracle import close, directional, inner, runner
+from tests.test_control_flow import undeclared
 from tests.test_rules import validate, vjp_error
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
@@ -143,3 +144,16 @@ def test_at_run_time(name: str, order: int) -> None:
         feeds["k"] = np.array(steps)
         analytic, numeric = vjp_error(model, backward, feeds, rng, runner)
         assert close(analytic, numeric, 1e-6), (steps, analytic, numeric)
+
+
+@pytest.mark.parametrize("name", [n for n in AT_RUN_TIME if "grow" in n or n == "shrink"])
+def test_states_of_undeclared_shape(name: str) -> None:
+    model = onnx.parser.parse_model(TEXT + AT_RUN_TIME[name])
+    undeclared(model.graph)
+    backward = og.gradient(model, ["x", "w"], ograd=True, unreachable="zeros")
+    validate(backward)
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.standard_normal(5), "w": rng.standard_normal(2)}
+    feeds |= {"i": np.array(-1), "k": np.array(2)}
+    analytic, numeric = vjp_error(model, backward, feeds, rng, runner)
+    assert close(analytic, numeric, 1e-6), (analytic, numeric)
