@@ -8,23 +8,21 @@ follows from the inputs; no If whose condition follows from them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
-from onnxgrad.builder import Builder
-from onnxgrad.errors import ModelError, RuleError
+from onnxgrad.errors import ModelError
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.functions import inline_body
+from onnxgrad.inner_shapes import infer_inner, infer_states
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
-from onnxgrad.values import constant_of, elements_of, is_sequence, keep_rank, misjudged, subgraphs
+from onnxgrad.values import constant_of, is_sequence, keep_rank, misjudged, subgraphs
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -202,10 +200,10 @@ def _infer(model: ir.Model) -> None:
                 v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_shapes(model)
-    more = (_type_sequences, _type_own_operators, _keep_ranks, _infer_states)
+    more = (_type_sequences, _type_own_operators, _keep_ranks, infer_states)
     while any(pass_(model.graph) for pass_ in more):
         infer_shapes(model)
-    if _infer_inner(model.graph):
+    if infer_inner(model.graph):
         infer_shapes(model)
 
 
@@ -252,103 +250,6 @@ def _always_gives_sequence(op_type: str) -> bool:
 def _keep_ranks(graph: ir.Graph) -> bool:
     kept = [keep_rank(node) for node in graph.all_nodes()]
     return any(kept)
-
-
-def _infer_inner(graph: ir.Graph) -> bool:
-    """Set shapes in inner graphs, where inference does not see the constants of the main graph."""
-    found, inner = False, list(graph.subgraphs())
-    op = Builder(graph) if inner else None
-    for node in (n for g in inner for n in g):
-        found |= op is not None and _infer_anew(op, node)
-    return found
-
-
-def _infer_anew(op: Builder, node: ir.Node) -> bool:
-    """Infer the outputs of a node that are not wholly known; whether more is known now."""
-    known = {v: v.shape for v in node.outputs if v.name and elements_of(v) is None}
-    if not known or any(subgraphs(node)) or onnx_schema(node.domain, node.op_type) is None:
-        return False
-    for v in known:
-        v.shape = None
-    with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
-        op.infer_outputs(node)
-    found = any(v.shape is not None and v.shape != s for v, s in known.items())
-    for v, shape in known.items():
-        v.shape = shape if v.shape is None else v.shape
-    return found
-
-
-# The states of every Loop whose shapes its body does not declare.
-_Open: TypeAlias = dict[ir.Node, list[int]]
-
-
-def _infer_states(graph: ir.Graph) -> bool:
-    """Set the shapes of states that the body of a Loop declares none of; whether there was one."""
-    loops = [n for n in graph.all_nodes() if n.op_type == "Loop" and not n.domain]
-    undeclared = {n: [k for k in range(2, len(n.inputs)) if _is_open(n, k)] for n in loops}
-    if not any(undeclared.values()):
-        return False
-    before = {v: v.shape for g in graph.subgraphs() for n in g for v in n.outputs}
-    op = Builder(graph)
-    for node in graph:
-        if any(subgraphs(node)):
-            _infer_holder(op, node, undeclared)
-    for v, shape in before.items():
-        v.shape = shape if v.shape is None else v.shape
-    return any(not _is_open(n, k) for n, ks in undeclared.items() for k in ks)
-
-
-def _is_open(node: ir.Node, k: int) -> bool:
-    state = next(iter(subgraphs(node))).inputs[k]
-    return state.shape is None and isinstance(state.type, ir.TensorType)
-
-
-def _infer_holder(op: Builder, node: ir.Node, undeclared: _Open) -> None:
-    """Infer the graphs that a node holds, and what follows for its outputs."""
-    inner = list(subgraphs(node))
-    if node in undeclared:
-        _infer_loop(op, node, inner[0], undeclared)
-    else:
-        for graph in inner:
-            _infer_body(op, graph, undeclared)
-    if node.op_type == "If":
-        for v, *given in zip(node.outputs, *(g.outputs for g in inner), strict=True):
-            if v.shape is None:
-                v.shape = _common(*(w.shape for w in given))
-    keep_rank(node)
-
-
-def _infer_loop(op: Builder, node: ir.Node, body: ir.Graph, undeclared: _Open) -> None:
-    """Take states for what they are initially, and forget the sizes that a step does not keep."""
-    initial = {k: v.shape for k in undeclared[node] if (v := node.inputs[k]) is not None}
-    kept = initial
-    while True:
-        shapes = {k: s for k, s in kept.items() if s is not None}
-        for k in undeclared[node]:
-            body.inputs[k].shape = shapes.get(k)
-        _infer_body(op, body, undeclared)
-        kept = {k: _common(s, body.outputs[k - 1].shape) for k, s in shapes.items()}
-        if kept == shapes:
-            return
-
-
-def _infer_body(op: Builder, body: ir.Graph, undeclared: _Open) -> None:
-    """Infer an inner graph from the shapes of its inputs."""
-    for node in body:
-        for v in node.outputs:
-            v.shape = None
-        if any(subgraphs(node)):
-            _infer_holder(op, node, undeclared)
-        else:
-            _infer_anew(op, node)
-
-
-def _common(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
-    """What two shapes have in common; None where that is not even the rank."""
-    if a is None or b is None or len(a) != len(b):
-        return None
-    pairs = zip(a, b, strict=True)
-    return ir.Shape([x if x == y and x != ir.SymbolicDim(None) else None for x, y in pairs])
 
 
 def _type_own_operators(graph: ir.Graph) -> bool:
