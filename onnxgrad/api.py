@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxgrad import io, registry, shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.checkpoints import Again, choose
-from onnxgrad.differentiate import Edge, Flow, describe, edge, pull_back, require_rules
+from onnxgrad.differentiate import Edge, Flow, describe, edge, operands, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
@@ -357,7 +357,7 @@ def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> U
 
 
 def _same_type(e: Edge) -> bool:
-    source = e.node.inputs[e.index]
+    source = operands(e.node)[e.index]
     return source is not None and [v.dtype for v in e.node.outputs] == [source.dtype]
 
 

@@ -52,9 +52,7 @@ def operand_name(node: ir.Node, index: int) -> str:
 
 def edge(node: ir.Node, index: int) -> Edge:
     """What is known of the derivative of a node with respect to one operand."""
-    entry, value = entry_of(node), operands(node)[index]
-    if value is not None and ROUNDED in value.meta and not is_straight(node):
-        return Edge(node, index, "zero", "takes rounded numbers as integers")
+    entry = entry_of(node)
     if entry is None and has_body(node.domain, node.op_type):
         floating = carries(node.outputs[0])
         return Edge(node, index, "rule" if floating else "zero", "through its function body")
@@ -101,7 +99,13 @@ class Flow:
                 useful.update(v for v in before[node] if v is not None)
         steps: list[tuple[ir.Node, list[Edge]]] = []
         for node in reversed(before):
-            edges = [edge(node, k) for k, v in enumerate(before[node]) if v in flow.reached]
+            edges = [
+                Edge(node, k, "zero", "takes rounded numbers for integers")
+                if v is not None and ROUNDED in v.meta and not is_straight(node)
+                else edge(node, k)
+                for k, v in enumerate(before[node])
+                if v in flow.reached
+            ]
             flow.blocked += [e for e in edges if e.state == "zero"]
             edges = [e for e in edges if e.state != "zero"]
             if not edges:

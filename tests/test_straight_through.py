@@ -197,6 +197,15 @@ def test_beside_integers_that_are_no_numbers() -> None:
         og.gradient(parse(body), "s", straight_through=True)
 
 
+def test_integers_that_a_branch_captures_end_the_path() -> None:
+    body = """q = QuantizeLinear(x, s, z) y = If <then_branch = a () => (float[3, 4] t) {
+      t = DequantizeLinear(q, s, z) }, else_branch = b () => (float[3, 4] e) {
+      e = DequantizeLinear(q, s) }> (c)"""
+    model = parse(body, "float[3, 4] x, float s, bool c", "<int8 z = {3}>")
+    with pytest.raises(og.UnreachableError, match="takes rounded numbers for integers"):
+        og.gradient(model, "x", straight_through=True)
+
+
 def test_a_name_without_such_a_gradient() -> None:
     with pytest.raises(og.ArgumentError, match=r"no straight-through rule for 'Rond'.*'Round'"):
         og.gradient(parse("y = Mul(x, s)"), straight_through="Rond")
