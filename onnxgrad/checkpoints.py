@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Flow
-from onnxgrad.values import draws, is_float, subgraphs
+from onnxgrad.values import draws, is_float, is_sequence, subgraphs
 
 
 def choose(flow: Flow) -> set[ir.Value]:
@@ -120,6 +120,8 @@ class Again:
         The cotangent enters by none of its elements, as a part of the shape that `x` has anyway.
         """
         op = self._op
+        if is_sequence(after.value):
+            after = op.SequenceLength(after)
         none = op.Slice(op.Reshape(after, op.const([-1])), op.const([0]), op.const([0]))
         size = op.Concat(shapes.shape(x), op.Cast(none, to=ir.DataType.INT64), axis=0)
         return op.typed(op.Reshape(x, size), x)

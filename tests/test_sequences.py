@@ -157,3 +157,15 @@ def test_states_of_undeclared_shape(name: str) -> None:
     feeds |= {"i": np.array(-1), "k": np.array(2)}
     analytic, numeric = vjp_error(model, backward, feeds, rng, runner)
     assert close(analytic, numeric, 1e-6), (analytic, numeric)
+
+
+@pytest.mark.parametrize("name", ["split and take", "insert", "collect", "grow"])
+def test_checkpoints(name: str) -> None:
+    """What is computed again waits for a cotangent, which can be a sequence."""
+    model = onnx.parser.parse_model(TEXT + AT_RUN_TIME[name])
+    feeds = {"x": np.arange(5.0), "w": np.array([0.5, 2]), "i": np.array(1), "k": np.array(2)}
+    for first, second in zip(
+        *(runner(og.gradient(model, "x", checkpoints=c))(feeds) for c in (False, True)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first, second)
