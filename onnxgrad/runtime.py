@@ -216,7 +216,7 @@ class Session:
                 self._fed[name] = taken.pop(name)
         if taken:
             options.add_external_initializers(list(taken), list(taken.values()))
-        self._device = "cuda" if target_of(chosen) == "cuda" else "cpu"
+        self._device: str = target_of(chosen)  # its names are the devices'
         self._weights = weights  # onnxruntime does not keep their memory alive
         try:
             self._session = ort.InferenceSession(

@@ -124,15 +124,21 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     taps = shapes.product([a.kernel for a in axes])
     if isinstance(taps, int) and taps > _MANY_TAPS:
         return _filter_by_convolution(g, x, W, axes, group)
-    op = g.op
-    n, m, c = shapes.dim(g, 0), shapes.dim(W, 0) // group, shapes.dim(W, 1)
-    kernel = [a.kernel for a in axes]
+    m, c, kernel = shapes.dim(W, 0) // group, shapes.dim(W, 1), [a.kernel for a in axes]
     swap = windows.known([m, c, taps]) and 1 < m <= c and taps > 1
     back = windows.adjoint(g, axes) if swap else None
     if back is None:
-        left, right, high, wide = g, windows.columns(x, axes), m, taps * c
-    else:
-        left, right, high, wide = windows.columns(g, back, turned=True), x, taps * m, c
+        y = _sum_of_products(g, windows.columns(x, axes), m, taps * c, group)
+        return shapes.reshape_like(y, W)
+    y = _sum_of_products(windows.columns(g, back, turned=True), x, taps * m, c, group)
+    y = shapes.reshape(y, [group * m, *kernel, c])
+    last = len(kernel) + 1
+    return g.op.typed(g.op.Transpose(y, perm=[0, last, *range(1, last)]), W)
+
+
+def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group: int) -> Tensor:
+    """left rightᵀ for each group, of `high` and `wide` rows of places, summed over the batch."""
+    op, n = left.op, shapes.dim(left, 0)
     places = shapes.count(left, range(2, left.rank))
     if group == 1 and _batch_inside(n, high, wide, places):
         left, right = (
@@ -141,18 +147,13 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
             )
             for t, size in ((left, high), (right, wide))
         )
-        y = op.Gemm(left, right, transB=1)
-    else:
-        lead = [n, group] if group > 1 else [n]
-        left = shapes.reshape(left, [*lead, high, places])
-        right = shapes.reshape(right, [*lead, wide, places])
-        last = len(lead)
-        right = op.Transpose(right, perm=[*range(last), last + 1, last])
-        y = shapes.reduce_sum(op.MatMul(left, right), [0])
-    if back is None:
-        return shapes.reshape_like(y, W)
-    y = shapes.reshape(y, [group * m, *kernel, c])
-    return op.typed(op.Transpose(y, perm=[0, len(kernel) + 1, *range(1, len(kernel) + 1)]), W)
+        return op.Gemm(left, right, transB=1)
+    lead = [n, group] if group > 1 else [n]
+    left = shapes.reshape(left, [*lead, high, places])
+    right = shapes.reshape(right, [*lead, wide, places])
+    last = len(lead)
+    right = op.Transpose(right, perm=[*range(last), last + 1, last])
+    return shapes.reduce_sum(op.MatMul(left, right), [0])
 
 
 def _batch_inside(n: Size, high: Size, wide: Size, places: Size) -> bool:
