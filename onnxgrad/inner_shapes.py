@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxgrad.builder import Builder
 from onnxgrad.errors import RuleError
 from onnxgrad.registry import onnx_schema
-from onnxgrad.values import elements_of, keep_rank, subgraphs
+from onnxgrad.values import common_shape, elements_of, keep_rank, subgraphs
 
 
 def infer_inner(graph: ir.Graph) -> bool:
@@ -73,7 +73,7 @@ def _infer_holder(op: Builder, node: ir.Node, undeclared: _Open) -> None:
     if node.op_type == "If":
         for v, *given in zip(node.outputs, *(g.outputs for g in inner), strict=True):
             if v.shape is None:
-                v.shape = _common(*(w.shape for w in given))
+                v.shape = common_shape(*(w.shape for w in given))
     keep_rank(node)
 
 
@@ -86,7 +86,7 @@ def _infer_loop(op: Builder, node: ir.Node, body: ir.Graph, undeclared: _Open) -
         for k in undeclared[node]:
             body.inputs[k].shape = shapes.get(k)
         _infer_body(op, body, undeclared)
-        kept = {k: _common(s, body.outputs[k - 1].shape) for k, s in shapes.items()}
+        kept = {k: common_shape(s, body.outputs[k - 1].shape) for k, s in shapes.items()}
         if kept == shapes:
             return
 
@@ -100,11 +100,3 @@ def _infer_body(op: Builder, body: ir.Graph, undeclared: _Open) -> None:
             _infer_holder(op, node, undeclared)
         else:
             _infer_anew(op, node)
-
-
-def _common(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
-    """What two shapes have in common; None where that is not even the rank."""
-    if a is None or b is None or len(a) != len(b):
-        return None
-    pairs = zip(a, b, strict=True)
-    return ir.Shape([x if x == y and x != ir.SymbolicDim(None) else None for x, y in pairs])

@@ -124,9 +124,9 @@ def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
         # A final state is the initial one, where no step runs, or one that the body gives.
         given = next(iter(subgraphs(node))).outputs[1:]
         for out, initial, state in zip(node.outputs, node.inputs[2:], given, strict=False):
-            before, after = None if initial is None else dims_of(initial), dims_of(state)
-            if before is not None and after is not None and len(before) == len(after):
-                yield out, [a if a == b else None for a, b in zip(before, after, strict=True)]
+            shape = None if initial is None else common_shape(initial.shape, state.shape)
+            if shape is not None:
+                yield out, list(shape)
     elif node.op_type in _ALIKE and (x := node.inputs[0]) is not None and x.shape is not None:
         yield node.outputs[0], list(x.shape)
     elif node.op_type == "Split" and (x := node.inputs[0]) is not None and x.shape is not None:
@@ -201,6 +201,13 @@ def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
     if shape is None:
         return None
     return tuple([d if isinstance(d, int) else d.value for d in shape])
+
+
+def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
+    """The sizes in which two shapes agree, the others unknown; None without a common rank."""
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return ir.Shape([x if x == y else None for x, y in zip(a, b, strict=True)])
 
 
 def elements_of(value: ir.Value) -> int | None:

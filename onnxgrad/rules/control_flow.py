@@ -31,7 +31,7 @@ from onnxgrad.scopes import (
     zeros_like,
 )
 from onnxgrad.shapes import reshape_like, same_dim
-from onnxgrad.values import carries, dims_of, draws, is_float, is_sequence
+from onnxgrad.values import carries, common_shape, dims_of, draws, is_float, is_sequence
 
 
 @rule("If")
@@ -250,14 +250,7 @@ class _Steps:
         """The cotangent of a state as the backward body takes it."""
         t = new_input(inner, "g_state", self.states[k][0])
         if self._varies(self.states[k]):
-            before, after = map(dims_of, self.states[k])
-            t.value.shape = (
-                None
-                if before is None or after is None
-                else ir.Shape(
-                    [a if same_dim(a, b) else None for a, b in zip(before, after, strict=True)]
-                )
-            )
+            t.value.shape = common_shape(*(v.shape for v in self.states[k]))
         return t
 
     def _formal(self, inner: Builder, value: ir.Value) -> Tensor:
