@@ -326,7 +326,7 @@ def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Va
 
 def _structural(value: ir.Value) -> bool:
     """Whether a parameter only steers operators, as Resize's scales do: no weight to learn."""
-    uses = [edge(node, index) for node, index in value.uses()]
+    uses = [edge(node, index, value) for node, index in value.uses()]
     return bool(uses) and all(e.state == "none" for e in uses)
 
 

@@ -76,6 +76,16 @@ Dims = Annotated[
 ]
 
 
+StraightThrough = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An operator that rounds, such as QuantizeLinear, to be differentiated as if it did "
+        "not, or 'all'. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -132,17 +142,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
-    "straight_through": (
-        Annotated[
-            list[str] | None,
-            typer.Option(
-                help="An operator that rounds, such as QuantizeLinear, to be differentiated as if "
-                "it did not, or 'all'. Repeat for several.",
-                show_default=False,
-            ),
-        ],
-        None,
-    ),
+    "straight_through": (StraightThrough, None),
     "checkpoint": (
         Annotated[
             list[str] | None,
@@ -209,7 +209,7 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
     if parameter == "unreachable":
         return "zeros" if given["zeros"] else "error"
     if parameter == "straight_through":
-        return given[parameter] == ["all"] or given[parameter] or False
+        return _straight_through(given[parameter])
     if parameter == "checkpoints":
         return given["checkpoint"] == ["auto"] or given["checkpoint"] or False
     return None if given[parameter] == [] else given[parameter]
@@ -327,9 +327,12 @@ def check(
 
 
 @app.command()
-def inspect(model: Model, wrt: Wrt = None, of: Of = None) -> None:
+def inspect(
+    model: Model, wrt: Wrt = None, of: Of = None, straight_through: StraightThrough = None
+) -> None:
     """List the operators on the path, and whether each has a gradient rule."""
-    report = inspect_model(model, wrt=_wrt(wrt), of=of or None)
+    through = _straight_through(straight_through)
+    report = inspect_model(model, wrt=_wrt(wrt), of=of or None, straight_through=through)
     table = _table("operator", "count", "state", "reason")
     for row in report:
         name = f"{row.domain}::{row.operator}" if row.domain else row.operator
@@ -365,6 +368,10 @@ def _described(port: Port) -> tuple[str, str, str]:
 
 def _wrt(names: list[str] | None) -> list[str] | All | None:
     return ALL if names == ["all"] else names or None
+
+
+def _straight_through(operators: list[str] | None) -> list[str] | bool:
+    return operators == ["all"] or operators or False
 
 
 def _read(

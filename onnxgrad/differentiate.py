@@ -50,8 +50,10 @@ def operand_name(node: ir.Node, index: int) -> str:
     return schema.operand(index) if schema and schema.inputs else str(index)
 
 
-def edge(node: ir.Node, index: int) -> Edge:
-    """What is known of the derivative of a node with respect to one operand."""
+def edge(node: ir.Node, index: int, value: ir.Value) -> Edge:
+    """What is known of the derivative of a node with respect to `value`, its operand at `index`."""
+    if ROUNDED in value.meta and not is_straight(node):
+        return Edge(node, index, "zero", "takes rounded numbers for integers")
     entry = entry_of(node)
     if entry is None and has_body(node.domain, node.op_type):
         floating = carries(node.outputs[0])
@@ -100,11 +102,9 @@ class Flow:
         steps: list[tuple[ir.Node, list[Edge]]] = []
         for node in reversed(before):
             edges = [
-                Edge(node, k, "zero", "takes rounded numbers for integers")
-                if v is not None and ROUNDED in v.meta and not is_straight(node)
-                else edge(node, k)
+                edge(node, k, v)
                 for k, v in enumerate(before[node])
-                if v in flow.reached
+                if v is not None and v in flow.reached
             ]
             flow.blocked += [e for e in edges if e.state == "zero"]
             edges = [e for e in edges if e.state != "zero"]

@@ -10,13 +10,14 @@ import onnx_ir as ir
 
 from onnxgrad import io
 from onnxgrad.api import Job, Spec
-from onnxgrad.builder import Builder, Refusal
+from onnxgrad.builder import Builder, Refusal, Tensor
 from onnxgrad.differentiate import Edge, Flow, apply, edge, operand_name, operands
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.names import All
 from onnxgrad.registry import State
 from onnxgrad.scopes import captures
-from onnxgrad.values import carries, subgraphs
+from onnxgrad.straight import StraightThrough
+from onnxgrad.values import carries, cotangent_dtype, subgraphs
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
 _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
@@ -74,7 +75,13 @@ class Report:
         return "\n".join(lines)
 
 
-def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -> Report:
+def inspect(
+    model: Any,
+    wrt: Spec | All | None = None,
+    of: Spec | None = None,
+    *,
+    straight_through: StraightThrough = False,
+) -> Report:
     """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 
     A rule may refuse a particular node, so every rule on the way is tried. The opset of the model
@@ -82,7 +89,7 @@ def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -
 
     Args:
         model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
-        wrt, of: As for `gradient`.
+        wrt, of, straight_through: As for `gradient`.
 
     Raises:
         ModelError: The model cannot be read or is not valid.
@@ -90,7 +97,7 @@ def inspect(model: Any, wrt: Spec | All | None = None, of: Spec | None = None) -
         ArgumentError: The arguments make no sense together.
     """
     net = io.load(model)
-    job = Job(net, wrt, of)
+    job = Job(net, wrt, of, straight_through=straight_through)
     flow = Flow.of(net.graph, job.wrt, job.of)
     op = Builder(net.graph)
     blocked: dict[ir.Node, list[Edge]] = {}
@@ -114,8 +121,7 @@ def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple
     edges = _edges(node, flow)
     if missing := _missing(edges):
         return "none", missing
-    # What is a cotangent does not matter here, only its type: so each output is its own.
-    gs = [op.tensor(v) if flow.matters(v) else None for v in node.outputs]
+    gs = [_stand_in(op, v) if flow.matters(v) else None for v in node.outputs]
     try:
         apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
     except (Refusal, NoRuleError, RuleError) as e:
@@ -123,6 +129,12 @@ def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple
     return "rule", "; ".join(
         [*dict.fromkeys(e.reason for e in edges if e.reason), *map(_remark, blocked)]
     )
+
+
+def _stand_in(op: Builder, value: ir.Value) -> Tensor:
+    """What can stand for the cotangent of a value, of which only the type matters here: itself."""
+    dtype = cotangent_dtype(value)
+    return op.tensor(value) if dtype is None else op.cast(op.tensor(value), dtype)
 
 
 def _within(node: ir.Node, flow: Flow) -> dict[ir.Node, tuple[State, str]]:
@@ -141,7 +153,8 @@ def _within(node: ir.Node, flow: Flow) -> dict[ir.Node, tuple[State, str]]:
 
 
 def _edges(node: ir.Node, flow: Flow) -> list[Edge]:
-    return [edge(node, k) for k, v in enumerate(operands(node)) if flow.matters(v)]
+    values = enumerate(operands(node))
+    return [edge(node, k, v) for k, v in values if v is not None and flow.matters(v)]
 
 
 def _missing(edges: list[Edge]) -> str:

@@ -241,6 +241,10 @@ def test_inspect(run: Run) -> None:
     result = run("inspect", "linear.onnx")
     assert result.code == 0
     assert result.out.splitlines()[1].split() == ["MatMul", "1", "rule"]
+    save("round.onnx", [helper.make_node("Round", ["x"], ["y"])], {"x": [3]}, {})
+    assert run("inspect", "round.onnx").out.splitlines()[1].split()[:3] == ["Round", "1", "zero"]
+    through = run("inspect", "round.onnx", "--straight-through", "all")
+    assert through.out.splitlines()[1].split() == ["Round", "1", "rule"]
     save("custom.onnx", [helper.make_node("Mine", ["x"], ["y"], domain="me")], {"x": [3]}, {})
     refused(run("inspect", "custom.onnx", "--of", "y"), "no gradient rule")
 

@@ -68,6 +68,29 @@ def test_blocked_by_zero_derivatives() -> None:
     assert "No gradient reaches x." in str(report)
 
 
+def test_straight_through() -> None:
+    model = parse(
+        """g (float[2, 2] x) => (float[2, 2] y) <float s = {0.1}, int8 z = {0}> {
+            q = QuantizeLinear(x, s, z)
+            p = MatMulInteger(q, q)
+            r = Cast<to = 1>(p)
+            t = Transpose(q)
+            d = DequantizeLinear(t, s, z)
+            y = Add(r, d)
+        }"""
+    )
+    assert states(og.inspect(model)) == {"QuantizeLinear": "zero"}
+    report = og.inspect(model, straight_through=["QuantizeLinear"])
+    through = dict.fromkeys(("QuantizeLinear", "MatMulInteger", "Cast", "Add"), "rule")
+    assert states(report) == through | {"Transpose": "zero"}
+    assert not report.unreached
+    (blocked,) = (row for row in report if row.operator == "Transpose")
+    assert blocked.reason == "takes rounded numbers for integers"
+    report = og.inspect(model, of="d", straight_through=True)
+    assert states(report) == {"Transpose": "zero"}
+    assert report.unreached == ("x",)
+
+
 RAMP = """
 g (float[N] x) => (float[N] y) <float[N] u> {
     t = Tanh(x)
