@@ -191,8 +191,10 @@ class Job:
         normalise(net, [*wrt_names, *of_names, *kept])
         mark(net.graph, straight_through)
         values = _values(net.graph)
-        self.kept = {_float_value(values, n, "checkpoints") for n in kept}
-        self.recompute = checkpoints is not False
+        # None where nothing is computed again; empty where they are to be chosen.
+        self.checkpoints = (
+            None if checkpoints is False else {_float_value(values, n, "checkpoints") for n in kept}
+        )
         self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
         self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
@@ -228,7 +230,8 @@ class Job:
         """
         sources = self.wrt if sources is None else sources
         flow = self.require(list(seeds), sources)
-        again = Again(self.op, flow, self.kept or choose(flow)) if self.recompute else None
+        kept = self.checkpoints
+        again = None if kept is None else Again(self.op, flow, kept or choose(flow))
         found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
         for v in sources:
             if v not in found:
