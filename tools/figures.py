@@ -237,6 +237,44 @@ def orders(quick: bool = False) -> dict[str, Any]:
 
 
 @figure
+def recurrent(quick: bool = False) -> dict[str, Any]:
+    """The backward pass of 256 recurrent steps alone, on one thread (CPU time over the forward's).
+
+    It is the gradient's file less its forward node.
+    """
+    import nets
+
+    import onnxgrad as og
+
+    operators: dict[str, dict[str, Any]] = {
+        "LSTM": {"operator": "LSTM", "gates": 4},
+        "LSTM, bidirectional": {"operator": "LSTM", "gates": 4, "direction": "bidirectional"},
+        "GRU": {"operator": "GRU", "gates": 3},
+        "GRU, linear before reset": {"operator": "GRU", "gates": 3, "linear_before_reset": 1},
+        "RNN": {"operator": "RNN", "gates": 1},
+    }
+    steps, batches, widths = (4, (1,), (8,)) if quick else (256, (1, 8), (64, 128))
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, options in operators.items():
+        for batch, width in ((b, w) for w in widths for b in batches):
+            model = nets.recurrent(width=width, **options)
+            directions = 1 + ("direction" in options)
+            feeds = {
+                "x": rng.standard_normal((steps, batch, width), dtype=np.float32),
+                "y_ograd": rng.standard_normal((steps, directions, batch, width), dtype=np.float32),
+            }
+            timed = {"forward": _run(model, x=feeds["x"])}
+            for kind, wrt in (("input", ["x"]), ("all operands", ["x", "W", "R", "B"])):
+                timed[kind] = _run(og.gradient(model, wrt, ograd=True, forward=False), **feeds)
+            took = _interleaved(timed, 0.1 if quick else 3, quantile=0)
+            for kind in list(timed)[1:]:
+                cell = f"{name}, batch {batch}, width {width}, {kind}"
+                found[cell] = took[kind] / took["forward"] - 1
+    return found
+
+
+@figure
 def jacobians(quick: bool = False) -> dict[str, Any]:
     """A Jacobian of m rows, over m gradients (CPU time)."""
     import nets

@@ -219,6 +219,22 @@ def lstm(batch: int = 1, steps: Size = 256, width: int = 64, hidden: int = 128) 
     return net.model(y=net.linear("fc", y, 10))
 
 
+def recurrent(
+    operator: str, gates: int, width: int, direction: str = "forward", **attributes: int
+) -> ir.Model:
+    """One RNN, GRU or LSTM of so many gates, as many units as inputs; steps and batch symbolic."""
+    net = Net(operator)
+    directions, rows = 1 + (direction == "bidirectional"), gates * width
+    weights = [
+        net.weight("W", directions, rows, width, scale=0.1),
+        net.weight("R", directions, rows, width, scale=0.1),
+        net.weight("B", directions, 2 * rows, scale=0.1),
+    ]
+    x = net.input("x", ["steps", "batch", width])
+    options = {"hidden_size": width, "direction": direction, **attributes}
+    return net.model(y=net.op.node(operator, [x, *weights], attributes=options)[0])
+
+
 def mlp(batch: Size = 1, width: int = 256) -> ir.Model:
     """A perceptron of three layers: [batch, 64] -> [batch, 10]."""
     net = Net("mlp")
