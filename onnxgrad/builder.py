@@ -222,6 +222,8 @@ class Builder:
         self.names: Names = parent.names if parent else Names(graph)
         self.scope = "grad"  # prefix of emitted names: the primal node that the rule is applied to
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
+        # Values of the forward pass, and what takes their place once the walk is over.
+        self.replaced: dict[ir.Value, ir.Value] = parent.replaced if parent else {}
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
         # What inference told of a node, by operator, attributes and operand types: nets repeat.
         self._inferred: dict[Any, list[Any]] = parent._inferred if parent else {}
@@ -502,6 +504,23 @@ class Builder:
         if len(tensors) == 2:
             return tensors[0] + tensors[1]
         return self.Sum(*tensors)
+
+    def holds(self, t: Tensor) -> bool:
+        """Whether `t` is of the very graph that this builder emits to."""
+        return t.value.graph is self.graph
+
+    def instead(self, node: ir.Node, outputs: Sequence[Tensor]) -> None:
+        """Let equal tensors take the place of a node's outputs, so that it need not run.
+
+        For a rule that computes them anyway, in order to keep what the node does not give out.
+
+        Args:
+            node: Of the graph that this builder emits to.
+            outputs: They depend on nothing that depends on the node.
+        """
+        for v, t in zip(node.outputs, outputs, strict=False):
+            if v.name:
+                self.replaced[v] = t.value
 
     def refuse(self, reason: str) -> Any:
         """Say that this node cannot be differentiated; the engine adds which node and where.

@@ -231,7 +231,22 @@ def pull_back(
             raise refuse(node, None, str(e), flow) from None
     op.scope = scope
     found = {v: cotangent(v) for v in flow.sources}
+    _replace(op, {*flow.sources, *flow.targets})
     return {v: g for v, g in found.items() if g is not None}
+
+
+def _replace(op: Builder, kept: set[ir.Value]) -> None:
+    """Put in place what rules gave for outputs of nodes, but for those that have to stay."""
+    moved = [old for old in op.replaced if old.graph is op.graph]
+    for old in moved:
+        new = op.replaced.pop(old)
+        if old in kept:
+            continue
+        if old.is_graph_output():
+            old.name, new.name = op.names.fresh(f"{old.name}_replaced"), old.name
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if moved:
+        op.graph.sort()
 
 
 def pull(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,20 +22,36 @@ class Target:
         turned_rows: The sum over a batch of aᵀg with `a` turned round by a node of its own; else in
             the product itself.
         product_sums: A sum over rows as a product with ones; else as a ReduceSum.
+        stepped_from: The batch, if it is known, from which on an LSTM's forward pass becomes a Scan
+            that keeps the arguments of its gates; else the operator stays, and they are computed
+            again.
     """
 
     turned_filters: bool
     product_masks: bool
     turned_rows: bool
     product_sums: bool
+    stepped_from: float
 
 
-_PLAIN = Target(turned_filters=False, product_masks=False, turned_rows=False, product_sums=False)
+_PLAIN = Target(
+    turned_filters=False,
+    product_masks=False,
+    turned_rows=False,
+    product_sums=False,
+    stepped_from=math.inf,
+)
 # cpu: measured on onnxruntime's CPU provider. cuda: ConvTranspose is the library's own backward
 # kernel, products transpose their operands for free, a Where is one kernel and a product mask two;
 # not tuned by measurement. portable: asks least of a runtime, such as that it folds constants.
 _TARGETS: dict[str, Target] = {
-    "cpu": Target(turned_filters=True, product_masks=True, turned_rows=True, product_sums=True),
+    "cpu": Target(
+        turned_filters=True,
+        product_masks=True,
+        turned_rows=True,
+        product_sums=True,
+        stepped_from=8,
+    ),
     "cuda": _PLAIN,
     "portable": _PLAIN,
 }

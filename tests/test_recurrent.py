@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,9 +10,10 @@ import onnx
 import pytest
 
 import onnxgrad as og
+from onnxgrad import targets
 from tests.oracle import Feeds, close, reference, runner
-from tests.samples import Sample
-from tests.samples.recurrent import recurrent
+from tests.samples import Sample, sample_id
+from tests.samples.recurrent import SAMPLES, recurrent
 from tests.test_rules import floats, sample_model, vjp_error
 
 
@@ -135,3 +137,77 @@ def test_refused(attributes: dict[str, object], message: str) -> None:
     model, _ = sample_model(recurrent("RNN", **attributes), symbolic=False, fed=False)
     with pytest.raises(og.NoRuleError, match=message):
         og.gradient(model)
+
+
+def through_tanh(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with the tanh of each output besides; their names."""
+    more = []
+    for out in list(model.graph.output):
+        z = onnx.ValueInfoProto.FromString(out.SerializeToString())
+        z.name = f"{out.name}_tanh"
+        model.graph.node.append(onnx.helper.make_node("Tanh", [out.name], [z.name]))
+        model.graph.output.append(z)
+        more.append(z.name)
+    return model, more
+
+
+STEPPED = [s for s in SAMPLES if s.op == "LSTM" and "lens=None" in s.note]
+
+
+@pytest.mark.parametrize("sample", STEPPED, ids=sample_id)
+def test_forward_pass_by_steps(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Scan takes the place of the node, with the same outputs under the same names."""
+    stepped = dataclasses.replace(targets.target_of("cpu"), stepped_from=1)
+    monkeypatch.setitem(targets._TARGETS, "cpu", stepped)
+    model, feeds = sample_model(sample, symbolic=False, fed=False)
+    model, of = through_tanh(model)
+    backward = og.gradient(model, floats(sample), of=of, ograd=True)
+    assert "LSTM" not in {n.op_type for n in backward.graph.node}
+    names = [o.name for o in model.graph.output]
+    assert [o.name for o in backward.graph.output][: len(names)] == names
+    want = dict(zip(names, reference(model)(feeds), strict=True))
+    seeds = {f"{z}_ograd": np.zeros_like(want[z]) for z in of}
+    for a, b in zip(reference(backward)(feeds | seeds), want.values(), strict=False):
+        # Attributes such as the slope 0.2 of a HardSigmoid are float32.
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12)
+    rng = np.random.default_rng(0)
+    analytic, numeric = vjp_error(model, backward, feeds, rng, reference)
+    assert close(analytic, numeric, 1e-6)
+
+
+def test_by_steps_from_a_batch_of_eight() -> None:
+    """Where the batch is known and large; the node stays on a target that it is fast on."""
+    for batch, target, stays in ((8, "cpu", False), (7, "cpu", True), (8, "cuda", True)):
+        net = onnx.parser.parse_model(
+            f"""<ir_version: 10, opset_import: ["" : 21]>
+            g (float[5,{batch},3] x, float[1,8,3] w, float[1,8,2] r) => (float[5,1,{batch},2] z) {{
+              y = LSTM <hidden_size = 2> (x, w, r)
+              z = Tanh(y)
+            }}"""
+        )
+        built = og.gradient(net, ["x", "w", "r"], target=target)
+        assert any(n.op_type == "LSTM" for n in built.graph.node) is stays
+
+
+def test_by_steps_at_the_ends_of_the_path() -> None:
+    """Tensors that are differentiated, or with respect to, stay what they are."""
+    net = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[5,8,3] x, float[1,8,3] w, float[1,8,2] r) => (float[5,1,8,2] z, float[1,8,2] h) {
+          y, h = LSTM <hidden_size = 2> (x, w, r)
+          z = Tanh(y)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    feeds = {"x": (5, 8, 3), "w": (1, 8, 3), "r": (1, 8, 2)}
+    feeds = {k: rng.standard_normal(s).astype(np.float32) for k, s in feeds.items()}
+    plain = {}
+    for name, of, wrt in (("all", None, ["x", "w"]), ("inner", "z", ["x", "y"])):
+        for target in ("cpu", "cuda"):
+            built = og.gradient(net, wrt, of=of, target=target)
+            names = [o.name for o in built.graph.output]
+            found = dict(zip(names, runner(built)(feeds), strict=True))
+            assert set(found) == {"z", "h", *(f"{w}_grad" for w in wrt)}
+            for key, value in found.items():
+                want = plain.setdefault((name, key), value)
+                np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-5)

@@ -5,6 +5,9 @@ so the gates of all steps come from one product. Given them, a step backward is 
 cotangents of the states: its coefficients are computed in bulk, and the body of the Scan holds the
 products with them and with R. The gradients of X, W, R and B are products over all steps, after it.
 
+Where that product costs more than the steps of a Scan, an LSTM's forward pass becomes one, which
+keeps the gates' arguments; the forward node goes.
+
 The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
 seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are
 seeds of its last step. One of length 0 has final states of zero, as in onnxruntime.
@@ -57,7 +60,7 @@ def _(
 
 @rule("LSTM")
 def _(
-    op, X, W, R, B, sequence_lens, initial_h, initial_c, P, Y, g_Y, g_Y_h, g_Y_c, wanted,
+    op, node, X, W, R, B, sequence_lens, initial_h, initial_c, P, Y, g_Y, g_Y_h, g_Y_c, wanted,
     activations, activation_alpha, activation_beta, clip, direction, input_forget, layout,
 ):  # fmt: skip
     names = activations or ["Sigmoid", "Tanh", "Tanh"] * 2
@@ -69,7 +72,10 @@ def _(
     def cell(run: _Run, k: int) -> Tensors:
         return _lstm(run, acts[3 * k : 3 * k + 3], bool(input_forget))
 
-    return _backward(op, tensors, sequence_lens, direction, layout, wanted, cell)
+    found = _backward(op, tensors, sequence_lens, direction, layout, wanted, cell)
+    if outputs := [found.pop(name) for name in _OUTPUTS if name in found]:
+        op.instead(node, outputs)
+    return found
 
 
 # -- cells: their equations, and the coefficients of a step backward -------------------------------
@@ -136,12 +142,18 @@ def _lstm(run: _Run, activations: Sequence[_Activation], input_forget: bool) -> 
     """
     op = run.op
     f, g, h = activations
-    ai, ao, aF, ac = _split(run.arguments(), 4)
-    c, h = g(ac), h.unclipped()
-    Pi, Po, PF = (None,) * 3 if run.P is None else _split(run.P, 3)
+    h = h.unclipped()
+    P = Pi, Po, PF = (None,) * 3 if run.P is None else _split(run.P, 3)
     start = run.start(run.initial_c)
-    C_new = _cell_states(f, start, ai, aF, c, Pi, PF, input_forget)
-    C = run.before(C_new, start)
+    outputs: Tensors = {}
+    if run.by_steps:
+        outputs, a, C_new = _forward(run, f, g, h, start, P, input_forget)
+        run.Y = outputs["Y"]
+    else:
+        a = run.arguments()
+        C_new = _cell_states(f, g, start, a, P, input_forget)
+    ai, ao, aF, ac = _split(a, 4)
+    c, C = g(ac), run.before(C_new, start)
     ai, aF, ao = _peep(ai, C, Pi), _peep(aF, C, PF), _peep(ao, C_new, Po)
     i, F = _input_and_forget(f, ai, aF, input_forget)
     o, t = f(ao), h(C_new)
@@ -167,11 +179,31 @@ def _lstm(run: _Run, activations: Sequence[_Activation], input_forget: bool) -> 
         di, do, dF, _ = _split(d, 4)
         seen = op.Concat(di * C, do * C_new, dF * C, axis=-1)
         found["P"] = shapes.reduce_sum(seen, [0, 1])
-    return found | {"initial_h": dH, "initial_c": dC}
+    return found | {"initial_h": dH, "initial_c": dC} | outputs
 
 
-def _cell_states(f, start, ai, aF, c, Pi, PF, input_forget: bool) -> Tensor:
+def _forward(run: _Run, f, g, h, start, P, input_forget: bool) -> tuple[Tensors, Tensor, Tensor]:
+    """The forward pass by steps: its outputs, and all steps' arguments of the gates and C'."""
+    Pi, Po, PF = P
+
+    def step(op, H, C, x):
+        a = op.Gemm(H, run.R, x, transB=1)
+        ai, ao, aF, ac = _split(a, 4)
+        i, F = _input_and_forget(f, _peep(ai, C, Pi), _peep(aF, C, PF), input_forget)
+        C = C * F + i * g(ac)
+        H = f(_peep(ao, C, Po)) * h(C)
+        return [H, C], [H, C, a]
+
+    x = run.product(run.X, run.W, run.bias)
+    final, (Y, C_new, a) = scan(run.op, step, [run.start(run.initial_h), start], [x])
+    return dict(zip(_OUTPUTS, [Y, *final], strict=True)), a, C_new
+
+
+def _cell_states(f, g, start, a, P, input_forget: bool) -> Tensor:
     """The states C' of all steps, which the forward node does not give out."""
+    Pi, _, PF = P
+    ai, _, aF, ac = _split(a, 4)
+    c = g(ac)
     if Pi is None:
         i, F = _input_and_forget(f, ai, aF, input_forget)
         added = i * c
@@ -218,6 +250,7 @@ class _Run:
     op: Builder
     wanted: Collection[Any]
     lens: Tensor | None  # int64, of shape [1, N]; None where every sequence lasts to the end
+    by_steps: bool  # whether the forward pass may become a Scan
     X: Tensor
     W: Tensor
     R: Tensor
@@ -237,7 +270,6 @@ class _Run:
         # Of X and R: as few Shape nodes as may be.
         self.steps, self.batch = shapes.dim(self.X, 0), shapes.dim(self.X, 1)
         self.zeros = shapes.full(self.X, [self.batch, shapes.dim(self.R, 1)], 0)
-        self.H = self.before(self.Y, self.start(self.initial_h))
         if self.lens is not None:
             op = self.op
             times = op.Unsqueeze(shapes.arange(op, self.steps), op.const([1]))
@@ -245,6 +277,16 @@ class _Run:
             self.last = op.Unsqueeze(times.equals(self.lens - 1), op.const([2]))
             # What lies beyond an end may be anything; a product with 0 would not keep NaN out.
             self.X = op.Where(self.valid, self.X, op.const(0, like=self.X))
+
+    @property
+    def H(self) -> Tensor:
+        """The states before each step."""
+        return self.before(self.Y, self.start(self.initial_h))
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Wb + Rb."""
+        return None if self.Wb is None or self.Rb is None else self.Wb + self.Rb
 
     def start(self, initial: Tensor | None) -> Tensor:
         """An initial state: [N, H], zeros where it is not given."""
@@ -266,8 +308,7 @@ class _Run:
 
     def arguments(self) -> Tensor:
         """X W + Wb + H R + Rb, of all steps."""
-        b = None if self.Wb is None or self.Rb is None else self.Wb + self.Rb
-        return self.product(self.H, self.R, self.product(self.X, self.W, b))
+        return self.product(self.H, self.R, self.product(self.X, self.W, self.bias))
 
     def seeds(self, steps: Tensor | None, final: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The cotangent that a state has after the last step, and what is added before each step.
@@ -318,6 +359,7 @@ def _outer(d: Tensor, x: Tensor) -> Tensor:
 
 # -- directions and layout -------------------------------------------------------------------------
 
+_OUTPUTS = ("Y", "Y_h", "Y_c")
 _SEQUENCES = {"X", "Y", "g_Y"}
 _WEIGHTS = {"W", "R", "B", "P"}
 
@@ -331,7 +373,7 @@ def _backward(
     wanted: Collection[Any],
     cell: Callable[[_Run, int], Tensors],
 ) -> Tensors:
-    """The cotangents of the wanted operands, each direction by `cell`."""
+    """The cotangents of the wanted operands, each direction by `cell`; outputs that it gives."""
     present = {name: t for name, t in tensors.items() if t is not None}
     if layout:
         present["X"] = op.Transpose(present["X"], perm=[1, 0, 2])
@@ -345,6 +387,8 @@ def _backward(
     def reverse(x: Tensor) -> Tensor:
         return op.ReverseSequence(x, full if lens is None else lens, time_axis=0, batch_axis=1)
 
+    by_steps = lens is None and isinstance(batch, int) and batch >= op.target.stepped_from
+    by_steps = by_steps and op.holds(present["Y"])
     found: dict[str, list[Tensor]] = {}
     backwards = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
     for k, is_reverse in enumerate(backwards):
@@ -352,9 +396,10 @@ def _backward(
         if is_reverse:
             own |= {n: reverse(t) for n, t in own.items() if n in _SEQUENCES}
         columns = None if lens is None else op.Unsqueeze(lens, op.const([0]))
-        for name, g in cell(_Run(op, wanted, columns, **own), k).items():
-            if name in wanted:
-                found.setdefault(name, []).append(reverse(g) if is_reverse and name == "X" else g)
+        for name, g in cell(_Run(op, wanted, columns, by_steps, **own), k).items():
+            if name in wanted or name in _OUTPUTS:
+                turned = is_reverse and name in _SEQUENCES
+                found.setdefault(name, []).append(reverse(g) if turned else g)
     return {name: _join(op, name, gs, layout) for name, gs in found.items()}
 
 
@@ -374,13 +419,14 @@ def _select(x: Tensor, name: str, k: int, directions: int, layout: int) -> Tenso
     return op.Transpose(x, perm=[1, 0, 2]) if layout and name in _SEQUENCES else x
 
 
-def _join(op: Builder, name: str, gs: list[Tensor], layout: int) -> Tensor:
-    """The cotangent of an operand from those that each direction gave."""
+def _join(op: Builder, name: str, found: list[Tensor], layout: int) -> Tensor:
+    """The cotangent of an operand, or an output, from those that each direction gave."""
     if name == "X":
-        return op.Transpose(op.sum(gs), perm=[1, 0, 2]) if layout else op.sum(gs)
-    axis = _axis(name, layout)
-    parts = [op.Unsqueeze(g, op.const([axis])) for g in gs]
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+        return op.Transpose(op.sum(found), perm=[1, 0, 2]) if layout else op.sum(found)
+    axis = 1 if name == "Y" else _axis(name, layout)
+    parts = [op.Unsqueeze(t, op.const([axis])) for t in found]
+    whole = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+    return op.Transpose(whole, perm=[2, 0, 1, 3]) if layout and name == "Y" else whole
 
 
 # -- activations -----------------------------------------------------------------------------------
