@@ -346,9 +346,7 @@ class _Run:
             rows = [_outer(d, seen) for d, seen in recurrent]
             found["R"] = rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
         if "B" in self.wanted:
-            one = shapes.full(dx, [self.steps, self.batch, 1], 1)
-            sums = [_outer(d, one) for d in (dx, dh)]  # at less cost than ReduceSum
-            found["B"] = op.Squeeze(op.Concat(*sums, axis=0), op.const([1]))
+            found["B"] = op.Concat(*(shapes.reduce_sum(d, [0, 1]) for d in (dx, dh)), axis=0)
         return found
 
 
