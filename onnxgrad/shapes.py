@@ -116,6 +116,9 @@ def inverse(size: Size, like: Tensor) -> float | Tensor:
 
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     """`x` with new sizes; one of them may be -1."""
+    unknown = [k for k, s in enumerate(sizes) if isinstance(s, Tensor)]
+    if len(unknown) == 1 and -1 not in sizes and 0 not in sizes:
+        sizes = [-1 if k in unknown else s for k, s in enumerate(sizes)]  # found without nodes
     # A zero in a shape means "copy" unless allowzero is set, which excludes -1.
     plain = -1 in sizes or all(isinstance(s, int) and s for s in sizes)
     y = x.op.Reshape(x, vector(x, sizes), allowzero=None if plain else 1)
@@ -244,21 +247,23 @@ def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Te
         known = x.shape
         if known is not None and all(known[a] == 1 for a in axes):
             return x if keepdims or not axes else x.op.Squeeze(x, axes_vector(x, axes))
-        if x.op.target.product_sums and not keepdims and _are_rows(x, axes):
-            # A product with ones is up to 7 times faster on the CPU than ReduceSum.
-            return x.op.MatMul(full(x, [count(x, axes)], 1), rows(x))
+        if x.op.target.product_sums and _are_rows(x, axes):
+            return _sum_of_rows(x, len(axes), keepdims)
     return x.op.ReduceSum(x, axes_vector(x, axes), keepdims=keepdims, noop_with_empty_axes=1)
 
 
 def _are_rows(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `axes` are all but the last, of known sizes that are not 0."""
-    known = x.static
-    return (
-        known is not None
-        and list(axes) == list(range(len(known) - 1))
-        and 0 not in known
-        and x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-    )
+    """Whether `axes` are the first ones but not all, of a dtype that products are fast in."""
+    first = 0 < len(axes) < x.rank and list(axes) == list(range(len(axes)))
+    return first and x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
+
+def _sum_of_rows(x: Tensor, n: int, keepdims: int) -> Tensor:
+    """The sum over the first `n` axes as a product with ones: up to 7 times faster on the CPU."""
+    matrix = x if x.rank == 2 else x.op.Flatten(x, axis=n)
+    y = x.op.MatMul(full(x, [dim(matrix, 0)], 1), matrix)
+    sizes = [*[1] * (n if keepdims else 0), *dims(x)[n:]]
+    return y if len(sizes) == 1 else reshape(y, sizes)
 
 
 def reduce_mean(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:

@@ -57,6 +57,26 @@ def test_formulations():
         assert "ConvTranspose" in chosen and "Where" in chosen
 
 
+@pytest.mark.parametrize("rows", ["4, 5", "N, 5", "N, K"])
+@pytest.mark.parametrize("bias", ["3", "1, 1, 3"])
+def test_sums_of_rows(rows, bias):
+    """They are products on the CPU, whether the rows are counted when the graph is built or not."""
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[{rows}, 3] x, float[{bias}] b) => (float[{rows}, 3] y) {{
+            xb = Add(x, b)
+            y = Mul(xb, xb)
+        }}""")
+    x = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    b = np.ones([int(d) for d in bias.split(",")], np.float32)
+    for target, op_type in (("cpu", "MatMul"), ("portable", "ReduceSum")):
+        built = og.gradient(model, "b", target=target)
+        assert op_type in {n.op_type for n in built.graph.node}
+        found = runner(built)({"x": x, "b": b})[1]
+        assert found.shape == b.shape
+        np.testing.assert_allclose(found.ravel(), 2 * (x + 1).sum((0, 1)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "transform",
     [og.gradient, og.vjp, og.jvp, og.hvp, og.jacobian, og.hessian],

@@ -137,7 +137,11 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
 
 
 def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group: int) -> Tensor:
-    """left rightᵀ for each group, of `high` and `wide` rows of places, summed over the batch."""
+    """left rightᵀ for each group, of `high` and `wide` rows of places, summed over the batch.
+
+    What it gives has its elements in this order, in a shape for the caller to change: two nodes in
+    a row that do so become one in onnxruntime, which it puts last, and with it all of the filters.
+    """
     op, n = left.op, shapes.dim(left, 0)
     places = shapes.count(left, range(2, left.rank))
     if group == 1 and _batch_inside(n, high, wide, places):
@@ -153,7 +157,8 @@ def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group:
     right = shapes.reshape(right, [*lead, wide, places])
     last = len(lead)
     right = op.Transpose(right, perm=[*range(last), last + 1, last])
-    return shapes.reduce_sum(op.MatMul(left, right), [0])
+    y = op.MatMul(left, right)
+    return y if n == 1 else shapes.reduce_sum(op.Flatten(y, axis=1), [0])
 
 
 def _batch_inside(n: Size, high: Size, wide: Size, places: Size) -> bool:
