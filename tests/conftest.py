@@ -6,6 +6,7 @@ are to work there like anywhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 
 import onnxruntime
@@ -14,25 +15,26 @@ import pytest
 VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 OLD = VERSION < (1, 32)
 
-# Parts of the names of tests that older releases, or onnx's evaluator in their place, get wrong.
+# Tests, by patterns of their names, that older releases get wrong, or onnx's evaluator in the place
+# of a kernel that they lack.
 WRONG = {
-    "[MatMul[0,": "no kernel in double precision, and onnx's evaluator cannot flatten nothing",
-    "noop_with_empty_axes": "reduces over other axes than given",
-    "test_reference_ops.py::test_gradient[LRN": "LRN is wrong",
-    "[AffineGrid[": "no kernel in double precision, and onnx's evaluator mixes precisions",
-    "[DeformConv[": "no kernel in double precision, and onnx's evaluator is wrong",
-    "[LpNormalization[": "no kernel at opset 22, and onnx's evaluator sums without absolute values",
-    "[STFT[": "complex input is misread",
-    "lens=[2,0]": "a sequence of length 0 is not left at zero",
-    "test_control_flow.py::test_against_differences": "onnx's evaluator scans forward only",
-    "GroupQueryAttention-local_window_size": "a window holds one key more",
+    r"order\[AffineGrid\[|vjp\[AffineGrid\[": "onnx's evaluator mixes precisions",
+    r"first_order\[DeformConv\[.*-const\]": "onnx's evaluator is wrong",
+    r"first_order\[Reduce(L1|LogSum|SumSquare)\[.*x\[0\]noop_with": "does nothing at all",
+    r"second_order\[ReduceLogSum\[.*x\[0\]noop_with": "does nothing at all",
+    r"order\[LpNormalization\[.*p=1-.*-const\]": "onnx's evaluator sums without absolute values",
+    r"first_order\[STFT\[.*onesided=0": "complex input is misread",
+    r"test_reference_ops.py::test_gradient\[LRN\[.*size=[35]": "LRN is wrong",
+    r"test_reference_ops.py::test_gradient\[.*lens=\[2,0\]": "a sequence of length 0 is not zero",
+    r"test_control_flow.py::.*loop of no step\]": "onnx's evaluator cannot concatenate no slices",
+    r"GroupQueryAttention-local_window_size": "a window holds one key more",
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items if OLD else ():
-        for part, reason in WRONG.items():
-            if part in item.nodeid:
+        for pattern, reason in WRONG.items():
+            if re.search(pattern, item.nodeid):
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
