@@ -23,6 +23,13 @@ def test_quick_run() -> None:
     assert "mlp, batch 1, input" in run.stdout and "mlp, batch 1, parameters" in run.stdout
 
 
+def test_a_worker_that_takes_too_long_is_ended() -> None:
+    process = bench.Process(sys.executable, threads=1, limit=0.05)
+    answer = process.ask("figure", name="building", quick=True)
+    assert answer == {"error": "figure: over 0.05 s"}
+    process.close()
+
+
 class Fake:
     """A running contender that answers with given gradients."""
 

@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,7 +105,8 @@ class Result:
 class Process:
     """A worker: the interpreter `python` at tools/contenders.py."""
 
-    def __init__(self, python: str, threads: int) -> None:
+    def __init__(self, python: str, threads: int, limit: float) -> None:
+        self.limit = limit
         count = str(threads)
         # Thread pools of libraries that are not told otherwise, BLAS among them.
         limits = dict.fromkeys(
@@ -127,12 +129,19 @@ class Process:
     def ask(self, do: str, **command: Any) -> dict[str, Any]:
         """The worker's answer to a command; its key "error" says why there is no other."""
         assert self.process.stdin is not None and self.process.stdout is not None
+        late = threading.Event()
+        timer = threading.Timer(self.limit, lambda: (late.set(), self.process.kill()))
+        timer.start()
         try:
             print(json.dumps({"do": do, **command}), file=self.process.stdin, flush=True)
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        return json.loads(line) if line else {"error": f"it ended with {self.process.wait()}"}
+        timer.cancel()
+        if line:
+            return json.loads(line)
+        ended = f"it ended with {self.process.wait()}"
+        return {"error": f"{do}: over {self.limit:g} s" if late.is_set() else ended}
 
     def close(self) -> None:
         """End the worker."""
@@ -210,7 +219,7 @@ def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> I
 
 
 def measure(
-    cell: Cell, labels: list[str], threads: int, rounds: int, seconds: float, quantile: float
+    cell: Cell, labels: list[str], threads: int, args: argparse.Namespace
 ) -> dict[str, Result]:
     """Time a cell: build, open, compare, take turns."""
     results = {label: Result(error=absent(label)) for label in labels}
@@ -222,18 +231,18 @@ def measure(
             if result.error:
                 continue
             own = task | {"label": label, "file": str(folder / f"{label}.onnx")}
-            builder = Process(python_of(label), threads)
+            builder = Process(python_of(label), threads, args.limit)
             answer = builder.ask("build", **own)
             builder.close()
             if not _noted(result, answer):
                 continue
-            process = Process(python_of(label), threads)
+            process = Process(python_of(label), threads, args.limit)
             s.callback(process.close)
             if _noted(result, process.ask("open", **own)):
                 running[label] = process
         compare(running, results, folder)
-        for label, times in take_turns(running, threads, rounds, seconds).items():
-            results[label].times[str(threads)] = float(np.quantile(times, quantile))
+        for label, times in take_turns(running, threads, args.rounds, args.seconds).items():
+            results[label].times[str(threads)] = float(np.quantile(times, args.quantile))
             results[label].forward = results["forward"].times
         for label, process in running.items():
             _noted(results[label], process.ask("memory"))
@@ -479,11 +488,11 @@ class Run:
         return "\n\n".join(parts) + "\n"
 
 
-def figures(names: list[str], quick: bool) -> dict[str, dict[str, Any]]:
+def figures(names: list[str], quick: bool, limit: float) -> dict[str, dict[str, Any]]:
     """The figures that are no comparison, each in a process of its own."""
     found = {}
     for name in names:
-        process = Process(sys.executable, 1)
+        process = Process(sys.executable, 1, limit)
         console.print(f"[bold]{name}")
         answer = process.ask("figure", name=name, quick=quick)
         process.close()
@@ -505,6 +514,7 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
     add("--quantile", type=float, default=0.5, help="of the times; lower on a busy machine")
+    add("--limit", type=float, default=300, help="seconds for one step, such as a compilation")
     add("--quick", action="store_true", help="two short rounds, and short figures")
     add("--markdown", action="store_true", help="write docs/performance.md")
     add("--keep", action="store_true", help="keep what earlier runs measured")
@@ -515,7 +525,8 @@ def main() -> None:
     """Measure and print; with --markdown write docs/performance.md."""
     args = arguments()
     everything = args.nets is None and args.figures is None
-    rounds, seconds = (2, 0.05) if args.quick else (args.rounds, args.seconds)
+    if args.quick:
+        args.rounds, args.seconds = 2, 0.05
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
@@ -526,7 +537,7 @@ def main() -> None:
     for cell in cells(names, args.batch, args.kinds, args.symbolic and not args.quick):
         for threads in args.threads:
             try:
-                row = measure(cell, labels, threads, rounds, seconds, args.quantile)
+                row = measure(cell, labels, threads, args)
             except Disagreement as error:
                 console.print(f"{cell}: not timed, {error}", style="red", highlight=False)
                 failed = True
@@ -536,7 +547,9 @@ def main() -> None:
             title = f"{cell}, {threads} thread{'s' * (threads > 1)}"
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
-    run.figures |= figures(list(FIGURES) if everything else args.figures or [], args.quick)
+    run.figures |= figures(
+        list(FIGURES) if everything else args.figures or [], args.quick, args.limit
+    )
     run.save()
     for title, values in run.figures.items():
         print_table(title, ["", ""], [[k, _number(v)] for k, v in values.items()])
