@@ -23,7 +23,7 @@ from onnxgrad.names import All, parameters, resolve
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import renamed_copy
-from onnxgrad.straight import StraightThrough, mark
+from onnxgrad.straight import StraightThrough, mark, spread
 from onnxgrad.targets import TargetName
 from onnxgrad.values import is_float
 
@@ -233,6 +233,7 @@ class Job:
         kept = self.checkpoints
         again = None if kept is None else Again(self.op, flow, kept or choose(flow))
         found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
+        spread(self.op.graph)  # rounded integers that the backward pass uses, for a second order
         for v in sources:
             if v not in found:
                 if not self.zeros:

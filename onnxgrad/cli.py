@@ -269,13 +269,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    straight_through: StraightThrough = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="An .npz file for all results.", show_default=False),
     ] = None,
 ) -> None:
     """Run a net, and its gradients."""
-    net = Net(model)
+    net = Net(model, straight_through=_straight_through(straight_through))
     feeds = _read(net.ports, net.inputs, inputs or [])
     found = net(feeds)
     results = found if isinstance(found, dict) else {net.outputs[0]: found}

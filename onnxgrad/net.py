@@ -27,6 +27,7 @@ from onnxgrad.runtime import (
     available,
     target_of,
 )
+from onnxgrad.straight import StraightThrough
 from onnxgrad.transforms import HVPS, JACOBIANS, MAX_BYTES, TANGENTS, Mode
 
 
@@ -87,6 +88,7 @@ class Net:
         providers: onnxruntime's execution providers in order of preference, each a name or a pair
             of a name and options. None for CUDA where there is one, then the CPU.
         threads: Threads within an operator; None for onnxruntime's choice.
+        straight_through: Of all gradients: as for `onnxgrad.gradient`.
 
     Attributes:
         inputs: The names of the inputs that a call must give.
@@ -106,9 +108,14 @@ class Net:
         providers: Sequence[Provider] | None = None,
         *,
         threads: int | None = None,
+        straight_through: StraightThrough = False,
     ) -> None:
         self._providers, self._threads = available(providers), threads
-        self._target = target_of(self._providers)
+        self._options = {
+            "forward": False,
+            "target": target_of(self._providers),
+            "straight_through": straight_through,
+        }
         self._model = io.load(model)
         _hold_weights(self._model)
         self._weights = Weights()
@@ -346,7 +353,7 @@ class Net:
         key = (transform, _hashable(wrt), _hashable(options))
         with self._lock:
             if key not in self._built:
-                model = transform(self._model, wrt, forward=False, target=self._target, **options)
+                model = transform(self._model, wrt, **self._options, **options)
                 self._built[key] = _Built(
                     model, results, self._weights, self._providers, self._threads
                 )

@@ -49,7 +49,20 @@ def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
                 f"straight_through: no straight-through rule for {name!r}. There is one for "
                 f"{', '.join(known)}.{nearest(name, known)}"
             )
-    _mark(graph, {registry.split_name(name) for name in chosen})
+    _clear(graph)
+    _mark_chosen(graph, {registry.split_name(name) for name in chosen})
+    spread(graph)
+
+
+def spread(graph: ir.Graph) -> None:
+    """Mark the nodes that rounded integers pass, also those that a backward pass has added."""
+    passes = {registry.split_name(name) for name in registry.straight_through()}
+    for node in graph:
+        for inner in subgraphs(node):
+            spread(inner)
+        source = _source(node)
+        if source is not None and ROUNDED in source.meta and (node.domain, node.op_type) in passes:
+            _mark(node, source)
 
 
 def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
@@ -58,18 +71,26 @@ def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
     return [straight_through] if isinstance(straight_through, str) else list(straight_through)
 
 
-def _mark(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
-    passes = {registry.split_name(name) for name in registry.straight_through()}
-    for node in graph:
-        for inner in subgraphs(node):
-            _mark(inner, chosen)
+def _clear(graph: ir.Graph) -> None:
+    for node in graph.all_nodes():
         node.meta.pop(_MARK, None)
         for v in node.outputs:
             v.meta.pop(ROUNDED, None)
-        key = node.domain, node.op_type
-        source = next((v for v in node.inputs if v is not None and carries(v)), None)
-        if source is None or not (key in chosen or (key in passes and not is_float(source))):
-            continue
-        node.meta[_MARK] = True
-        if not is_float(node.outputs[0]) and node.outputs[0].dtype != ir.DataType.BOOL:
-            node.outputs[0].meta[ROUNDED] = cotangent_dtype(source)
+
+
+def _mark_chosen(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
+    for node in graph.all_nodes() if chosen else ():
+        source = _source(node)
+        if source is not None and (node.domain, node.op_type) in chosen:
+            _mark(node, source)
+
+
+def _source(node: ir.Node) -> ir.Value | None:
+    """The first operand that cotangents can flow to."""
+    return next((v for v in node.inputs if v is not None and carries(v)), None)
+
+
+def _mark(node: ir.Node, source: ir.Value) -> None:
+    node.meta[_MARK] = True
+    if not is_float(node.outputs[0]) and node.outputs[0].dtype != ir.DataType.BOOL:
+        node.outputs[0].meta[ROUNDED] = cotangent_dtype(source)

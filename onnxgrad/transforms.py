@@ -24,6 +24,7 @@ from onnxgrad.names import All
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
+from onnxgrad.straight import StraightThrough, mark
 from onnxgrad.targets import TargetName
 from onnxgrad.values import Dim, dims_of
 
@@ -45,6 +46,7 @@ def jvp(
     of: Spec | None = None,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
 ) -> Any:
     """A model that computes Jacobian-vector products: tangents in, tangents out.
@@ -57,7 +59,7 @@ def jvp(
     Args, Raises: As for `gradient`; a tensor of `of` that depends on none of `wrt` is unreachable.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, target=target)
+    job = Job(net, wrt, of, unreachable, target=target, straight_through=straight_through)
     for x in job.wrt:
         if x in job.of:
             raise ArgumentError(
@@ -84,6 +86,7 @@ def hvp(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
 ) -> Any:
     """A model that computes Hessian-vector products of the scalar that `gradient` differentiates.
@@ -96,7 +99,7 @@ def hvp(
     Args, Raises: As for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd, target)
+    job = Job(net, wrt, of, unreachable, ograd, target, straight_through=straight_through)
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
@@ -118,6 +121,7 @@ def jacobian(
     mode: Mode = "auto",
     forward: bool = True,
     unreachable: Unreachable = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
 ) -> Any:
@@ -128,7 +132,7 @@ def jacobian(
     output. The forward values are computed once.
 
     Args:
-        model, wrt, of, forward, unreachable, target: As for `gradient`.
+        model, wrt, of, forward, unreachable, straight_through, target: As for `gradient`.
         mode: "reverse" takes one backward step for each element of `y`, "forward" one for each
             element of `wrt`; "auto" the one with fewer steps where the sizes are known, else
             "reverse".
@@ -138,7 +142,7 @@ def jacobian(
         ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, target=target)
+    job = Job(net, wrt, of, unreachable, target=target, straight_through=straight_through)
     job.require(job.of, job.wrt)
     _require_moved(job)
     blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
@@ -155,6 +159,7 @@ def hessian(
     ograd: bool | Spec = False,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
 ) -> Any:
@@ -165,14 +170,14 @@ def hessian(
     pick one element of a larger output, impose an ograd of one 1 among zeros.
 
     Args:
-        model, wrt, of, ograd, forward, unreachable, target: As for `gradient`.
+        model, wrt, of, ograd, forward, unreachable, straight_through, target: As for `gradient`.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
         ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd, target)
+    job = Job(net, wrt, of, unreachable, ograd, target, straight_through=straight_through)
     _plan(job.wrt, job.wrt, "reverse", max_bytes, "hessian")
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
@@ -194,6 +199,7 @@ def per_example_gradient(
     batched: Spec | None = None,
     forward: bool = True,
     unreachable: Unreachable = "error",
+    straight_through: StraightThrough = False,
     target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
 ) -> Any:
@@ -206,8 +212,8 @@ def per_example_gradient(
     of a batch of one.
 
     Args:
-        model, of, forward, unreachable, target: As for `gradient`; `of` are floating-point graph
-            outputs.
+        model, of, forward, unreachable, straight_through, target: As for `gradient`; `of` are
+            floating-point graph outputs.
         wrt: As for `gradient`, but no batched input; None means every parameter.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
@@ -219,11 +225,11 @@ def per_example_gradient(
     """
     net = io.load(model)
     single = net.clone()
-    job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes, target)
+    job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes, target, straight_through)
     op = job.op
     job.require(job.of, job.wrt)
     inner = op.child("example")
-    nodes, copies = _copy_of_one(inner, single, job, rows)
+    nodes, copies = _copy_of_one(inner, single, job, rows, straight_through)
     ys = [copies[y.name] for y in job.of]
     seeds = merged(inner, ((y, shapes.full_like(y, 1)) for y in ys))
     sources = [copies[x.name].value for x in job.wrt]
@@ -238,7 +244,11 @@ def per_example_gradient(
 
 
 def _copy_of_one(
-    inner: Builder, single: ir.Model, job: Job, rows: list[ir.Value]
+    inner: Builder,
+    single: ir.Model,
+    job: Job,
+    rows: list[ir.Value],
+    straight_through: StraightThrough,
 ) -> tuple[list[ir.Node], dict[str | None, Tensor]]:
     """The nodes of the net in the body of a Scan over the examples, and what is there by name.
 
@@ -251,6 +261,7 @@ def _copy_of_one(
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
     normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of)])
+    mark(single.graph, straight_through)
     stands = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
@@ -416,9 +427,17 @@ def _by_example(
     unreachable: Unreachable,
     max_bytes: int,
     target: TargetName = "cpu",
+    straight_through: StraightThrough = False,
 ) -> tuple[Job, list[ir.Value]]:
     """What gradients by example start from, and the inputs with the batch."""
-    job = Job(net, All.ALL if wrt is None else wrt, of, unreachable, target=target)
+    job = Job(
+        net,
+        All.ALL if wrt is None else wrt,
+        of,
+        unreachable,
+        target=target,
+        straight_through=straight_through,
+    )
     if wrt is None:
         job.wrt = [v for v in job.wrt if v.is_initializer()]
         if not job.wrt:

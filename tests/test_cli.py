@@ -184,6 +184,19 @@ def test_run(run: Run) -> None:
     assert "(3, 2)" in result.out
 
 
+def test_straight_through(run: Run) -> None:
+    save("round.onnx", [helper.make_node("Round", ["x"], ["y"])], {"x": [3]}, {})
+    np.save("row.npy", X[0] * 0.4)
+    refused(run("run", "round.onnx", "row.npy", "--grad", "x"), "Round", "straight")
+    through = ["--straight-through", "Round", "-o"]
+    assert run("run", "round.onnx", "row.npy", "--grad", "x", *through, "out.npz").code == 0
+    with np.load("out.npz") as found:
+        np.testing.assert_array_equal(found["x_grad"], np.ones(3))
+    for command in ("vjp", "jvp", "hvp", "jacobian", "hessian"):
+        assert run(command, "round.onnx", *through, "out.onnx").code == 0
+        refused(run(command, "round.onnx", "-o", "out.onnx"), "Round")
+
+
 def test_run_takes_several_inputs(run: Run) -> None:
     a, b = np.float32([1, 2]), np.float32([3, 5])
     np.save("a.npy", a)

@@ -226,3 +226,84 @@ def test_a_rule_of_ones_own() -> None:
     finally:
         og.forget("com.acme::Snap")
     assert "Neg" in [n.op_type for n in backward.graph.node]
+
+
+# -- the other transforms, against PyTorch's ------------------------------------------------------
+
+SQUARE = RNG.standard_normal((3, 3)).astype(np.float32)
+FIXED = "<float s = {0.02}, int8 z = {3}>"
+# Squares of rounded numbers, in floating point and as products of integers.
+NETS = {
+    "floats": f"{FAKE.replace('y =', 'd =')} y = Mul(d, d)",
+    "integers": """q = QuantizeLinear(x, s, z) p = MatMulInteger(q, q, z, z) f = Cast<to = 1>(p)
+      t = Mul(s, s) y = Mul(f, t)""",
+}
+
+
+def square(name: str) -> onnx.ModelProto:
+    text = f"{HEAD} g (float[3, 3] x) => (float[3, 3] y) {FIXED} {{ {NETS[name]} }}"
+    return onnx.parser.parse_model(text)
+
+
+def twin(name: str):
+    def f(x):
+        d = torch.fake_quantize_per_tensor_affine(x, 0.02, 3, -128, 127)
+        return d @ d if name == "integers" else d * d
+
+    return f
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_transforms_like_torch(name: str) -> None:
+    functional = torch.autograd.functional
+    f, x, v = twin(name), torch.tensor(SQUARE * 2), torch.tensor(G[:, :3].copy())
+    feeds = {"x": x.numpy()}
+    options = {"forward": False, "straight_through": True}
+    moved = feeds | {"x_tangent": v.numpy()}
+    (got,) = runner(og.jvp(square(name), **options))(moved)
+    np.testing.assert_allclose(got, functional.jvp(f, x, v)[1].numpy(), rtol=1e-5, atol=1e-6)
+    (got,) = runner(og.hvp(square(name), **options))(moved)
+    want = functional.hvp(lambda x: f(x).sum(), x, v)[1].numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert np.abs(want).max() > 1
+    want = functional.jacobian(f, x).numpy()
+    for mode in ("reverse", "forward"):
+        (got,) = runner(og.jacobian(square(name), mode=mode, **options))(feeds)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    (got,) = runner(og.hessian(square(name), **options))(feeds)
+    want = functional.hessian(lambda x: f(x).sum(), x).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    for transform in (og.jvp, og.hvp, og.jacobian, og.hessian):
+        with pytest.raises(og.UnreachableError, match="straight_through"):
+            transform(square(name))
+
+
+def test_gradients_by_example_like_torch() -> None:
+    """Of weights that are rounded, as in training for quantisation."""
+    body = f"{FAKE.replace('x,', 'w,').replace('y =', 'd =')} p = MatMul(x, d) y = Mul(p, p)"
+    # Weights that are constant in a Scan onnxruntime cannot fuse with their DequantizeLinear.
+    model = onnx.parser.parse_model(
+        f"{HEAD} g (float[N, 3] x, float[3, 3] w) => (float[N, 3] y) {FIXED} {{ {body} }}"
+    )
+    options = {"batched": "x", "forward": False, "straight_through": "QuantizeLinear"}
+    each = og.per_example_gradient(model, "w", **options)
+    validate(each)
+    (got,) = runner(each)({"x": X[:, :3], "w": SQUARE * 2})
+    for k, x in enumerate(X[:, :3]):
+        w = torch.tensor(SQUARE * 2, requires_grad=True)
+        d = torch.fake_quantize_per_tensor_affine(w, 0.02, 3, -128, 127)
+        ((torch.tensor(x) @ d) ** 2).sum().backward()
+        np.testing.assert_allclose(got[k], w.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_net() -> None:
+    net, plain = og.Net(square("floats"), straight_through=True), og.Net(square("floats"))
+    x = torch.tensor(SQUARE * 2, requires_grad=True)
+    twin("floats")(x).sum().backward()
+    got = net(x.detach().numpy(), og.NetPortGradient("x"))
+    np.testing.assert_allclose(got, x.grad.numpy(), rtol=1e-5)
+    tangent = G[:, :3].copy()
+    want = torch.autograd.functional.jvp(twin("floats"), x.detach(), torch.tensor(tangent))[1]
+    np.testing.assert_allclose(net.jvp(x.detach().numpy(), tangent), want.numpy(), rtol=1e-5)
+    with pytest.raises(og.UnreachableError):
+        plain(SQUARE, og.NetPortGradient("x"))
