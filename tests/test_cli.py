@@ -184,7 +184,7 @@ def test_run(run: Run) -> None:
     assert "(3, 2)" in result.out
 
 
-def test_straight_through(run: Run) -> None:
+def test_every_command_rounds_straight_through(run: Run) -> None:
     save("round.onnx", [helper.make_node("Round", ["x"], ["y"])], {"x": [3]}, {})
     np.save("row.npy", X[0] * 0.4)
     refused(run("run", "round.onnx", "row.npy", "--grad", "x"), "Round", "straight")
