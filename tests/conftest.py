@@ -15,6 +15,8 @@ import pytest
 VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 OLD = VERSION < (1, 32)
 
+HANGS = "a convolution of no images does not return"
+
 # Tests, by patterns of their names, that older releases get wrong, or onnx's evaluator in the place
 # of a kernel that they lack.
 WRONG = {
@@ -28,6 +30,7 @@ WRONG = {
     r"test_reference_ops.py::test_gradient\[.*lens=\[2,0\]": "a sequence of length 0 is not zero",
     r"test_control_flow.py::.*loop of no step\]": "onnx's evaluator cannot concatenate no slices",
     r"GroupQueryAttention-local_window_size": "a window holds one key more",
+    r"test_empty_batch.py::test_no_images\[Conv-operands3": HANGS,
 }
 
 # What onnxruntime says, and CasADi of it.
@@ -38,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items if OLD else ():
         for pattern, reason in WRONG.items():
             if re.search(pattern, item.nodeid):
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+                item.add_marker(pytest.mark.xfail(reason=reason, run=reason != HANGS, strict=False))
 
 
 @pytest.hookimpl(wrapper=True)
