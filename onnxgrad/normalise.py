@@ -8,8 +8,11 @@ follows from the inputs; no If whose condition follows from them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import threading
+from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
@@ -54,14 +57,10 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
         for v in node.outputs:
             if v.name in kept and v.name not in named:
                 graph.outputs.append(v)
-    logging_level = logging.getLogger("onnxscript").level
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
         _passes(model)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
-    finally:
-        logging.getLogger("onnxscript").setLevel(logging_level)
     graph = model.graph
     del graph.outputs[len(outputs) :]
     for name, v in weights.items():
@@ -159,13 +158,31 @@ def _raise(model: ir.Model, version: int) -> None:
         node.domain = _HIDDEN
     if ahead:
         model.graph.opset_imports[_HIDDEN] = 1
-    ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
+    with _quiet():
+        ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
     if model.graph.opset_imports[""] != FLOOR:
         raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
     for node in model.graph.all_nodes():
         if node.domain == _HIDDEN:
             node.domain = ""
     model.graph.opset_imports.pop(_HIDDEN, None)
+
+
+# The level of a logger is every thread's.
+_LEVEL = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let onnxscript report errors alone: that it falls back to onnx's converter is none."""
+    logger = logging.getLogger("onnxscript")
+    with _LEVEL:
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _exists(node: ir.Node, version: int) -> bool:

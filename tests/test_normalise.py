@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -90,3 +93,18 @@ def test_a_size_of_minus_one_is_unknown() -> None:
         value.type.tensor_type.shape.dim[0].dim_value = -1
     found = runner(og.gradient(model, forward=False))({"x": np.zeros((3, 2), np.float32)})
     np.testing.assert_array_equal(found[0], np.ones((3, 2)))
+
+
+def test_the_logger_is_left_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    """Also by several threads at once, and silent on the way."""
+    logger = logging.getLogger("onnxscript")
+    model = with_unused_weight(9, 7)
+
+    def build(_: int) -> None:
+        og.gradient(model)
+
+    with caplog.at_level(logging.WARNING, "onnxscript"):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(build, range(24)))
+        assert logger.level == logging.WARNING
+    assert not [r for r in caplog.records if r.name.startswith("onnxscript")]
