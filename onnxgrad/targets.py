@@ -21,15 +21,18 @@ class Target:
         product_masks: A mask as a product with zeros and ones where that is safe; else as a Where.
         turned_rows: The sum over a batch of aᵀg with `a` turned round by a node of its own; else in
             the product itself.
+        searched_window: The elements of MaxPool's windows up to which these, where they do not
+            overlap, are searched for their maximum by pooling parts of them; else by its Indices.
         product_sums: A sum over rows as a product with ones; else as a ReduceSum.
-        stepped_from: The batch, if it is known, from which on an LSTM's forward pass becomes a Scan
-            that keeps the arguments of its gates; else the operator stays, and they are computed
-            again.
+        stepped_from: The batch, if it is known, from which on the forward pass of an LSTM or GRU
+            becomes a Scan that keeps the arguments of its gates; else the operator stays, and they
+            are computed again.
     """
 
     turned_filters: bool
     product_masks: bool
     turned_rows: bool
+    searched_window: int
     product_sums: bool
     stepped_from: float
 
@@ -38,6 +41,7 @@ _PLAIN = Target(
     turned_filters=False,
     product_masks=False,
     turned_rows=False,
+    searched_window=0,
     product_sums=False,
     stepped_from=math.inf,
 )
@@ -49,6 +53,7 @@ _TARGETS: dict[str, Target] = {
         turned_filters=True,
         product_masks=True,
         turned_rows=True,
+        searched_window=4,
         product_sums=True,
         stepped_from=8,
     ),

@@ -5,8 +5,8 @@ so the gates of all steps come from one product. Given them, a step backward is 
 cotangents of the states: its coefficients are computed in bulk, and the body of the Scan holds the
 products with them and with R. The gradients of X, W, R and B are products over all steps, after it.
 
-Where that product costs more than the steps of a Scan, an LSTM's forward pass becomes one, which
-keeps the gates' arguments; the forward node goes.
+Where that product costs more than the steps of a Scan, the forward pass of an LSTM or GRU becomes
+one, which keeps the gates' arguments; the forward node goes.
 
 The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
 seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are
@@ -31,20 +31,22 @@ Tensors = dict[str, Tensor]
 
 @rule("RNN")
 def _(
-    op, X, W, R, B, sequence_lens, initial_h, Y, g_Y, g_Y_h, wanted,
+    op, node, X, W, R, B, sequence_lens, initial_h, Y, g_Y, g_Y_h, wanted,
     activations, activation_alpha, activation_beta, clip, direction, layout,
 ):  # fmt: skip
     acts = _activations(op, activations, activation_alpha, activation_beta, clip, by_place=True)
     tensors = {"X": X, "W": W, "R": R, "B": B, "initial_h": initial_h}
     tensors |= {"Y": Y, "g_Y": g_Y, "g_Y_h": g_Y_h}
-    return _backward(
-        op, tensors, sequence_lens, direction, layout, wanted, lambda run, k: _rnn(run, acts[k])
-    )
+
+    def cell(run: _Run, k: int) -> Tensors:
+        return _rnn(run, acts[k])
+
+    return _backward(op, node, tensors, sequence_lens, direction, layout, wanted, cell)
 
 
 @rule("GRU")
 def _(
-    op, X, W, R, B, sequence_lens, initial_h, Y, g_Y, g_Y_h, wanted,
+    op, node, X, W, R, B, sequence_lens, initial_h, Y, g_Y, g_Y_h, wanted,
     activations, activation_alpha, activation_beta, clip, direction, layout, linear_before_reset,
 ):  # fmt: skip
     names = activations or ["Sigmoid", "Tanh"] * 2
@@ -55,7 +57,7 @@ def _(
     def cell(run: _Run, k: int) -> Tensors:
         return _gru(run, acts[2 * k : 2 * k + 2], bool(linear_before_reset))
 
-    return _backward(op, tensors, sequence_lens, direction, layout, wanted, cell)
+    return _backward(op, node, tensors, sequence_lens, direction, layout, wanted, cell)
 
 
 @rule("LSTM")
@@ -72,10 +74,7 @@ def _(
     def cell(run: _Run, k: int) -> Tensors:
         return _lstm(run, acts[3 * k : 3 * k + 3], bool(input_forget))
 
-    found = _backward(op, tensors, sequence_lens, direction, layout, wanted, cell)
-    if outputs := [found.pop(name) for name in _OUTPUTS if name in found]:
-        op.instead(node, outputs)
-    return found
+    return _backward(op, node, tensors, sequence_lens, direction, layout, wanted, cell)
 
 
 # -- cells: their equations, and the coefficients of a step backward -------------------------------
@@ -99,17 +98,34 @@ def _gru(run: _Run, activations: Sequence[_Activation], linear: bool) -> Tensors
 
     A step ends with one Gemm: identities stacked below R let through what is not to pass it.
     """
-    op, H = run.op, run.H
+    op = run.op
     f, g = activations
-    xz, xr, xn = _split(run.product(run.X, run.W, run.Wb), 3)
-    hz, hr, hn = _split(run.product(H, run.R, run.Rb), 3)
     Rz, Rr, Rn = _split(run.R, 3, axis=0)
-    az, ar = xz + hz, xr + hr
-    z, r = f(az), f(ar)
-    if not linear:
-        hn = run.product(r * H, Rn, None if run.Rb is None else _split(run.Rb, 3)[2])
-    an = xn + (r * hn if linear else hn)
-    n = g(an)
+    bn = None if run.Rb is None else _split(run.Rb, 3)[2]
+
+    def arguments(x, H, product):
+        xz, xr, xn = _split(x, 3)
+        hz, hr, hn = _split(product(H, run.R, run.Rb), 3)
+        az, ar = xz + hz, xr + hr
+        if not linear:
+            hn = product(f(ar) * H, Rn, bn)
+        return az, ar, hn, xn + (f(ar) * hn if linear else hn)
+
+    def step(op, H, x):
+        kept = arguments(x, H, lambda x, W, plus: op.Gemm(x, W, plus, transB=1))
+        az, _, _, an = kept
+        z = f(az)
+        H = (1 - z) * g(an) + z * H
+        return [H], [H, *kept]
+
+    outputs: Tensors = {}
+    x = run.product(run.X, run.W, run.Wb)
+    if run.by_steps:
+        (Y_h,), (run.Y, az, ar, hn, an) = scan(op, step, [run.start(run.initial_h)], [x])
+        outputs = {"Y": run.Y, "Y_h": Y_h}
+    else:
+        az, ar, hn, an = arguments(x, run.H, run.product)
+    H, z, r, n = run.H, f(az), f(ar), g(an)
 
     kz, kn = (H - n) * f.slope(az, z), (1 - z) * g.slope(an, n)
     kr = (kn * hn if linear else H) * f.slope(ar, r)
@@ -132,7 +148,7 @@ def _gru(run: _Run, activations: Sequence[_Activation], linear: bool) -> Tensors
         found = run.gradients(dx, dh, [(dh, H)])
     else:
         found = run.gradients(dx, dx, [(op.Concat(dz, dr, axis=-1), H), (dn, r * H)])
-    return found | {"initial_h": dH}
+    return found | {"initial_h": dH} | outputs
 
 
 def _lstm(run: _Run, activations: Sequence[_Activation], input_forget: bool) -> Tensors:
@@ -364,6 +380,7 @@ _WEIGHTS = {"W", "R", "B", "P"}
 
 def _backward(
     op: Builder,
+    node: ir.Node,
     tensors: dict[str, Tensor | None],
     sequence_lens: Tensor | None,
     direction: str,
@@ -371,7 +388,10 @@ def _backward(
     wanted: Collection[Any],
     cell: Callable[[_Run, int], Tensors],
 ) -> Tensors:
-    """The cotangents of the wanted operands, each direction by `cell`; outputs that it gives."""
+    """The cotangents of the wanted operands, each direction by `cell`.
+
+    Outputs that it gives too take the place of the node's.
+    """
     present = {name: t for name, t in tensors.items() if t is not None}
     if layout:
         present["X"] = op.Transpose(present["X"], perm=[1, 0, 2])
@@ -398,7 +418,10 @@ def _backward(
             if name in wanted or name in _OUTPUTS:
                 turned = is_reverse and name in _SEQUENCES
                 found.setdefault(name, []).append(reverse(g) if turned else g)
-    return {name: _join(op, name, gs, layout) for name, gs in found.items()}
+    whole = {name: _join(op, name, ts, layout) for name, ts in found.items()}
+    if outputs := [whole.pop(name) for name in _OUTPUTS if name in whole]:
+        op.instead(node, outputs)
+    return whole
 
 
 def _axis(name: str, layout: int) -> int:
