@@ -224,6 +224,10 @@ class Builder:
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
         # Values of the forward pass, and what takes their place once the walk is over.
         self.replaced: dict[ir.Value, ir.Value] = parent.replaced if parent else {}
+        # The input and its axis that alone declares a dimension of this name: see shapes.dim.
+        self.declared: dict[str, tuple[ir.Value, int]] = (
+            parent.declared if parent else _declared_once(graph.inputs)
+        )
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
         # What inference told of a node, by operator, attributes and operand types: nets repeat.
         self._inferred: dict[Any, list[Any]] = parent._inferred if parent else {}
@@ -529,6 +533,15 @@ class Builder:
             reason: What about it has no rule, and what the user can do.
         """
         raise Refusal(reason)
+
+
+def _declared_once(inputs: Sequence[ir.Value]) -> dict[str, tuple[ir.Value, int]]:
+    found: dict[str, list[tuple[ir.Value, int]]] = {}
+    for v in inputs:
+        for axis, d in enumerate(dims_of(v) or () if isinstance(v.type, ir.TensorType) else ()):
+            if isinstance(d, str):
+                found.setdefault(d, []).append((v, axis))
+    return {name: places[0] for name, places in found.items() if len(places) == 1}
 
 
 def _harmless(op_type: str, values: Sequence[ir.Value | None]) -> bool:

@@ -13,19 +13,27 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Tensor
-from onnxgrad.values import Dim
+from onnxgrad.values import Dim, dims_in
 
 Size = int | Tensor
 
 
 def dim(x: Tensor, axis: int) -> Size:
-    """The size of one axis: an int, or an int64 tensor of shape [1]."""
+    """The size of one axis: an int, or an int64 tensor of shape [1].
+
+    It is read from the graph's input that declares it, if only one does: once for all tensors of
+    that size, which need not be there. Two inputs may differ, whatever they declare.
+    """
     known = x.shape
     if axis < 0:
         axis += x.rank
-    if known is not None and isinstance(known[axis], int):
-        return known[axis]  # type: ignore[return-value]
-    return x.op.Shape(x, start=axis, end=axis + 1)
+    size = None if known is None else known[axis]
+    if isinstance(size, int):
+        return size
+    source, at = x.op.declared.get(size or "", (x.value, axis))
+    if source.graph is not x.value.graph:
+        source, at = x.value, axis
+    return x.op.Shape(x.op.tensor(source), start=at, end=at + 1)
 
 
 def dims(x: Tensor) -> list[Size]:
@@ -116,6 +124,7 @@ def inverse(size: Size, like: Tensor) -> float | Tensor:
 
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     """`x` with new sizes; one of them may be -1."""
+    dims_of_y = [s if isinstance(s, int) else _dim_of(s) for s in sizes]
     unknown = [k for k, s in enumerate(sizes) if isinstance(s, Tensor)]
     if len(unknown) == 1 and -1 not in sizes and 0 not in sizes:
         sizes = [-1 if k in unknown else s for k, s in enumerate(sizes)]  # found without nodes
@@ -123,9 +132,15 @@ def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     plain = -1 in sizes or all(isinstance(s, int) and s for s in sizes)
     y = x.op.Reshape(x, vector(x, sizes), allowzero=None if plain else 1)
     found = y.shape if y.shape is not None and len(y.shape) == len(sizes) else [None] * len(sizes)
-    known = [s if isinstance(s, int) and s >= 0 else d for s, d in zip(sizes, found, strict=True)]
+    known = [f if d in (None, -1) else d for d, f in zip(dims_of_y, found, strict=True)]
     y.value.shape = ir.Shape(known)
     return y
+
+
+def _dim_of(size: Tensor) -> Dim:
+    """The name of the dimension that a size has been read from, if any."""
+    found = dims_in(size.value)
+    return found[0] if found else None
 
 
 def reshape_like(g: Tensor, x: Tensor) -> Tensor:

@@ -254,6 +254,41 @@ def test_stale_value_info_is_not_believed() -> None:
     assert got["x_grad"].shape == (4, 3)
 
 
+def test_a_size_is_read_once() -> None:
+    """From the only input that has it, for all sums over the batch."""
+    model = parse(
+        """g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,2,3,4}, float[2] b = {5,6}> {
+            h = MatMul(x, w)
+            hb = Add(h, b)
+            t = Mul(hb, hb)
+            u = MatMul(t, w)
+            y = Add(u, b)
+        }"""
+    )
+    grad = og.gradient(model, ["w", "b"], ograd=True, forward=False)
+    assert [n.input[0] for n in grad.graph.node if n.op_type == "Shape"] == ["x"]
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    got = run(grad, x=x, y_ograd=np.ones((3, 2), np.float32))
+    w, b = np.array([[1, 2], [3, 4]]), np.array([5, 6])
+    np.testing.assert_array_equal(got["b_grad"], 3 + (2 * (x @ w + b) * w.sum(1)).sum(0))
+
+
+def test_inputs_may_differ_in_a_size_of_one_name() -> None:
+    """No standard allows it, but runtimes do, and onnx's inference takes no notice."""
+    model = parse(
+        """g (float[N] p, float[N] t) => (float[1] y) {
+            h = Exp(p)
+            m = ReduceMean(h)
+            k = Exp(t)
+            n = ReduceMean(k)
+            y = Add(m, n)
+        }"""
+    )
+    found = run(og.gradient(model), p=f32(0, 0), t=f32(0, 0, 0, 0))
+    np.testing.assert_array_equal(found["p_grad"], f32(0.5, 0.5))
+    np.testing.assert_array_equal(found["t_grad"], f32(0.25, 0.25, 0.25, 0.25))
+
+
 @pytest.mark.parametrize("name", ["?", "-1", "None"])
 def test_question_marks_are_not_equal_sizes(name: str) -> None:
     model = parse("g (float[2] x, float[1] b) => (float[2] y) { y = Add(x, b) }")
