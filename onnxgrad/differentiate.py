@@ -202,7 +202,8 @@ def pull_back(
     """
     parts: dict[ir.Value, list[Tensor]] = {v: [t] for v, t in seeds.items()}
     sources = set(flow.sources)
-    scope = op.scope
+    scope, outer = op.scope, op.replaced
+    op.replaced = {}  # what a walk within this one gives is put in place at its own end
     whole: dict[ir.Value, Tensor] = {}
 
     def cotangent(v: ir.Value) -> Tensor | None:
@@ -232,20 +233,19 @@ def pull_back(
     op.scope = scope
     found = {v: cotangent(v) for v in flow.sources}
     _replace(op, {*flow.sources, *flow.targets})
+    op.replaced = outer
     return {v: g for v, g in found.items() if g is not None}
 
 
 def _replace(op: Builder, kept: set[ir.Value]) -> None:
     """Put in place what rules gave for outputs of nodes, but for those that have to stay."""
-    moved = [old for old in op.replaced if old.graph is op.graph]
-    for old in moved:
-        new = op.replaced.pop(old)
+    for old, new in op.replaced.items():
         if old in kept:
             continue
         if old.is_graph_output():
             old.name, new.name = op.names.fresh(f"{old.name}_replaced"), old.name
         old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if moved:
+    if op.replaced:
         op.graph.sort()
 
 
