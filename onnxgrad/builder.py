@@ -223,7 +223,7 @@ class Builder:
         self.scope = "grad"  # prefix of emitted names: the primal node that the rule is applied to
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
         # Values of the forward pass, and what takes their place once the walk is over.
-        self.replaced: dict[ir.Value, ir.Value] = parent.replaced if parent else {}
+        self.replaced: dict[ir.Value, ir.Value] = {}
         # The input and its axis that alone declares a dimension of this name: see shapes.dim.
         self.declared: dict[str, tuple[ir.Value, int]] = (
             parent.declared if parent else _declared_once(graph.inputs)
