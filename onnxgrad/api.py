@@ -280,8 +280,8 @@ def _wrt_names(net: ir.Model, wrt: Spec | All | None) -> list[str]:
     names = _float_inputs(net)
     if not names:
         raise ArgumentError(
-            "the model has no floating-point input; name the tensors to differentiate with "
-            "respect to in wrt"
+            "the model has no floating-point input; name weights or inner tensors to "
+            "differentiate with respect to in wrt"
         )
     return names
 
@@ -292,7 +292,19 @@ def _names(net: ir.Model, spec: Any) -> list[str]:
         return [resolve(net, spec)]
     if not isinstance(spec, Sequence) or not spec:
         raise ArgumentError(f"a name or a sequence of names is needed, not {spec!r}")
-    return list(dict.fromkeys(resolve(net, s) for s in spec))
+    try:
+        return list(dict.fromkeys(resolve(net, s) for s in spec))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}{_as_position(net, spec)}") from None
+
+
+def _as_position(net: ir.Model, spec: Sequence[Any]) -> str:
+    """The sentence for a position in the place of a list of tensors, or an empty string."""
+    try:
+        name = resolve(net, list(spec))
+    except UnknownNameError:
+        return ""
+    return f" A list is one of tensors: for {name!r} by its position write [{list(spec)!r}]."
 
 
 def _float_inputs(net: ir.Model) -> list[str]:
@@ -305,7 +317,7 @@ def _floats_of(net: ir.Model, of: Spec | None) -> list[str]:
         return _names(net, of)
     names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
     if not names:
-        raise ArgumentError("the model has no floating-point output; name a tensor in of")
+        raise ArgumentError("the model has no floating-point output; name an inner tensor in of")
     return names
 
 

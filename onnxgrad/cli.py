@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -178,7 +179,10 @@ def _transform_command(transform: Callable[..., Any]) -> None:
 
     def command(model: str, output: Path, **given: Any) -> None:
         source = io.load(model)
-        result = transform(source, **{p: _argument(p, given) for p in parameters})
+        try:
+            result = transform(source, **{p: _argument(p, given) for p in parameters})
+        except OnnxGradError as error:
+            _fail(_in_options(str(error)))
         io.save(result, output)
         _show_ports(source, result)
         _out.print(f"Wrote {output}: {len(result.graph)} nodes, before {len(source.graph)}.")
@@ -351,7 +355,18 @@ def main() -> None:
         _fail(str(error))
 
 
-def _fail(message: str) -> None:
+def _in_options(message: str) -> str:
+    """What a transform advises, in the words of its command."""
+
+    def option(found: re.Match[str]) -> str:
+        names = re.findall(r"'(.*?)'", found[1])
+        return "give " + " ".join(f"--straight-through {name}" for name in names)
+
+    message = message.replace("pass unreachable='zeros'", "give --zeros")
+    return re.sub(r"pass straight_through=\[(.*?)\]", option, message)
+
+
+def _fail(message: str) -> NoReturn:
     _err.print(f"onnxgrad: {' '.join(message.split())}")
     sys.exit(1)
 

@@ -16,7 +16,7 @@ from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.names import All
 from onnxgrad.registry import State
 from onnxgrad.scopes import captures
-from onnxgrad.straight import StraightThrough
+from onnxgrad.straight import StraightThrough, entry_of
 from onnxgrad.values import carries, cotangent_dtype, subgraphs
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
@@ -121,6 +121,8 @@ def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple
     edges = _edges(node, flow)
     if missing := _missing(edges):
         return "none", missing
+    if untyped := next((v for v in node.inputs if v is not None and v.type is None), None):
+        return "none", f"the type of {untyped.name!r} is unknown without a rule for what gives it"
     gs = [_stand_in(op, v) if flow.matters(v) else None for v in node.outputs]
     try:
         apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
@@ -162,6 +164,8 @@ def _missing(edges: list[Edge]) -> str:
 
 
 def _remark(e: Edge) -> str:
+    if entry_of(e.node) is None:  # nothing is known of its operands
+        return e.reason
     return f"{operand_name(e.node, e.index)}: {e.reason}"
 
 

@@ -166,7 +166,9 @@ def _check_external(tensor: ir.ExternalTensor, folder: str) -> None:
     try:
         found = os.stat(target)
     except OSError as error:
-        raise ModelError(f"{weight}, which cannot be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{weight}, which has to be in {folder!r} and cannot be read: {error.strerror}."
+        ) from error
     if found.st_nlink > 1:  # onnx_ir would refuse it too, but only when the data is first used
         raise ModelError(
             f"{weight}, a file with several hard links, which can stand for any file. "

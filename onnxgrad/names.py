@@ -65,9 +65,11 @@ def resolve(model: ir.Model, spec: Spec) -> str:
     """
     if isinstance(spec, str):
         return _by_name(model, spec)
-    position = list(spec)
+    position = list(spec) if isinstance(spec, Sequence) else []
     if not position or not all(isinstance(part, str | int) for part in position):
-        raise UnknownNameError(f"A position is a sequence of names and indices, not {spec!r}.")
+        raise UnknownNameError(
+            f"A tensor's name or its position, names and indices, is needed, not {spec!r}."
+        )
     wanted = _split(*position)
     names = parameters(model)
     matches = [name for name in names if _split(name) == wanted]
@@ -97,7 +99,19 @@ def _by_name(model: ir.Model, name: str) -> str:
                 f"The tensor {name!r} lies inside a branch or a loop's body, where it has no "
                 "gradient of its own. Choose a tensor of the main graph."
             )
-    raise UnknownNameError(f"The net has no tensor {name!r}.{nearest(name, known)}")
+    near = nearest(name, known) or _ports(model.graph)
+    raise UnknownNameError(f"The net has no tensor {name!r}.{near}")
+
+
+def _ports(graph: ir.Graph) -> str:
+    """The sentences that name a graph's inputs and outputs, the first ones of many."""
+    given = {"Inputs": graph.inputs, "Outputs": graph.outputs}
+    names = {kind: [repr(v.name) for v in values] for kind, values in given.items()}
+    return "".join(
+        f" {kind}: {', '.join(listed[:5])}{', ...' if len(listed) > 5 else ''}."
+        for kind, listed in names.items()
+        if listed
+    )
 
 
 def _named(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -7,7 +7,7 @@ straight-through rule too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -16,7 +16,7 @@ from onnxgrad.errors import ArgumentError, nearest
 from onnxgrad.values import ROUNDED, carries, cotangent_dtype, is_float, subgraphs
 
 # Names of operators; True stands for every one that has a straight-through rule.
-StraightThrough = str | Iterable[str] | bool
+StraightThrough = str | Collection[str] | bool
 
 _MARK = "onnxgrad.straight_through"
 
@@ -68,7 +68,12 @@ def spread(graph: ir.Graph) -> None:
 def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
     if isinstance(straight_through, bool):
         return known if straight_through else []
-    return [straight_through] if isinstance(straight_through, str) else list(straight_through)
+    names = [straight_through] if isinstance(straight_through, str) else straight_through
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(
+            f"straight_through is True or names of operators, not {straight_through!r}"
+        )
+    return list(names)
 
 
 def _clear(graph: ir.Graph) -> None:

@@ -373,6 +373,8 @@ def test_no_rule_off_the_path_is_no_matter() -> None:
     [
         ({"wrt": "X"}, og.UnknownNameError, "Nearest: 'x'"),
         ({"wrt": "x", "of": "aa"}, og.UnknownNameError, "'a'"),
+        ({"wrt": "nothing"}, og.UnknownNameError, "Inputs: 'x', 'z'. Outputs: 'a', 'b'."),
+        ({"wrt": [3]}, og.UnknownNameError, "name or its position.* not 3"),
         ({"wrt": []}, og.ArgumentError, "a name or a sequence"),
         ({"wrt": 3}, og.ArgumentError, "a name or a sequence"),
         ({"of": "a", "ograd": "b"}, og.ArgumentError, "not among of"),
@@ -388,7 +390,7 @@ def test_integers_have_no_gradient() -> None:
     model = parse("g (int64[N] i) => (float[N] y) { y = Cast <to = 1> (i) }")
     with pytest.raises(og.ArgumentError, match="INT64"):
         og.gradient(model, "i")
-    with pytest.raises(og.ArgumentError, match="no floating-point input"):
+    with pytest.raises(og.ArgumentError, match="no floating-point input; name weights or inner"):
         og.gradient(model)
 
 

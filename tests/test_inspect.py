@@ -107,10 +107,21 @@ def test_an_operator_without_a_rule_is_listed_first(ramp: str) -> None:
     assert report.rows[0].state == "none"
     assert "not an operator of the standard" in report.rows[0].reason
     assert states(report) == {"Ramp": "none", "Tanh": "rule", "Neg": "rule"}
+    assert not report.rows[0].reason.startswith("0")  # its operands have no names
     with pytest.raises(og.NoRuleError):
         og.gradient(model)
     og.elementwise(ramp, lambda op, x: x > 0)
     assert og.inspect(model).ok
+
+
+def test_what_follows_an_operator_of_unknown_type() -> None:
+    model = parse(
+        "g (float[N] x) => (float[N] y) { u = com.acme.Ramp(x) y = Neg(u) }",
+        '"" : 21, "com.acme" : 1',
+    )
+    reasons = {row.operator: row.reason for row in og.inspect(model)}
+    assert reasons["Ramp"].startswith("not an operator of the standard")
+    assert reasons["Neg"] == "the type of 'u' is unknown without a rule for what gives it"
 
 
 def test_a_rule_that_refuses_this_node_is_found(ramp: str) -> None:

@@ -245,14 +245,23 @@ def test_senseless_arguments_are_refused() -> None:
         (["/layer1/MatMul", "C"], "no input 'C'.*'A', 'B'"),
         (["/layer1/MatMul", 2], "indices 0 to 1"),
         ([9, "A"], "no parameter at the position"),
-        ([], "sequence of names"),
-        ([1.5], "sequence of names"),
+        ([], "names and indices, is needed"),
+        ([1.5], "names and indices, is needed"),
     ],
     ids=str,
 )
 def test_unknown_names_offer_the_nearest(spec: Any, message: str) -> None:
     with pytest.raises(og.UnknownNameError, match=message):
         Net(linear())(X, NetPortGradient(spec))
+
+
+def test_a_position_is_told_from_a_list() -> None:
+    with pytest.raises(og.UnknownNameError, match=r"position write \[\['layer1', 0, 'weight'\]\]"):
+        og.gradient(linear(), ["layer1", 0, "weight"])
+    with pytest.raises(og.UnknownNameError, match="no tensor 'layer1'") as unknown:
+        og.gradient(linear(), ["layer1", "bias"])
+    assert "position" not in str(unknown.value)
+    assert len(og.gradient(linear(), [["layer1", 0, "weight"]]).graph.output) == 2
 
 
 def test_ambiguous_positions_are_refused() -> None:

@@ -211,6 +211,9 @@ def test_a_name_without_such_a_gradient() -> None:
         og.gradient(parse("y = Mul(x, s)"), straight_through="Rond")
     with pytest.raises(og.ArgumentError, match="for 'ArgMax'"):
         og.gradient(parse("y = Mul(x, s)"), straight_through=["ArgMax"])
+    for wrong in (5, [5], iter(["Round"]), None):
+        with pytest.raises(og.ArgumentError, match="True or names of operators"):
+            og.gradient(parse("y = Mul(x, s)"), straight_through=wrong)
 
 
 def test_a_rule_of_ones_own() -> None:
