@@ -147,9 +147,9 @@ def reshape_like(g: Tensor, x: Tensor) -> Tensor:
     """`g` in the shape of `x`."""
     if _same_shape(g, x):
         return g
-    op = g.op
-    if x.static is None and x.shape is not None and len(x.shape) == 1:
-        return op.typed(op.Reshape(g, op.const([-1])), x)
+    op, sizes = g.op, [d if isinstance(d, int) else -1 for d in x.shape or ()]
+    if sizes.count(-1) == 1 and 0 not in sizes:
+        return op.typed(op.Reshape(g, op.const(sizes)), x)
     # A zero in a shape means "copy" unless allowzero is set.
     empty = x.static is None or 0 in x.static
     return op.typed(op.Reshape(g, shape(x), allowzero=1 if empty else None), x)
@@ -171,7 +171,17 @@ def expand_like(g: Tensor, x: Tensor) -> Tensor:
         return g
     if x.static is not None and 0 in x.static:  # onnxruntime drops an Expand of 1 to 0
         return g.op.typed(g * full_like(x, 1), x)
-    return g.op.typed(g.op.Expand(g, shape(x)), x)
+    return g.op.typed(g.op.Expand(g, _expanded(g, x)), x)
+
+
+def _expanded(g: Tensor, x: Tensor) -> Tensor:
+    """The shape of `x`, for an Expand of `g`: a constant where `g` has what is not known of it."""
+    if x.shape is None or g.shape is None:
+        return shape(x)
+    mine = (1,) * (len(x.shape) - len(g.shape)) + g.shape
+    sizes = [1 if same_dim(m, d) else d for m, d in zip(mine, x.shape, strict=True)]
+    known = [d for d in sizes if isinstance(d, int)]
+    return vector(x, known) if len(known) == len(sizes) else shape(x)
 
 
 def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
