@@ -53,7 +53,7 @@ Wrt = Annotated[
     list[str] | None,
     typer.Option(
         help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
-        "Default: every floating-point input, for per-example-gradient every parameter.",
+        "Default: every floating-point input; for gradients by example every parameter.",
         show_default=False,
     ),
 ]
@@ -104,7 +104,9 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             bool,
             typer.Option(
-                "--ograd", help="Impose an output gradient on each tensor of --of: an input."
+                "--ograd",
+                help="An input for each tensor of --of, its output gradient: differentiated is "
+                "their dot product, in place of the sum of all elements.",
             ),
         ],
         False,
@@ -112,7 +114,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "ograd_at": (
         Annotated[
             list[str] | None,
-            typer.Option(help="Impose one on this tensor only. Repeat for several."),
+            typer.Option(help="Such an input for this tensor only. Repeat for several."),
         ],
         None,
     ),
@@ -201,7 +203,8 @@ def _transform_command(transform: Callable[..., Any]) -> None:
     )
     what = (transform.__doc__ or "").splitlines()[0]
     name = transform.__name__.replace("_", "-")
-    app.command(name, help=f"Write {what[:1].lower()}{what[1:]}")(command)
+    words = f"Write {what[:1].lower()}{what[1:]}"
+    app.command(name, help=words, short_help=words)(command)
 
 
 def _argument(parameter: str, given: dict[str, Any]) -> Any:
@@ -254,7 +257,7 @@ def family(
         typer.Option(help="The files' name. Default: that of the ONNX file.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a model and the derivatives that a solver wants, for CasADi to discover."""
+    """Write a model and the derivatives that CasADi wants."""
     source = io.load(model)
     for path in write_family(model, folder, name=name):
         member = io.load(path)
@@ -335,7 +338,7 @@ def check(
 def inspect(
     model: Model, wrt: Wrt = None, of: Of = None, straight_through: StraightThrough = None
 ) -> None:
-    """List the operators on the path, and whether each has a gradient rule."""
+    """List the operators on the path and their rules."""
     through = _straight_through(straight_through)
     report = inspect_model(model, wrt=_wrt(wrt), of=of or None, straight_through=through)
     table = _table("operator", "count", "state", "reason")
