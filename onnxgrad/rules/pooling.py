@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 
 import numpy as np
 import onnx_ir as ir
@@ -14,9 +16,14 @@ from onnxgrad.shapes import Size
 from onnxgrad.windows import Axis
 
 
-# The first of the elements that tie takes all, as in PyTorch: it is the one that Indices name.
+# The first of the elements that tie takes all, as in PyTorch.
 @rule("MaxPool", "X")
-def _(op, g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
+def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
+    axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
+    rest = _rest(axes, g, ceil_mode)
+    if rest is not None and _is_searched(X, kernel_shape):
+        took = _first_maximum(_extended(X, [-n for n in rest]), Y, kernel_shape)
+        return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
     # A node of its own: asked for Indices, that of the forward pass would lose its fast kernel.
     _, indices = op.MaxPool(
         X,
@@ -29,6 +36,35 @@ def _(op, g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
         ceil_mode=ceil_mode,
     )
     return _scatter(g, indices, X)
+
+
+def _is_searched(x: Tensor, kernel: list[int]) -> bool:
+    """Whether searching the windows is faster than MaxPool's Indices; for doubles nothing is."""
+    return x.dtype != ir.DataType.DOUBLE and 1 < math.prod(kernel) <= x.op.target.searched_window
+
+
+def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
+    """Where the first element of each window is that equals its maximum `y`; they tile `x`.
+
+    From that element on, row by row, the beginnings of the window hold the maximum. So of all but
+    the whole as many do as elements come after it. None does for a NaN: the last is taken then.
+    """
+    op, last = x.op, len(kernel) - 1
+
+    def holds(box: list[int]) -> Tensor:
+        return y.equals(op.MaxPool(x, kernel_shape=box, strides=kernel))
+
+    after = []
+    for tap in list(np.ndindex(*kernel))[:-1]:
+        # A beginning is the rows before and a part of the last: boxes in the window's corner.
+        boxes = [[*(i + 1 for i in tap[:a]), tap[a], *kernel[a + 1 :]] for a in range(last + 1)]
+        boxes[last][last] += 1
+        held = functools.reduce(operator.or_, [holds(box) for box in boxes if all(box)])
+        after.append(op.Cast(held, to=x.dtype))
+    numbers = np.arange(math.prod(kernel))[::-1].reshape(1, 1, *kernel)
+    times = shapes.vector(x, [1, 1, *shapes.dims(y)[2:]])
+    numbers = op.Tile(op.const(numbers, dtype=np.uint8), times)
+    return _repeated(op.Cast(op.sum(after), to=ir.DataType.UINT8), kernel).equals(numbers)
 
 
 def _scatter(g: Tensor, indices: Tensor, x: Tensor) -> Tensor:
@@ -63,12 +99,11 @@ def _(op, g, X, I, output_shape, kernel_shape, pads, strides):  # noqa: E741
 @rule("AveragePool", "X")
 def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad):
     axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
-    bare = not any(windows.known(e for a in axes for e in (a.begin, a.end)) or [1])
-    if bare and all(_tiles(a, n) for a, n in zip(axes, shapes.dims(g)[2:], strict=True)):
-        # No two windows overlap: each element is repeated over its own.
-        scales = g.op.const([1, 1, *kernel_shape], dtype=np.float32)
-        repeat = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return g.op.typed(g.op.Resize(g / math.prod(kernel_shape), None, scales, **repeat), X)
+    rest = _rest(axes, g, ceil_mode)
+    if rest is not None:
+        y = _repeated(g / math.prod(kernel_shape), kernel_shape)
+        return g.op.typed(_extended(y, rest), X)
+    bare = _is_bare(axes)
     if not ceil_mode and (count_include_pad or bare):
         return _spread(g / math.prod(kernel_shape), X, axes)
     for k, a in enumerate(axes):
@@ -76,11 +111,36 @@ def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_i
     return _spread(g, X, axes)
 
 
-def _tiles(a: Axis, outputs: Size) -> bool:
-    """Whether the windows are known to cover an axis without gap or overlap."""
-    if not windows.known([a.size, outputs]):
-        return False
-    return a.stride == a.kernel and a.dilation == 1 and a.size == a.stride * outputs
+def _rest(axes: list[Axis], g: Tensor, ceil_mode: int) -> list[Size] | None:
+    """What remains of each axis behind windows that neither overlap nor leave a gap, else None.
+
+    Also None over more than two axes, along which onnxruntime's Resize is slow.
+    """
+    if len(axes) > 2 or not _is_bare(axes):
+        return None
+    if any(a.stride != a.kernel or a.dilation != 1 for a in axes):
+        return None
+    rest = [a.size - a.stride * n for a, n in zip(axes, shapes.dims(g)[2:], strict=True)]
+    return None if ceil_mode and windows.known(rest) != [0] * len(rest) else rest
+
+
+def _is_bare(axes: list[Axis]) -> bool:
+    """Whether there is known to be no padding."""
+    return not any(windows.known(e for a in axes for e in (a.begin, a.end)) or [1])
+
+
+def _repeated(x: Tensor, times: list[int]) -> Tensor:
+    """`x` with each element so often along the spatial axes."""
+    scales = x.op.const([1, 1, *times], dtype=np.float32)
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return x.op.Resize(x, None, scales, **how)
+
+
+def _extended(x: Tensor, by: list[Size]) -> Tensor:
+    """`x` with so many zeros behind each spatial axis, or without so many elements."""
+    if not any(windows.known(by) or [1]):
+        return x
+    return shapes.pad(x, {a + 2: (0, n) for a, n in enumerate(by)})
 
 
 def _spread(g: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:

@@ -1,4 +1,6 @@
-from tests.samples import Sample, distinct, ints, normal
+import numpy as np
+
+from tests.samples import Array, Sample, distinct, ints, normal
 
 
 def _max(x: tuple[int, ...], **attributes: object) -> Sample:
@@ -79,4 +81,37 @@ SAMPLES += [
             ([1, 3, 12, 19, 20, 22, 34, 39], True),
         )
     ),
+]
+
+
+def _shuffled(*shape: int) -> Array:
+    """Quarters of whole numbers, in any order: no step in float32 meets a tie."""
+    n = int(np.prod(shape))
+    return (np.random.default_rng(n).permutation(n).reshape(shape) - n / 2) / 4
+
+
+# Windows next to each other, with and without a rest. In doubles MaxPool's are not searched.
+SAMPLES += [
+    Sample(
+        "MaxPool",
+        [_shuffled(*shape)],
+        {"kernel_shape": kernel, "strides": kernel, **more},
+        single=True,
+        tolerance=1e-3,
+    )
+    for shape, kernel, more in (
+        ((2, 2, 4, 6), [2, 2], {}),
+        ((2, 2, 5, 7), [2, 2], {}),
+        ((2, 2, 4, 6), [2, 2], {"ceil_mode": 1}),
+        ((2, 2, 5, 7), [2, 2], {"ceil_mode": 1}),
+        ((1, 2, 4, 6), [2, 2], {"auto_pad": "SAME_UPPER"}),
+        ((1, 2, 3, 9), [1, 4], {}),
+        ((1, 2, 7, 3), [3, 1], {"auto_pad": "VALID"}),
+        ((2, 2, 7), [2], {}),
+        ((1, 2, 4, 4, 6), [2, 1, 2], {}),
+    )
+]
+SAMPLES += [
+    Sample("AveragePool", [_shuffled(*shape)], {"kernel_shape": kernel, "strides": kernel})
+    for shape, kernel in (((2, 2, 5, 7), [2, 3]), ((1, 2, 7), [3]), ((1, 2, 4, 4, 6), [2, 2, 3]))
 ]
