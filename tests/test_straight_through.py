@@ -138,6 +138,74 @@ def test_dynamic_convolution() -> None:
     np.testing.assert_allclose(got[0], x.grad.numpy(), rtol=1e-3, atol=1e-3)
 
 
+def learnable(x, scale, zero: int, low: int, high: int):
+    """PyTorch's learnable fake quantisation; the scale is a vector of one number there."""
+    zero = torch.tensor([float(zero)])
+    return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero, low, high, 1.0)
+
+
+@pytest.mark.parametrize("per", ["tensor", "row and column"])
+def test_quantized_matrix_product(per: str) -> None:
+    """Integers in, integers out, as of old quantisation by operators."""
+    bs = np.linspace(0.01, 0.02, 4).astype(np.float32) if per != "tensor" else SCALE
+    bz = ZERO if per != "tensor" else np.array(5)
+    kind = "[4]" if per != "tensor" else ""
+    weights = f"int8[4, 4] b = {{{', '.join(map(str, B.ravel()))}}}"
+    zeros = (
+        f"int8{kind} bz = {{{', '.join(map(str, bz.ravel()))}}}, int8 z = {{3}}, uint8 u = {{9}}"
+    )
+    model = parse(
+        "q = QuantizeLinear(x, s, z) p = QLinearMatMul(q, s, z, b, bs, bz, t, u) "
+        "y = DequantizeLinear(p, t, u)",
+        f"float[3, 4] x, float s, float{kind} bs, float t",
+        f"<{weights}, {zeros}>",
+    )
+    feeds = {"x": X, "s": SCALE, "bs": bs, "t": np.array(0.03, np.float32)}
+    got = gradients(model, list(feeds), feeds, ["QuantizeLinear", "QLinearMatMul"])
+    x, s, bs, t = (torch.tensor(np.atleast_1d(a), requires_grad=True) for a in feeds.values())
+    b = torch.tensor((B - bz).astype(np.float32)) * bs
+    y = learnable(learnable(x, s, 3, -128, 127) @ b, t, 9, 0, 255)
+    y.backward(torch.tensor(G))
+    assert 0 < (y == y.min()).sum() < 12  # some are clipped
+    for one, other in zip(got, (x, s, bs, t), strict=True):
+        want = other.grad.numpy().reshape(one.shape)
+        np.testing.assert_allclose(one, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("per", ["tensor", "filter"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_quantized_convolution(per: str, bias: bool) -> None:
+    ws = np.array([0.01, 0.02] if per == "filter" else 0.01, np.float32)
+    wz = np.array([0, 0] if per == "filter" else 0)
+    kind = "[2]" if per == "filter" else ""
+    filters = f"int8[2, 1, 2, 2] w = {{{', '.join(map(str, W.ravel()))}}}"
+    zeros = f"int8{kind} wz = {{{', '.join(map(str, wz.ravel()))}}}, int8 z = {{3}}, int8 u = {{0}}"
+    model = parse(
+        """i = Constant<value_ints = [0, 1]>() v = Unsqueeze(x, i) q = QuantizeLinear(v, s, z)
+        B = Cast<to = 6>(b)
+        p = QLinearConv<pads = [1, 0, 0, 1]>(q, s, z, w, ws, wz, t, u"""
+        + (", B" if bias else "")
+        + """) d = DequantizeLinear(p, t, u)
+        one = Constant<value_ints = [1]>() k = ReduceSum(d, one) y = Squeeze(k, i)""",
+        f"float[3, 4] x, float s, float{kind} ws, float t, float[2] b",
+        f"<{filters}, {zeros}>",
+    )
+    feeds = {"x": X, "s": SCALE, "ws": ws, "t": np.array(0.02, np.float32)}
+    feeds["b"] = np.array([900, -1100], np.float32)
+    wrt = [name for name in feeds if bias or name != "b"]
+    got = gradients(model, wrt, feeds, True)
+    x, s, ws, t, b = (torch.tensor(np.atleast_1d(a), requires_grad=True) for a in feeds.values())
+    w = torch.tensor(W, dtype=torch.float32) * ws.reshape(-1, 1, 1, 1)
+    shift = b * s * ws if bias else None
+    data = torch.nn.functional.pad(learnable(x, s, 3, -128, 127)[None, None], (0, 1, 1, 0), value=0)
+    c = learnable(torch.nn.functional.conv2d(data, w, shift), t, 0, -128, 127)
+    c.sum(1)[0].backward(torch.tensor(G))
+    assert 0 < (c == c.max()).sum() < 12  # some are clipped
+    for one, other in zip(got, (x, s, ws, t, b), strict=False):
+        want = other.grad.numpy().reshape(one.shape)
+        np.testing.assert_allclose(one, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("operator", ["Round", "Floor", "Ceil", "Sign"])
 def test_rounding(operator: str) -> None:
     model = parse(f"r = {operator}(x) y = Mul(r, s)")
@@ -234,12 +302,14 @@ def test_a_rule_of_ones_own() -> None:
 # -- the other transforms, against PyTorch's ------------------------------------------------------
 
 SQUARE = RNG.standard_normal((3, 3)).astype(np.float32)
-FIXED = "<float s = {0.02}, int8 z = {3}>"
+FIXED = "<float s = {0.02}, int8 z = {3}, float t = {0.05}, int8 u = {0}>"
 # Squares of rounded numbers, in floating point and as products of integers.
 NETS = {
     "floats": f"{FAKE.replace('y =', 'd =')} y = Mul(d, d)",
     "integers": """q = QuantizeLinear(x, s, z) p = MatMulInteger(q, q, z, z) f = Cast<to = 1>(p)
-      t = Mul(s, s) y = Mul(f, t)""",
+      m = Mul(s, s) y = Mul(f, m)""",
+    "rounded integers": """q = QuantizeLinear(x, s, z)
+      p = QLinearMatMul(q, s, z, q, s, z, t, u) y = DequantizeLinear(p, t, u)""",
 }
 
 
@@ -251,6 +321,8 @@ def square(name: str) -> onnx.ModelProto:
 def twin(name: str):
     def f(x):
         d = torch.fake_quantize_per_tensor_affine(x, 0.02, 3, -128, 127)
+        if name == "rounded integers":
+            return torch.fake_quantize_per_tensor_affine(d @ d, 0.05, 0, -128, 127)
         return d @ d if name == "integers" else d * d
 
     return f

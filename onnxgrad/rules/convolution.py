@@ -22,7 +22,7 @@ def _kernel(W: Tensor, kernel_shape: Sequence[int] | None) -> list[Size]:
 
 @rule("Conv", "B")
 @rule("ConvTranspose", "B")
-def _(g):
+def conv_b(g):
     return shapes.reduce_sum(g, [a for a in range(g.rank) if a != 1])
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxgrad import shapes
 from onnxgrad.registry import elementwise, rule, zero
-from onnxgrad.rules.convolution import conv_w, conv_x
+from onnxgrad.rules.convolution import conv_b, conv_w, conv_x
 from onnxgrad.rules.linalg import matmul_a, matmul_b
 
 zero("QuantizeLinear", reason="rounds to integers or to 8 bits and fewer")
@@ -21,7 +21,7 @@ zero("DequantizeLinear", "x", "x_zero_point", reason="integers or floats of 8 bi
 
 
 @rule("DequantizeLinear", "x_scale")
-def _(op, g, x, x_scale, x_zero_point, axis, block_size):
+def dequantize_scale(op, g, x, x_scale, x_zero_point, axis, block_size):
     """y = (x - zero_point) * scale, which is one number, one per slice, or one per block."""
     ones = shapes.full_like(x_scale, 1)
     steps = op.DequantizeLinear(x, ones, x_zero_point, axis=axis, block_size=block_size or None)
@@ -85,19 +85,19 @@ def _(g):
 
 
 @rule("DequantizeLinear", "x", straight_through=True)
-def _(op, g, x, x_scale, axis, block_size):
+def dequantize_x(op, g, x, x_scale, axis, block_size):
     return g * op.cast(_for_each(op, x_scale, x, axis, block_size), g.dtype)
 
 
 @rule("QuantizeLinear", "x", straight_through=True)
-def _(op, g, x, y_scale, y_zero_point, y, axis, block_size):
+def quantize_x(op, g, x, y_scale, y_zero_point, y, axis, block_size):
     """y = round(x / y_scale) + y_zero_point, where that is within the range of y's type."""
     scale, inside = _quantized(op, x, y_scale, y_zero_point, y, axis, block_size)
     return op.mask(g, inside) * op.bounded(1 / scale)
 
 
 @rule("QuantizeLinear", "y_scale", straight_through=True)
-def _(op, g, x, y_scale, y_zero_point, y, axis, block_size):
+def quantize_scale(op, g, x, y_scale, y_zero_point, y, axis, block_size):
     scale, inside = _quantized(op, x, y_scale, y_zero_point, y, axis, block_size)
     product = -op.mask(g, inside) * op.bounded(x / scale) * op.bounded(1 / scale)
     return _sum_to_scale(op, op.cast(product, y_scale.dtype), x, y_scale, axis, block_size)
@@ -138,6 +138,70 @@ def _(op, g, x, w, w_zero_point, kernel_shape, strides, dilations, pads, auto_pa
 def _(g, x, w, x_zero_point, kernel_shape, strides, dilations, pads, auto_pad, group):
     x = _less(g, x, x_zero_point)
     return conv_w(g, x, w, kernel_shape, strides, dilations, pads, auto_pad, group)
+
+
+@rule("QLinearMatMul", straight_through=True)
+def _(op, g, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, y):
+    """A product of the numbers that the integers stand for, rounded to integers again."""
+    rows, columns = max(a.rank - 2, 0), b.rank - 1
+    left = _real(op, a, a_scale, a_zero_point, rows)
+    right = _real(op, b, b_scale, b_zero_point, columns)
+    product = op.MatMul(left, right)
+    end = product, y_scale, y_zero_point, y, max(y.rank - 2, 0), 0
+    g = op.cast(g, product.dtype)
+    g_product = quantize_x(op, g, *end)
+    g_left, g_right = (f(op, g_product, left, right) for f in (matmul_a, matmul_b))
+    return {
+        "a": dequantize_x(op, g_left, a, a_scale, rows, 0),
+        "a_scale": dequantize_scale(op, g_left, a, a_scale, a_zero_point, rows, 0),
+        "b": dequantize_x(op, g_right, b, b_scale, columns, 0),
+        "b_scale": dequantize_scale(op, g_right, b, b_scale, b_zero_point, columns, 0),
+        "y_scale": quantize_scale(op, g, *end),
+    }
+
+
+@rule("QLinearConv", straight_through=True)
+def _(
+    op, g, x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, y,
+    kernel_shape, strides, dilations, pads, auto_pad, group,
+):  # fmt: skip
+    """A convolution likewise. A filter may have a scale; the bias is in units of both scales."""
+    windows = {
+        "kernel_shape": kernel_shape, "strides": strides, "dilations": dilations, "pads": pads,
+        "auto_pad": auto_pad, "group": group,
+    }  # fmt: skip
+    data, filters = _real(op, x, x_scale, x_zero_point, 1), _real(op, w, w_scale, w_zero_point, 0)
+    unit = x_scale * w_scale
+    bias = None if B is None else _real(op, B, unit, None, 0)
+    end = op.Conv(data, filters, bias, **windows), y_scale, y_zero_point, y, 1, 0
+    g = op.cast(g, data.dtype)
+    g_sum = quantize_x(op, g, *end)
+    g_data, g_filters = (f(g_sum, data, filters, **windows) for f in (conv_x, conv_w))
+    found = {
+        "x": dequantize_x(op, g_data, x, x_scale, 1, 0),
+        "x_scale": dequantize_scale(op, g_data, x, x_scale, x_zero_point, 1, 0),
+        "w": dequantize_x(op, g_filters, w, w_scale, 0, 0),
+        "w_scale": dequantize_scale(op, g_filters, w, w_scale, w_zero_point, 0, 0),
+        "y_scale": quantize_scale(op, g, *end),
+    }
+    return found if B is None else _with_bias(op, found, conv_b(g_sum), B, unit, x_scale, w_scale)
+
+
+def _with_bias(op, found, g, B, unit, x_scale, w_scale):
+    """What the bias adds: its own cotangent, and those of the scales that are its unit."""
+    g_unit = dequantize_scale(op, g, B, unit, None, 0, 0)
+    return found | {
+        "B": dequantize_x(op, g, B, unit, 0, 0),
+        "x_scale": found["x_scale"] + shapes.unbroadcast(g_unit * w_scale, unit.shape, x_scale),
+        "w_scale": found["w_scale"] + shapes.unbroadcast(g_unit * x_scale, unit.shape, w_scale),
+    }
+
+
+def _real(op, x, scale, zero_point, axis):
+    """The numbers that integers stand for."""
+    if scale.rank > 1:
+        op.refuse("it has a rule only for one scale, or one for each row, column or filter")
+    return op.DequantizeLinear(x, scale, zero_point, axis=axis)
 
 
 def _less(g, x, zero_point):
