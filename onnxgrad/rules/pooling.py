@@ -62,9 +62,8 @@ def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
         held = functools.reduce(operator.or_, [holds(box) for box in boxes if all(box)])
         after.append(op.Cast(held, to=x.dtype))
     numbers = np.arange(math.prod(kernel))[::-1].reshape(1, 1, *kernel)
-    times = shapes.vector(x, [1, 1, *shapes.dims(y)[2:]])
-    numbers = op.Tile(op.const(numbers, dtype=np.uint8), times)
-    return _repeated(op.Cast(op.sum(after), to=ir.DataType.UINT8), kernel).equals(numbers)
+    numbers = op.Tile(op.const(numbers, like=x), shapes.vector(x, [1, 1, *shapes.dims(y)[2:]]))
+    return _repeated(op.sum(after), kernel).equals(numbers)
 
 
 def _scatter(g: Tensor, indices: Tensor, x: Tensor) -> Tensor:
