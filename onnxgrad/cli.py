@@ -181,6 +181,7 @@ def _transform_command(transform: Callable[..., Any]) -> None:
 
     def command(model: str, output: Path, **given: Any) -> None:
         source = io.load(model)
+        io.writable(output)  # before what can take long
         try:
             result = transform(source, **{p: _argument(p, given) for p in parameters})
         except OnnxGradError as error:
@@ -283,6 +284,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a net, and its gradients."""
+    if output is not None:
+        io.writable(output)
     net = Net(model, straight_through=_straight_through(straight_through))
     feeds = _read(net.ports, net.inputs, inputs or [])
     found = net(feeds)
@@ -348,6 +351,8 @@ def inspect(
     _out.print(table)
     if not report.ok:
         _fail("Some operators on the path have no gradient rule.")
+    if report.unreached:
+        _out.print(f"No gradient reaches {', '.join(report.unreached)}.")
 
 
 def main() -> None:
@@ -422,7 +427,12 @@ def _load_arrays(path: str) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zip, numpy and the system have their own
-        raise FeedError(f"Cannot read {path!r}: {error}") from error
+        raise FeedError(f"Cannot read {path!r}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, without its name."""
+    return f"{error.strerror}." if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _load_array(path: str, port: Port) -> Array:
@@ -435,7 +445,7 @@ def _load_array(path: str, port: Port) -> Array:
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise FeedError(f"Cannot read {path!r}: {error}") from error
+            raise FeedError(f"Cannot read {path!r}: {_reason(error)}") from error
     return _load_image(path, port)
 
 
@@ -454,7 +464,7 @@ def _load_image(path: str, port: Port) -> Array:
             original = f"{file.width} x {file.height} {file.mode}"
             image = file.convert(modes.get(channels, "RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise FeedError(f"Cannot read {path!r}: {error}") from error
+        raise FeedError(f"Cannot read {path!r}: {_reason(error)}") from error
     size = (
         width if isinstance(width, int) else image.width,
         height if isinstance(height, int) else image.height,

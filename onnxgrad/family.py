@@ -54,7 +54,7 @@ def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = Non
     source = io.load(model)
     name = _file_name(model, source) if name is None else name
     if not name or os.path.basename(name) != name:
-        raise ArgumentError(f"{name!r} is no name of a file, which `.onnx` is added to")
+        raise ArgumentError(f"{name!r} is no name of a file in the folder, without its ending")
     members = {
         name: source,
         f"adj_{name}": _adjoint(source, pushed=False),

@@ -78,6 +78,21 @@ def like(result: ir.Model, original: ModelLike) -> onnx.ModelProto | ir.Model:
     return ir.to_proto(result)
 
 
+def writable(path: str | os.PathLike[str]) -> str:
+    """The whole path of a file to write.
+
+    Raises:
+        SaveError: There is no such folder, or the path is one.
+    """
+    path = os.path.realpath(os.fspath(path))  # through a link, not over it
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise SaveError(f"Cannot write {path!r}: there is no folder {folder!r}.")
+    if os.path.isdir(path):
+        raise SaveError(f"Cannot write {path!r}: it is a folder.")
+    return path
+
+
 def save(
     model: onnx.ModelProto | ir.Model, path: str | os.PathLike[str], *, external_data: bool = False
 ) -> None:
@@ -93,12 +108,8 @@ def save(
         SaveError: The folder is missing or cannot be written, or the disk is full.
         ModelError: The model cannot be read, as in `load`.
     """
-    path = os.path.realpath(os.fspath(path))  # through a link, not over it
+    path = writable(path)
     folder, name = os.path.split(path)
-    if not os.path.isdir(folder):
-        raise SaveError(f"Cannot write {path!r}: there is no folder {folder!r}.")
-    if os.path.isdir(path):
-        raise SaveError(f"Cannot write {path!r}: it is a folder.")
     private = load(model)
     replace_tensors(private, _embedded)
     data = f"{name}.data" if external_data or _weight_bytes(private) > _PROTO_LIMIT else None
