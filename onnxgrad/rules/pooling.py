@@ -22,7 +22,7 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
     axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
     rest = _rest(axes, g, ceil_mode)
     if rest is not None and _is_searched(X, kernel_shape):
-        took = _first_maximum(_extended(X, [-n for n in rest]), Y, kernel_shape)
+        took = _first_maximum(X, Y, kernel_shape)
         return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
     # A node of its own: asked for Indices, that of the forward pass would lose its fast kernel.
     _, indices = op.MaxPool(
@@ -44,15 +44,19 @@ def _is_searched(x: Tensor, kernel: list[int]) -> bool:
 
 
 def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
-    """Where the first element of each window is that equals its maximum `y`; they tile `x`.
+    """Where the first element of each window is that equals its maximum `y`; none overlap.
 
     From that element on, row by row, the beginnings of the window hold the maximum. So of all but
     the whole as many do as elements come after it. None does for a NaN: the last is taken then.
     """
-    op, last = x.op, len(kernel) - 1
+    op, last, size = x.op, len(kernel) - 1, shapes.dims(y)[2:]
 
     def holds(box: list[int]) -> Tensor:
-        return y.equals(op.MaxPool(x, kernel_shape=box, strides=kernel))
+        part = op.MaxPool(x, kernel_shape=box, strides=kernel)
+        if windows.known(shapes.dims(part)[2:]) != size:  # in the rest there may be one more
+            axes = list(range(2, x.rank))
+            part = op.Slice(part, op.const([0] * len(axes)), shapes.vector(x, size), op.const(axes))
+        return y.equals(part)
 
     after = []
     for tap in list(np.ndindex(*kernel))[:-1]:
@@ -62,7 +66,7 @@ def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
         held = functools.reduce(operator.or_, [holds(box) for box in boxes if all(box)])
         after.append(op.Cast(held, to=x.dtype))
     numbers = np.arange(math.prod(kernel))[::-1].reshape(1, 1, *kernel)
-    numbers = op.Tile(op.const(numbers, like=x), shapes.vector(x, [1, 1, *shapes.dims(y)[2:]]))
+    numbers = op.Tile(op.const(numbers, like=x), shapes.vector(x, [1, 1, *size]))
     return _repeated(op.sum(after), kernel).equals(numbers)
 
 
@@ -136,7 +140,7 @@ def _repeated(x: Tensor, times: list[int]) -> Tensor:
 
 
 def _extended(x: Tensor, by: list[Size]) -> Tensor:
-    """`x` with so many zeros behind each spatial axis, or without so many elements."""
+    """`x` with so many zeros behind each spatial axis."""
     if not any(windows.known(by) or [1]):
         return x
     return shapes.pad(x, {a + 2: (0, n) for a, n in enumerate(by)})
