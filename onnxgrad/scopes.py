@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Names, Tensor
 from onnxgrad.shapes import full_like
-from onnxgrad.values import constant_of, forget_constant, is_sequence, subgraphs
+from onnxgrad.values import constant_of, draws, forget_constant, is_sequence, subgraphs
 
 
 def captures(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -73,6 +73,8 @@ def copy_graph(
 ) -> tuple[list[ir.Node], dict[ir.Value, Tensor]]:
     """Copy the main graph's nodes into the inner one that `op` emits to, some inputs replaced.
 
+    What depends on none of those is computed once, outside: weights out of their quantised form.
+
     Returns:
         The copies of the nodes, and what stands in the copy for each value of the graph.
     """
@@ -88,7 +90,15 @@ def copy_graph(
         stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
     rename(copy, op.names)
     copy.remove(nodes)
-    op.graph.extend(nodes)
+    assert op.parent is not None
+    inside = {t.value for t in replaced.values() if t.value.graph is op.graph}
+    for node in nodes:
+        stays = node.domain or draws(node) or any(subgraphs(node))
+        if stays or any(v in inside for v in node.inputs):
+            inside.update(node.outputs)
+            op.graph.append(node)
+        else:
+            op.parent.graph.append(node)
     return nodes, stands
 
 

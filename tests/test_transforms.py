@@ -228,6 +228,28 @@ def test_vmap() -> None:
         og.vmap(net, batched=["y"])
 
 
+def test_what_is_the_same_for_all_examples_is_computed_once() -> None:
+    """Weights too that are kept as integers: onnxruntime 1.32 takes none of those in a Scan."""
+    weights = "<int8[2, 2] q = {1, 2, 3, 4}, float s = {0.5}>"
+    product = "w = DequantizeLinear(q, s) y = MatMul(x, w)"
+    net = parse(
+        f"""g (float[2] x) => (float[2] y, float[2] r) {weights} {{
+          {product} n = RandomUniform <shape = [2]> () r = Mul(y, n)
+        }}"""
+    )
+    batched = og.vmap(net)
+    (scan,) = (n for n in batched.graph.node if n.op_type == "Scan")
+    assert [n.op_type for n in batched.graph.node] == ["DequantizeLinear", "Scan"]
+    assert "RandomUniform" in [n.op_type for n in scan.attribute[0].g.node]  # to each its own
+    x = X[:, :2].astype(np.float32)
+    found = run(batched, x=x)
+    np.testing.assert_allclose(found["y"], x @ np.array([[0.5, 1], [1.5, 2]]), rtol=1e-6)
+    assert np.unique(found["r"] / found["y"]).size == found["r"].size
+    net = parse(f"g (float[N, 2] x) => (float[N, 2] y) {weights} {{ {product} }}")
+    scales = run(og.per_example_gradient(net, "s", forward=False), x=x)
+    np.testing.assert_allclose(scales["s_grad"], x @ [3, 7], rtol=1e-5)
+
+
 def test_they_compose() -> None:
     """jvp of gradient is hvp; gradient of hvp is a third derivative."""
     cube = parse("g (double[N] x) => (double[N] y) { s = Mul(x, x) y = Mul(s, x) }")
