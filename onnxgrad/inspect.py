@@ -71,7 +71,10 @@ class Report:
         if self.unreached:
             lines.append(f"No gradient reaches {', '.join(self.unreached)}.")
         refused = sum(r.count for r in self.rows if r.state == "none")
-        lines.append(f"Refused at {refused} nodes." if refused else "Can be differentiated.")
+        if refused:
+            lines.append(f"Refused at {refused} nodes.")
+        elif not self.unreached:
+            lines.append("Can be differentiated.")
         return "\n".join(lines)
 
 

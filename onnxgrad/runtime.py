@@ -200,6 +200,9 @@ class Session:
         self.outputs = [value.name or "" for value in model.graph.outputs]
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors arrive as exceptions
+        # Else some processors' int8 becomes uint8, in nodes that are refused from opset 21 on:
+        # https://github.com/microsoft/onnxruntime/issues/25526
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         taken = _take_out(model, weights)

@@ -65,7 +65,7 @@ def test_blocked_by_zero_derivatives() -> None:
     report = og.inspect(parse("g (float[N] x) => (float[N] y) { r = Floor(x) \n y = Neg(r) }"))
     assert states(report) == {"Floor": "zero"}
     assert report.unreached == ("x",)
-    assert "No gradient reaches x." in str(report)
+    assert str(report).splitlines()[-1] == "No gradient reaches x."
 
 
 def test_straight_through() -> None:

@@ -382,3 +382,18 @@ def test_net() -> None:
     np.testing.assert_allclose(net.jvp(x.detach().numpy(), tangent), want.numpy(), rtol=1e-5)
     with pytest.raises(og.UnreachableError):
         plain(SQUARE, og.NetPortGradient("x"))
+
+
+def test_net_moves_numbers_that_were_int8() -> None:
+    """A net that onnxruntime takes, though not raised to opset 21 without a setting."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3, 4] x) => (float[12] y) {FIXED} {{
+          q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)
+          flat = Constant<value_ints = [-1]>() r = Reshape(d, flat) y = Mul(r, r)
+        }}"""
+    )
+    net = og.Net(model, straight_through=True)
+    steps = np.clip(np.round(X / SCALE), -131, 124)
+    got = net(X, og.NetPortGradient("x"))
+    np.testing.assert_allclose(got, 2 * steps * SCALE * (np.abs(X + 0.07) < 2.55), rtol=1e-5)
