@@ -177,6 +177,7 @@ class Job:
         if unreachable not in ("error", "zeros"):
             raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
         self.net = net
+        self.straight_through = bool(straight_through)
         self.zeros = unreachable == "zeros" or isinstance(wrt, All)
         of_names = _floats_of(net, of)
         self.imposed = of_names if ograd is True else _names(net, ograd) if ograd else []
@@ -233,7 +234,8 @@ class Job:
         kept = self.checkpoints
         again = None if kept is None else Again(self.op, flow, kept or choose(flow))
         found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
-        spread(self.op.graph)  # rounded integers that the backward pass uses, for a second order
+        if self.straight_through:  # the backward pass may use rounded integers: for a second order
+            spread(self.op.graph)
         for v in sources:
             if v not in found:
                 if not self.zeros:

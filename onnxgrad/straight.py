@@ -50,8 +50,9 @@ def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
                 f"{', '.join(known)}.{nearest(name, known)}"
             )
     _clear(graph)
-    _mark_chosen(graph, {registry.split_name(name) for name in chosen})
-    spread(graph)
+    if chosen:
+        _mark_chosen(graph, {registry.split_name(name) for name in chosen})
+        spread(graph)
 
 
 def spread(graph: ir.Graph) -> None:
@@ -84,7 +85,7 @@ def _clear(graph: ir.Graph) -> None:
 
 
 def _mark_chosen(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
-    for node in graph.all_nodes() if chosen else ():
+    for node in graph.all_nodes():
         source = _source(node)
         if source is not None and (node.domain, node.op_type) in chosen:
             _mark(node, source)

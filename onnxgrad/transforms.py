@@ -19,7 +19,7 @@ from onnxgrad import io, shapes
 from onnxgrad.api import GRADIENTS, OGRADS, Job, Spec, transform
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Flow, pull
-from onnxgrad.errors import ArgumentError
+from onnxgrad.errors import ArgumentError, RuleError
 from onnxgrad.names import All
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
@@ -233,7 +233,7 @@ def per_example_gradient(
     ys = [copies[y.name] for y in job.of]
     seeds = merged(inner, ((y, shapes.full_like(y, 1)) for y in ys))
     sources = [copies[x.name].value for x in job.wrt]
-    found = pull(inner, seeds, sources, nodes)
+    found = _pull_one(inner, seeds, sources, nodes, rows)
     close(inner, [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources])
     like = [_stacked(op, x, None) for x in job.wrt]
     attributes = {"body": inner.graph, "num_scan_inputs": len(rows)}
@@ -241,6 +241,26 @@ def per_example_gradient(
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)}, forward)
     net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
     return io.like(net, model)
+
+
+def _pull_one(
+    inner: Builder,
+    seeds: dict[ir.Value, Tensor],
+    sources: list[ir.Value],
+    nodes: list[ir.Node],
+    rows: list[ir.Value],
+) -> dict[ir.Value, Tensor]:
+    """The cotangents of one example, of a net that may be made for batches of another size."""
+    try:
+        return pull(inner, seeds, sources, nodes)
+    except RuleError as error:
+        sizes = {d for v in rows for d in (dims_of(v) or ())[:1] if isinstance(d, int) and d != 1}
+        if not sizes:
+            raise
+        raise ArgumentError(
+            f"the net is declared for batches of {', '.join(map(str, sizes))} and does not fit one "
+            f"example, a batch of one: {error}"
+        ) from error
 
 
 def _copy_of_one(

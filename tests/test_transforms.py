@@ -216,6 +216,12 @@ def test_per_example_gradient_of_a_batched_input_is_refused() -> None:
         og.per_example_gradient(parse(NET), "x")
 
 
+def test_a_net_for_batches_of_one_size() -> None:
+    net = parse("g (double[3] x, double[3, 2] w) => (double[2] y) { y = MatMul(x, w) }")
+    with pytest.raises(og.ArgumentError, match="for batches of 3 and does not fit one example"):
+        og.per_example_gradient(net, "w", batched="x")
+
+
 def test_vmap() -> None:
     net = parse("g (double[3] x, double[3] w) => (double y) { s = Sin(x) y = MatMul(s, w) }")
     both = run(og.vmap(net), x=X, w=DX)
