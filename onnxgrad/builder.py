@@ -26,6 +26,7 @@ from onnxgrad.values import (
     dims_of,
     keep_rank,
     misjudged,
+    name_sizes,
     subgraphs,
     type_proto,
 )
@@ -402,6 +403,7 @@ class Builder:
             if shape is not None and misjudged(node):
                 v.shape = ir.Shape([None] * len(shape))
         keep_rank(node)
+        name_sizes(node)
 
     def _infer_anew(
         self, schema: onnx.defs.OpSchema, node: ir.Node

@@ -19,13 +19,23 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
-from onnxgrad.errors import ModelError
+from onnxgrad.builder import Builder
+from onnxgrad.errors import ModelError, RuleError
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.functions import inline_body
 from onnxgrad.inner_shapes import infer_inner, infer_states
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
-from onnxgrad.values import constant_of, is_sequence, keep_rank, misjudged, subgraphs
+from onnxgrad.values import (
+    Dim,
+    constant_of,
+    dims_of,
+    is_sequence,
+    is_window,
+    keep_rank,
+    misjudged,
+    subgraphs,
+)
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -222,6 +232,49 @@ def _infer(model: ir.Model) -> None:
         infer_shapes(model)
     if infer_inner(model.graph):
         infer_shapes(model)
+    _infer_names(model.graph)
+
+
+def _infer_names(graph: ir.Graph) -> None:
+    """Name the sizes that windows leave of named ones, and infer what follows, node by node."""
+    if not any(_slides_along_names(node) for node in graph):
+        return
+    op, names = Builder(graph), _Names(graph)
+    for node in graph:
+        before = {v: dims for v in node.outputs if (dims := dims_of(v)) is not None}
+        if any(subgraphs(node)) or all(
+            isinstance(d, int) for dims in before.values() for d in dims
+        ):
+            continue
+        for v in before:
+            v.shape = None
+        with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
+            op.infer_outputs(node)
+        for v, dims in before.items():
+            after = dims_of(v) or (None,) * len(dims)
+            v.shape = ir.Shape([names.of(*d) for d in zip(dims, after, strict=True)])
+
+
+def _slides_along_names(node: ir.Node) -> bool:
+    x = node.inputs[0] if is_window(node) else None
+    return x is not None and any(isinstance(d, str) for d in (dims_of(x) or ())[2:])
+
+
+class _Names:
+    """What stands for the names that inference made up for sizes which now have another."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.given = {d for v in graph.inputs for d in dims_of(v) or ()}
+        self.better: dict[Dim, Dim] = {}
+
+    def of(self, before: Dim, after: Dim) -> Dim:
+        """The dimension that was `before`, if it is found to be `after`, too."""
+        before = self.better.get(before, before)
+        if after is None or before in self.given or isinstance(before, int):
+            return before
+        if before is not None and before != after:
+            self.better[before] = after
+        return after
 
 
 def _type_sequences(graph: ir.Graph) -> bool:

@@ -139,21 +139,64 @@ _POOLS = {"AveragePool", "LpPool", "MaxPool"}
 def _counts_too_many(node: ir.Node) -> bool:
     """Whether ceil_mode makes room for a window that has nothing of the input: it is dropped."""
     sizes = None if node.inputs[0] is None else dims_of(node.inputs[0])
-    ceil_mode = node.attributes.get("ceil_mode")
-    if ceil_mode is None or not ceil_mode.as_int() or sizes is None:
+    if sizes is None or not node.attributes.get_int("ceil_mode", False):
         return False
-    n = len(sizes) - 2
-    lists = {"kernel_shape": [], "strides": [1] * n, "dilations": [1] * n, "pads": [0] * (2 * n)}
-    for name in lists.keys() & node.attributes.keys():
-        lists[name] = list(node.attributes[name].as_ints())
-    for a, size in enumerate(sizes[2:]):
-        stride, begin, end = lists["strides"][a], lists["pads"][a], lists["pads"][a + n]
-        reach = (lists["kernel_shape"][a] - 1) * lists["dilations"][a]
+    for size, (stride, begin, end, reach) in zip(sizes[2:], _windows(node, sizes), strict=False):
         if isinstance(size, int):
             last = -(-(size + begin + end - reach - 1) // stride) * stride
             if last >= size + begin:
                 return True
     return False
+
+
+def _windows(node: ir.Node, sizes: tuple[Dim, ...]) -> Iterable[tuple[int, int, int, int]]:
+    """How a window slides along each axis, from the attributes for an operand of `sizes`.
+
+    Its stride, the padding in front and behind, and the way from its first to its last element.
+    """
+    n = len(sizes) - 2
+    lists = {"kernel_shape": [], "strides": [1] * n, "dilations": [1] * n, "pads": [0] * (2 * n)}
+    for name in lists.keys() & node.attributes.keys():
+        lists[name] = list(node.attributes[name].as_ints())
+    pads = lists["pads"]
+    reach = [(k - 1) * d for k, d in zip(lists["kernel_shape"], lists["dilations"], strict=False)]
+    return zip(lists["strides"], pads[:n], pads[n:], reach, strict=False)
+
+
+def is_window(node: ir.Node) -> bool:
+    """Whether a window of known size slides along the first operand, to where it still fits."""
+    slides = not node.domain and node.op_type in {"Conv", *_POOLS}
+    known = bool(node.attributes.get_ints("kernel_shape"))
+    return slides and known and not node.attributes.get_int("ceil_mode", False)
+
+
+def name_sizes(node: ir.Node) -> None:
+    """Name what a window leaves of a size that has a name, where inference leaves it unknown.
+
+    The name is the formula, so that equal names are equal sizes.
+    """
+    found = dims_of(node.outputs[0])
+    sizes = dims_of(x) if is_window(node) and (x := node.inputs[0]) is not None else None
+    if found is None or sizes is None or len(found) != len(sizes):
+        return
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    left = []
+    for size, (stride, begin, end, reach) in zip(sizes[2:], _windows(node, sizes), strict=False):
+        pads = {"NOTSET": begin + end, "VALID": 0}.get(auto, reach)  # SAME rounds up size / stride
+        left.append(_after(size, pads - reach - 1, stride))
+    if len(left) == len(found) - 2:  # a model that is not valid may have less
+        dims = [b if a is None else a for a, b in zip(found[2:], left, strict=True)]
+        for v in node.outputs:
+            v.shape = ir.Shape([*found[:2], *dims])
+
+
+def _after(size: Dim, more: int, stride: int) -> str | None:
+    """The name of (size + more) // stride + 1."""
+    if not isinstance(size, str):
+        return None
+    if stride > 1:
+        return f"([{size}]{more:+d})//{stride}+1"
+    return size if more == -1 else f"[{size}]{more + 1:+d}"
 
 
 # The elements of a sequence may differ in size, though inference gives the size one name.

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 import onnxgrad as og
+from onnxgrad.normalise import normalise
 from tests.oracle import runner
 
 
@@ -108,3 +110,67 @@ def test_the_logger_is_left_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
             list(pool.map(build, range(24)))
         assert logger.level == logging.WARNING
     assert not [r for r in caplog.records if r.name.startswith("onnxscript")]
+
+
+WINDOWS = [
+    ("Conv", {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 0, 1, 2]}),
+    ("Conv", {"kernel_shape": [2, 3], "strides": [3, 2], "dilations": [2, 3]}),
+    ("Conv", {"kernel_shape": [3, 2], "strides": [1, 3], "auto_pad": "SAME_UPPER"}),
+    ("Conv", {"kernel_shape": [3, 2], "strides": [2, 1], "auto_pad": "VALID"}),
+    ("MaxPool", {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 1, 0, 0]}),
+    ("AveragePool", {"kernel_shape": [2, 4], "auto_pad": "SAME_LOWER", "strides": [3, 1]}),
+    ("LpPool", {"kernel_shape": [4, 1], "strides": [1, 4]}),
+]
+
+
+@pytest.mark.parametrize(("op_type", "attributes"), WINDOWS)
+def test_what_a_window_leaves_is_named_by_a_formula(op_type, attributes) -> None:
+    """Two of them in a row; the names, calculated, are the sizes that the runtime gives."""
+    weights = {"w": np.ones((3, 3, *attributes["kernel_shape"]), np.float32)}
+    operands = list(weights) if op_type == "Conv" else []
+    graph = helper.make_graph(
+        [
+            helper.make_node(op_type, ["x", *operands], ["h"], **attributes),
+            helper.make_node("Tanh", ["h"], ["t"]),
+            helper.make_node(op_type, ["t", *operands], ["y"], **attributes),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "a", "b"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(a, n) for n, a in weights.items() if operands],
+    )
+    opsets = [helper.make_opsetid("", 21)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    net = ir.from_proto(model)
+    normalise(net, [])
+    assert net.graph.outputs[0].shape is not None
+    names = [str(d).replace("[", "(").replace("]", ")") for d in net.graph.outputs[0].shape][2:]
+    for a, b in ((23, 24), (25, 29), (30, 31), (36, 40)):
+        (y,) = runner(model)({"x": np.zeros((1, 3, a, b), np.float32)})
+        assert [eval(name, {"a": a, "b": b}) for name in names] == list(y.shape[2:])
+
+
+def test_branches_of_equal_size_are_not_broadcast() -> None:
+    """A residual block with steps: its sum needs no reduction, whatever the size of the image."""
+    text = """
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[N, 2, H, W] x, float[2, 2, 3, 3] v, float[2, 2, 1, 1] w) => (float[N, 2, h, k] y)
+        {
+            a = Conv<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x, v)
+            r = Relu(a)
+            c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(r, v)
+            b = Conv<kernel_shape = [1, 1], strides = [2, 2]>(x, w)
+            s = Add(c, b)
+            y = Mul(s, s)
+        }"""
+    grad = og.gradient(onnx.parser.parse_model(text))
+    used = {n.op_type for n in grad.graph.node}
+    assert not used & {"ReduceSum", "NonZero", "Size"}
+    static = og.gradient(onnx.parser.parse_model(text.replace("N, 2, H, W", "2, 2, 7, 6")))
+    rng = np.random.default_rng(0)
+    feeds = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in (("x", (2, 2, 7, 6)), ("v", (2, 2, 3, 3)), ("w", (2, 2, 1, 1)))
+    }
+    for found, expected in zip(runner(grad)(feeds), runner(static)(feeds), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
