@@ -251,7 +251,9 @@ def _infer_names(graph: ir.Graph) -> None:
         with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
             op.infer_outputs(node)
         for v, dims in before.items():
-            after = dims_of(v) or (None,) * len(dims)
+            after = dims_of(v)
+            if after is None or len(after) != len(dims):
+                after = (None,) * len(dims)
             v.shape = ir.Shape([names.of(*d) for d in zip(dims, after, strict=True)])
 
 
