@@ -211,8 +211,8 @@ def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> I
         for kind in kinds:
             if kind == "input" and net == "gpt2":
                 continue  # its inputs are integers
-            sizes = {"1": [1], "large": [LARGE[net]], "all": [1, LARGE[net]]}
-            for batch in sizes.get(batches) or [int(batches)]:
+            sizes = {"none": [], "1": [1], "large": [LARGE[net]], "all": [1, LARGE[net]]}
+            for batch in sizes[batches] if batches in sizes else [int(batches)]:
                 yield Cell(net, batch, kind)
             if symbolic and net != "gpt2":
                 yield Cell(net, 1, kind, symbolic=True)
@@ -506,7 +506,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--nets", nargs="*", choices=nets.NETS, help="of all; without --figures too: everything")
     add("--threads", nargs="*", type=int, default=[1, 2])
-    add("--batch", default="all", help="1, large, all, or a number")
+    add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
     add("--peers", nargs="*", choices=contenders.CONTENDERS, default=list(contenders.CONTENDERS))
     add("--figures", nargs="*", choices=FIGURES, help="figures that are no comparison")
