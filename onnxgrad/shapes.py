@@ -278,9 +278,11 @@ def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Te
 
 
 def _are_rows(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `axes` are the first ones but not all, of a dtype that products are fast in."""
-    first = 0 < len(axes) < x.rank and list(axes) == list(range(len(axes)))
-    return first and x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+    """Whether `axes` are known to be the first but not all, of a dtype that products are fast in."""
+    known = x.shape
+    first = known is not None and 0 < len(axes) < len(known)
+    fast = x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+    return first and fast and list(axes) == list(range(len(axes)))
 
 
 def _sum_of_rows(x: Tensor, n: int, keepdims: int) -> Tensor:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import onnxgrad as og
+from onnxgrad import shapes
+from onnxgrad.builder import Builder
 from tests.oracle import runner
 from tests.samples import Sample, load_samples, sample_id
 from tests.test_rules import floats, sample_model, validate
@@ -93,3 +96,10 @@ def test_every_transform_takes_a_target(transform):
 def test_unknown_target():
     with pytest.raises(og.ArgumentError, match="target is one of 'cpu', 'cuda', 'portable'"):
         og.gradient(net(), target="gpu")
+
+
+def test_a_sum_of_unknown_rank():
+    """It stays a sum: which axes are rows cannot be told."""
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT))
+    op = Builder(ir.Graph([x], [], nodes=[], opset_imports={"": 21}))
+    assert shapes.reduce_sum(op.tensor(x), [0]).value.producer().op_type == "ReduceSum"
