@@ -278,7 +278,7 @@ def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Te
 
 
 def _are_rows(x: Tensor, axes: Sequence[int]) -> bool:
-    """Whether `axes` are known to be the first but not all, of a dtype that products are fast in."""
+    """Whether `axes` are known to be the first, not all, of a dtype that products are fast in."""
     known = x.shape
     first = known is not None and 0 < len(axes) < len(known)
     fast = x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
