@@ -205,8 +205,7 @@ def _forward(run: _Run, f, g, h, start, P, input_forget: bool) -> tuple[Tensors,
     def step(op, H, C, x):
         a = op.Gemm(H, run.R, x, transB=1)
         ai, ao, aF, ac = _split(a, 4)
-        i, F = _input_and_forget(f, _peep(ai, C, Pi), _peep(aF, C, PF), input_forget)
-        C = C * F + i * g(ac)
+        C = _next_cell(f, C, ai, aF, g(ac), Pi, PF, input_forget)
         H = f(_peep(ao, C, Po)) * h(C)
         return [H, C], [H, C, a]
 
@@ -232,11 +231,16 @@ def _cell_states(f, g, start, a, P, input_forget: bool) -> Tensor:
         return kept + added
 
     def peeping(op, C, ai, aF, c):
-        i, F = _input_and_forget(f, _peep(ai, C, Pi), _peep(aF, C, PF), input_forget)
-        C = C * F + i * c
+        C = _next_cell(f, C, ai, aF, c, Pi, PF, input_forget)
         return [C], [C]
 
     return scan(c.op, peeping, [start], [ai, aF, c])[1][0]
+
+
+def _next_cell(f, C, ai, aF, c, Pi, PF, input_forget: bool) -> Tensor:
+    """C' = F C + i c."""
+    i, F = _input_and_forget(f, _peep(ai, C, Pi), _peep(aF, C, PF), input_forget)
+    return C * F + i * c
 
 
 def _input_and_forget(
