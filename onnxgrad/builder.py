@@ -8,7 +8,8 @@ shows at the line that caused it. Equal nodes are emitted once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -381,6 +382,16 @@ class Builder:
         schema = onnx_schema(node.domain, node.op_type, self.opset)
         if schema is not None:
             self._infer(schema, node)
+
+    def infer_again(self, node: ir.Node, outputs: Iterable[ir.Value]) -> None:
+        """Infer some of a node's outputs as if their shapes were not known, which may remain so.
+
+        What does not fit the operator is not for this to judge.
+        """
+        for v in outputs:
+            v.shape = None
+        with contextlib.suppress(RuleError):
+            self.infer_outputs(node)
 
     def _infer(self, schema: onnx.defs.OpSchema, node: ir.Node) -> None:
         key: list[Any] = [schema.name, len(node.outputs)]

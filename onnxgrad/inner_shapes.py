@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TypeAlias
 
 import onnx_ir as ir
 
 from onnxgrad.builder import Builder
-from onnxgrad.errors import RuleError
 from onnxgrad.registry import onnx_schema
 from onnxgrad.values import common_shape, elements_of, keep_rank, subgraphs
 
@@ -27,10 +25,7 @@ def _infer_anew(op: Builder, node: ir.Node) -> bool:
     known = {v: v.shape for v in node.outputs if v.name and elements_of(v) is None}
     if not known or any(subgraphs(node)) or onnx_schema(node.domain, node.op_type) is None:
         return False
-    for v in known:
-        v.shape = None
-    with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
-        op.infer_outputs(node)
+    op.infer_again(node, known)
     found = any(v.shape is not None and v.shape != s for v, s in known.items())
     for v, shape in known.items():
         v.shape = shape if v.shape is None else v.shape

@@ -20,7 +20,7 @@ from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.builder import Builder
-from onnxgrad.errors import ModelError, RuleError
+from onnxgrad.errors import ModelError
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.functions import inline_body
 from onnxgrad.inner_shapes import infer_inner, infer_states
@@ -246,10 +246,7 @@ def _infer_names(graph: ir.Graph) -> None:
             isinstance(d, int) for dims in before.values() for d in dims
         ):
             continue
-        for v in before:
-            v.shape = None
-        with contextlib.suppress(RuleError):  # what does not fit is not this pass's to judge
-            op.infer_outputs(node)
+        op.infer_again(node, before)
         for v, dims in before.items():
             after = dims_of(v)
             if after is None or len(after) != len(dims):
