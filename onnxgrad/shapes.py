@@ -160,9 +160,9 @@ def _same_shape(g: Tensor, x: Tensor) -> bool:
     return g.shape is not None and None not in g.shape and g.shape == x.shape
 
 
-def rows(x: Tensor) -> Tensor:
-    """`x` as a matrix of its vectors along the last axis."""
-    return x if x.rank == 2 else x.op.Flatten(x, axis=-1)
+def rows(x: Tensor, axis: int = -1) -> Tensor:
+    """`x` as a matrix: a row holds what lies along `axis` and all behind it."""
+    return x if x.rank == 2 else x.op.Flatten(x, axis=axis)
 
 
 def expand_like(g: Tensor, x: Tensor) -> Tensor:
@@ -287,7 +287,7 @@ def _are_rows(x: Tensor, axes: Sequence[int]) -> bool:
 
 def _sum_of_rows(x: Tensor, n: int, keepdims: int) -> Tensor:
     """The sum over the first `n` axes as a product with ones: up to 7 times faster on the CPU."""
-    matrix = x if x.rank == 2 else x.op.Flatten(x, axis=n)
+    matrix = rows(x, n)
     y = x.op.MatMul(full(x, [dim(matrix, 0)], 1), matrix)
     sizes = [*[1] * (n if keepdims else 0), *dims(x)[n:]]
     return y if len(sizes) == 1 else reshape(y, sizes)
