@@ -177,7 +177,7 @@ class Job:
         if unreachable not in ("error", "zeros"):
             raise ArgumentError(f"unreachable is 'error' or 'zeros', not {unreachable!r}")
         self.net = net
-        self.straight_through = bool(straight_through)
+        self.straight_through = straight_through
         self.zeros = unreachable == "zeros" or isinstance(wrt, All)
         of_names = _floats_of(net, of)
         self.imposed = of_names if ograd is True else _names(net, ograd) if ograd else []

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad import registry
 from onnxgrad.errors import ArgumentError, nearest
-from onnxgrad.values import ROUNDED, carries, cotangent_dtype, is_float, subgraphs
+from onnxgrad.values import ROUNDED, carries, cotangent_dtype, is_float
 
 # Names of operators; True stands for every one that has a straight-through rule.
 StraightThrough = str | Collection[str] | bool
@@ -58,9 +58,7 @@ def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
 def spread(graph: ir.Graph) -> None:
     """Mark the nodes that rounded integers pass, also those that a backward pass has added."""
     passes = {registry.split_name(name) for name in registry.straight_through()}
-    for node in graph:
-        for inner in subgraphs(node):
-            spread(inner)
+    for node in graph.all_nodes():
         source = _source(node)
         if source is not None and ROUNDED in source.meta and (node.domain, node.op_type) in passes:
             _mark(node, source)

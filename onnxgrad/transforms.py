@@ -229,7 +229,7 @@ def per_example_gradient(
     op = job.op
     job.require(job.of, job.wrt)
     inner = op.child("example")
-    nodes, copies = _copy_of_one(inner, single, job, rows, straight_through)
+    nodes, copies = _copy_of_one(inner, single, job, rows)
     ys = [copies[y.name] for y in job.of]
     seeds = merged(inner, ((y, shapes.full_like(y, 1)) for y in ys))
     sources = [copies[x.name].value for x in job.wrt]
@@ -264,11 +264,7 @@ def _pull_one(
 
 
 def _copy_of_one(
-    inner: Builder,
-    single: ir.Model,
-    job: Job,
-    rows: list[ir.Value],
-    straight_through: StraightThrough,
+    inner: Builder, single: ir.Model, job: Job, rows: list[ir.Value]
 ) -> tuple[list[ir.Node], dict[str | None, Tensor]]:
     """The nodes of the net in the body of a Scan over the examples, and what is there by name.
 
@@ -281,7 +277,7 @@ def _copy_of_one(
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
     normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of)])
-    mark(single.graph, straight_through)
+    mark(single.graph, job.straight_through)
     stands = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
