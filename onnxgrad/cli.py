@@ -217,9 +217,9 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
     if parameter == "unreachable":
         return "zeros" if given["zeros"] else "error"
     if parameter == "straight_through":
-        return _straight_through(given[parameter])
+        return _every_or("all", given[parameter])
     if parameter == "checkpoints":
-        return given["checkpoint"] == ["auto"] or given["checkpoint"] or False
+        return _every_or("auto", given["checkpoint"])
     return None if given[parameter] == [] else given[parameter]
 
 
@@ -286,7 +286,7 @@ def run(
     """Run a net, and its gradients."""
     if output is not None:
         io.writable(output)
-    net = Net(model, straight_through=_straight_through(straight_through))
+    net = Net(model, straight_through=_every_or("all", straight_through))
     feeds = _read(net.ports, net.inputs, inputs or [])
     found = net(feeds)
     results = found if isinstance(found, dict) else {net.outputs[0]: found}
@@ -342,7 +342,7 @@ def inspect(
     model: Model, wrt: Wrt = None, of: Of = None, straight_through: StraightThrough = None
 ) -> None:
     """List the operators on the path and their rules."""
-    through = _straight_through(straight_through)
+    through = _every_or("all", straight_through)
     report = inspect_model(model, wrt=_wrt(wrt), of=of or None, straight_through=through)
     table = _table("operator", "count", "state", "reason")
     for row in report:
@@ -394,8 +394,9 @@ def _wrt(names: list[str] | None) -> list[str] | All | None:
     return ALL if names == ["all"] else names or None
 
 
-def _straight_through(operators: list[str] | None) -> list[str] | bool:
-    return operators == ["all"] or operators or False
+def _every_or(word: str, names: list[str] | None) -> list[str] | bool:
+    """The names that an option was given; True for the one word that stands for every one."""
+    return names == [word] or names or False
 
 
 def _read(
