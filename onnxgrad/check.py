@@ -22,10 +22,11 @@ from onnx.reference.op_run import OpRun
 from onnx_ir.passes import common
 
 from onnxgrad import io
-from onnxgrad.api import GRADIENTS, OGRADS, Spec, gradient
+from onnxgrad.api import GRADIENTS, OGRADS, gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
 from onnxgrad.names import All, resolve
 from onnxgrad.normalise import FLOOR, infer, inline_holders
+from onnxgrad.options import Spec
 from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
 from onnxgrad.widen import widen
 
@@ -424,7 +425,7 @@ def _gradients(
             )
             inputs = json.loads(model.metadata_props[OGRADS])
             feeds = values | {inputs[name]: seed for name, seed in seeds.items()}
-            outputs = [value.name for value in model.graph.outputs]
+            outputs = [value.name or "" for value in model.graph.outputs]
             found = runtimes[runtime](model)(_feeds(model, feeds), outputs)
             return dict(zip(names, found, strict=True)), precision, runtime
         except (ModelError, FeedError, RuleError, RuntimeMissingError) as error:

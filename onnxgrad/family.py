@@ -15,16 +15,17 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad import io, shapes
-from onnxgrad.api import Job, transform
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import pull
 from onnxgrad.errors import ArgumentError, SaveError
+from onnxgrad.job import Job
+from onnxgrad.options import Options, uncollected
 from onnxgrad.scopes import merged, scan
 from onnxgrad.shapes import Size
 from onnxgrad.values import Dim, dims_of
 
 
-@transform
+@uncollected()
 def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
     """Write a model and the derivatives that a solver wants, for CasADi to discover.
 
@@ -81,7 +82,7 @@ def _file_name(model: Any, source: ir.Model) -> str:
 def _adjoint(source: ir.Model, pushed: bool) -> ir.Model:
     """The adjoint; `pushed` forward along directions too, if so wanted."""
     net = io.load(source)
-    job = Job(net, None, None, "zeros")
+    job = Job(net, None, Options(unreachable="zeros"))
     op, inputs, outputs = job.op, job.wrt, job.of
     job.require(outputs, inputs)
     adj, fwd = _Prefix(net.graph, "adj"), _Prefix(net.graph, "fwd")
@@ -120,7 +121,7 @@ def _adjoint(source: ir.Model, pushed: bool) -> ir.Model:
     for k, stack in enumerate(stacks):
         x, prefixes = inputs[k % len(inputs)], [adj] if k < len(inputs) else [fwd, adj]
         results[_name(op, x, prefixes)] = _matrix(stack, op.tensor(x), prefixes)
-    job.finish(results, forward=True)
+    job.finish(results)
     return net
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
+from typing_extensions import Unpack
 
 from onnxgrad import io
-from onnxgrad.api import Job, Spec
 from onnxgrad.builder import Builder, Refusal, Tensor
 from onnxgrad.differentiate import Edge, Flow, apply, edge, operand_name, operands
 from onnxgrad.errors import NoRuleError, RuleError
-from onnxgrad.names import All
+from onnxgrad.job import Job
+from onnxgrad.options import Options, Spec, Traced, Wrt, spelt_out
 from onnxgrad.registry import State
 from onnxgrad.scopes import captures
-from onnxgrad.straight import StraightThrough, entry_of
+from onnxgrad.straight import entry_of
 from onnxgrad.values import carries, cotangent_dtype, subgraphs
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
@@ -78,12 +79,9 @@ class Report:
         return "\n".join(lines)
 
 
+@spelt_out
 def inspect(
-    model: Any,
-    wrt: Spec | All | None = None,
-    of: Spec | None = None,
-    *,
-    straight_through: StraightThrough = False,
+    model: Any, wrt: Wrt = None, of: Spec | None = None, **options: Unpack[Traced]
 ) -> Report:
     """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 
@@ -100,7 +98,7 @@ def inspect(
         ArgumentError: The arguments make no sense together.
     """
     net = io.load(model)
-    job = Job(net, wrt, of, straight_through=straight_through)
+    job = Job(net, wrt, Options(of=of, **options))
     flow = Flow.of(net.graph, job.wrt, job.of)
     op = Builder(net.graph)
     blocked: dict[ir.Node, list[Edge]] = {}

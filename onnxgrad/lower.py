@@ -8,24 +8,25 @@ others than the named tensors themselves, that part is computed once more with t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad import io, shapes
+from onnxgrad import shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import describe, operands, pull
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.expand import REASON, expansion
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
+from onnxgrad.options import transform
 from onnxgrad.scopes import copy_into, renamed_copy
 from onnxgrad.values import dims_of, is_float, subgraphs
 
 TRAINING = "ai.onnx.preview.training"
 
 
-def lower(model: Any) -> Any:
+@transform
+def lower(net: ir.Model) -> None:
     """A model in which the training operators of the standard are replaced by its plain ones.
 
     These are Gradient, Adam, Adagrad and Momentum of the domain ai.onnx.preview.training, which no
@@ -48,13 +49,11 @@ def lower(model: Any) -> Any:
         NoRuleError: A Gradient has an operator without a rule on its path, or a node is not what
             the standard says.
     """
-    net = io.load(model)
     normalise(net, [])
     for node in net.graph.all_nodes():
         if node.domain == TRAINING:
             raise NoRuleError(f"{describe(node)} cannot be lowered: {node.meta.get(REASON)}")
     optimise(net)
-    return io.like(net, model)
 
 
 @expansion(

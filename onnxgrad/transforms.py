@@ -14,21 +14,22 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
+from typing_extensions import Unpack
 
-from onnxgrad import io, shapes
-from onnxgrad.api import GRADIENTS, OGRADS, Job, Spec, transform
+from onnxgrad import shapes
+from onnxgrad.api import GRADIENTS, OGRADS
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Flow, pull
 from onnxgrad.errors import ArgumentError, RuleError
+from onnxgrad.job import Job
 from onnxgrad.names import All
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
+from onnxgrad.options import Common, Imposed, Options, Spec, Wrt, transform
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
-from onnxgrad.straight import StraightThrough, mark
-from onnxgrad.targets import TargetName
+from onnxgrad.straight import mark
 from onnxgrad.values import Dim, dims_of
 
-Unreachable = Literal["error", "zeros"]
 Mode = Literal["auto", "reverse", "forward"]
 
 TANGENTS = "onnxgrad.tangents"
@@ -39,16 +40,7 @@ MAX_BYTES = 2**31
 
 
 @transform
-def jvp(
-    model: Any,
-    wrt: Spec | All | None = None,
-    *,
-    of: Spec | None = None,
-    forward: bool = True,
-    unreachable: Unreachable = "error",
-    straight_through: StraightThrough = False,
-    target: TargetName = "cpu",
-) -> Any:
+def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
     """A model that computes Jacobian-vector products: tangents in, tangents out.
 
     For each tensor `x` of `wrt` the result has an input `<x>_tangent` of the shape and dtype of
@@ -58,8 +50,7 @@ def jvp(
 
     Args, Raises: As for `gradient`; a tensor of `of` that depends on none of `wrt` is unreachable.
     """
-    net = io.load(model)
-    job = Job(net, wrt, of, unreachable, target=target, straight_through=straight_through)
+    job = Job(net, wrt, Options(**options))
     for x in job.wrt:
         if x in job.of:
             raise ArgumentError(
@@ -70,25 +61,14 @@ def jvp(
     job.zeros = True
     with _Linear(job) as linear:
         moved = linear.push(job.op, tangents, list(net.graph))
-    job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)}, forward)
+    job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)})
     names = {x.name: t.value.name for x, t in tangents.items()}
     names |= dict(zip((y.name for y in job.of), job.results, strict=True))
     net.metadata_props[TANGENTS] = json.dumps(names)
-    return io.like(net, model)
 
 
 @transform
-def hvp(
-    model: Any,
-    wrt: Spec | All | None = None,
-    *,
-    of: Spec | None = None,
-    ograd: bool | Spec = False,
-    forward: bool = True,
-    unreachable: Unreachable = "error",
-    straight_through: StraightThrough = False,
-    target: TargetName = "cpu",
-) -> Any:
+def hvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Imposed]) -> None:
     """A model that computes Hessian-vector products of the scalar that `gradient` differentiates.
 
     For each tensor `x` of `wrt` the result has an input `<x>_tangent` and an output `<x>_hvp`, both
@@ -98,33 +78,27 @@ def hvp(
 
     Args, Raises: As for `gradient`.
     """
-    net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd, target, straight_through=straight_through)
+    job = Job(net, wrt, Options(**options))
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
     job.zeros = True  # a gradient that does not depend on x has a Hessian of zero
     second = job.pull(merged(job.op, [(first[x], t) for x, t in tangents.items()]))
-    job.finish({f"{x.name}_hvp": second[x] for x in job.wrt}, forward)
+    job.finish({f"{x.name}_hvp": second[x] for x in job.wrt})
     _note_inputs(net, TANGENTS, tangents)
     _note_inputs(net, OGRADS, ograds)
     net.metadata_props[HVPS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
-    return io.like(net, model)
 
 
 @transform
 def jacobian(
-    model: Any,
-    wrt: Spec | All | None = None,
+    net: ir.Model,
+    wrt: Wrt = None,
     *,
-    of: Spec | None = None,
     mode: Mode = "auto",
-    forward: bool = True,
-    unreachable: Unreachable = "error",
-    straight_through: StraightThrough = False,
-    target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
-) -> Any:
+    **options: Unpack[Common],
+) -> None:
     """A model that computes the Jacobian of each tensor of `of` with respect to each of `wrt`.
 
     For each pair it has an output `<y>_<x>_jacobian` of shape [*y.shape, *x.shape] and the dtype of
@@ -132,7 +106,7 @@ def jacobian(
     output. The forward values are computed once.
 
     Args:
-        model, wrt, of, forward, unreachable, straight_through, target: As for `gradient`.
+        model, wrt, of, ...: As for `gradient`.
         mode: "reverse" takes one backward step for each element of `y`, "forward" one for each
             element of `wrt`; "auto" the one with fewer steps where the sizes are known, else
             "reverse".
@@ -141,28 +115,21 @@ def jacobian(
     Raises:
         ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
     """
-    net = io.load(model)
-    job = Job(net, wrt, of, unreachable, target=target, straight_through=straight_through)
+    job = Job(net, wrt, Options(**options))
     job.require(job.of, job.wrt)
     _require_moved(job)
     blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
-    _finish_blocks(job, blocks, "jacobian", forward)
-    return io.like(net, model)
+    _finish_blocks(job, blocks, "jacobian")
 
 
 @transform
 def hessian(
-    model: Any,
-    wrt: Spec | All | None = None,
+    net: ir.Model,
+    wrt: Wrt = None,
     *,
-    of: Spec | None = None,
-    ograd: bool | Spec = False,
-    forward: bool = True,
-    unreachable: Unreachable = "error",
-    straight_through: StraightThrough = False,
-    target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
-) -> Any:
+    **options: Unpack[Imposed],
+) -> None:
     """A model that computes the Hessian of the scalar that `gradient` differentiates.
 
     For each pair of tensors `a`, `b` of `wrt` it has an output `<a>_<b>_hessian` of shape
@@ -170,14 +137,13 @@ def hessian(
     pick one element of a larger output, impose an ograd of one 1 among zeros.
 
     Args:
-        model, wrt, of, ograd, forward, unreachable, straight_through, target: As for `gradient`.
+        model, wrt, of, ograd, ...: As for `gradient`.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
         ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
     """
-    net = io.load(model)
-    job = Job(net, wrt, of, unreachable, ograd, target, straight_through=straight_through)
+    job = Job(net, wrt, Options(**options))
     _plan(job.wrt, job.wrt, "reverse", max_bytes, "hessian")
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
@@ -185,24 +151,19 @@ def hessian(
     gradients = [renamed_copy(job.op, first[x], "gradient") for x in job.wrt]
     for g, x in zip(gradients, job.wrt, strict=True):
         g.meta["onnxgrad.of"] = x.name
-    _finish_blocks(job, _jacobians(job, gradients, "reverse"), "hessian", forward)
+    _finish_blocks(job, _jacobians(job, gradients, "reverse"), "hessian")
     _note_inputs(net, OGRADS, ograds)
-    return io.like(net, model)
 
 
 @transform
 def per_example_gradient(
-    model: Any,
-    wrt: Spec | All | None = None,
+    net: ir.Model,
+    wrt: Wrt = None,
     *,
-    of: Spec | None = None,
     batched: Spec | None = None,
-    forward: bool = True,
-    unreachable: Unreachable = "error",
-    straight_through: StraightThrough = False,
-    target: TargetName = "cpu",
     max_bytes: int = MAX_BYTES,
-) -> Any:
+    **options: Unpack[Common],
+) -> None:
     """A model that computes gradients example by example, without the sum over the batch.
 
     For each tensor `w` of `wrt` it has an output `<w>_grad` of shape [N, *w.shape], N being the
@@ -212,7 +173,7 @@ def per_example_gradient(
     of a batch of one.
 
     Args:
-        model, of, forward, unreachable, straight_through, target: As for `gradient`; `of` are
+        model, of, ...: As for `gradient`; `of` are
             floating-point graph outputs.
         wrt: As for `gradient`, but no batched input; None means every parameter.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
@@ -223,9 +184,8 @@ def per_example_gradient(
         ArgumentError: A name in `batched` is no graph input, or the gradients would be larger than
             `max_bytes`. Else as for `gradient`.
     """
-    net = io.load(model)
     single = net.clone()
-    job, rows = _by_example(net, wrt, of, batched, unreachable, max_bytes, target, straight_through)
+    job, rows = _by_example(net, wrt, batched, max_bytes, Options(**options))
     op = job.op
     job.require(job.of, job.wrt)
     inner = op.child("example")
@@ -238,9 +198,8 @@ def per_example_gradient(
     like = [_stacked(op, x, None) for x in job.wrt]
     attributes = {"body": inner.graph, "num_scan_inputs": len(rows)}
     stacks = op.node("Scan", [op.tensor(v) for v in rows], len(like), attributes, like=like)
-    job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)}, forward)
+    job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)})
     net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
-    return io.like(net, model)
 
 
 def _pull_one(
@@ -277,7 +236,7 @@ def _copy_of_one(
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
     normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of)])
-    mark(single.graph, job.straight_through)
+    mark(single.graph, job.options.straight_through)
     stands = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
@@ -292,7 +251,7 @@ def _copy_of_one(
 
 
 @transform
-def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> Any:
+def vmap(net: ir.Model, *, batched: Spec | None = None, batch: str = "batch") -> None:
     """A model with a new first axis, the batch, on its inputs and outputs.
 
     Args:
@@ -309,7 +268,6 @@ def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> An
         ArgumentError: A name in `batched` is no graph input, or an output cannot have the axis.
         ModelError: The model cannot be read or is not valid.
     """
-    net = io.load(model)
     normalise(net, [])
     graph = net.graph
     op = Builder(graph)
@@ -336,7 +294,6 @@ def vmap(model: Any, *, batched: Spec | None = None, batch: str = "batch") -> An
         stack.value.name = name
         graph.outputs.append(stack.value)
     optimise(net)
-    return io.like(net, model)
 
 
 class _Linear:
@@ -394,8 +351,8 @@ def _require_moved(job: Job) -> None:
 
 def plan(
     kind: str,
-    model: Any,
-    wrt: Spec | All | None = None,
+    net: ir.Model,
+    wrt: Wrt = None,
     *,
     of: Spec | None = None,
     mode: Mode = "auto",
@@ -404,14 +361,14 @@ def plan(
 ) -> Mode:
     """Only the decisions of a transform: its mode, and whether its results are too large.
 
-    `kind` is "jacobian", "hessian" or "per_example_gradient", the model one whose inputs have the
-    sizes to decide for. Raises what those raise for their arguments.
+    `kind` is "jacobian", "hessian" or "per_example_gradient", the model a private one whose inputs
+    have the sizes to decide for. Raises what those raise for their arguments.
     """
-    net = io.load(model)
+    options = Options(of=of, unreachable="zeros")
     if kind == "per_example_gradient":
-        _by_example(net, wrt, of, batched, "zeros", max_bytes)
+        _by_example(net, wrt, batched, max_bytes, options)
         return "reverse"
-    job = Job(net, wrt, of, "zeros")
+    job = Job(net, wrt, options)
     return _plan(job.wrt if kind == "hessian" else job.of, job.wrt, mode, max_bytes, kind)
 
 
@@ -436,24 +393,10 @@ def _plan(
 
 
 def _by_example(
-    net: ir.Model,
-    wrt: Spec | All | None,
-    of: Spec | None,
-    batched: Spec | None,
-    unreachable: Unreachable,
-    max_bytes: int,
-    target: TargetName = "cpu",
-    straight_through: StraightThrough = False,
+    net: ir.Model, wrt: Wrt, batched: Spec | None, max_bytes: int, options: Options
 ) -> tuple[Job, list[ir.Value]]:
     """What gradients by example start from, and the inputs with the batch."""
-    job = Job(
-        net,
-        All.ALL if wrt is None else wrt,
-        of,
-        unreachable,
-        target=target,
-        straight_through=straight_through,
-    )
+    job = Job(net, All.ALL if wrt is None else wrt, options)
     if wrt is None:
         job.wrt = [v for v in job.wrt if v.is_initializer()]
         if not job.wrt:
@@ -493,9 +436,9 @@ def _require_fit(sizes: Mapping[str, int | None], max_bytes: int, instead: str) 
 
 
 def _finish_blocks(
-    job: Job, blocks: Mapping[tuple[ir.Value, ir.Value], Tensor], suffix: str, forward: bool
+    job: Job, blocks: Mapping[tuple[ir.Value, ir.Value], Tensor], suffix: str
 ) -> None:
-    job.finish({f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()}, forward)
+    job.finish({f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()})
     table: dict[str, dict[str, str]] = {}
     for (y, x), name in zip(blocks, job.results, strict=True):
         table.setdefault(_name(y), {})[_name(x)] = name

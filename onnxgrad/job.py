@@ -1,0 +1,259 @@
+"""One differentiation: what a transform's names stand for, its seeds and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad import registry, shapes
+from onnxgrad.builder import Builder, Tensor
+from onnxgrad.checkpoints import Again, choose
+from onnxgrad.differentiate import Edge, Flow, describe, edge, operands, pull_back, require_rules
+from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
+from onnxgrad.names import All, parameters, resolve
+from onnxgrad.normalise import normalise
+from onnxgrad.optimise import optimise
+from onnxgrad.options import Options, Spec, Wrt
+from onnxgrad.scopes import renamed_copy
+from onnxgrad.straight import mark, spread
+from onnxgrad.values import is_float
+
+
+class Job:
+    """One differentiation: names resolved, the net normalised, results named.
+
+    Attributes:
+        op: Emits at the end of the net's graph.
+        wrt, of: The tensors to differentiate with respect to, and those to differentiate.
+        results: The names of the results, once they are finished.
+    """
+
+    def __init__(self, net: ir.Model, wrt: Wrt = None, options: Options | None = None) -> None:
+        self.net = net
+        self.options = options = options or Options()
+        self.zeros = options.unreachable == "zeros" or isinstance(wrt, All)
+        of_names = _floats_of(net, options.of)
+        self.imposed = _imposed(net, options, of_names)
+        of_names = self.imposed or of_names
+        wrt_names = _wrt_names(net, wrt)
+        checkpoints = options.checkpoints
+        kept = [] if isinstance(checkpoints, bool) else _names(net, checkpoints)
+        normalise(net, [*wrt_names, *of_names, *kept])
+        mark(net.graph, options.straight_through)
+        values = _values(net.graph)
+        # None where nothing is computed again; empty where they are to be chosen.
+        self.checkpoints = (
+            None if checkpoints is False else {_float_value(values, n, "checkpoints") for n in kept}
+        )
+        self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
+        self.of = [_float_value(values, n, "of") for n in of_names]
+        if isinstance(wrt, All):
+            self.wrt = [v for v in self.wrt if not _structural(v)]
+        self.op = Builder(net.graph, target=options.target)
+        self.results: list[str] = []
+
+    @property
+    def wrt_names(self) -> list[str]:
+        """The names of the tensors to differentiate with respect to."""
+        return [v.name or "" for v in self.wrt]
+
+    def seeds(self) -> tuple[dict[ir.Value, Tensor], dict[ir.Value, Tensor]]:
+        """The cotangents of `of`, ones where none is imposed; and those that are graph inputs."""
+        op = self.op
+        ograds = {y: self.input(f"{y.name}_ograd", y) for y in self.of if y.name in self.imposed}
+        return {y: ograds.get(y) or shapes.full_like(op.tensor(y), 1) for y in self.of}, ograds
+
+    def input(self, name: str, like: ir.Value) -> Tensor:
+        """A new graph input of the dtype and shape of `like`; a taken name has its end repeated."""
+        value = ir.Value(name=self._unique(name), type=like.type, shape=like.shape)
+        self.op.graph.inputs.append(value)
+        return self.op.tensor(value)
+
+    def pull(
+        self, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value] | None = None
+    ) -> dict[ir.Value, Tensor]:
+        """The cotangents of `sources` (by default `wrt`), all of them, given those of others.
+
+        Raises:
+            UnreachableError: There is none, and it was not asked for zeros.
+            NoRuleError: An operator on the path has no gradient rule.
+        """
+        sources = self.wrt if sources is None else sources
+        flow = self.require(list(seeds), sources)
+        kept = self.checkpoints
+        again = None if kept is None else Again(self.op, flow, kept or choose(flow))
+        found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
+        if (
+            self.options.straight_through
+        ):  # the backward pass may use rounded integers: for a second order
+            spread(self.op.graph)
+        for v in sources:
+            if v not in found:
+                if not self.zeros:
+                    raise _unreachable(self.op.graph, v, list(seeds))
+                found[v] = shapes.full_like(self.op.tensor(v), 0)
+        return found
+
+    def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:
+        """What matters between `sources` and `targets`; raises what `pull` does."""
+        flow = Flow.of(self.op.graph, sources, targets)
+        require_rules(flow)
+        for v in sources:
+            if not self.zeros and not flow.matters(v):
+                raise _unreachable(self.op.graph, v, targets)
+        return flow
+
+    def finish(self, results: dict[str, Tensor]) -> None:
+        """List the results as outputs under their names, drop what is no longer needed."""
+        graph, op = self.net.graph, self.op
+        if not self.options.forward:
+            graph.outputs.clear()
+        for name, t in results.items():
+            out, value = self._unique(name), t.value
+            if value in graph.outputs or value not in op.emitted or value.graph is not graph:
+                value = renamed_copy(op, t, f"{out}/Identity")
+            value.name = out
+            graph.outputs.append(value)
+            self.results.append(out)
+        names = {v: v.name for v in (*self.wrt, *self.of)}
+        optimise(self.net)
+        for v, known_as in names.items():
+            v.name = known_as  # an optional output that nothing uses any more has lost it
+
+    def _unique(self, name: str) -> str:
+        stem, _, end = name.rpartition("_")
+        return self.op.names.suffixed(stem, f"_{end}")
+
+
+def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
+    """The names of the tensors that an output gradient is imposed on."""
+    if isinstance(options.ograd, bool):
+        return of_names if options.ograd else []
+    names = _names(net, options.ograd)
+    for name in names:
+        if options.of is not None and name not in of_names:
+            raise ArgumentError(
+                f"ograd names {name!r}, which is not among of: {', '.join(of_names)}"
+            )
+    return names
+
+
+def _wrt_names(net: ir.Model, wrt: Wrt) -> list[str]:
+    if isinstance(wrt, All):
+        return [*_float_inputs(net), *parameters(net)]
+    if wrt is not None:
+        return _names(net, wrt)
+    names = _float_inputs(net)
+    if not names:
+        raise ArgumentError(
+            "the model has no floating-point input; name weights or inner tensors to "
+            "differentiate with respect to in wrt"
+        )
+    return names
+
+
+def _names(net: ir.Model, spec: Any) -> list[str]:
+    """Names for one name or several; a list that is one position in the net counts as one."""
+    if isinstance(spec, str):
+        return [resolve(net, spec)]
+    if not isinstance(spec, Sequence) or not spec:
+        raise ArgumentError(f"a name or a sequence of names is needed, not {spec!r}")
+    try:
+        return list(dict.fromkeys(resolve(net, s) for s in spec))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}{_as_position(net, spec)}") from None
+
+
+def _as_position(net: ir.Model, spec: Sequence[Any]) -> str:
+    """The sentence for a position in the place of a list of tensors, or an empty string."""
+    try:
+        name = resolve(net, list(spec))
+    except UnknownNameError:
+        return ""
+    return f" A list is one of tensors: for {name!r} by its position write [{list(spec)!r}]."
+
+
+def _float_inputs(net: ir.Model) -> list[str]:
+    known = net.graph.initializers
+    return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
+
+
+def _floats_of(net: ir.Model, of: Spec | None) -> list[str]:
+    if of is not None:
+        return _names(net, of)
+    names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
+    if not names:
+        raise ArgumentError("the model has no floating-point output; name an inner tensor in of")
+    return names
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = {v.name: v for v in graph.inputs if v.name} | dict(graph.initializers)
+    for node in graph:
+        values.update({v.name: v for v in node.outputs if v.name})
+    return values
+
+
+def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
+    value = values.get(name)
+    if value is None:
+        raise UnknownNameError(f"{argument}: no tensor {name!r} in the net.{nearest(name, values)}")
+    if not is_float(value):
+        kind = value.dtype.name if value.dtype is not None else "a value of unknown type"
+        raise ArgumentError(
+            f"{argument}: {name!r} is {kind}; only floating-point tensors have a gradient"
+        )
+    return value
+
+
+def _structural(value: ir.Value) -> bool:
+    """Whether a parameter only steers operators, as Resize's scales do: no weight to learn."""
+    uses = [edge(node, index, value) for node, index in value.uses()]
+    return bool(uses) and all(e.state == "none" for e in uses)
+
+
+def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> UnreachableError:
+    to = ", ".join(repr(t.name) for t in targets)
+    flow = Flow.of(graph, [value], targets)
+    fix = "Choose other names, or pass unreachable='zeros'."
+    if flow.blocked:
+        first, op = flow.blocked[0], flow.blocked[0].node.op_type
+        where = "; ".join(
+            dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in flow.blocked[:4])
+        )
+        passable = {e.node.op_type for e in flow.blocked} & set(registry.straight_through())
+        if passable:
+            fix += f" For a straight-through gradient pass straight_through={sorted(passable)}."
+        elif _same_type(first):
+            fix += (
+                f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
+                f"onnxgrad.elementwise({op!r}, lambda: 1)."
+            )
+        return UnreachableError(
+            f"every path from {value.name!r} to {to} passes an operator of zero derivative: "
+            f"{where}. {fix}"
+        )
+    return UnreachableError(
+        f"{to} does not depend on {value.name!r}: {_dead_end(graph, value)}. {fix}"
+    )
+
+
+def _same_type(e: Edge) -> bool:
+    source = operands(e.node)[e.index]
+    return source is not None and [v.dtype for v in e.node.outputs] == [source.dtype]
+
+
+def _dead_end(graph: ir.Graph, value: ir.Value) -> str:
+    """Where the influence of `value` ends."""
+    if not value.uses():
+        return "no node uses it"
+    influenced, last = {value}, None
+    for node in graph:
+        if any(v in influenced for v in node.inputs):
+            influenced.update(node.outputs)
+            last = node
+    assert last is not None
+    ends = ", ".join(repr(v.name) for v in last.outputs)
+    return f"its influence ends in {ends} of {describe(last)}"
