@@ -39,6 +39,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         straight_through: Operators that round, to be differentiated as if they changed nothing but
             where a value is clipped: names of operators such as "Round" or "QuantizeLinear", or
             True for all that have such a gradient.
+        constant: Names of tensors through which no gradient flows, as `detach` and `stop_gradient`
+            do: inputs, weights, inner tensors. `ALL` and None in `wrt` leave them out.
         checkpoints: For less memory: names of tensors between which the backward pass computes the
             others again, at the cost of one more forward pass, in place of keeping them all. True
             to have about √n of them chosen, for n nodes.

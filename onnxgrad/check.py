@@ -24,7 +24,7 @@ from onnx_ir.passes import common
 from onnxgrad import io
 from onnxgrad.api import GRADIENTS, OGRADS, gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
-from onnxgrad.names import All, resolve
+from onnxgrad.names import All, resolve, resolve_all
 from onnxgrad.normalise import FLOOR, infer, inline_holders
 from onnxgrad.options import Spec
 from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
@@ -49,7 +49,7 @@ _REFERENCE_COST = {"ConvTranspose": 200, "AveragePool": 6000, "MaxPool": 2000, "
 _REFERENCE_LIMIT = 3e9  # for one run, then about six seconds
 _PATIENCE = 60.0  # seconds for all runs on the reference, if onnxruntime can do it otherwise
 # Suffixes of what is added to the net.
-_MOVE, _MOVED, _TARGET = "/move", "/moved", "/target"
+_MOVE, _MOVED, _TARGET, _COMPUTED = "/move", "/moved", "/target", "/computed"
 _MEANING = {
     "ok": "ok",
     "wrong": "WRONG",
@@ -126,6 +126,7 @@ def check(
     *,
     of: Spec | None = None,
     ograd: bool | Mapping[str, Any] = True,
+    constant: Spec | None = None,
     precision: Precision = "auto",
     seed: int = 0,
 ) -> Report:
@@ -140,6 +141,7 @@ def check(
         ograd: True to impose a random gradient on each tensor of `of`, which sees more than their
             sum (a softmax always adds up to one). False for the sum of all elements, or a dict of
             the arrays to impose, by tensor name.
+        constant: As for `gradient`: tensors that keep their values while others are moved.
         precision: "auto" takes double precision where onnxruntime has the kernels, or else the
             net is small enough for onnx's reference evaluator, and float32 otherwise. The other
             two force the differences; "float64" lets the gradients take the reference before
@@ -154,7 +156,17 @@ def check(
         FeedError: An input of a wrong name, dtype or shape, or none given.
         ArgumentError: The net is random, so that differences mean nothing.
     """
-    return check_on(RUNTIMES, model, feeds, wrt, of=of, ograd=ograd, precision=precision, seed=seed)
+    return check_on(
+        RUNTIMES,
+        model,
+        feeds,
+        wrt,
+        of=of,
+        ograd=ograd,
+        constant=constant,
+        precision=precision,
+        seed=seed,
+    )
 
 
 def check_on(
@@ -165,6 +177,7 @@ def check_on(
     *,
     of: Spec | None = None,
     ograd: bool | Mapping[str, Any] = True,
+    constant: Spec | None = None,
     precision: Precision = "auto",
     seed: int = 0,
 ) -> Report:
@@ -177,11 +190,12 @@ def check_on(
     values = arrays(ports, [name for name in ports if name not in graph.initializers], feeds)
     given = {resolve(net, k): v for k, v in ograd.items()} if isinstance(ograd, Mapping) else {}
     # Refusals come from the net as it is. This one is only asked what it differentiates.
-    built = gradient(net, wrt, of=of, ograd=list(given) or True, forward=False)
+    built = gradient(net, wrt, of=of, ograd=list(given) or True, forward=False, constant=constant)
     names = list(json.loads(built.metadata_props[GRADIENTS]))
     targets = list(json.loads(built.metadata_props[OGRADS]))
+    held = resolve_all(net, constant) if constant else []
     _prepare(net)
-    numeric = _moving(runtimes, net, names, targets, values, precision)
+    numeric = _moving(runtimes, net, names, targets, held, values, precision)
     rng = np.random.default_rng(seed)
     for name, y in zip(targets, numeric.outputs, strict=True):
         if name in given and np.shape(given[name]) != y.shape:
@@ -191,7 +205,7 @@ def check_on(
         numeric.seeds.append(np.asarray(chosen, np.float32).astype(np.float64))
     seeds = dict(zip(targets, numeric.seeds, strict=True)) if ograd else {}
     gradients, analytic, runtime = _gradients(
-        runtimes, net, names, targets, values, seeds, precision
+        runtimes, net, names, targets, held, values, seeds, precision
     )
     rows = [_row(name, gradients[name], analytic, numeric, rng) for name in names]
     return Report(
@@ -361,6 +375,7 @@ def _moving(
     net: ir.Model,
     names: list[str],
     targets: list[str],
+    held: list[str],
     values: dict[str, Any],
     precision: str,
 ) -> _Moving:
@@ -380,8 +395,9 @@ def _moving(
                 refusals.append(f"{runtime} in {wide}: the standard has an operator in float32.")
                 continue
             feeds = _feeds(model, values)
-            still = _move(model, names, targets)
             try:
+                _hold(start, model, held, feeds)
+                still = _move(model, names, targets)
                 before = time.monotonic()
                 moving = _Moving(start(model), feeds, targets, still, wide, runtime)
                 if slow and (time.monotonic() - before) * 16 * len(names) > _PATIENCE:
@@ -398,6 +414,7 @@ def _gradients(
     net: ir.Model,
     names: list[str],
     targets: list[str],
+    held: list[str],
     values: dict[str, Any],
     seeds: Mapping[str, Array],
     forced: str,
@@ -422,6 +439,7 @@ def _gradients(
                 ograd=list(seeds) or False,
                 forward=False,
                 unreachable="zeros",
+                constant=held,
             )
             inputs = json.loads(model.metadata_props[OGRADS])
             feeds = values | {inputs[name]: seed for name, seed in seeds.items()}
@@ -482,6 +500,22 @@ def _feeds(model: ir.Model, values: Mapping[str, Any]) -> dict[str, Any]:
         name: value if ports[name].dtype is None else np.asarray(value).astype(ports[name].dtype)
         for name, value in values.items()
     }
+
+
+def _hold(start: Start, model: ir.Model, names: list[str], feeds: dict[str, Any]) -> None:
+    """Let tensors keep the values that they have on these feeds, in place."""
+    computed = [v for v in (_value(model, name) for name in names) if v.producer() is not None]
+    if not computed:
+        return
+    outputs = list(model.graph.outputs)
+    model.graph.outputs[:] = computed
+    found = start(model)(feeds, [v.name or "" for v in computed])
+    model.graph.outputs[:] = outputs
+    for v, array in zip(computed, found, strict=True):
+        held = ir.Value(name=v.name, type=v.type, const_value=ir.tensor(array, name=v.name))
+        v.name = f"{v.name}{_COMPUTED}"
+        v.replace_all_uses_with(held, replace_graph_outputs=True)
+        model.graph.register_initializer(held)
 
 
 def _move(model: ir.Model, names: list[str], targets: list[str]) -> dict[str, Array]:

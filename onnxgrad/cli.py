@@ -76,12 +76,19 @@ Dims = Annotated[
     ),
 ]
 
-
 StraightThrough = Annotated[
     list[str] | None,
     typer.Option(
         help="An operator that rounds, such as QuantizeLinear, to be differentiated as if it did "
         "not, or 'all'. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+Constant = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor through which no gradient flows. Repeat for several.",
         show_default=False,
     ),
 ]
@@ -146,6 +153,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         False,
     ),
     "straight_through": (StraightThrough, None),
+    "constant": (Constant, None),
     "checkpoint": (
         Annotated[
             list[str] | None,
@@ -278,6 +286,7 @@ def run(
         ),
     ] = None,
     straight_through: StraightThrough = None,
+    constant: Constant = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="An .npz file for all results.", show_default=False),
@@ -286,7 +295,8 @@ def run(
     """Run a net, and its gradients."""
     if output is not None:
         io.writable(output)
-    net = Net(model, straight_through=_every_or("all", straight_through))
+    through = _every_or("all", straight_through)
+    net = Net(model, straight_through=through, constant=constant or None)
     feeds = _read(net.ports, net.inputs, inputs or [])
     found = net(feeds)
     results = found if isinstance(found, dict) else {net.outputs[0]: found}
@@ -316,6 +326,7 @@ def check(
     inputs: Inputs = None,
     wrt: Wrt = None,
     of: Of = None,
+    constant: Constant = None,
     dim: Dims = None,
     seed: Annotated[int, typer.Option(help="Seeds random inputs and directions.")] = 0,
 ) -> None:
@@ -329,7 +340,9 @@ def check(
     for name in required:
         if name not in feeds:
             feeds[name] = _random(ports[name], sizes, rng)
-    report = check_gradients(net, feeds, _wrt(wrt), of=of or None, seed=seed)
+    report = check_gradients(
+        net, feeds, _wrt(wrt), of=of or None, constant=constant or None, seed=seed
+    )
     _out.print(str(report))
     if not report:
         wrong = [row.name for row in report.rows if row.verdict == "wrong"]
@@ -339,11 +352,21 @@ def check(
 
 @app.command()
 def inspect(
-    model: Model, wrt: Wrt = None, of: Of = None, straight_through: StraightThrough = None
+    model: Model,
+    wrt: Wrt = None,
+    of: Of = None,
+    straight_through: StraightThrough = None,
+    constant: Constant = None,
 ) -> None:
     """List the operators on the path and their rules."""
     through = _every_or("all", straight_through)
-    report = inspect_model(model, wrt=_wrt(wrt), of=of or None, straight_through=through)
+    report = inspect_model(
+        model,
+        wrt=_wrt(wrt),
+        of=of or None,
+        straight_through=through,
+        constant=constant or None,
+    )
     table = _table("operator", "count", "state", "reason")
     for row in report:
         name = f"{row.domain}::{row.operator}" if row.domain else row.operator

@@ -19,6 +19,7 @@ from onnxgrad.expand import REASON
 from onnxgrad.functions import body_of, has_body
 from onnxgrad.registry import Entry, Schema, State, schema_of
 from onnxgrad.scopes import captures, copy_into, merged, total
+from onnxgrad.stopped import is_gate
 from onnxgrad.straight import entry_of, is_straight
 from onnxgrad.values import ROUNDED, carries, cotangent_dtype, subgraphs
 
@@ -52,6 +53,8 @@ def operand_name(node: ir.Node, index: int) -> str:
 
 def edge(node: ir.Node, index: int, value: ir.Value) -> Edge:
     """What is known of the derivative of a node with respect to `value`, its operand at `index`."""
+    if is_gate(node):
+        return Edge(node, index, "zero", f"{node.outputs[0].name!r} is constant")
     if ROUNDED in value.meta and not is_straight(node):
         return Edge(node, index, "zero", "takes rounded numbers for integers")
     entry = entry_of(node)

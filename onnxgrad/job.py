@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import onnx_ir as ir
 
@@ -12,11 +11,12 @@ from onnxgrad.builder import Builder, Tensor
 from onnxgrad.checkpoints import Again, choose
 from onnxgrad.differentiate import Edge, Flow, describe, edge, operands, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
-from onnxgrad.names import All, parameters, resolve
+from onnxgrad.names import All, parameters, resolve_all
 from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.options import Options, Spec, Wrt
 from onnxgrad.scopes import renamed_copy
+from onnxgrad.stopped import is_gate, restore, stop
 from onnxgrad.straight import mark, spread
 from onnxgrad.values import is_float
 
@@ -27,6 +27,7 @@ class Job:
     Attributes:
         op: Emits at the end of the net's graph.
         wrt, of: The tensors to differentiate with respect to, and those to differentiate.
+        constant: The names of the tensors that no cotangent flows through.
         results: The names of the results, once they are finished.
     """
 
@@ -37,11 +38,14 @@ class Job:
         of_names = _floats_of(net, options.of)
         self.imposed = _imposed(net, options, of_names)
         of_names = self.imposed or of_names
-        wrt_names = _wrt_names(net, wrt)
+        self.constant = resolve_all(net, options.constant) if options.constant else []
+        wrt_names = _wrt_names(net, wrt, self.constant)
         checkpoints = options.checkpoints
-        kept = [] if isinstance(checkpoints, bool) else _names(net, checkpoints)
-        normalise(net, [*wrt_names, *of_names, *kept])
+        kept = [] if isinstance(checkpoints, bool) else resolve_all(net, checkpoints)
+        normalise(net, [*wrt_names, *of_names, *kept, *self.constant])
         mark(net.graph, options.straight_through)
+        self.op = Builder(net.graph, target=options.target)
+        stop(net.graph, self.constant, self.op.names)
         values = _values(net.graph)
         # None where nothing is computed again; empty where they are to be chosen.
         self.checkpoints = (
@@ -51,7 +55,6 @@ class Job:
         self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
             self.wrt = [v for v in self.wrt if not _structural(v)]
-        self.op = Builder(net.graph, target=options.target)
         self.results: list[str] = []
 
     @property
@@ -118,6 +121,7 @@ class Job:
             graph.outputs.append(value)
             self.results.append(out)
         names = {v: v.name for v in (*self.wrt, *self.of)}
+        restore(graph)
         optimise(self.net)
         for v, known_as in names.items():
             v.name = known_as  # an optional output that nothing uses any more has lost it
@@ -131,7 +135,7 @@ def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
     """The names of the tensors that an output gradient is imposed on."""
     if isinstance(options.ograd, bool):
         return of_names if options.ograd else []
-    names = _names(net, options.ograd)
+    names = resolve_all(net, options.ograd)
     for name in names:
         if options.of is not None and name not in of_names:
             raise ArgumentError(
@@ -140,39 +144,21 @@ def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
     return names
 
 
-def _wrt_names(net: ir.Model, wrt: Wrt) -> list[str]:
-    if isinstance(wrt, All):
-        return [*_float_inputs(net), *parameters(net)]
-    if wrt is not None:
-        return _names(net, wrt)
-    names = _float_inputs(net)
-    if not names:
+def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
+    """What to differentiate with respect to; what is not named leaves out what is constant."""
+    if wrt is not None and not isinstance(wrt, All):
+        names = resolve_all(net, wrt)
+        if both := [repr(name) for name in names if name in constant]:
+            raise ArgumentError(f"{', '.join(both)} cannot be in wrt and in constant")
+        return names
+    names = [*_float_inputs(net), *(parameters(net) if wrt else ())]
+    names = [name for name in names if name not in constant]
+    if not names and wrt is None:
         raise ArgumentError(
             "the model has no floating-point input; name weights or inner tensors to "
             "differentiate with respect to in wrt"
         )
     return names
-
-
-def _names(net: ir.Model, spec: Any) -> list[str]:
-    """Names for one name or several; a list that is one position in the net counts as one."""
-    if isinstance(spec, str):
-        return [resolve(net, spec)]
-    if not isinstance(spec, Sequence) or not spec:
-        raise ArgumentError(f"a name or a sequence of names is needed, not {spec!r}")
-    try:
-        return list(dict.fromkeys(resolve(net, s) for s in spec))
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{error}{_as_position(net, spec)}") from None
-
-
-def _as_position(net: ir.Model, spec: Sequence[Any]) -> str:
-    """The sentence for a position in the place of a list of tensors, or an empty string."""
-    try:
-        name = resolve(net, list(spec))
-    except UnknownNameError:
-        return ""
-    return f" A list is one of tensors: for {name!r} by its position write [{list(spec)!r}]."
 
 
 def _float_inputs(net: ir.Model) -> list[str]:
@@ -182,7 +168,7 @@ def _float_inputs(net: ir.Model) -> list[str]:
 
 def _floats_of(net: ir.Model, of: Spec | None) -> list[str]:
     if of is not None:
-        return _names(net, of)
+        return resolve_all(net, of)
     names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
     if not names:
         raise ArgumentError("the model has no floating-point output; name an inner tensor in of")
@@ -218,25 +204,33 @@ def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> U
     to = ", ".join(repr(t.name) for t in targets)
     flow = Flow.of(graph, [value], targets)
     fix = "Choose other names, or pass unreachable='zeros'."
-    if flow.blocked:
-        first, op = flow.blocked[0], flow.blocked[0].node.op_type
-        where = "; ".join(
-            dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in flow.blocked[:4])
-        )
-        passable = {e.node.op_type for e in flow.blocked} & set(registry.straight_through())
-        if passable:
-            fix += f" For a straight-through gradient pass straight_through={sorted(passable)}."
-        elif _same_type(first):
-            fix += (
-                f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
-                f"onnxgrad.elementwise({op!r}, lambda: 1)."
-            )
+    stopped = dict.fromkeys(repr(e.node.outputs[0].name) for e in flow.blocked if is_gate(e.node))
+    blocked = [e for e in flow.blocked if not is_gate(e.node)]
+    passes = [f"a tensor of constant: {', '.join(stopped)}"] if stopped else []
+    if blocked:
+        where = "; ".join(dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in blocked[:4]))
+        passes.append(f"an operator of zero derivative: {where}")
+        fix += _straight_through(blocked)
+    if passes:
         return UnreachableError(
-            f"every path from {value.name!r} to {to} passes an operator of zero derivative: "
-            f"{where}. {fix}"
+            f"every path from {value.name!r} to {to} passes {' or '.join(passes)}. {fix}"
         )
     return UnreachableError(
         f"{to} does not depend on {value.name!r}: {_dead_end(graph, value)}. {fix}"
+    )
+
+
+def _straight_through(blocked: list[Edge]) -> str:
+    """The sentence that offers a straight-through gradient, or an empty string."""
+    op = blocked[0].node.op_type
+    passable = {e.node.op_type for e in blocked} & set(registry.straight_through())
+    if passable:
+        return f" For a straight-through gradient pass straight_through={sorted(passable)}."
+    if not _same_type(blocked[0]):
+        return ""
+    return (
+        f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
+        f"onnxgrad.elementwise({op!r}, lambda: 1)."
     )
 
 

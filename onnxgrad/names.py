@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
-from onnxgrad.errors import UnknownNameError, nearest
+from onnxgrad.errors import ArgumentError, UnknownNameError, nearest
 from onnxgrad.values import FLOATS
 
 Position: TypeAlias = Sequence[str | int]
@@ -85,6 +85,32 @@ def resolve(model: ir.Model, spec: Spec) -> str:
             f"The position {spec!r} is ambiguous: it can be {' or '.join(map(repr, matches))}."
         )
     return matches[0]
+
+
+def resolve_all(model: ir.Model, spec: Any) -> list[str]:
+    """Names for one name or several; a list that is one position in the net counts as one.
+
+    Raises:
+        ArgumentError: `spec` is neither.
+        UnknownNameError: As `resolve`.
+    """
+    if isinstance(spec, str):
+        return [resolve(model, spec)]
+    if not isinstance(spec, Sequence) or not spec:
+        raise ArgumentError(f"a name or a sequence of names is needed, not {spec!r}")
+    try:
+        return list(dict.fromkeys(resolve(model, s) for s in spec))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}{_as_position(model, spec)}") from None
+
+
+def _as_position(model: ir.Model, spec: Sequence[Any]) -> str:
+    """The sentence for a position in the place of a list of tensors, or an empty string."""
+    try:
+        name = resolve(model, list(spec))
+    except UnknownNameError:
+        return ""
+    return f" A list is one of tensors: for {name!r} by its position write [{list(spec)!r}]."
 
 
 def _by_name(model: ir.Model, name: str) -> str:

@@ -88,7 +88,7 @@ class Net:
         providers: onnxruntime's execution providers in order of preference, each a name or a pair
             of a name and options. None for CUDA where there is one, then the CPU.
         threads: Threads within an operator; None for onnxruntime's choice.
-        straight_through: Of all gradients: as for `onnxgrad.gradient`.
+        straight_through, constant: Of all gradients: as for `onnxgrad.gradient`.
 
     Attributes:
         inputs: The names of the inputs that a call must give.
@@ -109,12 +109,14 @@ class Net:
         *,
         threads: int | None = None,
         straight_through: StraightThrough = False,
+        constant: Specs | None = None,
     ) -> None:
         self._providers, self._threads = available(providers), threads
-        self._options = {
+        self._options: dict[str, Any] = {
             "forward": False,
             "target": target_of(self._providers),
             "straight_through": straight_through,
+            "constant": constant,
         }
         self._model = io.load(model)
         _hold_weights(self._model)
@@ -368,7 +370,14 @@ class Net:
         with self._lock:
             if key not in self._modes:
                 model = _of_sizes(self._model, sizes)
-                self._modes[key] = transforms.plan(kind, model, wrt, max_bytes=max_bytes, **options)
+                self._modes[key] = transforms.plan(
+                    kind,
+                    model,
+                    wrt,
+                    max_bytes=max_bytes,
+                    constant=self._options["constant"],
+                    **options,
+                )
             return self._modes[key]
 
     def _fed(

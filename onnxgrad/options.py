@@ -49,6 +49,7 @@ class Traced(TypedDict, total=False):
     """The options that say what depends on what."""
 
     straight_through: StraightThrough
+    constant: Spec | None
 
 
 class Common(Traced, total=False):
@@ -89,6 +90,7 @@ class Options:
     forward: bool = True
     unreachable: Unreachable = "error"
     straight_through: StraightThrough = False
+    constant: Spec | None = None
     checkpoints: bool | Spec = False
     target: TargetName = "cpu"
 

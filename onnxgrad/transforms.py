@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from onnxgrad import shapes
 from onnxgrad.api import GRADIENTS, OGRADS
-from onnxgrad.builder import Builder, Tensor
+from onnxgrad.builder import Builder, Names, Tensor
 from onnxgrad.differentiate import Flow, pull
 from onnxgrad.errors import ArgumentError, RuleError
 from onnxgrad.job import Job
@@ -27,6 +27,7 @@ from onnxgrad.normalise import normalise
 from onnxgrad.optimise import optimise
 from onnxgrad.options import Common, Imposed, Options, Spec, Wrt, transform
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
+from onnxgrad.stopped import stop
 from onnxgrad.straight import mark
 from onnxgrad.values import Dim, dims_of
 
@@ -235,8 +236,9 @@ def _copy_of_one(
     for v in single.graph.inputs:
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
-    normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of)])
+    normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of), *job.constant])
     mark(single.graph, job.options.straight_through)
+    stop(single.graph, job.constant, Names(single.graph))
     stands = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
@@ -355,6 +357,7 @@ def plan(
     wrt: Wrt = None,
     *,
     of: Spec | None = None,
+    constant: Spec | None = None,
     mode: Mode = "auto",
     batched: Spec | None = None,
     max_bytes: int = MAX_BYTES,
@@ -364,7 +367,7 @@ def plan(
     `kind` is "jacobian", "hessian" or "per_example_gradient", the model a private one whose inputs
     have the sizes to decide for. Raises what those raise for their arguments.
     """
-    options = Options(of=of, unreachable="zeros")
+    options = Options(of=of, constant=constant, unreachable="zeros")
     if kind == "per_example_gradient":
         _by_example(net, wrt, batched, max_bytes, options)
         return "reverse"

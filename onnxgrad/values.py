@@ -62,6 +62,10 @@ def is_sequence(value: ir.Value) -> bool:
 ROUNDED = "onnxgrad.rounded"
 
 
+# In a value's meta: no cotangent is to flow through it.
+STOPPED = "onnxgrad.stopped"
+
+
 def cotangent_dtype(value: ir.Value) -> ir.DataType | None:
     """The dtype of the cotangents of `value`: its own, unless it is a rounded number."""
     return value.meta.get(ROUNDED, value.dtype)
@@ -73,6 +77,8 @@ def carries(value: ir.Value) -> bool:
     Of a value whose type is unknown it has to be assumed.
     """
     kind = value.type
+    if STOPPED in value.meta:
+        return False
     if ROUNDED in value.meta:
         return True
     while isinstance(kind, ir.SequenceType | ir.OptionalType):

@@ -118,6 +118,24 @@ def test_straight_through(run: Run) -> None:
     assert og.Net("g.onnx")(np.ones(2, np.float32))["x_grad"].tolist() == [1, 1]
 
 
+def test_constant(run: Run) -> None:
+    """A tensor through which no gradient flows, in each command that differentiates."""
+    nodes = [helper.make_node("Exp", ["x"], ["h"]), helper.make_node("Mul", ["h", "x"], ["y"])]
+    save("exp.onnx", nodes, {"x": ["N"]}, {})
+    np.save("one.npy", np.ones(1, np.float32))
+    kept = ["--constant", "h"]
+    assert run("gradient", "exp.onnx", "-o", "g.onnx", *kept).code == 0
+    x = np.ones(1, np.float32)
+    assert og.Net("g.onnx")(x)["x_grad"] == np.float32(np.e)
+    assert run("run", "exp.onnx", "one.npy", "--grad", "x", *kept, "-o", "r.npz").code == 0
+    assert np.load("r.npz")["x_grad"] == np.float32(np.e)
+    held, free = (run("check", "exp.onnx", "one.npy", *given) for given in (kept, []))
+    assert held.code == free.code == 0
+    assert held.out != free.out
+    assert "'h' is constant" in run("inspect", "exp.onnx", *kept).out
+    refused(run("hessian", "exp.onnx", "-o", "h.onnx", *kept, "--constant", "y"), "constant: 'h'")
+
+
 @pytest.mark.parametrize(
     "command, options, inputs, outputs",
     [
