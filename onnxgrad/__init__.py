@@ -5,6 +5,7 @@ from onnxgrad.api import gradient, vjp
 from onnxgrad.check import check
 from onnxgrad.errors import (
     ArgumentError,
+    ConstantSumWarning,
     FeedError,
     ModelError,
     NoRuleError,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ALL",
     "ArgumentError",
+    "ConstantSumWarning",
     "FeedError",
     "ModelError",
     "Net",

@@ -5,16 +5,12 @@ load -> normalise -> trace what matters -> seed -> pull back -> name the results
 
 from __future__ import annotations
 
-import json
-
 import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.job import Job
+from onnxgrad.notes import GRADIENTS, OGRADS, note
 from onnxgrad.options import Full, Kept, Options, Wrt, transform
-
-GRADIENTS = "onnxgrad.gradients"
-OGRADS = "onnxgrad.ograds"
 
 
 @transform
@@ -30,7 +26,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             initializers, weights in Constant nodes, intermediate tensors. `ALL` for every
             floating-point input and parameter. None for every floating-point graph input.
         of: Name or names of the floating-point tensors to differentiate. None for every
-            floating-point graph output.
+            floating-point graph output; of a model that carries gradients, or what else a
+            transform gives, for those.
         ograd: True to impose an output gradient on each tensor of `of`, or the names of those to
             impose one on. It is a new graph input `<name>_ograd` of the tensor's shape and dtype.
         forward: Keep the model's own outputs, first and in their order.
@@ -79,8 +76,8 @@ def vjp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Kept]) -> None:
 def _differentiate(net: ir.Model, wrt: Wrt, options: Options) -> None:
     job = Job(net, wrt, options)
     seeds, ograds = job.seeds()
-    imposed = {y.name: t.value.name for y, t in ograds.items()}  # before an unused y goes
+    imposed = {y.name or "": t.value.name for y, t in ograds.items()}  # before an unused y goes
     cotangents = job.pull(seeds)
     job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt})
-    net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
-    net.metadata_props[OGRADS] = json.dumps(imposed)
+    gradients = dict(zip(job.wrt_names, job.results, strict=True))
+    note(net, {GRADIENTS: gradients, OGRADS: imposed})

@@ -22,10 +22,11 @@ from onnx.reference.op_run import OpRun
 from onnx_ir.passes import common
 
 from onnxgrad import io
-from onnxgrad.api import GRADIENTS, OGRADS, gradient
+from onnxgrad.api import gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
 from onnxgrad.names import All, resolve, resolve_all
 from onnxgrad.normalise import FLOOR, infer, inline_holders
+from onnxgrad.notes import GRADIENTS, OGRADS
 from onnxgrad.options import Spec
 from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
 from onnxgrad.widen import widen

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -285,6 +286,7 @@ def run(
             show_default=False,
         ),
     ] = None,
+    of: Of = None,
     straight_through: StraightThrough = None,
     constant: Constant = None,
     output: Annotated[
@@ -303,7 +305,7 @@ def run(
     if grad:
         wrt = _wrt(grad)
         names = [ALL] if isinstance(wrt, All) else wrt or []
-        gradients = net(feeds, [NetPortGradient(name) for name in names])
+        gradients = net(feeds, [NetPortGradient(name) for name in names], of=of or None)
         results |= {f"{name}_grad": value for name, value in gradients.items()}
     table = _table("result", "dtype", "shape", "norm", "min", "max")
     for name, value in results.items():
@@ -376,10 +378,13 @@ def inspect(
         _fail("Some operators on the path have no gradient rule.")
     if report.unreached:
         _out.print(f"No gradient reaches {', '.join(report.unreached)}.")
+    if report.caution:
+        _out.print(_in_options(report.caution))
 
 
 def main() -> None:
     """The console entry point. Exit status: 0, 1 for a refusal or a failed check, 2 for usage."""
+    warnings.showwarning = _warn
     try:
         app()
     except OnnxGradError as error:
@@ -389,12 +394,20 @@ def main() -> None:
 def _in_options(message: str) -> str:
     """What a transform advises, in the words of its command."""
 
-    def option(found: re.Match[str]) -> str:
-        names = re.findall(r"'(.*?)'", found[1])
-        return "give " + " ".join(f"--straight-through {name}" for name in names)
+    def option(name: str) -> Callable[[re.Match[str]], str]:
+        def given(found: re.Match[str]) -> str:
+            return "give " + " ".join(f"{name} {one}" for one in re.findall(r"'(.*?)'", found[1]))
+
+        return given
 
     message = message.replace("pass unreachable='zeros'", "give --zeros")
-    return re.sub(r"pass straight_through=\[(.*?)\]", option, message)
+    message = message.replace("with ograd.", "with --ograd.")
+    message = re.sub(r"pass of=\[?('.*')\]?(?=,)", option("--of"), message)
+    return re.sub(r"pass straight_through=\[(.*?)\]", option("--straight-through"), message)
+
+
+def _warn(*warning: Any, **_: Any) -> None:
+    _err.print(f"onnxgrad: {_in_options(str(warning[0]))}")
 
 
 def _fail(message: str) -> NoReturn:

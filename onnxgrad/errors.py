@@ -49,6 +49,10 @@ class RuntimeMissingError(OnnxGradError):
     """onnxruntime is not installed."""
 
 
+class ConstantSumWarning(UserWarning):
+    """The scalar is a sum of probabilities, which is constant: its gradient is rounding noise."""
+
+
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     """The sentence that offers the names nearest to `name`, or an empty string."""
     known = [n for n in names if n]

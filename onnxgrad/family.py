@@ -18,7 +18,7 @@ from onnxgrad import io, shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import pull
 from onnxgrad.errors import ArgumentError, SaveError
-from onnxgrad.job import Job
+from onnxgrad.job import Job, float_outputs
 from onnxgrad.options import Options, uncollected
 from onnxgrad.scopes import merged, scan
 from onnxgrad.shapes import Size
@@ -82,7 +82,7 @@ def _file_name(model: Any, source: ir.Model) -> str:
 def _adjoint(source: ir.Model, pushed: bool) -> ir.Model:
     """The adjoint; `pushed` forward along directions too, if so wanted."""
     net = io.load(source)
-    job = Job(net, None, Options(unreachable="zeros"))
+    job = Job(net, None, Options(of=float_outputs(net), unreachable="zeros"))
     op, inputs, outputs = job.op, job.wrt, job.of
     job.require(outputs, inputs)
     adj, fwd = _Prefix(net.graph, "adj"), _Prefix(net.graph, "fwd")

@@ -45,6 +45,8 @@ class Report:
     rows: tuple[Row, ...]
     unreached: tuple[str, ...]
     """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
+    caution: str = ""
+    """What to know of the sum of `of`, if it is constant; else empty."""
 
     @property
     def ok(self) -> bool:
@@ -76,6 +78,8 @@ class Report:
             lines.append(f"Refused at {refused} nodes.")
         elif not self.unreached:
             lines.append("Can be differentiated.")
+        if self.caution:
+            lines.append(self.caution)
         return "\n".join(lines)
 
 
@@ -114,6 +118,7 @@ def inspect(
         tuple(v.name or "" for v in job.of),
         _rows(found),
         tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
+        job.caution,
     )
 
 

@@ -13,8 +13,10 @@ from onnxgrad.differentiate import Edge, Flow, describe, edge, operands, pull_ba
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.names import All, parameters, resolve_all
 from onnxgrad.normalise import normalise
+from onnxgrad.notes import results
 from onnxgrad.optimise import optimise
-from onnxgrad.options import Options, Spec, Wrt
+from onnxgrad.options import Options, Wrt
+from onnxgrad.probabilities import advice, warn
 from onnxgrad.scopes import renamed_copy
 from onnxgrad.stopped import is_gate, restore, stop
 from onnxgrad.straight import mark, spread
@@ -33,9 +35,11 @@ class Job:
 
     def __init__(self, net: ir.Model, wrt: Wrt = None, options: Options | None = None) -> None:
         self.net = net
+        given = set(_values(net.graph))
         self.options = options = options or Options()
         self.zeros = options.unreachable == "zeros" or isinstance(wrt, All)
-        of_names = _floats_of(net, options.of)
+        of = options.of
+        of_names = results(net) or float_outputs(net) if of is None else resolve_all(net, of)
         self.imposed = _imposed(net, options, of_names)
         of_names = self.imposed or of_names
         self.constant = resolve_all(net, options.constant) if options.constant else []
@@ -55,6 +59,8 @@ class Job:
         self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
             self.wrt = [v for v in self.wrt if not _structural(v)]
+        # What to say of the scalar that nothing else is chosen for, if its gradient means nothing.
+        self.caution = "" if self.imposed else advice(self.of, given)
         self.results: list[str] = []
 
     @property
@@ -65,8 +71,14 @@ class Job:
     def seeds(self) -> tuple[dict[ir.Value, Tensor], dict[ir.Value, Tensor]]:
         """The cotangents of `of`, ones where none is imposed; and those that are graph inputs."""
         op = self.op
+        self.warn()
         ograds = {y: self.input(f"{y.name}_ograd", y) for y in self.of if y.name in self.imposed}
         return {y: ograds.get(y) or shapes.full_like(op.tensor(y), 1) for y in self.of}, ograds
+
+    def warn(self) -> None:
+        """Warn of a scalar whose gradient means nothing, where it is the default."""
+        if self.caution and self.options.of is None:
+            warn(self.caution)
 
     def input(self, name: str, like: ir.Value) -> Tensor:
         """A new graph input of the dtype and shape of `like`; a taken name has its end repeated."""
@@ -166,13 +178,16 @@ def _float_inputs(net: ir.Model) -> list[str]:
     return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
 
 
-def _floats_of(net: ir.Model, of: Spec | None) -> list[str]:
-    if of is not None:
-        return resolve_all(net, of)
+def float_outputs(net: ir.Model) -> list[str]:
+    """The names of the outputs that can have a gradient.
+
+    Raises:
+        ArgumentError: There is none.
+    """
     names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
     if not names:
         raise ArgumentError("the model has no floating-point output; name an inner tensor in of")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _values(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -13,9 +13,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad import io, names, transforms
-from onnxgrad.api import GRADIENTS, OGRADS, gradient
+from onnxgrad.api import gradient
 from onnxgrad.errors import ArgumentError
 from onnxgrad.names import All, Spec
+from onnxgrad.notes import GRADIENTS, HVPS, JACOBIANS, OGRADS, TANGENTS
 from onnxgrad.runtime import (
     Array,
     Binding,
@@ -28,7 +29,7 @@ from onnxgrad.runtime import (
     target_of,
 )
 from onnxgrad.straight import StraightThrough
-from onnxgrad.transforms import HVPS, JACOBIANS, MAX_BYTES, TANGENTS, Mode
+from onnxgrad.transforms import MAX_BYTES, Mode
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Net:
         net(x)                                     the output, or a dict by name if there are more
         net({"a": a, "b": b})                      several inputs
         net(x, NetPortGradient("x"))               the gradient of the sum of all outputs at x
+        net(x, NetPortGradient("x"), of="loss")    ... of one output, or of an inner tensor
         net(x, [NetPortGradient("x"), ...])        several, a dict by tensor name
         net(x, NetPortGradient(ALL))               for all inputs and parameters, a dict
         net({"x": x, NetPortGradient("y"): g}, NetPortGradient("x"))    g imposed at y
@@ -132,7 +134,9 @@ class Net:
         self.outputs = tuple(value.name or "" for value in graph.outputs)
         self.parameters = tuple(names.parameters(self._model))
 
-    def __call__(self, feeds: Any, request: Request | None = None) -> Any:
+    def __call__(
+        self, feeds: Any, request: Request | None = None, *, of: Specs | None = None
+    ) -> Any:
         """Run the net, or a gradient of it.
 
         Args:
@@ -140,8 +144,10 @@ class Net:
                 dict by input name and by `NetPortGradient` of the tensor to impose one at. Arrays
                 have the input's dtype and shape. Lists and numbers are converted.
             request: What to differentiate with respect to. Differentiated is the sum of all
-                elements of all floating-point outputs; or, with imposed gradients, the sum of their
+                elements of all tensors of `of`; or, with imposed gradients, the sum of their
                 dot products with their tensors, to which nothing else contributes.
+            of: As for `onnxgrad.gradient`: what to differentiate, by default every floating-point
+                output.
 
         Returns:
             Without a request the output's array, or a dict by name if the net has several. With
@@ -155,10 +161,10 @@ class Net:
             UnreachableError: The outputs do not depend on the tensor.
             NoRuleError: An operator on the path has no gradient rule.
         """
-        session, values, result = self._prepared(feeds, request)
+        session, values, result = self._prepared(feeds, request, of)
         return result(session.run(values))
 
-    def bind(self, feeds: Any, request: Request | None = None) -> Bound:
+    def bind(self, feeds: Any, request: Request | None = None, *, of: Specs | None = None) -> Bound:
         """The net, or a gradient of it, with its inputs and outputs at fixed places.
 
             bound = net.bind(x, NetPortGradient("x"))
@@ -168,8 +174,8 @@ class Net:
         A run then allocates and copies nothing. For inputs whose sizes stay the same.
 
         Args:
-            feeds, request: As for a call, once run for the sizes of the outputs. Contiguous arrays
-                are used in place, others copied once.
+            feeds, request, of: As for a call, once run for the sizes of the outputs. Contiguous
+                arrays are used in place, others copied once.
 
         Returns:
             What runs when it is called; see `Bound`.
@@ -178,23 +184,31 @@ class Net:
             FeedError: An input or output is no tensor of numbers that numpy has.
             And what a call raises.
         """
-        session, values, result = self._prepared(feeds, request)
+        session, values, result = self._prepared(feeds, request, of)
         return Bound(session.bind(values), result)
 
-    def vjp(self, feeds: Any, ograds: Any, wrt: Specs | All | None = None) -> Any:
+    def vjp(
+        self,
+        feeds: Any,
+        ograds: Any,
+        wrt: Specs | All | None = None,
+        *,
+        of: Specs | None = None,
+    ) -> Any:
         """The product of vectors with the Jacobian: the same as a gradient with imposed ograds.
 
         Args:
             feeds: As for a call.
-            ograds: A dict by tensor name of what is imposed; the array itself for the one output.
-            wrt: As for `onnxgrad.gradient`.
+            ograds: A dict by tensor name of what is imposed; the array itself for the one tensor
+                of `of`.
+            wrt, of: As for `onnxgrad.gradient`.
         """
         values, none = self._feeds(feeds)
         _refuse(none)
-        imposed = self._by_name(ograds, self.outputs, "ograds")
-        found = self._run(
-            self._build(gradient, GRADIENTS, wrt, ograd=sorted(imposed)), values, imposed
-        )
+        only = self.outputs if of is None else names.resolve_all(self._model, of)
+        imposed = self._by_name(ograds, only, "ograds")
+        built = self._build(gradient, GRADIENTS, wrt, of=of, ograd=sorted(imposed))
+        found = self._run(built, values, imposed)
         return _pick(found, wrt)
 
     def jvp(self, feeds: Any, tangents: Any, *, of: Specs | None = None) -> Any:
@@ -302,17 +316,18 @@ class Net:
         return found if wrt is None else _pick(found, wrt)
 
     def _prepared(
-        self, feeds: Any, request: Request | None
+        self, feeds: Any, request: Request | None, of: Specs | None
     ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
         """What runs, on what, and what its outputs mean."""
         values, ograds = self._feeds(feeds)
         if request is None:
-            if ograds:
+            if ograds or of is not None:
                 raise ArgumentError(
-                    "A gradient is imposed, but none is asked for: give a second argument."
+                    f"{'A gradient is imposed' if ograds else 'of says what to differentiate'}, "
+                    "but no gradient is asked for: give a second argument."
                 )
             return self._forward_session(), values, self._outputs
-        built = self._requested(request, ograds)
+        built = self._requested(request, ograds, of)
         one = isinstance(request, NetPortGradient) and not isinstance(request.spec, All)
         return built.session, self._fed(built, values, ograds), built.only if one else built.named
 
@@ -416,13 +431,13 @@ class Net:
             )
         return {only[0]: given}
 
-    def _requested(self, request: Request, ograds: Mapping[str, Any]) -> _Built:
+    def _requested(self, request: Request, ograds: Mapping[str, Any], of: Specs | None) -> _Built:
         """The session for a request, which is resolved when it first comes."""
         requests = _requests(request)
-        key = (requests, frozenset(ograds))
+        key = (requests, frozenset(ograds), _hashable(of))
         if key not in self._gradients:
             wrt = self._wrt(requests)
-            built = self._build(gradient, GRADIENTS, wrt, ograd=sorted(ograds) or False)
+            built = self._build(gradient, GRADIENTS, wrt, of=of, ograd=sorted(ograds) or False)
             self._gradients[key] = built
         return self._gradients[key]
 

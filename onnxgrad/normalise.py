@@ -60,6 +60,9 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
         ModelError: The model is not valid, or its opset cannot be raised.
     """
     graph = model.graph
+    names = [v.name for v in graph.inputs]
+    if twice := sorted({repr(name) for name in names if names.count(name) > 1}):
+        raise ModelError(f"the model lists an input twice: {', '.join(twice)}")
     outputs, kept = list(graph.outputs), set(keep)
     weights = {name: v for name, v in graph.initializers.items() if name in kept}
     named = {v.name: v for v in graph.outputs}

@@ -7,7 +7,6 @@ depend on the seed computed once, outside of it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -17,13 +16,13 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad import shapes
-from onnxgrad.api import GRADIENTS, OGRADS
 from onnxgrad.builder import Builder, Names, Tensor
 from onnxgrad.differentiate import Flow, pull
 from onnxgrad.errors import ArgumentError, RuleError
 from onnxgrad.job import Job
 from onnxgrad.names import All
 from onnxgrad.normalise import normalise
+from onnxgrad.notes import GRADIENTS, HVPS, JACOBIANS, OGRADS, TANGENTS, note
 from onnxgrad.optimise import optimise
 from onnxgrad.options import Common, Imposed, Options, Spec, Wrt, transform
 from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
@@ -32,10 +31,6 @@ from onnxgrad.straight import mark
 from onnxgrad.values import Dim, dims_of
 
 Mode = Literal["auto", "reverse", "forward"]
-
-TANGENTS = "onnxgrad.tangents"
-HVPS = "onnxgrad.hvps"
-JACOBIANS = "onnxgrad.jacobians"
 
 MAX_BYTES = 2**31
 
@@ -63,9 +58,8 @@ def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
     with _Linear(job) as linear:
         moved = linear.push(job.op, tangents, list(net.graph))
     job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)})
-    names = {x.name: t.value.name for x, t in tangents.items()}
-    names |= dict(zip((y.name for y in job.of), job.results, strict=True))
-    net.metadata_props[TANGENTS] = json.dumps(names)
+    outputs = dict(zip((y.name or "" for y in job.of), job.results, strict=True))
+    note(net, {TANGENTS: _names(tangents) | outputs})
 
 
 @transform
@@ -86,9 +80,8 @@ def hvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Imposed]) -> None:
     job.zeros = True  # a gradient that does not depend on x has a Hessian of zero
     second = job.pull(merged(job.op, [(first[x], t) for x, t in tangents.items()]))
     job.finish({f"{x.name}_hvp": second[x] for x in job.wrt})
-    _note_inputs(net, TANGENTS, tangents)
-    _note_inputs(net, OGRADS, ograds)
-    net.metadata_props[HVPS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
+    products = dict(zip(job.wrt_names, job.results, strict=True))
+    note(net, {TANGENTS: _names(tangents), OGRADS: _names(ograds), HVPS: products})
 
 
 @transform
@@ -120,7 +113,7 @@ def jacobian(
     job.require(job.of, job.wrt)
     _require_moved(job)
     blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
-    _finish_blocks(job, blocks, "jacobian")
+    note(net, {JACOBIANS: _finish_blocks(job, blocks, "jacobian")})
 
 
 @transform
@@ -152,8 +145,8 @@ def hessian(
     gradients = [renamed_copy(job.op, first[x], "gradient") for x in job.wrt]
     for g, x in zip(gradients, job.wrt, strict=True):
         g.meta["onnxgrad.of"] = x.name
-    _finish_blocks(job, _jacobians(job, gradients, "reverse"), "hessian")
-    _note_inputs(net, OGRADS, ograds)
+    blocks = _finish_blocks(job, _jacobians(job, gradients, "reverse"), "hessian")
+    note(net, {JACOBIANS: blocks, OGRADS: _names(ograds)})
 
 
 @transform
@@ -189,6 +182,7 @@ def per_example_gradient(
     job, rows = _by_example(net, wrt, batched, max_bytes, Options(**options))
     op = job.op
     job.require(job.of, job.wrt)
+    job.warn()
     inner = op.child("example")
     nodes, copies = _copy_of_one(inner, single, job, rows)
     ys = [copies[y.name] for y in job.of]
@@ -200,7 +194,7 @@ def per_example_gradient(
     attributes = {"body": inner.graph, "num_scan_inputs": len(rows)}
     stacks = op.node("Scan", [op.tensor(v) for v in rows], len(like), attributes, like=like)
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)})
-    net.metadata_props[GRADIENTS] = json.dumps(dict(zip(job.wrt_names, job.results, strict=True)))
+    note(net, {GRADIENTS: dict(zip(job.wrt_names, job.results, strict=True))})
 
 
 def _pull_one(
@@ -440,16 +434,18 @@ def _require_fit(sizes: Mapping[str, int | None], max_bytes: int, instead: str) 
 
 def _finish_blocks(
     job: Job, blocks: Mapping[tuple[ir.Value, ir.Value], Tensor], suffix: str
-) -> None:
+) -> dict[str, dict[str, str]]:
+    """Finish with the blocks as results; their names, by y, then by x."""
     job.finish({f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()})
     table: dict[str, dict[str, str]] = {}
     for (y, x), name in zip(blocks, job.results, strict=True):
         table.setdefault(_name(y), {})[_name(x)] = name
-    job.net.metadata_props[JACOBIANS] = json.dumps(table)
+    return table
 
 
-def _note_inputs(net: ir.Model, key: str, inputs: Mapping[ir.Value, Tensor]) -> None:
-    net.metadata_props[key] = json.dumps({v.name: t.value.name for v, t in inputs.items()})
+def _names(inputs: Mapping[ir.Value, Tensor]) -> dict[str, str]:
+    """The names of new inputs by those of the tensors that they belong to."""
+    return {v.name or "": t.value.name or "" for v, t in inputs.items()}
 
 
 def _jacobians(

@@ -118,6 +118,14 @@ def test_straight_through(run: Run) -> None:
     assert og.Net("g.onnx")(np.ones(2, np.float32))["x_grad"].tolist() == [1, 1]
 
 
+def test_run_of_one_output(run: Run) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["l"]), helper.make_node("Softmax", ["l"], ["y"])]
+    save("softmax.onnx", nodes, {"x": ["N", 3]}, {})
+    command = ["run", "softmax.onnx", "x.npy", "--grad", "x", "-o", "r.npz"]
+    assert run(*command, "--of", "l").code == 0
+    assert np.load("r.npz")["x_grad"].tolist() == [[-1, -1, -1]] * 2
+
+
 def test_constant(run: Run) -> None:
     """A tensor through which no gradient flows, in each command that differentiates."""
     nodes = [helper.make_node("Exp", ["x"], ["h"]), helper.make_node("Mul", ["h", "x"], ["y"])]
@@ -282,21 +290,42 @@ def test_inspect(run: Run) -> None:
     assert blocked[2] == "No gradient reaches x."
     through = run("inspect", "round.onnx", "--straight-through", "all")
     assert through.out.splitlines()[1].split() == ["Round", "1", "rule"]
+    nodes = [helper.make_node("Neg", ["x"], ["l"]), helper.make_node("Softmax", ["l"], ["y"])]
+    save("softmax.onnx", nodes, {"x": [1, 3]}, {})
+    said = "rounding noise. To differentiate a sum that is not, give --of l, the values before"
+    assert said in run("inspect", "softmax.onnx").out
     save("custom.onnx", [helper.make_node("Mine", ["x"], ["y"], domain="me")], {"x": [3]}, {})
     refused(run("inspect", "custom.onnx", "--of", "y"), "no gradient rule")
 
 
-def test_as_a_program(run: Run) -> None:
-    """No traceback, and the exit status, from outside."""
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line from outside."""
     code = "from onnxgrad.cli import main; main()"
     folder = Path(cli.__file__).parents[1]
-    result = subprocess.run(
-        [sys.executable, "-c", code, "gradient", "none.onnx", "-o", "out.onnx"],
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(folder)},
         check=False,
     )
+
+
+def test_warnings_are_one_line(run: Run) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["l"]), helper.make_node("Softmax", ["l"], ["y"])]
+    save("softmax.onnx", nodes, {"x": [1, 3]}, {})
+    result = program("gradient", "softmax.onnx", "-o", "g.onnx")
+    assert result.returncode == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("onnxgrad: The sum of all elements of 'y' is constant")
+    assert line.endswith(
+        "give --of l, the values before the Softmax, or impose an output gradient with --ograd."
+    )
+
+
+def test_as_a_program(run: Run) -> None:
+    """No traceback, and the exit status, from outside."""
+    result = program("gradient", "none.onnx", "-o", "out.onnx")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) == 1

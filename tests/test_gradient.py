@@ -200,7 +200,7 @@ def test_names_and_forward() -> None:
 
 def test_second_gradient_is_named_apart() -> None:
     first = og.gradient(parse("g (float[N] x) => (float[N] y) { y = Exp(x) }"))
-    second = og.gradient(first, "x", of="x_grad")
+    second = og.gradient(first, "x")
     assert [o.name for o in second.graph.output] == ["y", "x_grad", "x_grad_grad"]
     assert metadata(second, "onnxgrad.gradients") == {"x": "x_grad_grad"}
     got = run(second, x=f32(0.5))
@@ -384,6 +384,18 @@ def test_no_rule_off_the_path_is_no_matter() -> None:
 def test_bad_arguments(arguments: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         og.gradient(parse(TWO), **arguments)
+
+
+def test_what_is_listed_twice() -> None:
+    """In a file an input cannot be; names can, and count once."""
+    grad = og.gradient(parse(TWO), ["x", "x"], of=["b", "b"], ograd=["b", "b"], forward=False)
+    assert [o.name for o in grad.graph.output] == ["x_grad"]
+    assert [i.name for i in grad.graph.input][2:] == ["b_ograd"]
+    model = parse(TWO)
+    model.graph.input.append(model.graph.input[0])
+    for wrt in (None, "z", og.ALL):
+        with pytest.raises(og.ModelError, match="lists an input twice: 'x'"):
+            og.gradient(model, wrt)
 
 
 def test_integers_have_no_gradient() -> None:

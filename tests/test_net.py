@@ -148,6 +148,13 @@ def test_several_inputs_and_outputs() -> None:
     close(net({"a": a, "b": b, NetPortGradient("q"): g}, NetPortGradient("a")), 2 * g)
     both = {NetPortGradient("q"): g, NetPortGradient("p"): 3 * g}
     close(net({"a": a, "b": b} | both, NetPortGradient("a")), 3 * g * b + 2 * g)
+    # Of one of them.
+    close(net({"a": a, "b": b}, NetPortGradient("a"), of="p"), b)
+    close(net({"a": a, "b": b}, NetPortGradient("a"), of=["q"]), np.full(3, 2, np.float32))
+    close(net.bind({"a": a, "b": b}, NetPortGradient("a"), of="p")(), b)
+    close(net.vjp({"a": a, "b": b}, g, "a", of="p"), g * b)
+    with pytest.raises(og.ArgumentError, match="'p', which is not among of: q"):
+        net({"a": a, "b": b, NetPortGradient("p"): g}, NetPortGradient("a"), of="q")
     # An output that does not depend on the tensor: refused alone, part of a sum otherwise.
     close(net({"a": a, "b": b}, NetPortGradient("b")), a)
     with pytest.raises(og.UnreachableError, match="'b'"):
@@ -225,8 +232,10 @@ def test_requests_are_checked(request_: Any) -> None:
 
 def test_senseless_arguments_are_refused() -> None:
     net = Net(linear())
-    with pytest.raises(og.ArgumentError, match="none is asked for"):
+    with pytest.raises(og.ArgumentError, match="imposed, but no gradient is asked for"):
         net({"x": X, NetPortGradient("y"): G})
+    with pytest.raises(og.ArgumentError, match=r"of says .* but no gradient is asked for"):
+        net(X, of="y")
     with pytest.raises(og.ArgumentError, match="not at ALL"):
         net({"x": X, NetPortGradient(og.ALL): G}, NetPortGradient("x"))
     with pytest.raises(og.ArgumentError, match="ask for it alone"):

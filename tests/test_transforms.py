@@ -260,10 +260,41 @@ def test_they_compose() -> None:
     """jvp of gradient is hvp; gradient of hvp is a third derivative."""
     cube = parse("g (double[N] x) => (double[N] y) { s = Mul(x, x) y = Mul(s, x) }")
     x, v = X[0], DX[0]
-    forward_over_reverse = og.jvp(og.gradient(cube, forward=False), "x", of="x_grad")
+    forward_over_reverse = og.jvp(og.gradient(cube, forward=False), "x")
     assert np.allclose(run(forward_over_reverse, x=x, x_tangent=v)["x_grad_tangent"], 6 * x * v)
     third = og.gradient(og.hvp(cube, forward=False), "x", of="x_hvp")
     np.testing.assert_allclose(run(third, x=x, x_tangent=v)["x_grad"], 6 * v)
+
+
+LATER = {
+    "gradient": (og.gradient, "x_grad_grad", lambda x, v: 6 * x),
+    "jvp": (og.jvp, "x_grad_tangent", lambda x, v: 6 * x * v),
+    "hvp": (og.hvp, "x_hvp", lambda x, v: 6 * v),
+    "jacobian": (og.jacobian, "x_grad_x_jacobian", lambda x, v: np.diag(6 * x)),
+    "hessian": (og.hessian, "x_x_hessian", lambda x, v: np.diag([6.0] * len(x))),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_carries_gradients_is_differentiated_at_those(name: str) -> None:
+    """By default, though the outputs of the model are there too; with no notes but the latest."""
+    cube = parse("g (double[N] x) => (double[N] y) { s = Mul(x, x) y = Mul(s, x) }")
+    transform, result, expected = LATER[name]
+    x, v = X[0], DX[0]
+    model = transform(og.gradient(cube), "x")
+    assert [o.name for o in model.graph.output] == ["y", "x_grad", result]
+    feeds = {"x": x, "x_tangent": v} if "tangent" in str(model.graph.input) else {"x": x}
+    np.testing.assert_allclose(run(model, **feeds)[result], expected(x, v), rtol=1e-12)
+    fourth = og.gradient(model, "x", unreachable="zeros")
+    assert fourth.graph.output[-1].name in ("x_grad_grad", "x_grad_grad_grad")
+    keys = {p.key for p in model.metadata_props} - {"onnxgrad.ograds", "onnxgrad.tangents"}
+    assert len(keys) <= 1
+    report = og.inspect(model, "x")
+    assert report.of == (result,)
+    free = [o for o in model.graph.output if o.name != result]
+    del model.graph.output[:]
+    model.graph.output.extend(free)
+    assert og.inspect(model, "x").of == ("y", "x_grad")
 
 
 def test_through_control_flow() -> None:

@@ -45,8 +45,8 @@ if __name__ == "__main__":
 
 import onnxgrad as og
 from onnxgrad import io
-from onnxgrad.api import OGRADS
 from onnxgrad.check import Start, check_on, on_onnxruntime, on_reference
+from onnxgrad.notes import OGRADS
 from tests import reference_ops
 from tools.operators import PAGE, between
 
