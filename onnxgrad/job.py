@@ -9,8 +9,9 @@ import onnx_ir as ir
 from onnxgrad import registry, shapes
 from onnxgrad.builder import Builder, Tensor
 from onnxgrad.checkpoints import Again, choose
-from onnxgrad.differentiate import Edge, Flow, describe, edge, operands, pull_back, require_rules
+from onnxgrad.differentiate import Edge, Flow, describe, operands, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
+from onnxgrad.learnt import is_learnt
 from onnxgrad.names import All, parameters, resolve_all
 from onnxgrad.normalise import normalise
 from onnxgrad.notes import results
@@ -58,7 +59,7 @@ class Job:
         self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
         self.of = [_float_value(values, n, "of") for n in of_names]
         if isinstance(wrt, All):
-            self.wrt = [v for v in self.wrt if not _structural(v)]
+            self.wrt = [v for v in self.wrt if not v.is_initializer() or is_learnt(v)]
         # What to say of the scalar that nothing else is chosen for, if its gradient means nothing.
         self.caution = "" if self.imposed else advice(self.of, given)
         self.results: list[str] = []
@@ -207,12 +208,6 @@ def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Va
             f"{argument}: {name!r} is {kind}; only floating-point tensors have a gradient"
         )
     return value
-
-
-def _structural(value: ir.Value) -> bool:
-    """Whether a parameter only steers operators, as Resize's scales do: no weight to learn."""
-    uses = [edge(node, index, value) for node, index in value.uses()]
-    return bool(uses) and all(e.state == "none" for e in uses)
 
 
 def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> UnreachableError:

@@ -27,7 +27,7 @@ class All(enum.Enum):
 
 
 ALL: Final = All.ALL
-"""Every floating-point graph input and every parameter."""
+"""Every floating-point graph input and every weight that is learnt."""
 
 
 def parameters(model: ir.Model) -> dict[str, ir.Value]:

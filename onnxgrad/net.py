@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,7 +16,9 @@ from onnx_ir.passes import common
 from onnxgrad import io, names, transforms
 from onnxgrad.api import gradient
 from onnxgrad.errors import ArgumentError
+from onnxgrad.learnt import is_learnt
 from onnxgrad.names import All, Spec
+from onnxgrad.normalise import normalise
 from onnxgrad.notes import GRADIENTS, HVPS, JACOBIANS, OGRADS, TANGENTS
 from onnxgrad.runtime import (
     Array,
@@ -41,7 +44,7 @@ class NetPortGradient:
 
     Args:
         spec: The name of an input, a parameter or any other floating-point tensor; a position such
-            as `["layer1", 0, "weight"]`; or `ALL`, for every input and parameter.
+            as `["layer1", 0, "weight"]`; or `ALL`, for every input and every weight that is learnt.
     """
 
     spec: Spec | All
@@ -77,7 +80,7 @@ class Net:
         net(x, NetPortGradient("x"))               the gradient of the sum of all outputs at x
         net(x, NetPortGradient("x"), of="loss")    ... of one output, or of an inner tensor
         net(x, [NetPortGradient("x"), ...])        several, a dict by tensor name
-        net(x, NetPortGradient(ALL))               for all inputs and parameters, a dict
+        net(x, NetPortGradient(ALL))               for all inputs and learnt weights, a dict
         net({"x": x, NetPortGradient("y"): g}, NetPortGradient("x"))    g imposed at y
         net.jacobian(x), net.hessian(x), net.jvp(x, t), ...        as the transforms of that name
 
@@ -95,7 +98,7 @@ class Net:
     Attributes:
         inputs: The names of the inputs that a call must give.
         outputs: The names of the outputs.
-        parameters: The names of the floating-point weights.
+        parameters: The names of the weights that are learnt: those that `ALL` stands for.
         ports: By the name of an input, what it takes.
 
     Raises:
@@ -132,7 +135,15 @@ class Net:
         self.ports = {value.name or "": Port.of(value) for value in graph.inputs}
         self.inputs = tuple(name for name in self.ports if name not in graph.initializers)
         self.outputs = tuple(value.name or "" for value in graph.outputs)
-        self.parameters = tuple(names.parameters(self._model))
+
+    @functools.cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the weights that are learnt, those that `ALL` stands for."""
+        model = io.load(self._model)
+        known = names.parameters(model)
+        normalise(model, list(known))
+        weights = model.graph.initializers
+        return tuple(name for name in known if name in weights and is_learnt(weights[name]))
 
     def __call__(
         self, feeds: Any, request: Request | None = None, *, of: Specs | None = None

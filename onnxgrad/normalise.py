@@ -65,11 +65,12 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
         raise ModelError(f"the model lists an input twice: {', '.join(twice)}")
     outputs, kept = list(graph.outputs), set(keep)
     weights = {name: v for name, v in graph.initializers.items() if name in kept}
-    named = {v.name: v for v in graph.outputs}
-    for node in graph:
-        for v in node.outputs:
-            if v.name in kept and v.name not in named:
-                graph.outputs.append(v)
+    inner = kept.difference(v.name for v in graph.outputs)
+    for v in [v for node in graph for v in node.outputs if v.name in inner]:
+        if ir.convenience.get_const_tensor(v) is None:
+            graph.outputs.append(v)
+        else:  # of a Constant node, which becomes an initializer
+            weights[v.name or ""] = v
     try:
         _passes(model)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
@@ -78,7 +79,8 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
     del graph.outputs[len(outputs) :]
     for name, v in weights.items():
         if name not in graph.initializers:  # nothing uses it, so a pass has removed it
-            again = ir.Value(name=name, type=v.type, shape=v.shape, const_value=v.const_value)
+            tensor = ir.convenience.get_const_tensor(v)
+            again = ir.Value(name=name, type=v.type, shape=v.shape, const_value=tensor)
             graph.register_initializer(again)
     infer(model)
     while choose_branches(model.graph):

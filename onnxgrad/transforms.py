@@ -169,7 +169,7 @@ def per_example_gradient(
     Args:
         model, of, ...: As for `gradient`; `of` are
             floating-point graph outputs.
-        wrt: As for `gradient`, but no batched input; None means every parameter.
+        wrt: As for `gradient`, but no batched input; None means every weight that is learnt.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
         max_bytes: The size of all of them above which they are refused, where it is known.
@@ -397,7 +397,9 @@ def _by_example(
     if wrt is None:
         job.wrt = [v for v in job.wrt if v.is_initializer()]
         if not job.wrt:
-            raise ArgumentError("the net has no parameter; name inputs without the batch in wrt")
+            raise ArgumentError(
+                "the net has no weight that is learnt; name inputs without the batch in wrt"
+            )
     rows = _batch_inputs(net.graph, batched)
     for v in rows:
         if dims_of(v) == ():

@@ -40,7 +40,7 @@ NETS = {
     "deep": deep(),
     "normalised": net(
         "a = MatMul(x, w) h = LayerNormalization(a, s) t = Sigmoid(h) u = Mul(t, h) "
-        "v = MatMul(u, w) y = Softmax(v)",
+        "v = MatMul(u, w) p = Softmax(v) y = Mul(p, v)",
         ("w", (4, 4)),
         ("s", (4,)),
     ),

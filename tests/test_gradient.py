@@ -164,26 +164,27 @@ def test_constant_node_identity_and_intermediate() -> None:
 def test_overridable_input() -> None:
     """An initializer that is a graph input too is a parameter, and what is fed counts."""
     x = onnx.helper.make_tensor_value_info("x", 1, ["N"])
-    w = onnx.helper.make_tensor_value_info("w", 1, [1])
+    w = onnx.helper.make_tensor_value_info("w", 1, [2])
     y = onnx.helper.make_tensor_value_info("y", 1, ["N"])
     node = onnx.helper.make_node("Mul", ["x", "w"], ["y"])
-    init = onnx.numpy_helper.from_array(f32(3), "w")
+    init = onnx.numpy_helper.from_array(f32(3, 4), "w")
     graph = onnx.helper.make_graph([node], "g", [x, w], [y], [init])
     opset = [onnx.helper.make_opsetid("", 21)]
     grad = og.gradient(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10))
     assert metadata(grad, "onnxgrad.gradients") == {"x": "x_grad"}
-    assert run(grad, x=f32(1, 2))["x_grad"].tolist() == [3, 3]
-    assert run(grad, x=f32(1, 2), w=f32(5))["x_grad"].tolist() == [5, 5]
+    assert run(grad, x=f32(1, 2))["x_grad"].tolist() == [3, 4]
+    assert run(grad, x=f32(1, 2), w=f32(5, 6))["x_grad"].tolist() == [5, 6]
     everything = og.gradient(onnx.helper.make_model(graph, opset_imports=opset), og.ALL)
     assert list(metadata(everything, "onnxgrad.gradients")) == ["x", "w"]
 
 
 def test_all() -> None:
-    grad = og.gradient(parse(TWO), og.ALL, of="b")
+    model = parse(TWO.replace("float[1] w = {3}", "float[2] w = {3, 3}"))
+    grad = og.gradient(model, og.ALL, of="b")
     assert metadata(grad, "onnxgrad.gradients") == {"x": "x_grad", "z": "z_grad", "w": "w_grad"}
     got = run(grad, x=f32(1, 2), z=f32(5, 7))
     assert got["z_grad"].tolist() == [0, 0]
-    assert got["w_grad"].tolist() == [3]
+    assert got["w_grad"].tolist() == [1, 2]
 
 
 # -- names and kinds -----------------------------------------------------------------------------

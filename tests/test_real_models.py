@@ -302,7 +302,7 @@ def test_one_of_two_outputs() -> None:
     ],
 )
 def test_positions_in_the_net(name: str, position: list, tensor: str) -> None:
-    grad = og.gradient(BY_NAME[name].path(), [position], forward=False)
+    grad = og.gradient(BY_NAME[name].path(), [position], ograd=True, forward=False)
     assert list(metadata(grad, "gradients")) == [tensor]
 
 

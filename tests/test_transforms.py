@@ -421,8 +421,12 @@ def test_what_cannot_have_a_batch() -> None:
         og.vmap(passed)
     scalar = parse("g (double x) => (double y) <double w = {2}> { y = Mul(x, w) }")
     with pytest.raises(og.ArgumentError, match="is a scalar"):
-        og.per_example_gradient(scalar)
-    for wrt, words in ((None, "no parameter"), ("y", "an inner tensor"), (og.ALL, "the batch")):
+        og.per_example_gradient(scalar, "w")
+    for wrt, words in (
+        (None, "no weight that is learnt"),
+        ("y", "an inner tensor"),
+        (og.ALL, "the batch"),
+    ):
         with pytest.raises(og.ArgumentError, match=words):
             og.per_example_gradient(net, wrt)
 
@@ -435,7 +439,7 @@ def test_too_large_together() -> None:
         og.hessian(net, max_bytes=159_999)
     weighted = parse("g (float[100,1] x) => (float[100,1] y) <float[1] w = {2}> { y = Mul(x, w) }")
     with pytest.raises(og.ArgumentError, match=r"'w' by example takes 400 bytes.* Feed fewer"):
-        og.per_example_gradient(weighted, max_bytes=399)
+        og.per_example_gradient(weighted, "w", max_bytes=399)
 
 
 def test_jvp_leaves_nothing_of_the_backward_pass() -> None:
