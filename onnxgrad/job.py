@@ -52,6 +52,8 @@ class Job:
         self.op = Builder(net.graph, target=options.target)
         stop(net.graph, self.constant, self.op.names)
         values = _values(net.graph)
+        for name in self.constant:
+            _value(values, name, "constant")
         # None where nothing is computed again; empty where they are to be chosen.
         self.checkpoints = (
             None if checkpoints is False else {_float_value(values, n, "checkpoints") for n in kept}
@@ -198,10 +200,14 @@ def _values(graph: ir.Graph) -> dict[str, ir.Value]:
     return values
 
 
-def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
-    value = values.get(name)
-    if value is None:
+def _value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
+    if name not in values:
         raise UnknownNameError(f"{argument}: no tensor {name!r} in the net.{nearest(name, values)}")
+    return values[name]
+
+
+def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
+    value = _value(values, name, argument)
     if not is_float(value):
         kind = value.dtype.name if value.dtype is not None else "a value of unknown type"
         raise ArgumentError(

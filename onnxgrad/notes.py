@@ -34,7 +34,7 @@ def results(model: ir.Model) -> list[str]:
     for key in _ALL:
         for name in _read(model, key).values():
             noted.update(name.values() if isinstance(name, dict) else [name])
-    return [v.name for v in model.graph.outputs if v.name in noted]
+    return list(dict.fromkeys(v.name for v in model.graph.outputs if v.name in noted))
 
 
 def _read(model: ir.Model, key: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def stop(graph: ir.Graph, constant: Collection[str], names: Names) -> None:
 
 def is_gate(node: ir.Node) -> bool:
     """Whether a node is one that no cotangent passes."""
-    return STOPPED in node.outputs[0].meta
+    return any(STOPPED in v.meta for v in node.outputs)
 
 
 def restore(graph: ir.Graph) -> None:

@@ -192,6 +192,14 @@ def test_zeros_where_they_are_asked_for() -> None:
     assert not runner(zeros)({"x": x, "z": x})[0].any()
 
 
+def test_by_position() -> None:
+    model = onnx.parser.parse_model(HEAD + LINEAR)
+    free = og.gradient(model, "z", constant=[[1, "X"], "k"], forward=False)
+    assert [o.name for o in free.graph.output] == ["z_grad"]
+    with pytest.raises(og.UnreachableError, match="'h'"):
+        og.gradient(model, "x", constant=[[1, "X"]])
+
+
 def test_rounded_integers_too() -> None:
     model = onnx.parser.parse_model(
         HEAD + "g (float[N] x) => (float[N] y) { i = Cast <to = 7> (x) y = Cast <to = 1> (i) }"

@@ -189,6 +189,12 @@ def test_names(tmp_path: Path) -> None:
     assert ports(onnx.load(second).graph.input)[-1] == ("fwd_adj2_y", [2, "nfwd_nadj2"])
 
 
+def test_of_a_model_with_gradients_all_outputs_have_seeds(tmp_path: Path) -> None:
+    text = "f (double[2] x) => (double[2] y) { y = Sin(x) }"
+    _, adjoint, _ = og.family(og.gradient(parse(text)), tmp_path)
+    assert [i.name for i in onnx.load(adjoint).graph.input] == ["x", "adj_y", "adj_x_grad"]
+
+
 def test_refusals(tmp_path: Path) -> None:
     text, _ = NETS["vector"]
     for name in ("", "a/b", "../f"):
