@@ -53,7 +53,7 @@ class Job:
         stop(net.graph, self.constant, self.op.names)
         values = _values(net.graph)
         for name in self.constant:
-            _value(values, name, "constant")
+            _require_tensor(_value(values, name, "constant"))
         # None where nothing is computed again; empty where they are to be chosen.
         self.checkpoints = (
             None if checkpoints is False else {_float_value(values, n, "checkpoints") for n in kept}
@@ -204,6 +204,14 @@ def _value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
     if name not in values:
         raise UnknownNameError(f"{argument}: no tensor {name!r} in the net.{nearest(name, values)}")
     return values[name]
+
+
+def _require_tensor(value: ir.Value) -> None:
+    """Refuse a sequence in constant: what is taken out of it may not depend on it any more."""
+    if not isinstance(value.type, ir.TensorType | type(None)):
+        raise ArgumentError(
+            f"constant: {value.name!r} is no tensor; name the tensors that are taken out of it"
+        )
 
 
 def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:

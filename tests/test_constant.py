@@ -192,6 +192,17 @@ def test_zeros_where_they_are_asked_for() -> None:
     assert not runner(zeros)({"x": x, "z": x})[0].any()
 
 
+def test_sequences_are_refused() -> None:
+    """The net without one whose elements are known reads those where they come from."""
+    text = """g (double[4,3] x) => (double[2,3] y) <int64 i = {0}, int64 two = {2}> {
+        s = Sin(x) h = SplitToSequence <axis = 0> (s, two) y = SequenceAt(h, i) }"""
+    model = onnx.parser.parse_model(HEAD + text)
+    with pytest.raises(og.ArgumentError, match="'h' is no tensor; name the tensors"):
+        og.gradient(model, constant="h")
+    with pytest.raises(og.UnreachableError, match="'y'"):
+        og.gradient(model, constant="y")
+
+
 def test_by_position() -> None:
     model = onnx.parser.parse_model(HEAD + LINEAR)
     free = og.gradient(model, "z", constant=[[1, "X"], "k"], forward=False)
