@@ -142,6 +142,29 @@ def test_nothing_of_it_is_left() -> None:
     np.testing.assert_allclose(runner(free)(x), runner(want)(x))
 
 
+REPLACED = {
+    "a fused operator": "h = com.microsoft.BiasGelu(x, b)",
+    "a function": "h = own.f(x)",
+    "a branch that always runs": """s = Shape <start = 1> (x) c = Equal(s, three) k = Squeeze(c)
+        h = If (k) <then_branch = t () => (float[N,3] p) { p = Exp(x) },
+          else_branch = e () => (float[N,3] q) { q = Neg(x) }>""",
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_by_the_names_of_the_file(name: str) -> None:
+    """Also of what is replaced or inlined before."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1, "own" : 1]>
+        g (float[N,3] x) => (float[N,3] y, float[N,3] h) <float[3] b = {{1.0, 2.0, 3.0}},
+          int64[1] three = {{3}}> {{ {REPLACED[name]} y = Mul(h, x) }}
+        <domain: "own", opset_import: ["" : 21]> f (a) => (b) {{ c = Neg(a) b = Exp(c) }}"""
+    )
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    found = values(og.gradient(model, constant="h"), {"x": x})
+    np.testing.assert_allclose(found["x_grad"], found["h"])
+
+
 def test_by_example() -> None:
     text = """g (float[N,3] x) => (float[N,3] y) <float[3] w = {1.0, -2.0, 0.5}> {
         h = Mul(x, w) t = Tanh(h) y = Mul(h, t) }"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxgrad as og
+from onnxgrad import learnt
 
 MODELS = Path(__file__).parents[1] / "models"
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "me" : 1]>'
@@ -109,13 +111,13 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 def test_by_what_takes_it(name: str) -> None:
-    body, shapes, learnt = NETS[name]
+    body, shapes, names = NETS[name]
     model = parse(body, shapes)
     for key, value in {"axis": [0], "shape": [3, 3], "zero": [0], "three": [3]}.items():
         model.graph.initializer.append(numpy_helper.from_array(np.array(value), key))
     net = og.Net(model)
-    assert sorted(net.parameters) == sorted(learnt.split())
-    assert set(og.inspect(model, og.ALL).wrt) == {"x", *learnt.split()}
+    assert sorted(net.parameters) == sorted(names.split())
+    assert set(og.inspect(model, og.ALL).wrt) == {"x", *names.split()}
 
 
 def test_a_table() -> None:
@@ -194,6 +196,14 @@ def test_nets_of_this_repository(name: str, left_out: list[str]) -> None:
     model = onnx.load(MODELS / f"{name}.onnx")
     floats = [i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT]
     assert [n for n in floats if n not in og.Net(model).parameters] == left_out
+
+
+def test_the_page_says_which() -> None:
+    page = (MODELS.parent / "docs" / "semantics.md").read_text()
+    table = page.partition("| what takes a learnt weight |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"\w+", table))
+    assert named >= {*learnt._WEIGHTS, *learnt._MOVING, *learnt._PRODUCTS, *learnt._SUMS}
+    assert named >= set().union(*learnt._WEIGHTS.values())
 
 
 # -- what PyTorch exports ------------------------------------------------------------------------
