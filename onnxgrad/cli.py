@@ -87,6 +87,16 @@ StraightThrough = Annotated[
 ]
 
 
+Example = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Values of an input, as FILE or NAME=FILE, with which the net runs once where only "
+        "that tells how many axes a tensor has. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -157,6 +167,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "example": (Example, None),
     "target": (
         Annotated[str, typer.Option(help="What is to run the file: cpu, cuda or portable.")],
         "cpu",
@@ -183,6 +194,7 @@ def _transform_command(transform: Callable[..., Any]) -> None:
         source = io.load(model)
         io.writable(output)  # before what can take long
         try:
+            given["example"] = _example(source, given["example"])
             result = transform(source, **{p: _argument(p, given) for p in parameters})
         except OnnxGradError as error:
             _fail(_in_options(str(error)))
@@ -223,6 +235,13 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
     return None if given[parameter] == [] else given[parameter]
 
 
+def _example(source: ir.Model, files: list[str] | None) -> dict[str, Any] | None:
+    """The feeds of an example, if files are given for one."""
+    ports = {value.name or "": Port.of(value) for value in source.graph.inputs}
+    required = [name for name in ports if name not in source.graph.initializers]
+    return _read(ports, required, files) if files else None
+
+
 def _show_ports(source: ir.Model, result: ir.Model) -> None:
     """What a transform's model takes beyond its source, and what it gives."""
     table = _table("", "name", "dtype", "shape")
@@ -257,10 +276,11 @@ def family(
         str | None,
         typer.Option(help="The files' name. Default: that of the ONNX file.", show_default=False),
     ] = None,
+    example: Example = None,
 ) -> None:
     """Write a model and the derivatives that CasADi wants."""
     source = io.load(model)
-    for path in write_family(model, folder, name=name):
+    for path in write_family(model, folder, name=name, example=_example(source, example)):
         member = io.load(path)
         _show_ports(source, member)
         _out.print(f"Wrote {path}: {len(member.graph)} nodes.")
@@ -339,11 +359,21 @@ def check(
 
 @app.command()
 def inspect(
-    model: Model, wrt: Wrt = None, of: Of = None, straight_through: StraightThrough = None
+    model: Model,
+    wrt: Wrt = None,
+    of: Of = None,
+    straight_through: StraightThrough = None,
+    example: Example = None,
 ) -> None:
     """List the operators on the path and their rules."""
-    through = _every_or("all", straight_through)
-    report = inspect_model(model, wrt=_wrt(wrt), of=of or None, straight_through=through)
+    source = io.load(model)
+    report = inspect_model(
+        source,
+        _wrt(wrt),
+        of or None,
+        straight_through=_every_or("all", straight_through),
+        example=_example(source, example),
+    )
     table = _table("operator", "count", "state", "reason")
     for row in report:
         name = f"{row.domain}::{row.operator}" if row.domain else row.operator
@@ -371,6 +401,7 @@ def _in_options(message: str) -> str:
         return "give " + " ".join(f"--straight-through {name}" for name in names)
 
     message = message.replace("pass unreachable='zeros'", "give --zeros")
+    message = message.replace("feeds in example=", "files of inputs in --example")
     return re.sub(r"pass straight_through=\[(.*?)\]", option, message)
 
 

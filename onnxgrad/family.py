@@ -26,7 +26,9 @@ from onnxgrad.values import Dim, dims_of
 
 
 @uncollected()
-def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
+def family(
+    model: Any, folder: str | os.PathLike[str], *, name: str | None = None, example: Any = None
+) -> list[str]:
     """Write a model and the derivatives that a solver wants, for CasADi to discover.
 
     `f.onnx` is the model as it is. `adj_f.onnx` has its inputs and an input `adj_<y>` for each
@@ -42,6 +44,7 @@ def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = Non
         model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
         folder: Where to write; it is made if it does not exist.
         name: The `f` above; by default that of the model's file, else of its graph.
+        example: As for `gradient`.
 
     Returns:
         The paths of the files: the model, the adjoint, the forward derivative of that.
@@ -58,8 +61,8 @@ def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = Non
         raise ArgumentError(f"{name!r} is no name of a file in the folder, without its ending")
     members = {
         name: source,
-        f"adj_{name}": _adjoint(source, pushed=False),
-        f"fwd_adj_{name}": _adjoint(source, pushed=True),
+        f"adj_{name}": _adjoint(source, example, pushed=False),
+        f"fwd_adj_{name}": _adjoint(source, example, pushed=True),
     }
     try:
         os.makedirs(folder, exist_ok=True)
@@ -79,10 +82,10 @@ def _file_name(model: Any, source: ir.Model) -> str:
     return os.path.basename(source.graph.name or "") or "f"
 
 
-def _adjoint(source: ir.Model, pushed: bool) -> ir.Model:
+def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
     """The adjoint; `pushed` forward along directions too, if so wanted."""
     net = io.load(source)
-    job = Job(net, None, Options(unreachable="zeros"))
+    job = Job(net, None, Options(unreachable="zeros", example=example))
     op, inputs, outputs = job.op, job.wrt, job.of
     job.require(outputs, inputs)
     adj, fwd = _Prefix(net.graph, "adj"), _Prefix(net.graph, "fwd")

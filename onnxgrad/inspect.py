@@ -90,7 +90,7 @@ def inspect(
 
     Args:
         model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
-        wrt, of, straight_through: As for `gradient`.
+        wrt, of, straight_through, example: As for `gradient`.
 
     Raises:
         ModelError: The model cannot be read or is not valid.

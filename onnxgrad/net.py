@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 
 from onnxgrad import io, names, transforms
 from onnxgrad.api import GRADIENTS, OGRADS, gradient
-from onnxgrad.errors import ArgumentError
+from onnxgrad.errors import ArgumentError, NoRuleError
 from onnxgrad.names import All, Spec
 from onnxgrad.runtime import (
     Array,
@@ -122,7 +122,8 @@ class Net:
         self._lock = threading.Lock()
         self._forward: Session | None = None
         self._built: dict[Any, _Built] = {}
-        self._gradients: dict[Any, _Built] = {}
+        self._open: set[Any] = set()  # what is built for each shape of the feeds
+        self._resolved: dict[Any, All | list[str]] = {}
         self._modes: dict[Any, Mode] = {}
         graph = self._model.graph
         self.ports = {value.name or "": Port.of(value) for value in graph.inputs}
@@ -190,9 +191,8 @@ class Net:
         values, none = self._feeds(feeds)
         _refuse(none)
         imposed = self._by_name(ograds, self.outputs, "ograds")
-        found = self._run(
-            self._build(gradient, GRADIENTS, wrt, ograd=sorted(imposed)), values, imposed
-        )
+        built = self._build(gradient, GRADIENTS, wrt, values, ograd=sorted(imposed))
+        found = self._run(built, values, imposed)
         return _pick(found, wrt)
 
     def jvp(self, feeds: Any, tangents: Any, *, of: Specs | None = None) -> Any:
@@ -206,7 +206,7 @@ class Net:
         values, ograds = self._feeds(feeds)
         _refuse(ograds)
         moved = self._by_name(tangents, self.inputs, "tangents")
-        built = self._build(transforms.jvp, TANGENTS, list(moved), of=of)
+        built = self._build(transforms.jvp, TANGENTS, list(moved), values, of=of)
         return _pick(self._run(built, values, tangents=moved), of)
 
     def hvp(self, feeds: Any, tangents: Any, *, of: Specs | None = None) -> Any:
@@ -222,7 +222,8 @@ class Net:
         """
         values, ograds = self._feeds(feeds)
         moved = self._by_name(tangents, self.inputs, "tangents")
-        built = self._build(transforms.hvp, HVPS, list(moved), of=of, ograd=sorted(ograds) or False)
+        imposed = sorted(ograds) or False
+        built = self._build(transforms.hvp, HVPS, list(moved), values, of=of, ograd=imposed)
         found = self._run(built, values, ograds, moved)
         return found if isinstance(tangents, Mapping) else next(iter(found.values()))
 
@@ -244,7 +245,8 @@ class Net:
         values, ograds = self._feeds(feeds)
         _refuse(ograds)
         way = self._plan("jacobian", values, wrt, of=of, mode=mode, max_bytes=max_bytes)
-        built = self._build(transforms.jacobian, JACOBIANS, wrt, of=of, mode=way, max_bytes=_ANY)
+        options = {"of": of, "mode": way, "max_bytes": _ANY}
+        built = self._build(transforms.jacobian, JACOBIANS, wrt, values, **options)
         found = self._run(built, values)
         return _pick({y: _pick(row, wrt) for y, row in found.items()}, of)
 
@@ -268,6 +270,7 @@ class Net:
             transforms.hessian,
             JACOBIANS,
             wrt,
+            values,
             of=of,
             ograd=sorted(ograds) or False,
             max_bytes=_ANY,
@@ -295,7 +298,7 @@ class Net:
         options = {"of": of, "batched": batched}
         self._plan("per_example_gradient", values, wrt, max_bytes=max_bytes, **options)
         transform = transforms.per_example_gradient
-        built = self._build(transform, GRADIENTS, wrt, max_bytes=_ANY, **options)
+        built = self._build(transform, GRADIENTS, wrt, values, max_bytes=_ANY, **options)
         found = self._run(built, values)
         return found if wrt is None else _pick(found, wrt)
 
@@ -310,7 +313,7 @@ class Net:
                     "A gradient is imposed, but none is asked for: give a second argument."
                 )
             return self._forward_session(), values, self._outputs
-        built = self._requested(request, ograds)
+        built = self._requested(request, values, ograds)
         one = isinstance(request, NetPortGradient) and not isinstance(request.spec, All)
         return built.session, self._fed(built, values, ograds), built.only if one else built.named
 
@@ -344,16 +347,30 @@ class Net:
             return self._forward
 
     def _build(
-        self, transform: Callable[..., Any], results: str, wrt: Any, **options: Any
+        self,
+        transform: Callable[..., Any],
+        results: str,
+        wrt: Any,
+        values: Mapping[str, Any],
+        **options: Any,
     ) -> _Built:
         """The session of a transform of the net, kept from its first use on.
 
-        `results` is the metadata property in which it notes what its outputs are.
+        `results` is the metadata property in which it notes what its outputs are. Where the ranks
+        of tensors follow from the feeds alone, there is one session for each of their shapes.
         """
-        key = (transform, _hashable(wrt), _hashable(options))
+        key: Any = (transform, _hashable(wrt), _hashable(options))
         with self._lock:
+            if key in self._open:
+                key = (key, _shapes(values))
             if key not in self._built:
-                model = transform(self._model, wrt, **self._options, **options)
+                try:
+                    model = transform(self._model, wrt, **self._options, **options)
+                except NoRuleError:
+                    options["example"] = values
+                    model = transform(self._model, wrt, **self._options, **options)
+                    self._open.add(key)
+                    key = (key, _shapes(values))
                 self._built[key] = _Built(
                     model, results, self._weights, self._providers, self._threads
                 )
@@ -368,7 +385,8 @@ class Net:
         with self._lock:
             if key not in self._modes:
                 model = _of_sizes(self._model, sizes)
-                self._modes[key] = transforms.plan(kind, model, wrt, max_bytes=max_bytes, **options)
+                options |= {"max_bytes": max_bytes, "example": values}
+                self._modes[key] = transforms.plan(kind, model, wrt, **options)
             return self._modes[key]
 
     def _fed(
@@ -407,15 +425,16 @@ class Net:
             )
         return {only[0]: given}
 
-    def _requested(self, request: Request, ograds: Mapping[str, Any]) -> _Built:
-        """The session for a request, which is resolved when it first comes."""
+    def _requested(
+        self, request: Request, values: Mapping[str, Any], ograds: Mapping[str, Any]
+    ) -> _Built:
+        """The session for a request, of which the names are resolved when it first comes."""
         requests = _requests(request)
         key = (requests, frozenset(ograds))
-        if key not in self._gradients:
-            wrt = self._wrt(requests)
-            built = self._build(gradient, GRADIENTS, wrt, ograd=sorted(ograds) or False)
-            self._gradients[key] = built
-        return self._gradients[key]
+        if key not in self._resolved:
+            self._resolved[key] = self._wrt(requests)
+        imposed = sorted(ograds) or False
+        return self._build(gradient, GRADIENTS, self._resolved[key], values, ograd=imposed)
 
     def _wrt(self, requests: tuple[NetPortGradient, ...]) -> All | list[str]:
         resolved: dict[str, None] = {}
@@ -521,6 +540,10 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     return value if isinstance(value, Hashable) else repr(value)
+
+
+def _shapes(values: Mapping[str, Any]) -> Hashable:
+    return tuple((name, np.shape(value)) for name, value in sorted(values.items()))
 
 
 def _of_sizes(model: ir.Model, sizes: Mapping[str, Sequence[int]]) -> ir.Model:

@@ -13,6 +13,7 @@ import functools
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -21,9 +22,11 @@ from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.builder import Builder
 from onnxgrad.errors import ModelError
+from onnxgrad.example import learn
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.functions import inline_body
-from onnxgrad.inner_shapes import infer_inner, infer_states
+from onnxgrad.inner_shapes import infer_inner, infer_states, inner_states
+from onnxgrad.ranks import keep_rank
 from onnxgrad.registry import lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 from onnxgrad.values import (
@@ -32,7 +35,8 @@ from onnxgrad.values import (
     dims_of,
     is_sequence,
     is_window,
-    keep_rank,
+    keep_declared,
+    learnt,
     misjudged,
     subgraphs,
 )
@@ -49,15 +53,17 @@ _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
 _HIDDEN = "onnxgrad.hidden"
 
 
-def normalise(model: ir.Model, keep: list[str]) -> None:
+def normalise(model: ir.Model, keep: list[str], example: Any = None) -> None:
     """Bring a model into the dialect of the rules, in place.
 
     Args:
         model: A private copy.
         keep: Names of tensors that must survive although nothing uses them.
+        example: Feeds from which ranks are learnt that nothing else tells, if they are given.
 
     Raises:
         ModelError: The model is not valid, or its opset cannot be raised.
+        FeedError: The net cannot be run on the example.
     """
     graph = model.graph
     outputs, kept = list(graph.outputs), set(keep)
@@ -68,21 +74,23 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
             if v.name in kept and v.name not in named:
                 graph.outputs.append(v)
     try:
-        _passes(model)
+        _passes(model, example)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
     graph = model.graph
     del graph.outputs[len(outputs) :]
+    for v in graph.outputs:
+        keep_declared(v)
     for name, v in weights.items():
         if name not in graph.initializers:  # nothing uses it, so a pass has removed it
             again = ir.Value(name=name, type=v.type, shape=v.shape, const_value=v.const_value)
             graph.register_initializer(again)
-    infer(model)
+    _infer_with(model, example)
     while choose_branches(model.graph):
-        infer(model)
+        _infer_with(model, example)
 
 
-def _passes(model: ir.Model) -> None:
+def _passes(model: ir.Model, example: Any) -> None:
     graph = model.graph
     if model.ir_version < 4:
         # There the runtime takes every initializer as a constant, listed as an input or not.
@@ -121,7 +129,7 @@ def _passes(model: ir.Model) -> None:
             # onnx's inference takes another default than the standard's.
             node.attributes.setdefault("onesided", ir.AttrInt64("onesided", 1))
     if needs_expansion(model.graph):
-        infer(model)
+        _infer_with(model, example)
         expand(model.graph)
         common.TopologicalSortPass()(model)
 
@@ -199,12 +207,18 @@ def _exists(node: ir.Node, version: int) -> bool:
     return onnx_schema("", node.op_type, version) is not None
 
 
-def infer(model: ir.Model) -> None:
-    """Infer dtypes and shapes anew. The sizes that the file declares for inner values can be stale.
+def _infer_with(model: ir.Model, example: Any) -> None:
+    infer(model)
+    if example is not None and learn(model, example):
+        infer(model)
 
-    Their ranks are kept: inference loses that of a Reshape to sizes computed at run time.
+
+def infer(model: ir.Model) -> None:
+    """Infer dtypes and shapes anew, whatever the file declares of inner values and outputs.
+
+    Runtimes only warn of a declaration that is wrong, and files hold such. What the operands do not
+    tell stays open, but for ranks that an example has told.
     """
-    declared = [(v, v.shape) for v in model.graph.outputs]
     _infer(model)
     nodes = [n for n in model.graph.all_nodes() if misjudged(n)]
     if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
@@ -215,24 +229,28 @@ def infer(model: ir.Model) -> None:
         for node in nodes:
             node.domain = ""
         del model.graph.opset_imports[_HIDDEN]
-    for v, shape in declared:
-        if v.shape is None:
-            v.shape = shape
 
 
 def _infer(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
-        if onnx_schema(node.domain, node.op_type) is not None or node.domain == _HIDDEN:
-            for v in node.outputs:
-                v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
+        hidden = node.domain == _HIDDEN
+        if hidden or onnx_schema(node.domain, node.op_type) is not None:
+            for v in (*node.outputs, *inner_states(node)):
+                # Inference tells little of a sequence's elements: there the file's rank is taken.
+                kept = v.shape is not None and (hidden or is_sequence(v))
+                v.shape = ir.Shape([None] * len(v.shape or ())) if kept else learnt(v)
+    _infer_all(model)
+    if infer_inner(model.graph):
+        _infer_all(model)
+    _infer_names(model.graph)
+
+
+def _infer_all(model: ir.Model) -> None:
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_shapes(model)
     more = (_type_sequences, _type_own_operators, _keep_ranks, infer_states)
     while any(pass_(model.graph) for pass_ in more):
         infer_shapes(model)
-    if infer_inner(model.graph):
-        infer_shapes(model)
-    _infer_names(model.graph)
 
 
 def _infer_names(graph: ir.Graph) -> None:

@@ -49,6 +49,7 @@ class Traced(TypedDict, total=False):
     """The options that say what depends on what."""
 
     straight_through: StraightThrough
+    example: Any
 
 
 class Common(Traced, total=False):
@@ -90,6 +91,7 @@ class Options:
     unreachable: Unreachable = "error"
     straight_through: StraightThrough = False
     checkpoints: bool | Spec = False
+    example: Any = None
     target: TargetName = "cpu"
 
     def __post_init__(self) -> None:
