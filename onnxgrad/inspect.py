@@ -89,7 +89,7 @@ def inspect(
     is raised and its functions are inlined first: operators can be others than those of the file.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         wrt, of, straight_through: As for `gradient`.
 
     Raises:

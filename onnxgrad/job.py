@@ -40,7 +40,7 @@ class Job:
         wrt_names = _wrt_names(net, wrt)
         checkpoints = options.checkpoints
         kept = [] if isinstance(checkpoints, bool) else _names(net, checkpoints)
-        normalise(net, [*wrt_names, *of_names, *kept])
+        normalise(net, [*wrt_names, *of_names, *kept], options.straight_through)
         mark(net.graph, options.straight_through)
         values = _values(net.graph)
         # None where nothing is computed again; empty where they are to be chosen.

@@ -36,7 +36,7 @@ def lower(net: ir.Model) -> None:
     themselves.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) with the same inputs and outputs, in

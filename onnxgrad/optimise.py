@@ -7,8 +7,9 @@ from onnx_ir.passes import common
 
 
 def optimise(model: ir.Model) -> None:
-    """Remove dead nodes, initializers and opset imports, and put the rest in order, in place."""
+    """Remove what nothing needs, functions and imports too, and put the rest in order, in place."""
     common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     _results_last(model.graph)
 

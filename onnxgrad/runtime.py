@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad import io
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError, nearest
 from onnxgrad.targets import TargetName
 
@@ -223,7 +224,7 @@ class Session:
         self._weights = weights  # onnxruntime does not keep their memory alive
         try:
             self._session = ort.InferenceSession(
-                ir.to_proto(model).SerializeToString(),
+                io.to_proto(model).SerializeToString(),
                 options,
                 providers=chosen,
             )
