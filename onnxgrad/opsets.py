@@ -22,7 +22,7 @@ from onnxgrad.errors import ModelError
 from onnxgrad.functions import called, fits, substitute
 from onnxgrad.registry import onnx_schema
 from onnxgrad.scopes import rename
-from onnxgrad.values import constant_of
+from onnxgrad.values import constant_of, subgraphs
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -30,8 +30,8 @@ FLOOR = 21
 
 # The domain of operators that a converter or inference is not to see.
 HIDDEN = "onnxgrad.hidden"
-# The domain of calls of functions while the graph around them is raised.
-_CALL = "onnxgrad.call"
+# The domain of what is set aside while the graph around it is raised.
+_ASIDE = "onnxgrad.aside"
 
 # What changed its meaning since opset 13, but not its form.
 _OTHERWISE = {"GroupNormalization", "Split"}
@@ -94,58 +94,50 @@ def _raise_graph(model: ir.Model, target: int) -> None:
             "the model holds a Scan of opset 8, which scans each example of a batch by itself and "
             "which no converter raises: export the model with opset 9 or later"
         )
-    hidden = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
-    _convert(model, target, hidden)
-    if version < 11:
-        _resize_as_of_old(model.graph)
-
-
-def _convert(model: ir.Model, target: int, hidden: list[ir.Node]) -> None:
-    """Raise the graph of a model without functions, but for nodes that are hidden meanwhile."""
-    version = model.graph.opset_imports[""]
-    for node in hidden:
+    ahead = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
+    for node in ahead:
         node.domain = HIDDEN
-    if hidden:
+    if ahead:
         model.graph.opset_imports[HIDDEN] = 1
-    with _quiet():
-        ConvertVersionPass(target_version=target, fallback=True)(model)
-    if model.graph.opset_imports[""] != target:
-        raise ModelError(f"opset {version} cannot be raised to {target}")
+    _convert(model, target)
     for node in model.graph.all_nodes():
         if node.domain == HIDDEN:
             node.domain = ""
     model.graph.opset_imports.pop(HIDDEN, None)
+    if version < 11:
+        _resize_as_of_old(model.graph)
+
+
+def _convert(model: ir.Model, target: int) -> None:
+    version = model.graph.opset_imports[""]
+    with _quiet():
+        ConvertVersionPass(target_version=target, fallback=True)(model)
+    if model.graph.opset_imports[""] != target:
+        raise ModelError(f"opset {version} cannot be raised to {target}")
 
 
 def _raised(function: ir.Function, target: int) -> ir.Function:
     """A function that stays, raised."""
     version = function.opset_imports.get("", target)
-    changed = [n for n in function.all_nodes() if not n.domain and _differs(n, version, target)]
-    if not changed:
+    if not any(not n.domain and _differs(n, version, target) for n in function.all_nodes()):
         function.opset_imports[""] = target
         return function
-    graph = function.clone().graph
-    named = [n for n in graph.all_nodes() if any(a.is_ref() for a in n.attributes.values())]
-    for node in named:  # no converter reads an attribute that the call gives
-        if (
-            not node.domain
-            and _differs(node, version, target)
-            and not _stays(node, version, target)
-        ):
+    model = ir.Model(function.clone().graph, ir_version=10)
+    # No converter reads an attribute that the call gives.
+    given = [n for n in model.graph.all_nodes() if any(a.is_ref() for a in n.attributes.values())]
+    for node in given:
+        if not _stays(node, version, target):
             raise ModelError(
                 f"operator {node.op_type} of the function {function.domain}::{function.name} has "
                 f"an attribute of the function and cannot be raised from opset {version} to "
                 f"{target}: export the model with opset {target}"
             )
-    model = ir.Model(graph, ir_version=10)
-    _convert(model, target, [n for n in named if not n.domain])
-    for name, value in list(model.graph.initializers.items()):  # a function has none
-        assert value.const_value is not None
-        constant = ir.node("Constant", [], {"value": ir.AttrTensor("value", value.const_value)})
-        value.replace_all_uses_with(constant.outputs[0])
-        model.graph.insert_before(model.graph[0], constant)
-        del model.graph.initializers[name]
-        constant.outputs[0].name = name
+    forms = [_set_aside(model, node, k) for k, node in enumerate(given)]
+    _convert(model, target)
+    for node, k in _aside(model):
+        node.domain, node.op_type, node.overload, attributes = forms[k]
+        node.attributes.update(attributes)
+    _hold_constants(model.graph)
     return ir.Function(
         function.domain,
         function.name,
@@ -155,8 +147,41 @@ def _raised(function: ir.Function, target: int) -> ir.Function:
     )
 
 
+def _hold_constants(graph: ir.Graph) -> None:
+    """Make nodes of the initializers that a converter adds: a function has none."""
+    for name, value in list(graph.initializers.items()):
+        assert value.const_value is not None
+        constant = ir.node("Constant", [], {"value": ir.AttrTensor("value", value.const_value)})
+        value.replace_all_uses_with(constant.outputs[0])
+        graph.insert_before(graph[0], constant)
+        del graph.initializers[name]
+        constant.outputs[0].name = name
+
+
+def _set_aside(
+    model: ir.Model, node: ir.Node, number: int
+) -> tuple[str, str, str, dict[str, ir.Attr]]:
+    """Put a mark in a node's place while the graph around it is raised; what it was."""
+    form = (node.domain, node.op_type, node.overload, dict(node.attributes))
+    node.domain, node.op_type, node.overload = _ASIDE, f"node{number}", ""
+    node.attributes.clear()
+    model.graph.opset_imports[_ASIDE] = 1
+    return form
+
+
+def _aside(model: ir.Model) -> list[tuple[ir.Node, int]]:
+    """The nodes that are set aside, with their numbers; the converter may have made new ones."""
+    model.graph.opset_imports.pop(_ASIDE, None)
+    nodes = [node for node in model.graph.all_nodes() if node.domain == _ASIDE]
+    return [(node, int(node.op_type.removeprefix("node"))) for node in nodes]
+
+
 def _stays(node: ir.Node, version: int, target: int) -> bool:
-    """Whether a node means the same in a newer opset, where its attributes have the same names."""
+    """Whether a node can be left as it is when the graph around it is raised."""
+    if any(subgraphs(node)):
+        return False
+    if node.domain or not _differs(node, version, target):
+        return True
     return version >= 13 and node.op_type not in _OTHERWISE and fits(node, target)
 
 
@@ -177,20 +202,15 @@ def _inline_raised(model: ir.Model, functions: Functions, target: int) -> None:
     model.functions.clear()
     calls = [n for n in model.graph.all_nodes() if n.op_identifier() in functions]
     bodies: list[ir.Graph] = []
-    for call in calls:
+    for k, call in enumerate(calls):
         body = called(call, functions[call.op_identifier()])
         _inline_raised(body, functions, target)
-        call.domain, call.op_type, call.overload = _CALL, f"call{len(bodies)}", ""
-        call.attributes.clear()
         bodies.append(body.graph)
-    if calls:
-        model.graph.opset_imports[_CALL] = 1
+        _set_aside(model, call, k)
     _raise_graph(model, target)
-    for call in [n for n in model.graph.all_nodes() if n.domain == _CALL]:
-        body_graph = bodies[int(call.op_type.removeprefix("call"))]
-        rename(body_graph, Names(model.graph))
-        substitute(call, body_graph)
-    model.graph.opset_imports.pop(_CALL, None)
+    for call, k in _aside(model):
+        rename(bodies[k], Names(model.graph))
+        substitute(call, bodies[k])
 
 
 def _give_own_outputs(function: ir.Function) -> None:
