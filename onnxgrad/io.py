@@ -15,6 +15,7 @@ from typing import TypeAlias, cast
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from onnxgrad import maps, protos
 from onnxgrad.errors import ArgumentError, ModelError, SaveError
@@ -147,9 +148,10 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     if empty:
         raise ModelError(f"{path!r} is an empty file.")
     folder = os.path.dirname(os.path.abspath(path))
-    for name, location in protos.external(proto):
+    messages = list(protos.walk(proto))
+    for name, location in protos.external(messages):
         protos.require_inside(name, location, folder)
-    model = _deserialize(proto, repr(path), folder)
+    model = _deserialize(proto, messages, repr(path), folder)
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
@@ -168,13 +170,14 @@ def _parse(content: bytes) -> onnx.ModelProto:
 
 
 def _load_proto(proto: onnx.ModelProto) -> ir.Model:
-    for name, location in protos.external(proto):
+    messages = list(protos.walk(proto))
+    for name, location in protos.external(messages):
         raise ModelError(
             f"The weight {name!r} lies in the file {location!r}, and a ModelProto does not say in "
             "which folder. Give the model's path instead, or load it with onnx.load(path), which "
             "brings the weights."
         )
-    private = _deserialize(proto, "the ModelProto")
+    private = _deserialize(proto, messages, "the ModelProto")
     replace_tensors(private, _detached)
     return private
 
@@ -194,21 +197,23 @@ def _load_ir(model: ir.Model) -> ir.Model:
     return private
 
 
-def _deserialize(proto: onnx.ModelProto, what: str, folder: str = "") -> ir.Model:
+def _deserialize(
+    proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
+) -> ir.Model:
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"
         raise ModelError(f"{what} is not an ONNX model, or it is truncated: it has no {missing}.")
-    proto = _readable(proto, folder)
+    proto = _readable(proto, messages, folder)
     try:
         return ir.from_proto(proto)
     except Exception as error:  # whatever a malformed graph leads to
         raise ModelError(f"{what} is not a valid ONNX model: {_root(error)}") from error
 
 
-def _readable(proto: onnx.ModelProto, folder: str) -> onnx.ModelProto:
+def _readable(proto: onnx.ModelProto, messages: Sequence[Message], folder: str) -> onnx.ModelProto:
     """The model as onnx_ir can read it: sparse tensors made dense, maps hidden."""
-    sparse, with_maps = protos.has_sparse(proto), maps.has_maps(proto)
+    sparse, with_maps = protos.has_sparse(messages), maps.has_maps(messages)
     if sparse or with_maps:
         proto, given = onnx.ModelProto(), proto  # the caller's stays as it is
         proto.CopyFrom(given)

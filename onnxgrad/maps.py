@@ -8,10 +8,12 @@ some, stand there as sequences of strings. What is written shows both as they we
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import onnx
 import onnx.inliner
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from onnxgrad.protos import walk
 
@@ -25,13 +27,13 @@ _STAND_IN = onnx.helper.make_sequence_type_proto(
 _OPERATORS = {("ai.onnx.ml", op_type) for op_type in ("ZipMap", "DictVectorizer", "CastMap")}
 
 
-def has_maps(proto: onnx.ModelProto) -> bool:
-    """Whether a value of the model is a map, or holds one."""
+def has_maps(messages: Iterable[Message]) -> bool:
+    """Whether a value of one of them is a map, or holds one."""
     return any(
         (message.domain, message.op_type) in _OPERATORS
         if isinstance(message, onnx.NodeProto)
         else isinstance(message, onnx.GraphProto) and any(map(_is_map, _declared(message)))
-        for message in walk(proto)
+        for message in messages
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -55,9 +55,9 @@ def walk(proto: onnx.ModelProto) -> Iterator[Message]:
                     left += [value] if isinstance(value, Message) else value
 
 
-def external(proto: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """The name and the location of every tensor that lies in another file."""
-    for message in walk(proto):
+def external(messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
+    """The name and the location of every tensor among them that lies in another file."""
+    for message in messages:
         tensor = message if isinstance(message, onnx.TensorProto) else None
         if tensor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -84,9 +84,9 @@ def require_inside(name: str | None, location: str, folder: str) -> None:
         )
 
 
-def has_sparse(proto: onnx.ModelProto) -> bool:
-    """Whether the model holds a sparse tensor."""
-    return any(isinstance(message, onnx.SparseTensorProto) for message in walk(proto))
+def has_sparse(messages: Iterable[Message]) -> bool:
+    """Whether one of them is a sparse tensor."""
+    return any(isinstance(message, onnx.SparseTensorProto) for message in messages)
 
 
 def make_dense(proto: onnx.ModelProto, folder: str) -> None:
