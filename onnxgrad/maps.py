@@ -39,8 +39,8 @@ def has_maps(messages: Iterable[Message]) -> bool:
 
 def hide(proto: onnx.ModelProto) -> None:
     """Hide the maps of a model, in place."""
-    if proto.functions:  # a call can give a map too
-        proto.CopyFrom(onnx.inliner.inline_local_functions(proto))
+    if giving := _functions_with_maps(proto):  # a call of such a function can give a map too
+        proto.CopyFrom(onnx.inliner.inline_selected_functions(proto, giving))
     _declare(proto)
     graphs = [m for m in walk(proto) if isinstance(m, onnx.GraphProto)]
     maps = {v.name for graph in graphs for v in _declared(graph) if _is_map(v)}
@@ -82,6 +82,20 @@ def show(proto: onnx.ModelProto) -> None:
     for value in _declared(proto.graph):
         if value.name in types:
             value.type.ParseFromString(bytes.fromhex(types[value.name]))
+
+
+def _functions_with_maps(proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """The functions that hold an operator of maps, or call one that does."""
+    operators = {
+        (f.domain, f.name): {
+            (m.domain, m.op_type) for m in walk(f) if isinstance(m, onnx.NodeProto)
+        }
+        for f in proto.functions
+    }
+    known = set(_OPERATORS)
+    while more := {key for key, used in operators.items() if used & known} - known:
+        known |= more
+    return sorted(known - _OPERATORS)
 
 
 def _declare(proto: onnx.ModelProto) -> None:

@@ -36,6 +36,9 @@ _ASIDE = "onnxgrad.aside"
 # What changed its meaning since opset 13, but not its form.
 _OTHERWISE = {"GroupNormalization", "Split"}
 
+# How deep functions of several opsets can call each other.
+_DEPTH = 50
+
 Functions = dict[ir.OperatorIdentifier, ir.Function]
 
 
@@ -50,11 +53,11 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
         ModelError: A function calls itself, or an opset is too new or cannot be raised.
     """
     functions = dict(model.functions)
-    _require_order(functions)
     opsets, versions = model.graph.opset_imports, _versions(functions)
     opsets.setdefault("", max(versions, default=FLOOR))
     for version in (opsets[""], *versions):
         _require_known(version)
+    _require_order(functions, len({opsets[""], *versions}) == 1)
     model.functions.clear()
     used = _reached(model.graph, {key: f for key, f in functions.items() if not keeps(f)})
     for function in used.values():
@@ -208,8 +211,9 @@ def _inline_raised(model: ir.Model, functions: Functions, target: int) -> None:
         bodies.append(body.graph)
         _set_aside(model, call, k)
     _raise_graph(model, target)
+    names = Names(model.graph)
     for call, k in _aside(model):
-        rename(bodies[k], Names(model.graph))
+        rename(bodies[k], names)
         substitute(call, bodies[k])
 
 
@@ -269,16 +273,24 @@ def _reached(graph: ir.Graph, functions: Functions) -> Functions:
     return found
 
 
-def _require_order(functions: Functions) -> None:
+def _require_order(functions: Functions, equal: bool) -> None:
+    """Refuse functions that call themselves, or each other too deep to be raised one by one."""
     calls = {
         key: {n.op_identifier() for n in f.all_nodes()} & functions.keys()
         for key, f in functions.items()
     }
+    depth: dict[ir.OperatorIdentifier, int] = {}
     try:
-        graphlib.TopologicalSorter(calls).prepare()
+        for key in graphlib.TopologicalSorter(calls).static_order():
+            depth[key] = 1 + max((depth[other] for other in calls[key]), default=0)
     except graphlib.CycleError as error:
         names = " -> ".join(f"{domain}::{name}" for domain, name, _ in error.args[1])
         raise ModelError(f"a function of the model calls itself: {names}") from None
+    if not equal and max(depth.values(), default=0) > _DEPTH:
+        raise ModelError(
+            f"functions of several opsets call each other more than {_DEPTH} deep: export the "
+            "model with one opset"
+        )
 
 
 def _versions(functions: Functions) -> list[int]:

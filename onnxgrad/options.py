@@ -102,7 +102,7 @@ T = TypeVar("T")
 
 
 class Transform(Protocol[P]):
-    """A public function from a model to a model of the same kind; a path or bytes give a `ModelProto`."""
+    """A public transform: model in, model of the same kind out; for a path a `ModelProto`."""
 
     __name__: str
 

@@ -43,8 +43,11 @@ def _holders() -> frozenset[str]:
 _HOLDERS = _holders()
 
 
-def walk(proto: onnx.ModelProto) -> Iterator[Message]:
-    """Every message within one that is a tensor or can hold one, the outer before the inner."""
+def walk(proto: Message) -> Iterator[Message]:
+    """A model, or a part of one, and every message within that is a tensor or can hold one.
+
+    The outer come before the inner.
+    """
     left: list[Message] = [proto]
     while left:
         message = left.pop()

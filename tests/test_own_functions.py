@@ -287,3 +287,16 @@ def test_a_function_that_calls_itself_and_an_opset_that_nobody_knows() -> None:
         og.gradient(net("y = com.acme.again(x)", again, other))
     with pytest.raises(og.ModelError, match="opset 99"):
         og.gradient(net("y = com.acme.f(x)", "99 f (a) => (b) { b = Neg(a) }"))
+
+
+@pytest.mark.parametrize("count", [40, 400])
+@pytest.mark.parametrize("last", [17, 21])
+def test_functions_that_call_each_other_deep(count: int, last: int) -> None:
+    calls = [f"21 f{k} (a) => (b) {{ b = com.acme.f{k + 1}(a) }}" for k in range(count)]
+    model = net("y = com.acme.f0(x)", *calls, f"{last} f{count} (a) => (b) {{ b = Mul(a, a) }}")
+    if count > 50 and last != 21:
+        with pytest.raises(og.ModelError, match="more than 50 deep"):
+            og.gradient(model)
+    else:
+        values = onnx.reference.ReferenceEvaluator(og.gradient(model)).run(["x_grad"], {"x": X})
+        np.testing.assert_allclose(values[0], 2 * X)

@@ -457,6 +457,33 @@ def test_the_other_ways_to_use_a_classifier_with_maps(tmp_path: Path, command: C
         og.gradient(path)
 
 
+def test_a_function_that_gives_maps_and_one_that_is_declared() -> None:
+    """The former is inlined, the latter keeps its node."""
+    text = """<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 1, "com.acme" : 1]>
+        net (float[N,2] x) => (float[N,2] y, seq(map(int64, float)) z) {
+            p, z = com.acme.outer(x)
+            y = com.acme.twice(p)
+        }
+        <domain: "com.acme", opset_import: ["" : 21, "ai.onnx.ml" : 1]> classes (a) => (p, z) {
+            p = Exp(a)
+            z = ai.onnx.ml.ZipMap<classlabels_int64s = [0, 1]>(p)
+        }
+        <domain: "com.acme", opset_import: ["" : 21, "com.acme" : 1]> outer (a) => (p, z) {
+            p, z = com.acme.classes(a)
+        }
+        <domain: "com.acme", opset_import: ["" : 21]> twice (a) => (b) { b = Add(a, a) }"""
+    og.elementwise("com.acme::twice", lambda: 5, inputs=["a"], outputs=["b"])
+    try:
+        x = np.array([[0, 1]], np.float32)
+        found = og.gradient(onnx.parser.parse_model(text))
+        assert [f.name for f in found.functions] == ["twice"]
+        values = run(found, x=x)
+        np.testing.assert_allclose(values["x_grad"], 5 * np.exp(x), rtol=1e-5)
+        assert values["z"][0].keys() == {0, 1}
+    finally:
+        og.forget("com.acme::twice")
+
+
 def test_a_map_as_an_input() -> None:
     """What comes out of it, a tensor, is an operand like any other."""
     value_type = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
