@@ -24,8 +24,9 @@ _STANDARD = """
 """
 _ML = "multi_class one_class zeros"
 _MICROSOFT = """
-    activation causal channels_last do_rotary is_packed_batching past_present_share_buffer
-    rotary_interleaved smooth_softmax transBatchA transBatchB unidirectional
+    activation causal channels_last do_rotary is_packed_batching mrope_layout
+    past_present_share_buffer rotary_interleaved smooth_softmax transBatchA transBatchB
+    unidirectional
 """
 FLAGS = frozenset(f"{_STANDARD} {_ML} {_MICROSOFT}".split())
 

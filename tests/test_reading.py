@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from onnxruntime import InferenceSession
 
 import onnxgrad as og
 from onnxgrad import cli
+from onnxgrad.expand import _TABLE
 from onnxgrad.flags import FLAGS
 
 CASES = Path(__file__).parent / "cases"
@@ -360,6 +362,24 @@ def test_each_integer_attribute_of_the_standard_is_known_as_a_flag_or_a_number()
     }
     assert integers - FLAGS == NUMBERS
     assert not FLAGS & NUMBERS
+
+
+# Of the operators of com.microsoft: what is refused by itself, or a number.
+_OWN_NUMBERS = """
+    accuracy_level bits dim local_window_size mask_index_type num_branches qk_output step
+    weight_prepacked
+"""
+OWN_NUMBERS = set(_OWN_NUMBERS.split())
+
+
+def test_each_integer_that_an_expansion_takes_is_known_as_a_flag_or_a_number() -> None:
+    integers = {
+        parameter.name
+        for function in _TABLE.values()
+        for parameter in inspect.signature(function).parameters.values()
+        if isinstance(parameter.default, int)
+    }
+    assert integers <= FLAGS | NUMBERS | OWN_NUMBERS
 
 
 FLAGGED = [
