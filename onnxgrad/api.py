@@ -25,7 +25,7 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
     the sum of the dot products of those tensors with theirs, and the others contribute nothing.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         wrt: Name or names of the tensors to differentiate with respect to: graph inputs,
             initializers, weights in Constant nodes, intermediate tensors. `ALL` for every
             floating-point input and parameter. None for every floating-point graph input.

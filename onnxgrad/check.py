@@ -23,9 +23,11 @@ from onnxgrad import io
 from onnxgrad.api import GRADIENTS, OGRADS, gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
 from onnxgrad.names import All, resolve
-from onnxgrad.normalise import FLOOR, infer, inline_holders
+from onnxgrad.normalise import infer, inline_holders
+from onnxgrad.opsets import inline
 from onnxgrad.options import Spec
 from onnxgrad.reference import on_reference
+from onnxgrad.registry import declared
 from onnxgrad.runtime import Array, Port, Run, arrays, on_onnxruntime, onnxruntime
 from onnxgrad.widen import widen
 
@@ -130,7 +132,7 @@ def check(
     """Compare gradients with central finite differences along two directions per tensor.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         feeds: The input's value where there is one, else a dict by input name, of the inputs'
             dtypes and shapes.
         wrt: As for `gradient`: the tensors to check, `ALL`, or None for the floating-point inputs.
@@ -459,9 +461,7 @@ def _close(a: Array, b: Array) -> bool:
 
 def _prepare(net: ir.Model) -> None:
     """Functions inlined, constants where they can be moved, dtypes known; else the net as it is."""
-    if net.functions:
-        common.InlinePass()(net)
-    net.graph.opset_imports.setdefault("", FLOOR)
+    inline(net, lambda f: declared(f.domain, f.name))
     inline_holders(net)
     common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
     common.LiftSubgraphInitializersToMainGraphPass()(net)
@@ -511,6 +511,7 @@ def _move(model: ir.Model, names: list[str], targets: list[str]) -> dict[str, Ar
         graph.inputs.append(move)
         _output(model, f"{name}{_MOVED}", moved)
         still[name] = np.zeros((), value.dtype.numpy())
+    common.RemoveUnusedNodesPass()(model)  # such as have no kernel here
     return still
 
 

@@ -344,7 +344,7 @@ def check(
     ports = {value.name or "": Port.of(value) for value in net.graph.inputs}
     required = [name for name in ports if name not in net.graph.initializers]
     feeds = _read(ports, required, inputs or [], missing=False)
-    sizes = dict(_dim(text) for text in dim or [])
+    sizes = _sizes(dim or [], ports)
     rng = np.random.default_rng(seed)
     for name in required:
         if name not in feeds:
@@ -519,6 +519,19 @@ def _dim(text: str) -> tuple[str, int]:
     if not name or not size.isdecimal():
         raise typer.BadParameter(f"{text!r} is not of the form N=4", param_hint="--dim")
     return name, int(size)
+
+
+def _sizes(texts: list[str], ports: dict[str, Port]) -> dict[str, int]:
+    """The sizes of symbolic dimensions, all of which the inputs have."""
+    sizes = dict(_dim(text) for text in texts)
+    known = {d: None for port in ports.values() for d in port.shape or () if isinstance(d, str)}
+    for name in sizes:
+        if name not in known:
+            raise ArgumentError(
+                f"--dim: the inputs have no dimension {name!r}. "
+                f"They have {', '.join(map(repr, known)) or 'none with a name'}."
+            )
+    return sizes
 
 
 def _random(port: Port, sizes: dict[str, int], rng: np.random.Generator) -> Array:

@@ -41,7 +41,7 @@ def family(
     the model already begins with `adj_`, the prefix is `adj2_` and so on, and `fwd_` likewise.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         folder: Where to write; it is made if it does not exist.
         name: The `f` above; by default that of the model's file, else of its graph.
         example: As for `gradient`.

@@ -40,7 +40,8 @@ class Job:
         wrt_names = _wrt_names(net, wrt)
         checkpoints = options.checkpoints
         kept = [] if isinstance(checkpoints, bool) else _names(net, checkpoints)
-        normalise(net, [*wrt_names, *of_names, *kept], options.example)
+        straight_through = options.straight_through
+        normalise(net, [*wrt_names, *of_names, *kept], straight_through, options.example)
         mark(net.graph, options.straight_through)
         values = _values(net.graph)
         # None where nothing is computed again; empty where they are to be chosen.

@@ -37,7 +37,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
     themselves.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         example: As for `gradient`.
 
     Returns:
@@ -51,7 +51,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
         NoRuleError: A Gradient has an operator without a rule on its path, or a node is not what
             the standard says.
     """
-    normalise(net, [], example)
+    normalise(net, [], example=example)
     for node in net.graph.all_nodes():
         if node.domain == TRAINING:
             raise NoRuleError(f"{describe(node)} cannot be lowered: {node.meta.get(REASON)}")

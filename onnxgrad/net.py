@@ -52,6 +52,11 @@ class NetPortGradient:
                     "NetPortGradient takes a tensor's name, a position (a sequence of names and "
                     f"indices) or ALL, not {self.spec!r}."
                 )
+            if any(not isinstance(part, Hashable) for part in self.spec):
+                raise ArgumentError(
+                    f"NetPortGradient is of one tensor, and {self.spec!r} is no position, names "
+                    "and indices. For several tensors give a list of NetPortGradients."
+                )
             object.__setattr__(self, "spec", tuple(self.spec))  # hashable
 
     def __repr__(self) -> str:
@@ -84,7 +89,7 @@ class Net:
     by tensor name. For a sequence, even of one name, it is a dict.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         providers: onnxruntime's execution providers in order of preference, each a name or a pair
             of a name and options. None for CUDA where there is one, then the CPU.
         threads: Threads within an operator; None for onnxruntime's choice.

@@ -1,37 +1,34 @@
 """The passes before differentiation. Afterwards rules see one dialect.
 
-Ensured: no model-local functions; opset FLOOR or newer; an IR version with initializers apart from
-inputs; weights in initializers of the main graph, none in Constant nodes; every node and value
-named and in order; the dtype of every value that the standard can infer, and its shape as far as it
-follows from the inputs; no If whose condition follows from them.
+Ensured: no model-local functions, but for those that the user has declared, with all that they
+call; opset FLOOR or newer; an IR version with initializers apart from inputs; weights in
+initializers of the main graph, none in Constant nodes; every node and value named and in order; the
+dtype of every value that the standard can infer, and its shape as far as it follows from the
+inputs; no If whose condition follows from them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.builder import Builder
 from onnxgrad.errors import ModelError
 from onnxgrad.example import learn
 from onnxgrad.expand import bind, expand, needs_expansion
+from onnxgrad.flags import require_flags
 from onnxgrad.functions import inline_body
 from onnxgrad.inner_shapes import infer_inner, infer_states, inner_states
+from onnxgrad.opsets import FLOOR, HIDDEN, inline, raise_opset
 from onnxgrad.ranks import keep_rank
-from onnxgrad.registry import lookup, onnx_schema
+from onnxgrad.registry import Asked, declared, lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 from onnxgrad.values import (
     Dim,
-    constant_of,
     dims_of,
     is_sequence,
     is_window,
@@ -41,24 +38,21 @@ from onnxgrad.values import (
     subgraphs,
 )
 
-# The opset that rules are written for. Newer models stay as they are. 21 is the newest that
-# onnxruntime 1.19 knows.
-FLOOR = 21
 _IR_VERSION = 10
 
 # What exporters write for "any size": two of them are not equal sizes.
 _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
 
-# The domain of operators that inference is not to see.
-_HIDDEN = "onnxgrad.hidden"
 
-
-def normalise(model: ir.Model, keep: list[str], example: Any = None) -> None:
+def normalise(
+    model: ir.Model, keep: list[str], straight_through: Asked = False, example: Any = None
+) -> None:
     """Bring a model into the dialect of the rules, in place.
 
     Args:
         model: A private copy.
         keep: Names of tensors that must survive although nothing uses them.
+        straight_through: What it is asked for, as for `gradient`: such rules count as declared.
         example: Feeds from which ranks are learnt that nothing else tells, if they are given.
 
     Raises:
@@ -74,7 +68,7 @@ def normalise(model: ir.Model, keep: list[str], example: Any = None) -> None:
             if v.name in kept and v.name not in named:
                 graph.outputs.append(v)
     try:
-        _passes(model, example)
+        _passes(model, straight_through, example)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
     graph = model.graph
@@ -90,32 +84,23 @@ def normalise(model: ir.Model, keep: list[str], example: Any = None) -> None:
         _infer_with(model, example)
 
 
-def _passes(model: ir.Model, example: Any) -> None:
+def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
     graph = model.graph
     if model.ir_version < 4:
         # There the runtime takes every initializer as a constant, listed as an input or not.
         common.RemoveInitializersFromInputsPass()(model)
     for v in [*graph.inputs, *graph.outputs]:
         _forget_anonymous(v)
-    for g in (graph, *(f.graph for f in model.functions.values())):
+    holders = (graph, *(f.graph for f in model.functions.values()))
+    for g in holders:
         bind(g)
-    if model.functions:
-        common.InlinePass()(model)
-        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
-    version = graph.opset_imports.setdefault("", FLOOR)
-    newest = onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise ModelError(
-            f"the model is of opset {version} and the installed onnx {onnx.__version__} knows up "
-            f"to {newest}: upgrade onnx"
-        )
-    if version < FLOOR:
-        _raise(model, version)
+        require_flags(g.all_nodes())
+    inline(model, lambda f: declared(f.domain, f.name, straight_through))
+    require_flags(model.graph.all_nodes())  # those too that a call of a function has given
+    raise_opset(model, FLOOR)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     inline_holders(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    if version < 11:
-        _resize_as_of_old(model.graph)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.NameFixPass()(model)
     common.TopologicalSortPass()(model)
@@ -147,66 +132,6 @@ def inline_holders(model: ir.Model) -> None:
         inline_body(node, model.graph.opset_imports[""])
 
 
-def _resize_as_of_old(graph: ir.Graph) -> None:
-    """Say how Upsample and Resize found their coordinates before opset 11, where none could.
-
-    The converter leaves them to the defaults. onnxruntime rounds up where it makes smaller.
-    """
-    for node in graph.all_nodes():
-        if node.op_type == "Resize" and not node.domain:
-            given = node.inputs[2]
-            scales = None if given is None else constant_of(given)
-            shrinks = scales is not None and scales.max() <= 1 and scales.min() < 1
-            for name, value in (
-                ("coordinate_transformation_mode", "asymmetric"),
-                ("nearest_mode", "ceil" if shrinks else "floor"),
-            ):
-                node.attributes[name] = ir.AttrString(name, value)
-
-
-def _raise(model: ir.Model, version: int) -> None:
-    """Raise the opset to FLOOR, past operators that onnxruntime had before the standard did."""
-    if version < 9 and any(n.op_type == "Scan" and not n.domain for n in model.graph.all_nodes()):
-        raise ModelError(
-            "the model holds a Scan of opset 8, which scans each example of a batch by itself and "
-            "which no converter raises: export the model with opset 9 or later"
-        )
-    ahead = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
-    for node in ahead:
-        node.domain = _HIDDEN
-    if ahead:
-        model.graph.opset_imports[_HIDDEN] = 1
-    with _quiet():
-        ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
-    if model.graph.opset_imports[""] != FLOOR:
-        raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
-    for node in model.graph.all_nodes():
-        if node.domain == _HIDDEN:
-            node.domain = ""
-    model.graph.opset_imports.pop(_HIDDEN, None)
-
-
-# The level of a logger is every thread's.
-_LEVEL = threading.Lock()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let onnxscript report errors alone: that it falls back to onnx's converter is none."""
-    logger = logging.getLogger("onnxscript")
-    with _LEVEL:
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _exists(node: ir.Node, version: int) -> bool:
-    return onnx_schema("", node.op_type, version) is not None
-
-
 def _infer_with(model: ir.Model, example: Any) -> None:
     infer(model)
     if example is not None and learn(model, example):
@@ -222,18 +147,18 @@ def infer(model: ir.Model) -> None:
     _infer(model)
     nodes = [n for n in model.graph.all_nodes() if misjudged(n)]
     if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
-        model.graph.opset_imports[_HIDDEN] = 1
+        model.graph.opset_imports[HIDDEN] = 1
         for node in nodes:
-            node.domain = _HIDDEN
+            node.domain = HIDDEN
         _infer(model)
         for node in nodes:
             node.domain = ""
-        del model.graph.opset_imports[_HIDDEN]
+        del model.graph.opset_imports[HIDDEN]
 
 
 def _infer(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
-        hidden = node.domain == _HIDDEN
+        hidden = node.domain == HIDDEN
         if hidden or onnx_schema(node.domain, node.op_type) is not None:
             for v in (*node.outputs, *inner_states(node)):
                 # Inference tells little of a sequence's elements: there the file's rank is taken.

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from onnxgrad import io
 from onnxgrad.errors import FeedError, ModelError
 from onnxgrad.runtime import Array, Run
 
@@ -40,7 +41,7 @@ def on_reference(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Run:
     """The model on onnx's reference evaluator, with some operators in place of its own."""
     try:
         own: list[type[OpRun]] = [Erf, Gelu, *operators]
-        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=own)
+        evaluator = ReferenceEvaluator(io.to_proto(model), new_ops=own)
     except Exception as error:  # whatever its operators raise
         raise ModelError(f"onnx's reference evaluator cannot load the net: {error}") from error
 

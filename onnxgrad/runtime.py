@@ -226,7 +226,7 @@ class Session:
         self._weights = weights  # onnxruntime does not keep their memory alive
         try:
             self._session = ort.InferenceSession(
-                ir.to_proto(model).SerializeToString(),
+                io.to_proto(model).SerializeToString(),
                 options,
                 providers=chosen,
             )

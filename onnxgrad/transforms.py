@@ -235,8 +235,10 @@ def _copy_of_one(
     for v in single.graph.inputs:
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
-    normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of)], _first(job, rows))
-    mark(single.graph, job.options.straight_through)
+    straight_through = job.options.straight_through
+    names = [*job.wrt_names, *(y.name or "" for y in job.of)]
+    normalise(single, names, straight_through, _first(job, rows))
+    mark(single.graph, straight_through)
     stands = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
@@ -266,7 +268,7 @@ def vmap(
     """A model with a new first axis, the batch, on its inputs and outputs.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         batched: The graph inputs that get the axis; None means every graph input that is no
             parameter. The others are the same for every example.
         batch: The name of the new dimension, numbered where another one has it.
@@ -280,7 +282,7 @@ def vmap(
         ArgumentError: A name in `batched` is no graph input, or an output cannot have the axis.
         ModelError: The model cannot be read or is not valid.
     """
-    normalise(net, [], example)
+    normalise(net, [], example=example)
     graph = net.graph
     op = Builder(graph)
     rows = _batch_inputs(graph, batched)
