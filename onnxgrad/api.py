@@ -21,7 +21,7 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
     the sum of the dot products of those tensors with theirs, and the others contribute nothing.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         wrt: Name or names of the tensors to differentiate with respect to: graph inputs,
             initializers, weights in Constant nodes, intermediate tensors. `ALL` for every
             floating-point input and every weight that is learnt. None for every floating-point
@@ -42,6 +42,9 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         checkpoints: For less memory: names of tensors between which the backward pass computes the
             others again, at the cost of one more forward pass, in place of keeping them all. True
             to have about √n of them chosen, for n nodes.
+        example: Feeds of which the ranks, not the sizes, are learnt by running the net once: for
+            tensors of which neither the operators nor the inputs tell how many axes they have, as
+            after a Squeeze without axes. The input's value, or a dict by input name.
         target: What is to run the result: of several equal formulations the one to emit. "cpu",
             "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
 
@@ -56,7 +59,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         UnknownNameError: No tensor of that name; the nearest are listed.
         ArgumentError: The arguments make no sense together.
         UnreachableError: No gradient flows from the chosen outputs to a tensor.
-        NoRuleError: An operator on the path has no gradient rule.
+        NoRuleError: An operator on the path has no gradient rule, or needs a rank that is unknown.
+        FeedError: The net cannot be run on the example.
     """
     _differentiate(net, wrt, Options(**options))
 

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxgrad.errors import RuleError
+from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.ranks import keep_rank
 from onnxgrad.registry import onnx_schema
 from onnxgrad.targets import Target, TargetName, target_of
 from onnxgrad.values import (
@@ -25,7 +26,6 @@ from onnxgrad.values import (
     Dim,
     constant_of,
     dims_of,
-    keep_rank,
     misjudged,
     name_sizes,
     subgraphs,
@@ -73,7 +73,10 @@ class Tensor:
             RuleError: it is not known when the graph is built.
         """
         if (shape := self.value.shape) is None:
-            raise Refusal(f"the rank of {self.value.name!r} is not known when the graph is built")
+            raise Refusal(
+                f"the rank of {self.value.name!r} is not known when the graph is built. "
+                "Give an example: feeds in example=, with which the net runs once"
+            )
         return len(shape)
 
     @property
@@ -83,6 +86,11 @@ class Tensor:
         if shape is None or not all(isinstance(d, int) for d in shape):
             return None
         return shape  # type: ignore[return-value]
+
+    def dim(self, axis: int) -> Dim:
+        """One dimension; None where it is unknown."""
+        shape = self.shape
+        return None if shape is None else shape[axis]
 
     @property
     def const(self) -> np.ndarray | None:
@@ -170,8 +178,8 @@ def _is(x: Any, number: int) -> bool:
     return isinstance(x, int | float) and x == number
 
 
-class Refusal(Exception):
-    """Raised by `Builder.refuse`; the engine turns it into a NoRuleError that names the node."""
+class Refusal(NoRuleError):
+    """Raised by `Builder.refuse`; within a walk the engine makes it one that names the node."""
 
 
 class Names:
@@ -304,6 +312,9 @@ class Builder:
         for k, out in enumerate(node.outputs):
             formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
             out.name = self.names.fresh(f"{node.name}_{formal}")
+        if op_type == "Scan":
+            for v in node.attributes["body"].as_graph().outputs:
+                _ = self.tensor(v).rank  # onnxruntime runs no step whose results have none
         if like is None:
             self._infer(schema, node)
         else:

@@ -11,29 +11,29 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 from onnx_ir.passes import common
 
 from onnxgrad import io
 from onnxgrad.api import gradient
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuleError, RuntimeMissingError
 from onnxgrad.names import All, resolve, resolve_all
-from onnxgrad.normalise import FLOOR, infer, inline_holders
+from onnxgrad.normalise import infer, inline_holders
 from onnxgrad.notes import GRADIENTS, OGRADS
+from onnxgrad.opsets import inline
 from onnxgrad.options import Spec
-from onnxgrad.runtime import Array, Port, Session, Weights, arrays, onnxruntime
+from onnxgrad.reference import on_reference
+from onnxgrad.registry import declared
+from onnxgrad.runtime import Array, Port, Run, arrays, on_onnxruntime, onnxruntime
 from onnxgrad.widen import widen
 
 Verdict = Literal["ok", "wrong", "kink", "noise"]
 Precision = Literal["auto", "float64", "float32"]
-Run = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
 Start = Callable[[ir.Model], Run]
 
 # A gradient counts as confirmed only where an error of this relative size would have been seen.
@@ -134,7 +134,7 @@ def check(
     """Compare gradients with central finite differences along two directions per tensor.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         feeds: The input's value where there is one, else a dict by input name, of the inputs'
             dtypes and shapes.
         wrt: As for `gradient`: the tensors to check, `ALL`, or None for the floating-point inputs.
@@ -191,7 +191,10 @@ def check_on(
     values = arrays(ports, [name for name in ports if name not in graph.initializers], feeds)
     given = {resolve(net, k): v for k, v in ograd.items()} if isinstance(ograd, Mapping) else {}
     # Refusals come from the net as it is. This one is only asked what it differentiates.
-    built = gradient(net, wrt, of=of, ograd=list(given) or True, forward=False, constant=constant)
+    ograds = list(given) or True
+    built = gradient(
+        net, wrt, of=of, ograd=ograds, forward=False, constant=constant, example=values
+    )
     names = list(json.loads(built.metadata_props[GRADIENTS]))
     targets = list(json.loads(built.metadata_props[OGRADS]))
     held = resolve_all(net, constant) if constant else []
@@ -433,14 +436,16 @@ def _gradients(
         if runtime not in runtimes:
             continue
         try:
+            wide, _ = _in_precision(net, precision)
             model = gradient(
-                _in_precision(net, precision)[0],
+                wide,
                 names,
                 of=targets,
                 ograd=list(seeds) or False,
                 forward=False,
                 unreachable="zeros",
                 constant=held,
+                example=_feeds(wide, values),
             )
             inputs = json.loads(model.metadata_props[OGRADS])
             feeds = values | {inputs[name]: seed for name, seed in seeds.items()}
@@ -478,9 +483,7 @@ def _close(a: Array, b: Array) -> bool:
 
 def _prepare(net: ir.Model) -> None:
     """Functions inlined, constants where they can be moved, dtypes known; else the net as it is."""
-    if net.functions:
-        common.InlinePass()(net)
-    net.graph.opset_imports.setdefault("", FLOOR)
+    inline(net, lambda f: declared(f.domain, f.name))
     inline_holders(net)
     common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
     common.LiftSubgraphInitializersToMainGraphPass()(net)
@@ -546,6 +549,7 @@ def _move(model: ir.Model, names: list[str], targets: list[str]) -> dict[str, Ar
         graph.inputs.append(move)
         _output(model, f"{name}{_MOVED}", moved)
         still[name] = np.zeros((), value.dtype.numpy())
+    common.RemoveUnusedNodesPass()(model)  # such as have no kernel here
     return still
 
 
@@ -595,49 +599,6 @@ def _has_onnxruntime() -> bool:
     except RuntimeMissingError:
         return False
     return True
-
-
-def on_onnxruntime(model: ir.Model) -> Run:
-    """The model on onnxruntime's CPU provider."""
-    return Session(io.load(model), Weights(), ["CPUExecutionProvider"]).run
-
-
-# The reference's own Erf, which its Gelu uses too, rounds to single precision.
-class Erf(OpRun):
-    op_domain = ""
-
-    def _run(self, x: Array) -> tuple[Array]:
-        return (_erf(x),)
-
-
-class Gelu(OpRun):
-    op_domain = ""
-
-    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
-        if approximate == "tanh":
-            return (x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
-        return (x / 2 * (1 + _erf(x / math.sqrt(2))),)
-
-
-def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[x.dtype])(x)
-
-
-def on_reference(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Run:
-    """The model on onnx's reference evaluator, with some operators in place of its own."""
-    try:
-        own: list[type[OpRun]] = [Erf, Gelu, *operators]
-        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=own)
-    except Exception as error:  # whatever its operators raise
-        raise ModelError(f"onnx's reference evaluator cannot load the net: {error}") from error
-
-    def run(feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Array]:
-        try:
-            return list(evaluator.run(list(outputs), dict(feeds)))
-        except Exception as error:  # as above
-            raise FeedError(f"onnx's reference evaluator cannot run the net: {error}") from error
-
-    return run
 
 
 RUNTIMES: Mapping[str, Start] = {

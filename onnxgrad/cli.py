@@ -96,6 +96,16 @@ Constant = Annotated[
 ]
 
 
+Example = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Values of an input, as FILE or NAME=FILE, with which the net runs once where only "
+        "that tells how many axes a tensor has. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -167,6 +177,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "example": (Example, None),
     "target": (
         Annotated[str, typer.Option(help="What is to run the file: cpu, cuda or portable.")],
         "cpu",
@@ -193,6 +204,7 @@ def _transform_command(transform: Callable[..., Any]) -> None:
         source = io.load(model)
         io.writable(output)  # before what can take long
         try:
+            given["example"] = _example(source, given["example"])
             result = transform(source, **{p: _argument(p, given) for p in parameters})
         except OnnxGradError as error:
             _fail(_in_options(str(error)))
@@ -233,6 +245,13 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
     return None if given[parameter] == [] else given[parameter]
 
 
+def _example(source: ir.Model, files: list[str] | None) -> dict[str, Any] | None:
+    """The feeds of an example, if files are given for one."""
+    ports = {value.name or "": Port.of(value) for value in source.graph.inputs}
+    required = [name for name in ports if name not in source.graph.initializers]
+    return _read(ports, required, files) if files else None
+
+
 def _show_ports(source: ir.Model, result: ir.Model) -> None:
     """What a transform's model takes beyond its source, and what it gives."""
     table = _table("", "name", "dtype", "shape")
@@ -267,10 +286,11 @@ def family(
         str | None,
         typer.Option(help="The files' name. Default: that of the ONNX file.", show_default=False),
     ] = None,
+    example: Example = None,
 ) -> None:
     """Write a model and the derivatives that CasADi wants."""
     source = io.load(model)
-    for path in write_family(model, folder, name=name):
+    for path in write_family(model, folder, name=name, example=_example(source, example)):
         member = io.load(path)
         _show_ports(source, member)
         _out.print(f"Wrote {path}: {len(member.graph)} nodes.")
@@ -338,7 +358,7 @@ def check(
     ports = {value.name or "": Port.of(value) for value in net.graph.inputs}
     required = [name for name in ports if name not in net.graph.initializers]
     feeds = _read(ports, required, inputs or [], missing=False)
-    sizes = dict(_dim(text) for text in dim or [])
+    sizes = _sizes(dim or [], ports)
     rng = np.random.default_rng(seed)
     for name in required:
         if name not in feeds:
@@ -360,15 +380,17 @@ def inspect(
     of: Of = None,
     straight_through: StraightThrough = None,
     constant: Constant = None,
+    example: Example = None,
 ) -> None:
     """List the operators on the path and their rules."""
-    through = _every_or("all", straight_through)
+    source = io.load(model)
     report = inspect_model(
-        model,
-        wrt=_wrt(wrt),
-        of=of or None,
-        straight_through=through,
+        source,
+        _wrt(wrt),
+        of or None,
+        straight_through=_every_or("all", straight_through),
         constant=constant or None,
+        example=_example(source, example),
     )
     table = _table("operator", "count", "state", "reason")
     for row in report:
@@ -403,6 +425,7 @@ def _in_options(message: str) -> str:
 
     message = message.replace("pass unreachable='zeros'", "give --zeros")
     message = message.replace("with ograd.", "with --ograd.")
+    message = message.replace("feeds in example=", "files of inputs in --example")
     message = re.sub(r"pass of=\[?('.*')\]?(?=,)", option("--of"), message)
     return re.sub(r"pass straight_through=\[(.*?)\]", option("--straight-through"), message)
 
@@ -525,6 +548,19 @@ def _dim(text: str) -> tuple[str, int]:
     if not name or not size.isdecimal():
         raise typer.BadParameter(f"{text!r} is not of the form N=4", param_hint="--dim")
     return name, int(size)
+
+
+def _sizes(texts: list[str], ports: dict[str, Port]) -> dict[str, int]:
+    """The sizes of symbolic dimensions, all of which the inputs have."""
+    sizes = dict(_dim(text) for text in texts)
+    known = {d: None for port in ports.values() for d in port.shape or () if isinstance(d, str)}
+    for name in sizes:
+        if name not in known:
+            raise ArgumentError(
+                f"--dim: the inputs have no dimension {name!r}. "
+                f"They have {', '.join(map(repr, known)) or 'none with a name'}."
+            )
+    return sizes
 
 
 def _random(port: Port, sizes: dict[str, int], rng: np.random.Generator) -> Array:

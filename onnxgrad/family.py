@@ -26,7 +26,9 @@ from onnxgrad.values import Dim, dims_of
 
 
 @uncollected()
-def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = None) -> list[str]:
+def family(
+    model: Any, folder: str | os.PathLike[str], *, name: str | None = None, example: Any = None
+) -> list[str]:
     """Write a model and the derivatives that a solver wants, for CasADi to discover.
 
     `f.onnx` is the model as it is. `adj_f.onnx` has its inputs and an input `adj_<y>` for each
@@ -39,9 +41,10 @@ def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = Non
     the model already begins with `adj_`, the prefix is `adj2_` and so on, and `fwd_` likewise.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         folder: Where to write; it is made if it does not exist.
         name: The `f` above; by default that of the model's file, else of its graph.
+        example: As for `gradient`.
 
     Returns:
         The paths of the files: the model, the adjoint, the forward derivative of that.
@@ -58,8 +61,8 @@ def family(model: Any, folder: str | os.PathLike[str], *, name: str | None = Non
         raise ArgumentError(f"{name!r} is no name of a file in the folder, without its ending")
     members = {
         name: source,
-        f"adj_{name}": _adjoint(source, pushed=False),
-        f"fwd_adj_{name}": _adjoint(source, pushed=True),
+        f"adj_{name}": _adjoint(source, example, pushed=False),
+        f"fwd_adj_{name}": _adjoint(source, example, pushed=True),
     }
     try:
         os.makedirs(folder, exist_ok=True)
@@ -79,10 +82,11 @@ def _file_name(model: Any, source: ir.Model) -> str:
     return os.path.basename(source.graph.name or "") or "f"
 
 
-def _adjoint(source: ir.Model, pushed: bool) -> ir.Model:
+def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
     """The adjoint; `pushed` forward along directions too, if so wanted."""
     net = io.load(source)
-    job = Job(net, None, Options(of=float_outputs(net), unreachable="zeros"))
+    options = Options(of=float_outputs(net), unreachable="zeros", example=example)
+    job = Job(net, None, options)
     op, inputs, outputs = job.op, job.wrt, job.of
     job.require(outputs, inputs)
     adj, fwd = _Prefix(net.graph, "adj"), _Prefix(net.graph, "fwd")

@@ -46,18 +46,25 @@ def body_of(node: ir.Node, opset: int) -> ir.Graph | None:
     if function is None:
         return None
     graph = _inlined(node, ir.serde.deserialize_function(onnx.FunctionProto.FromString(function)))
-    return graph if all(_fits(n, opset) for n in graph) else None
+    return graph if all(fits(n, opset) for n in graph) else None
 
 
 def inline_body(node: ir.Node, opset: int) -> None:
     """Put the body of a node's operator in its place, where there is one."""
-    body, graph = body_of(node, opset), node.graph
-    if body is None or not isinstance(graph, ir.Graph):
+    body = body_of(node, opset)
+    if body is not None:
+        substitute(node, body)
+
+
+def substitute(node: ir.Node, body: ir.Graph) -> None:
+    """Put the nodes of a graph, whose inputs are those that the node has, in the node's place."""
+    graph = node.graph
+    if not isinstance(graph, ir.Graph):
         return
-    nodes, outputs = list(body), list(body.outputs)
     given = [v for v in node.inputs if v is not None]
     for formal, actual in zip(body.inputs, given, strict=True):
         formal.replace_all_uses_with(actual)
+    nodes, outputs = list(body), list(body.outputs)
     body.outputs.clear()
     body.remove(nodes)
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, outputs)
@@ -81,6 +88,17 @@ def _context_dependent(schema: Any, node: ir.Node, version: int) -> bytes:
 
 def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
     """A graph of one call of the function with the node's operands and attributes, inlined."""
+    model = called(node, function)
+    if any(any(subgraphs(n)) for n in model.graph):
+        _type_inner_graphs(model)
+    return model.graph
+
+
+def called(node: ir.Node, function: ir.Function) -> ir.Model:
+    """A model of one call of the function, inlined, with the node's operands and attributes.
+
+    Its inputs are those that the node has, its outputs the node's.
+    """
     inputs = [
         None if v is None else ir.Value(name=f"in{k}", type=v.type, shape=v.shape)
         for k, v in enumerate(node.inputs)
@@ -104,9 +122,7 @@ def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
     )
     model = ir.Model(graph, ir_version=10, functions=[function])
     common.InlinePass()(model)
-    if any(any(subgraphs(n)) for n in graph):
-        _type_inner_graphs(model)
-    return graph
+    return model
 
 
 def _type_inner_graphs(model: ir.Model) -> None:
@@ -117,7 +133,7 @@ def _type_inner_graphs(model: ir.Model) -> None:
             v.type = v.shape = None
 
 
-def _fits(node: ir.Node, opset: int) -> bool:
+def fits(node: ir.Node, opset: int) -> bool:
     """Whether a node that was written for an older opset is valid in this one."""
     schema = onnx_schema(node.domain, node.op_type, opset)
     return (

@@ -7,8 +7,9 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.builder import Builder
+from onnxgrad.ranks import keep_rank
 from onnxgrad.registry import onnx_schema
-from onnxgrad.values import common_shape, elements_of, keep_rank, subgraphs
+from onnxgrad.values import common_shape, elements_of, is_sequence, subgraphs
 
 
 def infer_inner(graph: ir.Graph) -> bool:
@@ -30,6 +31,18 @@ def _infer_anew(op: Builder, node: ir.Node) -> bool:
     for v, shape in known.items():
         v.shape = shape if v.shape is None else v.shape
     return found
+
+
+def inner_states(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a Loop's or Scan's body whose shapes follow from the node's operands."""
+    if node.domain or node.op_type not in ("Loop", "Scan"):
+        return []
+    inputs = list(next(iter(subgraphs(node))).inputs)
+    return [
+        v
+        for v in (inputs[2:] if node.op_type == "Loop" else inputs)
+        if isinstance(v.type, ir.TensorType)
+    ]
 
 
 # The states of every Loop whose shapes its body does not declare.
@@ -62,6 +75,8 @@ def _infer_holder(op: Builder, node: ir.Node, undeclared: _Open) -> None:
     inner = list(subgraphs(node))
     if node in undeclared:
         _infer_loop(op, node, inner[0], undeclared)
+    elif node.op_type == "Scan":
+        _infer_scan(op, node, inner[0], undeclared)
     else:
         for graph in inner:
             _infer_body(op, graph, undeclared)
@@ -86,11 +101,25 @@ def _infer_loop(op: Builder, node: ir.Node, body: ir.Graph, undeclared: _Open) -
             return
 
 
+def _infer_scan(op: Builder, node: ir.Node, body: ir.Graph, undeclared: _Open) -> None:
+    """A state keeps its shape, and a step reads a slice along one axis."""
+    states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
+    axes = [0] * states + list(
+        node.attributes.get_ints("scan_input_axes") or [0] * len(node.inputs)
+    )
+    for k, (formal, given) in enumerate(zip(body.inputs, node.inputs, strict=True)):
+        sizes = None if given is None or given.shape is None else list(given.shape)
+        if sizes and k >= states:
+            del sizes[axes[k]]
+        formal.shape = None if sizes is None else ir.Shape(sizes)
+    _infer_body(op, body, undeclared)
+
+
 def _infer_body(op: Builder, body: ir.Graph, undeclared: _Open) -> None:
     """Infer an inner graph from the shapes of its inputs."""
     for node in body:
-        for v in node.outputs:
-            v.shape = None
+        for v in node.outputs if onnx_schema(node.domain, node.op_type) is not None else ():
+            v.shape = v.shape if is_sequence(v) else None
         if any(subgraphs(node)):
             _infer_holder(op, node, undeclared)
         else:

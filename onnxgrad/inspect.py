@@ -90,11 +90,12 @@ def inspect(
     """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 
     A rule may refuse a particular node, so every rule on the way is tried. The opset of the model
-    is raised and its functions are inlined first: operators can be others than those of the file.
+    is raised and its functions are inlined first, but for declared ones: operators can be others
+    than those of the file.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
-        wrt, of, straight_through, constant: As for `gradient`.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
+        wrt, of, straight_through, constant, example: As for `gradient`.
 
     Raises:
         ModelError: The model cannot be read or is not valid.

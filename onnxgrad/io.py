@@ -10,26 +10,26 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TypeAlias, cast
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
+from onnxgrad import maps, protos
 from onnxgrad.errors import ArgumentError, ModelError, SaveError
 
-ModelLike: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | ir.Model
-
-# A protobuf message holds less than 2 GiB. The rest of the message takes its part of that.
-_PROTO_LIMIT = 2**31 - 2**24
+# Bytes are those of a model's file.
+ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 
 def load(model: ModelLike) -> ir.Model:
     """A private copy of the model's structure, which shares the data of its weights.
 
     Args:
-        model: A path, a model in memory with its weights, or an `onnx_ir.Model`. It is never
-            changed, whatever is done to the result.
+        model: A path, a model in memory with its weights, the bytes of one, or an `onnx_ir.Model`.
+            It is never changed, whatever is done to the result.
 
     Returns:
         The model. Weights in external files are mapped into memory when they are used.
@@ -39,25 +39,11 @@ def load(model: ModelLike) -> ir.Model:
             short, or outside the model's folder; a `ModelProto` came without its external weights.
     """
     if isinstance(model, ir.Model):
-        try:
-            private = model.clone()
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"The onnx_ir.Model is not consistent: {_root(error)}") from error
-        for value in _values(private):
-            value.type = _own_type(value.type)  # clone() shares it, and it is mutable
-        replace_tensors(private, _detached)
-        return private
+        return _load_ir(model)
+    if isinstance(model, bytes | bytearray | memoryview):
+        model = _parse(bytes(model))
     if isinstance(model, onnx.ModelProto):
-        private = _deserialize(model, "the ModelProto")
-        for tensor in _tensors(private):
-            if isinstance(tensor, ir.ExternalTensor):
-                raise ModelError(
-                    f"The weight {tensor.name!r} lies in the file {str(tensor.location)!r}, and a "
-                    "ModelProto does not say in which folder. Give the model's path instead, or "
-                    "load it with onnx.load(path), which brings the weights."
-                )
-        replace_tensors(private, _detached)
-        return private
+        return _load_proto(model)
     return _load_path(model)
 
 
@@ -70,20 +56,33 @@ def like(result: ir.Model, original: ModelLike) -> onnx.ModelProto | ir.Model:
     if isinstance(original, ir.Model):
         return result
     replace_tensors(result, _embedded)
-    if _weight_bytes(result) > _PROTO_LIMIT:
+    if _weight_bytes(result) > protos.LIMIT:
         raise ModelError(
             "The weights take more than 2 GB, which a ModelProto cannot hold. Give an "
             "onnx_ir.Model (onnx_ir.load(path)) and write the result with onnxgrad.save."
         )
-    return ir.to_proto(result)
+    return to_proto(result)
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The message of a model, with all that was hidden from onnx_ir when it was read."""
+    proto = ir.to_proto(model)
+    if maps.hides(model):
+        maps.show(proto)
+    return proto
 
 
 def writable(path: str | os.PathLike[str]) -> str:
     """The whole path of a file to write.
 
     Raises:
+        ArgumentError: It is no path.
         SaveError: There is no such folder, or the path is one.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(
+            f"The place to write to is a path, not {type(path).__name__}: save(model, path)."
+        )
     path = os.path.realpath(os.fspath(path))  # through a link, not over it
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
@@ -105,6 +104,7 @@ def save(
             take more than 2 GB.
 
     Raises:
+        ArgumentError: `path` is no path.
         SaveError: The folder is missing or cannot be written, or the disk is full.
         ModelError: The model cannot be read, as in `load`.
     """
@@ -112,14 +112,16 @@ def save(
     folder, name = os.path.split(path)
     private = load(model)
     replace_tensors(private, _embedded)
-    data = f"{name}.data" if external_data or _weight_bytes(private) > _PROTO_LIMIT else None
+    data = f"{name}.data" if external_data or _weight_bytes(private) > protos.LIMIT else None
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".onnxgrad-") as stage:
-            ir.save(private, os.path.join(stage, name), external_data=data)
+            staged = os.path.join(stage, name)
+            ir.save(private, staged, external_data=data)
+            _show_maps(private, staged)
             # Only whole files leave the stage. Small models have no weights to set apart.
             if data is not None and os.path.exists(os.path.join(stage, data)):
                 os.replace(os.path.join(stage, data), os.path.join(folder, data))
-            os.replace(os.path.join(stage, name), path)
+            os.replace(staged, path)
     except OSError as error:
         raise SaveError(f"Cannot write {path!r}: {error.strerror or error}.") from error
     except Exception as error:  # the protobuf libraries' own errors share no base class
@@ -131,7 +133,7 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
         path = os.fspath(source)
     except TypeError:
         raise ArgumentError(
-            "A model is a path, an onnx.ModelProto or an onnx_ir.Model, "
+            "A model is a path, an onnx.ModelProto, its bytes or an onnx_ir.Model, "
             f"not {type(source).__name__}."
         ) from None
     if os.path.isdir(path):
@@ -145,84 +147,159 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
         raise ModelError(f"{path!r} is not an ONNX file, or it is truncated: {error}") from error
     if empty:
         raise ModelError(f"{path!r} is an empty file.")
-    model = _deserialize(proto, repr(path))
     folder = os.path.dirname(os.path.abspath(path))
+    messages = list(protos.walk(proto))
+    for name, location in protos.external(messages):
+        protos.require_inside(name, location, folder)
+    model = _deserialize(proto, messages, repr(path), folder)
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
-            _check_external(tensor, folder)
+            _require_whole(tensor)
     return model
 
 
-def _deserialize(proto: onnx.ModelProto, what: str) -> ir.Model:
+def _parse(content: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.ModelProto.FromString(content)
+    except Exception as error:  # the protobuf libraries' own errors share no base class
+        raise ModelError(
+            f"The {len(content)} bytes given are no ONNX model, or a truncated one. "
+            "Of a file give the path, as a str."
+        ) from error
+
+
+def _load_proto(proto: onnx.ModelProto) -> ir.Model:
+    messages = list(protos.walk(proto))
+    for name, location in protos.external(messages):
+        raise ModelError(
+            f"The weight {name!r} lies in the file {location!r}, and a ModelProto does not say in "
+            "which folder. Give the model's path instead, or load it with onnx.load(path), which "
+            "brings the weights."
+        )
+    private = _deserialize(proto, messages, "the ModelProto")
+    replace_tensors(private, _detached)
+    return private
+
+
+def _load_ir(model: ir.Model) -> ir.Model:
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            folder = os.path.abspath(os.fspath(tensor.base_dir))
+            protos.require_inside(tensor.name, os.fspath(tensor.location), folder)
+    try:
+        private = model.clone()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"The onnx_ir.Model is not consistent: {_root(error)}") from error
+    for value in _values(private):
+        value.type = _own_type(value.type)  # clone() shares it, and it is mutable
+    replace_tensors(private, _detached)
+    return private
+
+
+def _deserialize(
+    proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
+) -> ir.Model:
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"
         raise ModelError(f"{what} is not an ONNX model, or it is truncated: it has no {missing}.")
+    proto = _readable(proto, messages, folder)
     try:
         return ir.from_proto(proto)
     except Exception as error:  # whatever a malformed graph leads to
         raise ModelError(f"{what} is not a valid ONNX model: {_root(error)}") from error
 
 
-def _check_external(tensor: ir.ExternalTensor, folder: str) -> None:
-    location = os.fspath(tensor.location)
-    weight = f"The weight {tensor.name!r} lies in {location!r}"
-    target, home = os.path.realpath(os.path.join(folder, location)), os.path.realpath(folder)
-    if os.path.isabs(location) or os.path.commonpath([target, home]) != home:
-        raise ModelError(
-            f"{weight}, outside the model's folder {folder!r}. This is refused: a model file could "
-            "read any file so. Put the data beside the model."
-        )
+def _readable(proto: onnx.ModelProto, messages: Sequence[Message], folder: str) -> onnx.ModelProto:
+    """The model as onnx_ir can read it: sparse tensors made dense, maps hidden."""
+    sparse, with_maps = protos.has_sparse(messages), maps.has_maps(messages)
+    if sparse or with_maps:
+        proto, given = onnx.ModelProto(), proto  # the caller's stays as it is
+        proto.CopyFrom(given)
+    if sparse:
+        protos.make_dense(proto, folder)
+    if with_maps:
+        maps.hide(proto)
+    return proto
+
+
+def _show_maps(model: ir.Model, path: str) -> None:
+    """Show the maps in the file that a model was written to."""
+    if maps.hides(model):
+        proto = onnx.load(path, load_external_data=False)
+        maps.show(proto)
+        onnx.save(proto, path)
+
+
+def _require_whole(tensor: ir.ExternalTensor) -> None:
+    weight, folder = f"The weight {tensor.name!r} lies in {str(tensor.location)!r}", tensor.base_dir
     try:
-        found = os.stat(target)
+        found = os.stat(tensor.path)
     except OSError as error:
         raise ModelError(
             f"{weight}, which has to be in {folder!r} and cannot be read: {error.strerror}."
         ) from error
-    if found.st_nlink > 1:  # onnx_ir would refuse it too, but only when the data is first used
-        raise ModelError(
-            f"{weight}, a file with several hard links, which can stand for any file. "
-            "Copy the model and its data to a folder of its own."
-        )
+    if not os.path.isfile(tensor.path):
+        raise ModelError(f"{weight}, which is no file in {folder!r}.")
     end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
     if end > found.st_size or (tensor.length is not None and tensor.length < tensor.nbytes):
         raise ModelError(f"{weight}, which is too short: {found.st_size} bytes. It is truncated.")
 
 
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph, those of functions, and all within."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        yield graph
+        yield from graph.subgraphs()
+
+
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in model.graphs():
+    for graph in _graphs(model):
         yield from graph.inputs
         yield from graph.initializers.values()
-    for node in _nodes(model):
-        yield from node.outputs
+        for node in graph:
+            yield from node.outputs
 
 
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for root in roots:
-        yield from ir.traversal.RecursiveGraphIterator(root)
+def _attributes(model: ir.Model) -> Iterator[MutableMapping[str, ir.Attr]]:
+    """The attributes of each node, and the defaults of those of functions."""
+    for function in model.functions.values():
+        yield function.attributes
+    for graph in _graphs(model):
+        for node in graph:
+            yield node.attributes
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in model.graphs():
+    for graph in _graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-    for node in _nodes(model):
-        for attribute in node.attributes.values():
-            if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
+    for attributes in _attributes(model):
+        for attribute in attributes.values():
+            yield from _held(attribute)
+
+
+def _held(attribute: ir.Attr) -> Sequence[ir.TensorProtocol]:
+    """The tensors that an attribute holds."""
+    if attribute.is_ref() or attribute.value is None:
+        return ()
+    if attribute.type == ir.AttributeType.TENSOR:
+        return (attribute.as_tensor(),)
+    return attribute.as_tensors() if attribute.type == ir.AttributeType.TENSORS else ()
 
 
 def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> None:
+    """Put another tensor in the place of each of a model, those in functions and attributes too."""
     for value in _values(model):
         if value.const_value is not None:
             value.const_value = new(value.const_value)
-    for node in _nodes(model):
-        for name, attribute in node.attributes.items():
-            if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
-                node.attributes[name] = ir.AttrTensor(name, new(attribute.as_tensor()))
+    for attributes in _attributes(model):
+        for name, attribute in list(attributes.items()):
+            if tensors := [new(tensor) for tensor in _held(attribute)]:
+                one = attribute.type == ir.AttributeType.TENSOR
+                attributes[name] = ir.Attr(name, attribute.type, tensors[0] if one else tensors)
 
 
 def _weight_bytes(model: ir.Model) -> int:

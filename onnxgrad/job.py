@@ -47,7 +47,8 @@ class Job:
         wrt_names = _wrt_names(net, wrt, self.constant)
         checkpoints = options.checkpoints
         kept = [] if isinstance(checkpoints, bool) else resolve_all(net, checkpoints)
-        normalise(net, [*wrt_names, *of_names, *kept, *self.constant])
+        keep = [*wrt_names, *of_names, *kept, *self.constant]
+        normalise(net, keep, options.straight_through, options.example)
         mark(net.graph, options.straight_through)
         self.op = Builder(net.graph, target=options.target)
         stop(net.graph, self.constant, self.op.names)

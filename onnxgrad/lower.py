@@ -8,6 +8,7 @@ others than the named tensors themselves, that part is computed once more with t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -26,7 +27,7 @@ TRAINING = "ai.onnx.preview.training"
 
 
 @transform
-def lower(net: ir.Model) -> None:
+def lower(net: ir.Model, *, example: Any = None) -> None:
     """A model in which the training operators of the standard are replaced by its plain ones.
 
     These are Gradient, Adam, Adagrad and Momentum of the domain ai.onnx.preview.training, which no
@@ -36,7 +37,8 @@ def lower(net: ir.Model) -> None:
     themselves.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
+        example: As for `gradient`.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) with the same inputs and outputs, in
@@ -49,7 +51,7 @@ def lower(net: ir.Model) -> None:
         NoRuleError: A Gradient has an operator without a rule on its path, or a node is not what
             the standard says.
     """
-    normalise(net, [])
+    normalise(net, [], example=example)
     for node in net.graph.all_nodes():
         if node.domain == TRAINING:
             raise NoRuleError(f"{describe(node)} cannot be lowered: {node.meta.get(REASON)}")

@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 
 from onnxgrad import io, names, transforms
 from onnxgrad.api import gradient
-from onnxgrad.errors import ArgumentError
+from onnxgrad.errors import ArgumentError, NoRuleError
 from onnxgrad.learnt import is_learnt
 from onnxgrad.names import All, Spec
 from onnxgrad.normalise import normalise
@@ -56,6 +56,11 @@ class NetPortGradient:
                     "NetPortGradient takes a tensor's name, a position (a sequence of names and "
                     f"indices) or ALL, not {self.spec!r}."
                 )
+            if any(not isinstance(part, Hashable) for part in self.spec):
+                raise ArgumentError(
+                    f"NetPortGradient is of one tensor, and {self.spec!r} is no position, names "
+                    "and indices. For several tensors give a list of NetPortGradients."
+                )
             object.__setattr__(self, "spec", tuple(self.spec))  # hashable
 
     def __repr__(self) -> str:
@@ -89,7 +94,7 @@ class Net:
     by tensor name. For a sequence, even of one name, it is a dict.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         providers: onnxruntime's execution providers in order of preference, each a name or a pair
             of a name and options. None for CUDA where there is one, then the CPU.
         threads: Threads within an operator; None for onnxruntime's choice.
@@ -129,7 +134,8 @@ class Net:
         self._lock = threading.Lock()
         self._forward: Session | None = None
         self._built: dict[Any, _Built] = {}
-        self._gradients: dict[Any, _Built] = {}
+        self._open: set[Any] = set()  # what is built for each shape of the feeds
+        self._resolved: dict[Any, All | list[str]] = {}
         self._modes: dict[Any, Mode] = {}
         graph = self._model.graph
         self.ports = {value.name or "": Port.of(value) for value in graph.inputs}
@@ -141,7 +147,7 @@ class Net:
         """The names of the weights that are learnt, those that `ALL` stands for."""
         model = io.load(self._model)
         known = names.parameters(model)
-        normalise(model, list(known))
+        normalise(model, list(known), self._options["straight_through"])
         weights = model.graph.initializers
         return tuple(name for name in known if name in weights and is_learnt(weights[name]))
 
@@ -218,7 +224,7 @@ class Net:
         _refuse(none)
         only = self.outputs if of is None else names.resolve_all(self._model, of)
         imposed = self._by_name(ograds, only, "ograds")
-        built = self._build(gradient, GRADIENTS, wrt, of=of, ograd=sorted(imposed))
+        built = self._build(gradient, GRADIENTS, wrt, values, of=of, ograd=sorted(imposed))
         found = self._run(built, values, imposed)
         return _pick(found, wrt)
 
@@ -233,7 +239,7 @@ class Net:
         values, ograds = self._feeds(feeds)
         _refuse(ograds)
         moved = self._by_name(tangents, self.inputs, "tangents")
-        built = self._build(transforms.jvp, TANGENTS, list(moved), of=of)
+        built = self._build(transforms.jvp, TANGENTS, list(moved), values, of=of)
         return _pick(self._run(built, values, tangents=moved), of)
 
     def hvp(self, feeds: Any, tangents: Any, *, of: Specs | None = None) -> Any:
@@ -249,7 +255,8 @@ class Net:
         """
         values, ograds = self._feeds(feeds)
         moved = self._by_name(tangents, self.inputs, "tangents")
-        built = self._build(transforms.hvp, HVPS, list(moved), of=of, ograd=sorted(ograds) or False)
+        imposed = sorted(ograds) or False
+        built = self._build(transforms.hvp, HVPS, list(moved), values, of=of, ograd=imposed)
         found = self._run(built, values, ograds, moved)
         return found if isinstance(tangents, Mapping) else next(iter(found.values()))
 
@@ -271,7 +278,8 @@ class Net:
         values, ograds = self._feeds(feeds)
         _refuse(ograds)
         way = self._plan("jacobian", values, wrt, of=of, mode=mode, max_bytes=max_bytes)
-        built = self._build(transforms.jacobian, JACOBIANS, wrt, of=of, mode=way, max_bytes=_ANY)
+        options = {"of": of, "mode": way, "max_bytes": _ANY}
+        built = self._build(transforms.jacobian, JACOBIANS, wrt, values, **options)
         found = self._run(built, values)
         return _pick({y: _pick(row, wrt) for y, row in found.items()}, of)
 
@@ -295,6 +303,7 @@ class Net:
             transforms.hessian,
             JACOBIANS,
             wrt,
+            values,
             of=of,
             ograd=sorted(ograds) or False,
             max_bytes=_ANY,
@@ -322,7 +331,7 @@ class Net:
         options = {"of": of, "batched": batched}
         self._plan("per_example_gradient", values, wrt, max_bytes=max_bytes, **options)
         transform = transforms.per_example_gradient
-        built = self._build(transform, GRADIENTS, wrt, max_bytes=_ANY, **options)
+        built = self._build(transform, GRADIENTS, wrt, values, max_bytes=_ANY, **options)
         found = self._run(built, values)
         return found if wrt is None else _pick(found, wrt)
 
@@ -338,7 +347,7 @@ class Net:
                     "but no gradient is asked for: give a second argument."
                 )
             return self._forward_session(), values, self._outputs
-        built = self._requested(request, ograds, of)
+        built = self._requested(request, values, ograds, of)
         one = isinstance(request, NetPortGradient) and not isinstance(request.spec, All)
         return built.session, self._fed(built, values, ograds), built.only if one else built.named
 
@@ -372,16 +381,30 @@ class Net:
             return self._forward
 
     def _build(
-        self, transform: Callable[..., Any], results: str, wrt: Any, **options: Any
+        self,
+        transform: Callable[..., Any],
+        results: str,
+        wrt: Any,
+        values: Mapping[str, Any],
+        **options: Any,
     ) -> _Built:
         """The session of a transform of the net, kept from its first use on.
 
-        `results` is the metadata property in which it notes what its outputs are.
+        `results` is the metadata property in which it notes what its outputs are. Where the ranks
+        of tensors follow from the feeds alone, there is one session for each of their shapes.
         """
-        key = (transform, _hashable(wrt), _hashable(options))
+        key: Any = (transform, _hashable(wrt), _hashable(options))
         with self._lock:
+            if key in self._open:
+                key = (key, _shapes(values))
             if key not in self._built:
-                model = transform(self._model, wrt, **self._options, **options)
+                try:
+                    model = transform(self._model, wrt, **self._options, **options)
+                except NoRuleError:
+                    options["example"] = values
+                    model = transform(self._model, wrt, **self._options, **options)
+                    self._open.add(key)
+                    key = (key, _shapes(values))
                 self._built[key] = _Built(
                     model, results, self._weights, self._providers, self._threads
                 )
@@ -396,14 +419,9 @@ class Net:
         with self._lock:
             if key not in self._modes:
                 model = _of_sizes(self._model, sizes)
-                self._modes[key] = transforms.plan(
-                    kind,
-                    model,
-                    wrt,
-                    max_bytes=max_bytes,
-                    constant=self._options["constant"],
-                    **options,
-                )
+                options |= {"max_bytes": max_bytes, "example": values}
+                options["constant"] = self._options["constant"]
+                self._modes[key] = transforms.plan(kind, model, wrt, **options)
             return self._modes[key]
 
     def _fed(
@@ -442,15 +460,19 @@ class Net:
             )
         return {only[0]: given}
 
-    def _requested(self, request: Request, ograds: Mapping[str, Any], of: Specs | None) -> _Built:
-        """The session for a request, which is resolved when it first comes."""
+    def _requested(
+        self,
+        request: Request,
+        values: Mapping[str, Any],
+        ograds: Mapping[str, Any],
+        of: Specs | None,
+    ) -> _Built:
+        """The session for a request, of which the names are resolved when it first comes."""
         requests = _requests(request)
-        key = (requests, frozenset(ograds), _hashable(of))
-        if key not in self._gradients:
-            wrt = self._wrt(requests)
-            built = self._build(gradient, GRADIENTS, wrt, of=of, ograd=sorted(ograds) or False)
-            self._gradients[key] = built
-        return self._gradients[key]
+        if requests not in self._resolved:
+            self._resolved[requests] = self._wrt(requests)
+        wrt, imposed = self._resolved[requests], sorted(ograds) or False
+        return self._build(gradient, GRADIENTS, wrt, values, of=of, ograd=imposed)
 
     def _wrt(self, requests: tuple[NetPortGradient, ...]) -> All | list[str]:
         resolved: dict[str, None] = {}
@@ -556,6 +578,10 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     return value if isinstance(value, Hashable) else repr(value)
+
+
+def _shapes(values: Mapping[str, Any]) -> Hashable:
+    return tuple((name, np.shape(value)) for name, value in sorted(values.items()))
 
 
 def _of_sizes(model: ir.Model, sizes: Mapping[str, Sequence[int]]) -> ir.Model:

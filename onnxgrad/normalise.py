@@ -1,63 +1,63 @@
 """The passes before differentiation. Afterwards rules see one dialect.
 
-Ensured: no model-local functions; opset FLOOR or newer; an IR version with initializers apart from
-inputs; weights in initializers of the main graph, none in Constant nodes; every node and value
-named and in order; the dtype of every value that the standard can infer, and its shape as far as it
-follows from the inputs; no If whose condition follows from them.
+Ensured: no model-local functions, but for those that the user has declared, with all that they
+call; opset FLOOR or newer; an IR version with initializers apart from inputs; weights in
+initializers of the main graph, none in Constant nodes; every node and value named and in order; the
+dtype of every value that the standard can infer, and its shape as far as it follows from the
+inputs; no If whose condition follows from them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
-import threading
-from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.builder import Builder
 from onnxgrad.errors import ModelError
+from onnxgrad.example import learn
 from onnxgrad.expand import bind, expand, needs_expansion
+from onnxgrad.flags import require_flags
 from onnxgrad.functions import inline_body
-from onnxgrad.inner_shapes import infer_inner, infer_states
-from onnxgrad.registry import lookup, onnx_schema
+from onnxgrad.inner_shapes import infer_inner, infer_states, inner_states
+from onnxgrad.opsets import FLOOR, HIDDEN, inline, raise_opset
+from onnxgrad.ranks import keep_rank
+from onnxgrad.registry import Asked, declared, lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
 from onnxgrad.values import (
     Dim,
-    constant_of,
     dims_of,
     is_sequence,
     is_window,
-    keep_rank,
+    keep_declared,
+    learnt,
     misjudged,
     subgraphs,
 )
 
-# The opset that rules are written for. Newer models stay as they are. 21 is the newest that
-# onnxruntime 1.19 knows.
-FLOOR = 21
 _IR_VERSION = 10
 
 # What exporters write for "any size": two of them are not equal sizes.
 _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
 
-# The domain of operators that inference is not to see.
-_HIDDEN = "onnxgrad.hidden"
 
-
-def normalise(model: ir.Model, keep: list[str]) -> None:
+def normalise(
+    model: ir.Model, keep: list[str], straight_through: Asked = False, example: Any = None
+) -> None:
     """Bring a model into the dialect of the rules, in place.
 
     Args:
         model: A private copy.
         keep: Names of tensors that must survive although nothing uses them.
+        straight_through: What it is asked for, as for `gradient`: such rules count as declared.
+        example: Feeds from which ranks are learnt that nothing else tells, if they are given.
 
     Raises:
         ModelError: The model is not valid, or its opset cannot be raised.
+        FeedError: The net cannot be run on the example.
     """
     graph = model.graph
     names = [v.name for v in graph.inputs]
@@ -72,47 +72,40 @@ def normalise(model: ir.Model, keep: list[str]) -> None:
         else:  # of a Constant node, which becomes an initializer
             weights[v.name or ""] = v
     try:
-        _passes(model)
+        _passes(model, straight_through, example)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
     graph = model.graph
     del graph.outputs[len(outputs) :]
+    for v in graph.outputs:
+        keep_declared(v)
     for name, v in weights.items():
         if name not in graph.initializers:  # nothing uses it, so a pass has removed it
             tensor = ir.convenience.get_const_tensor(v)
             again = ir.Value(name=name, type=v.type, shape=v.shape, const_value=tensor)
             graph.register_initializer(again)
-    infer(model)
+    _infer_with(model, example)
     while choose_branches(model.graph):
-        infer(model)
+        _infer_with(model, example)
 
 
-def _passes(model: ir.Model) -> None:
+def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
     graph = model.graph
     if model.ir_version < 4:
         # There the runtime takes every initializer as a constant, listed as an input or not.
         common.RemoveInitializersFromInputsPass()(model)
     for v in [*graph.inputs, *graph.outputs]:
         _forget_anonymous(v)
-    for g in (graph, *(f.graph for f in model.functions.values())):
+    holders = (graph, *(f.graph for f in model.functions.values()))
+    for g in holders:
         bind(g)
-    if model.functions:
-        common.InlinePass()(model)
-        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
-    version = graph.opset_imports.setdefault("", FLOOR)
-    newest = onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise ModelError(
-            f"the model is of opset {version} and the installed onnx {onnx.__version__} knows up "
-            f"to {newest}: upgrade onnx"
-        )
-    if version < FLOOR:
-        _raise(model, version)
+        require_flags(g.all_nodes())
+    inline(model, lambda f: declared(f.domain, f.name, straight_through))
+    require_flags(model.graph.all_nodes())  # those too that a call of a function has given
+    raise_opset(model, FLOOR)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     inline_holders(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    if version < 11:
-        _resize_as_of_old(model.graph)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.NameFixPass()(model)
     common.TopologicalSortPass()(model)
@@ -126,7 +119,7 @@ def _passes(model: ir.Model) -> None:
             # onnx's inference takes another default than the standard's.
             node.attributes.setdefault("onesided", ir.AttrInt64("onesided", 1))
     if needs_expansion(model.graph):
-        infer(model)
+        _infer_with(model, example)
         expand(model.graph)
         common.TopologicalSortPass()(model)
 
@@ -144,100 +137,50 @@ def inline_holders(model: ir.Model) -> None:
         inline_body(node, model.graph.opset_imports[""])
 
 
-def _resize_as_of_old(graph: ir.Graph) -> None:
-    """Say how Upsample and Resize found their coordinates before opset 11, where none could.
-
-    The converter leaves them to the defaults. onnxruntime rounds up where it makes smaller.
-    """
-    for node in graph.all_nodes():
-        if node.op_type == "Resize" and not node.domain:
-            given = node.inputs[2]
-            scales = None if given is None else constant_of(given)
-            shrinks = scales is not None and scales.max() <= 1 and scales.min() < 1
-            for name, value in (
-                ("coordinate_transformation_mode", "asymmetric"),
-                ("nearest_mode", "ceil" if shrinks else "floor"),
-            ):
-                node.attributes[name] = ir.AttrString(name, value)
-
-
-def _raise(model: ir.Model, version: int) -> None:
-    """Raise the opset to FLOOR, past operators that onnxruntime had before the standard did."""
-    if version < 9 and any(n.op_type == "Scan" and not n.domain for n in model.graph.all_nodes()):
-        raise ModelError(
-            "the model holds a Scan of opset 8, which scans each example of a batch by itself and "
-            "which no converter raises: export the model with opset 9 or later"
-        )
-    ahead = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
-    for node in ahead:
-        node.domain = _HIDDEN
-    if ahead:
-        model.graph.opset_imports[_HIDDEN] = 1
-    with _quiet():
-        ConvertVersionPass(target_version=FLOOR, fallback=True)(model)
-    if model.graph.opset_imports[""] != FLOOR:
-        raise ModelError(f"opset {version} cannot be raised to {FLOOR}")
-    for node in model.graph.all_nodes():
-        if node.domain == _HIDDEN:
-            node.domain = ""
-    model.graph.opset_imports.pop(_HIDDEN, None)
-
-
-# The level of a logger is every thread's.
-_LEVEL = threading.Lock()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let onnxscript report errors alone: that it falls back to onnx's converter is none."""
-    logger = logging.getLogger("onnxscript")
-    with _LEVEL:
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _exists(node: ir.Node, version: int) -> bool:
-    return onnx_schema("", node.op_type, version) is not None
+def _infer_with(model: ir.Model, example: Any) -> None:
+    infer(model)
+    if example is not None and learn(model, example):
+        infer(model)
 
 
 def infer(model: ir.Model) -> None:
-    """Infer dtypes and shapes anew. The sizes that the file declares for inner values can be stale.
+    """Infer dtypes and shapes anew, whatever the file declares of inner values and outputs.
 
-    Their ranks are kept: inference loses that of a Reshape to sizes computed at run time.
+    Runtimes only warn of a declaration that is wrong, and files hold such. What the operands do not
+    tell stays open, but for ranks that an example has told.
     """
-    declared = [(v, v.shape) for v in model.graph.outputs]
     _infer(model)
     nodes = [n for n in model.graph.all_nodes() if misjudged(n)]
     if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
-        model.graph.opset_imports[_HIDDEN] = 1
+        model.graph.opset_imports[HIDDEN] = 1
         for node in nodes:
-            node.domain = _HIDDEN
+            node.domain = HIDDEN
         _infer(model)
         for node in nodes:
             node.domain = ""
-        del model.graph.opset_imports[_HIDDEN]
-    for v, shape in declared:
-        if v.shape is None:
-            v.shape = shape
+        del model.graph.opset_imports[HIDDEN]
 
 
 def _infer(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
-        if onnx_schema(node.domain, node.op_type) is not None or node.domain == _HIDDEN:
-            for v in node.outputs:
-                v.shape = None if v.shape is None else ir.Shape([None] * len(v.shape))
+        hidden = node.domain == HIDDEN
+        if hidden or onnx_schema(node.domain, node.op_type) is not None:
+            for v in (*node.outputs, *inner_states(node)):
+                # Inference tells little of a sequence's elements: there the file's rank is taken.
+                kept = v.shape is not None and (hidden or is_sequence(v))
+                v.shape = ir.Shape([None] * len(v.shape or ())) if kept else learnt(v)
+    _infer_all(model)
+    if infer_inner(model.graph):
+        _infer_all(model)
+    _infer_names(model.graph)
+
+
+def _infer_all(model: ir.Model) -> None:
     infer_shapes = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer_shapes(model)
     more = (_type_sequences, _type_own_operators, _keep_ranks, infer_states)
     while any(pass_(model.graph) for pass_ in more):
         infer_shapes(model)
-    if infer_inner(model.graph):
-        infer_shapes(model)
-    _infer_names(model.graph)
 
 
 def _infer_names(graph: ir.Graph) -> None:

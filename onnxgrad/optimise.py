@@ -5,12 +5,20 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from onnxgrad.values import restore_declared
+
 
 def optimise(model: ir.Model) -> None:
-    """Remove dead nodes, initializers and opset imports, and put the rest in order, in place."""
+    """Remove what nothing needs, functions and imports too, and put the rest in order, in place.
+
+    Outputs of the net whose shape nothing tells are declared as they were.
+    """
     common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     _results_last(model.graph)
+    for v in model.graph.outputs:
+        restore_declared(v)
 
 
 def _results_last(graph: ir.Graph) -> None:

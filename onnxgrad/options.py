@@ -41,7 +41,7 @@ from onnxgrad.targets import TargetName
 Spec: TypeAlias = str | Sequence[Any]
 Wrt: TypeAlias = Spec | All | None
 # What a model is given as, but for an `onnx_ir.Model`.
-Source: TypeAlias = str | os.PathLike[str] | onnx.ModelProto
+Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 Unreachable = Literal["error", "zeros"]
 
 
@@ -50,6 +50,7 @@ class Traced(TypedDict, total=False):
 
     straight_through: StraightThrough
     constant: Spec | None
+    example: Any
 
 
 class Common(Traced, total=False):
@@ -92,6 +93,7 @@ class Options:
     straight_through: StraightThrough = False
     constant: Spec | None = None
     checkpoints: bool | Spec = False
+    example: Any = None
     target: TargetName = "cpu"
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ T = TypeVar("T")
 
 
 class Transform(Protocol[P]):
-    """A public function from a model to a model of the same kind; a path gives a `ModelProto`."""
+    """A public transform: model in, model of the same kind out; for a path a `ModelProto`."""
 
     __name__: str
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,6 +112,8 @@ class Entry:
     zeros: dict[str, str] = field(default_factory=dict)
     nones: dict[str, str] = field(default_factory=dict)
     broadcast: bool = False
+    # Declared by the user of the package, not by its own rules.
+    users: bool = False
 
     @property
     def name(self) -> str:
@@ -145,6 +147,9 @@ _TABLE: dict[tuple[str, str], Entry] = {}
 # What else is known of operators where a straight-through gradient is asked for.
 _STRAIGHT: dict[tuple[str, str], Entry] = {}
 
+# The operators of which a straight-through gradient is asked for; True stands for all.
+Asked = str | Collection[str] | bool
+
 
 def split_name(name: str) -> tuple[str, str]:
     """``"com.acme::Ramp"`` as ``("com.acme", "Ramp")``; the standard's domain is empty."""
@@ -165,6 +170,26 @@ def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry |
         functions=entry.functions | straight.functions,
         broadcast=straight.broadcast,
     )
+
+
+def settle() -> None:
+    """What is declared so far are the package's own rules; what comes later is the user's."""
+    for entry in (*_TABLE.values(), *_STRAIGHT.values()):
+        entry.users = False
+
+
+def declared(domain: str, op_type: str, straight_through: Asked = False) -> bool:
+    """Whether the user of the package has declared an operator, in what is asked for."""
+    key = "" if domain == "ai.onnx" else domain, op_type
+    entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
+    if entry is not None and entry.users:
+        return True
+    if straight is None or not straight.users:
+        return False
+    if isinstance(straight_through, bool):
+        return straight_through
+    asked = [straight_through] if isinstance(straight_through, str) else straight_through
+    return straight.name in asked
 
 
 def straight_through() -> list[str]:
@@ -235,6 +260,7 @@ def _declare(entry: Entry, table: dict[str, Any], operand: str, what: Any) -> No
                 f"Call onnxgrad.forget({entry.name!r}) first to replace it."
             )
     table[operand] = what
+    entry.users = True
 
 
 def rule(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad import io
 from onnxgrad.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError, nearest
 from onnxgrad.targets import TargetName
 
 Array: TypeAlias = np.ndarray
+# From feeds and the names of outputs to their values.
+Run: TypeAlias = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 
 _CPU = "CPUExecutionProvider"
@@ -223,7 +226,7 @@ class Session:
         self._weights = weights  # onnxruntime does not keep their memory alive
         try:
             self._session = ort.InferenceSession(
-                ir.to_proto(model).SerializeToString(),
+                io.to_proto(model).SerializeToString(),
                 options,
                 providers=chosen,
             )
@@ -248,6 +251,11 @@ class Session:
             FeedError: onnxruntime cannot run the net on these values, or cannot bind them.
         """
         return Binding(self._session, feeds, self._fed, self.run(feeds), self._device)
+
+
+def on_onnxruntime(model: ir.Model) -> Run:
+    """The model on onnxruntime's CPU provider."""
+    return Session(io.load(model), Weights(), ["CPUExecutionProvider"]).run
 
 
 class Binding:

@@ -129,6 +129,7 @@ def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
         for result, v in zip(results, node.outputs, strict=True):
             copy = ir.node("Identity", [result], name=names.fresh(node.name or "If"))
             copy.outputs[0].name = v.name
+            copy.outputs[0].meta.update(v.meta)
             graph.insert_before(node, copy)
             ir.convenience.replace_all_uses_with(v, copy.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)

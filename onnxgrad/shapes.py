@@ -16,6 +16,8 @@ from onnxgrad.builder import Builder, Tensor
 from onnxgrad.values import Dim, dims_in
 
 Size = int | Tensor
+# Axes that are known, or a vector of int64 at run time.
+Axes = Sequence[int] | Tensor
 
 
 def dim(x: Tensor, axis: int) -> Size:
@@ -24,16 +26,16 @@ def dim(x: Tensor, axis: int) -> Size:
     It is read from the graph's input that declares it, if only one does: once for all tensors of
     that size, which need not be there. Two inputs may differ, whatever they declare.
     """
-    known = x.shape
-    if axis < 0:
-        axis += x.rank
+    known, axis = x.shape, axis_of(axis, x)
     size = None if known is None else known[axis]
     if isinstance(size, int):
         return size
     source, at = x.op.declared.get(size or "", (x.value, axis))
     if source.graph is not x.value.graph:
         source, at = x.value, axis
-    return x.op.Shape(x.op.tensor(source), start=at, end=at + 1)
+    found = x.op.Shape(x.op.tensor(source), start=at, end=at + 1 if at != -1 else None)
+    found.value.shape = ir.Shape([1])  # which inference does not see where the rank is not known
+    return found
 
 
 def dims(x: Tensor) -> list[Size]:
@@ -81,11 +83,24 @@ def shape(x: Tensor) -> Tensor:
     return x.op.Shape(x) if x.static is None else vector(x, x.static)
 
 
-def count(x: Tensor, axes: Sequence[int] | Tensor | None = None) -> Size:
+def count(x: Tensor, axes: Axes | None = None) -> Size:
     """The number of elements along `axes`, or of all."""
     if isinstance(axes, Tensor):
-        return x.op.ReduceProd(x.op.Gather(shape(x), axes), keepdims=0)
+        return x.op.ReduceProd(x.op.Gather(shape(x), axes), keepdims=1)
+    if axes is None and x.shape is None:
+        return x.op.Unsqueeze(x.op.Size(x), x.op.const([0]))
     return product([dim(x, a) for a in (range(x.rank) if axes is None else axes)])
+
+
+def around(x: Tensor, axis: int) -> list[Size]:
+    """The number of elements before an axis, its size, and the number behind it.
+
+    In these three sizes a tensor of any rank has that axis at 1.
+    """
+    ends = {"start": axis + 1} if axis != -1 else {"start": 0, "end": 0}
+    before, behind = x.op.Shape(x, end=axis), x.op.Shape(x, **ends)
+    sizes = [x.op.ReduceProd(s, keepdims=1) for s in (before, behind)]
+    return [sizes[0], dim(x, axis), sizes[1]]
 
 
 def product(sizes: Sequence[Size]) -> Size:
@@ -162,7 +177,7 @@ def _same_shape(g: Tensor, x: Tensor) -> bool:
 
 def rows(x: Tensor, axis: int = -1) -> Tensor:
     """`x` as a matrix: a row holds what lies along `axis` and all behind it."""
-    return x if x.rank == 2 else x.op.Flatten(x, axis=axis)
+    return x if x.shape is not None and x.rank == 2 else x.op.Flatten(x, axis=axis)
 
 
 def expand_like(g: Tensor, x: Tensor) -> Tensor:
@@ -220,53 +235,71 @@ def permutation_inverse(perm: Sequence[int]) -> list[int]:
 
 
 def axis_of(axis: int, x: Tensor) -> int:
-    """An axis counted from the front."""
-    return axis + x.rank if axis < 0 else axis
+    """An axis counted from the front; from the end only where the rank is not known."""
+    return axis + x.rank if axis < 0 and x.shape is not None else axis
 
 
-def reduced_axes(x: Tensor, axes: Tensor | None, noop_with_empty_axes: int) -> list[int] | Tensor:
+def axes_from(x: Tensor, first: int = 0) -> Axes:
+    """The axes from `first` on, or all; found at run time where the rank is not known."""
+    if x.shape is not None:
+        return list(range(axis_of(first, x), x.rank))
+    op = x.op
+    if first < 0:
+        return list(range(first, 0))
+    return op.Range(op.const(first), op.Size(op.Shape(x)), op.const(1))
+
+
+def axes_but(x: Tensor, axis: int) -> Axes:
+    """All axes but one that is counted from the front."""
+    behind = axes_from(x, axis + 1)
+    if isinstance(behind, Tensor):
+        return x.op.Concat(x.op.const(np.arange(axis)), behind, axis=0)
+    return [*range(axis), *behind]
+
+
+def reduced_axes(x: Tensor, axes: Tensor | None, noop_with_empty_axes: int) -> Axes:
     """The axes that a Reduce operator reduces, as a list where they are known."""
     if axes is None:
-        return [] if noop_with_empty_axes else list(range(x.rank))
+        return [] if noop_with_empty_axes else axes_from(x)
     known = axes.const
     if known is not None:
         if known.size == 0 and not noop_with_empty_axes:
-            return list(range(x.rank))
+            return axes_from(x)
         return sorted(axis_of(int(a), x) for a in known)
     if axes.static == (0,):
-        return [] if noop_with_empty_axes else list(range(x.rank))
+        return [] if noop_with_empty_axes else axes_from(x)
     if noop_with_empty_axes or (axes.static and axes.static[0] > 0):
         return axes
     # Empty at run time would mean all of them, which no operand can say: ask for the real ones.
     op = x.op
-    every = op.const(np.arange(x.rank))
+    every = axes_vector(x, axes_from(x))
     none_given = op.Equal(op.Size(axes), op.const(0))
     return op.Compress(
         op.Concat(axes, every, axis=0),
         op.Concat(
             op.Expand(op.Not(none_given), op.Shape(axes)),
-            op.Expand(none_given, op.const([x.rank])),
+            op.Expand(none_given, op.Shape(every)),
             axis=0,
         ),
     )
 
 
-def axes_vector(like: Tensor, axes: Sequence[int] | Tensor) -> Tensor:
+def axes_vector(like: Tensor, axes: Axes) -> Tensor:
     """Axes as an int64 tensor."""
     return axes if isinstance(axes, Tensor) else like.op.const(np.array(axes, np.int64))
 
 
-def unreduce(g: Tensor, x: Tensor, axes: list[int] | Tensor, keepdims: int) -> Tensor:
+def unreduce(g: Tensor, x: Tensor, axes: Axes, keepdims: int) -> Tensor:
     """What a Reduce operator over `axes` of `x` gave, with the reduced axes back as size 1."""
     if keepdims or axes == []:
         return g
     y = g.op.Unsqueeze(g, axes_vector(g, axes))
-    if y.value.shape is None:
+    if y.value.shape is None and x.shape is not None:
         y.value.shape = ir.Shape([None] * x.rank)
     return y
 
 
-def reduce_sum(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:
+def reduce_sum(x: Tensor, axes: Axes, keepdims: int = 0) -> Tensor:
     """The sum over `axes`; over none of them, or only over axes of size 1, no node computes it."""
     if not isinstance(axes, Tensor):
         known = x.shape
@@ -293,7 +326,7 @@ def _sum_of_rows(x: Tensor, n: int, keepdims: int) -> Tensor:
     return y if len(sizes) == 1 else reshape(y, sizes)
 
 
-def reduce_mean(x: Tensor, axes: Sequence[int] | Tensor, keepdims: int = 0) -> Tensor:
+def reduce_mean(x: Tensor, axes: Axes, keepdims: int = 0) -> Tensor:
     """The mean over `axes`; over none of them it is `x`."""
     if not isinstance(axes, Tensor) and not axes:
         return x

@@ -16,7 +16,7 @@ from onnxgrad.errors import ArgumentError, nearest
 from onnxgrad.values import ROUNDED, carries, cotangent_dtype, is_float
 
 # Names of operators; True stands for every one that has a straight-through rule.
-StraightThrough = str | Collection[str] | bool
+StraightThrough = registry.Asked
 
 _MARK = "onnxgrad.straight_through"
 

@@ -230,8 +230,10 @@ def _copy_of_one(
     for v in single.graph.inputs:
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
-    normalise(single, [*job.wrt_names, *(y.name or "" for y in job.of), *job.constant])
-    mark(single.graph, job.options.straight_through)
+    straight_through = job.options.straight_through
+    names = [*job.wrt_names, *(y.name or "" for y in job.of), *job.constant]
+    normalise(single, names, straight_through, _first(job, rows))
+    mark(single.graph, straight_through)
     stop(single.graph, job.constant, Names(single.graph))
     stands = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
@@ -246,15 +248,27 @@ def _copy_of_one(
     return nodes, {v.name: t for v, t in copies.items()}
 
 
+def _first(job: Job, rows: list[ir.Value]) -> Any:
+    """The example of the whole batch, less all but its first row."""
+    example = job.options.example
+    if not isinstance(example, Mapping):
+        return example if example is None else np.asarray(example)[:1]
+    names = {v.name for v in rows}
+    return {n: np.asarray(x)[:1] if n in names else x for n, x in example.items()}
+
+
 @transform
-def vmap(net: ir.Model, *, batched: Spec | None = None, batch: str = "batch") -> None:
+def vmap(
+    net: ir.Model, *, batched: Spec | None = None, batch: str = "batch", example: Any = None
+) -> None:
     """A model with a new first axis, the batch, on its inputs and outputs.
 
     Args:
-        model: A path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         batched: The graph inputs that get the axis; None means every graph input that is no
             parameter. The others are the same for every example.
         batch: The name of the new dimension, numbered where another one has it.
+        example: Feeds of the model as it is: as for `gradient`.
 
     Returns:
         A model of the same kind: each input `x` of `batched` has shape [batch, *x.shape], and so
@@ -264,7 +278,7 @@ def vmap(net: ir.Model, *, batched: Spec | None = None, batch: str = "batch") ->
         ArgumentError: A name in `batched` is no graph input, or an output cannot have the axis.
         ModelError: The model cannot be read or is not valid.
     """
-    normalise(net, [])
+    normalise(net, [], example=example)
     graph = net.graph
     op = Builder(graph)
     rows = _batch_inputs(graph, batched)
@@ -355,13 +369,14 @@ def plan(
     mode: Mode = "auto",
     batched: Spec | None = None,
     max_bytes: int = MAX_BYTES,
+    example: Any = None,
 ) -> Mode:
     """Only the decisions of a transform: its mode, and whether its results are too large.
 
     `kind` is "jacobian", "hessian" or "per_example_gradient", the model a private one whose inputs
     have the sizes to decide for. Raises what those raise for their arguments.
     """
-    options = Options(of=of, constant=constant, unreachable="zeros")
+    options = Options(of=of, constant=constant, unreachable="zeros", example=example)
     if kind == "per_example_gradient":
         _by_example(net, wrt, batched, max_bytes, options)
         return "reverse"

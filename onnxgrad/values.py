@@ -86,57 +86,34 @@ def carries(value: ir.Value) -> bool:
     return kind is None or (isinstance(kind, ir.TensorType) and kind.dtype in FLOATS)
 
 
-# Inference forgets even the rank of these where the size of the window is not known, and that of a
-# convolution's operand is the weight's.
-_SLIDING = {"Conv", "ConvTranspose", "DeformConv"}
-
-# X is [time, batch, features], a state [directions, batch, size]; Y is both.
-_RECURRENT = {"GRU", "LSTM", "RNN"}
-
-# The standard's inference says nothing of these; the output has the shape of the first operand.
-_ALIKE = {"GroupNormalization", "MeanVarianceNormalization"}
+# In an output's meta: the shape that the file declares.
+_DECLARED = "onnxgrad.declared"
 
 
-def keep_rank(node: ir.Node) -> bool:
-    """Set ranks of operands and outputs that inference has not but could have; whether it did."""
-    missing = [
-        (v, dims)
-        for v, dims in ([] if node.domain else _ranks(node))
-        if v is not None and v.type is not None and v.shape is None and not v.is_graph_input()
-    ]
-    for v, dims in missing:
-        v.shape = ir.Shape(dims)
-    return bool(missing)
+def keep_declared(output: ir.Value) -> None:
+    """Note what the file declares of an output, which may be wrong."""
+    output.meta.setdefault(_DECLARED, output.shape)
 
 
-def _ranks(node: ir.Node) -> Iterable[tuple[ir.Value | None, list[Any]]]:
-    """What an operator fixes of the shapes of its operands and outputs."""
-    if node.op_type == "Attention":  # the caches and scores, whatever the rank of the query
-        yield from ((v, [None] * 4) for v in node.outputs[1:])
-    elif node.op_type in _RECURRENT:
-        yield from ((v, [None] * 3) for v in (node.inputs[0], *node.inputs[5:7]))
-        yield from ((v, [None] * (3 if k else 4)) for k, v in enumerate(node.outputs))
-    elif node.op_type in _SLIDING:
-        x, w = node.inputs[:2]
-        known = [v.shape for v in (x, w) if v is not None and v.shape is not None]
-        if known:
-            free = [None] * (len(known[0]) - 2)
-            yield x, [None, None, *free]
-            channels = known[-1][0] if w is not None and known[-1] is w.shape else None
-            yield node.outputs[0], [None, None if "Transpose" in node.op_type else channels, *free]
-    elif node.op_type == "STFT" and (x := node.inputs[0]) is not None and x.shape is not None:
-        yield node.outputs[0], [x.shape[0], None, None, 2]
-    elif node.op_type == "Loop":
-        # A final state is the initial one, where no step runs, or one that the body gives.
-        given = next(iter(subgraphs(node))).outputs[1:]
-        for out, initial, state in zip(node.outputs, node.inputs[2:], given, strict=False):
-            shape = None if initial is None else common_shape(initial.shape, state.shape)
-            if shape is not None:
-                yield out, list(shape)
-    elif node.op_type in _ALIKE and (x := node.inputs[0]) is not None and x.shape is not None:
-        yield node.outputs[0], list(x.shape)
-    elif node.op_type == "Split" and (x := node.inputs[0]) is not None and x.shape is not None:
-        yield from ((v, [None] * len(x.shape)) for v in node.outputs)  # into computed sizes
+def restore_declared(output: ir.Value) -> None:
+    """Declare what the file did, where no shape is known: a graph's output needs one."""
+    if output.shape is None:
+        output.shape = output.meta.get(_DECLARED)
+
+
+# In a value's meta: its rank, where an example has told it.
+_LEARNT = "onnxgrad.rank"
+
+
+def learn_rank(value: ir.Value, rank: int) -> None:
+    """Note the rank that a value had in an example."""
+    value.meta[_LEARNT] = rank
+
+
+def learnt(value: ir.Value) -> ir.Shape | None:
+    """The shape of a value as far as an example has told it."""
+    rank = value.meta.get(_LEARNT)
+    return None if rank is None else ir.Shape([None] * rank)
 
 
 _POOLS = {"AveragePool", "LpPool", "MaxPool"}

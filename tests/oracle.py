@@ -86,3 +86,29 @@ def inner(a: Sequence[Array], b: Sequence[Array]) -> float:
 def close(got: float, want: float, tolerance: float, scale: float = 1.0) -> bool:
     """Whether two numbers agree, relative to the larger of them and `scale`."""
     return abs(got - want) <= tolerance * max(abs(got), abs(want), scale)
+
+
+def accept(model: onnx.ModelProto) -> None:
+    """Raise unless onnx's checker accepts the model.
+
+    It wants a shape, so a rank, of every tensor that goes in or out, which runtimes do not. Those
+    whose rank is open go in and out as the elements of sequences here.
+    """
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    graph, before, behind = whole.graph, [], []
+    for k, port in enumerate([*graph.input, *graph.output]):
+        kind = port.type.tensor_type
+        if port.type.HasField("tensor_type") and not kind.HasField("shape"):
+            name, listed, elem = port.name, f"{port.name}/listed", kind.elem_type
+            port.CopyFrom(onnx.helper.make_tensor_sequence_value_info(listed, elem, None))
+            if k < len(graph.input):
+                zero = onnx.helper.make_node("Constant", [], [f"{name}/0"], value_int=0)
+                first = onnx.helper.make_node("SequenceAt", [listed, f"{name}/0"], [name])
+                before += [zero, first]
+            else:
+                behind.append(onnx.helper.make_node("SequenceConstruct", [name], [listed]))
+    nodes = [*before, *graph.node, *behind]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(whole, full_check=True)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 import onnxgrad as og
+from tests.oracle import accept
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'
 
@@ -21,7 +22,7 @@ def model(text: str) -> onnx.ModelProto:
 
 
 def run(net: onnx.ModelProto, **feeds: np.ndarray) -> list[np.ndarray]:
-    onnx.checker.check_model(net, full_check=True)
+    accept(net)
     session = onnxruntime.InferenceSession(net.SerializeToString())
     return session.run(None, feeds)
 

@@ -82,6 +82,9 @@ def test_version_and_usage(run: Run) -> None:
     assert run("gradient", "linear.onnx").code == 2
     assert run("nothing").code == 2
     assert run("check", "linear.onnx", "--dim", "N").code == 2
+    unknown = run("check", "linear.onnx", "--dim", "M=2")
+    message = "--dim: the inputs have no dimension 'M'. They have 'N'."
+    assert (unknown.code, unknown.err) == (1, f"onnxgrad: {message}\n")
 
 
 def test_gradient(run: Run) -> None:

@@ -114,14 +114,14 @@ def _merge(g, X):
 
 def _share(t, k):
     """[B, heads, S, D] as [B, kv heads, S', D]: heads that share one of `k` are more rows of it."""
-    if shapes.same_dim(t.shape[1], k.shape[1]):
+    if shapes.same_dim(t.dim(1), k.dim(1)):
         return t
     return shapes.reshape(t, [shapes.dim(t, 0), shapes.dim(k, 1), -1, shapes.dim(t, 3)])
 
 
 def _unshare(t, q):
     """The inverse of `_share`, with the heads and rows of `q`."""
-    if shapes.same_dim(t.shape[1], q.shape[1]):
+    if shapes.same_dim(t.dim(1), q.dim(1)):
         return t
     return shapes.reshape(t, [*shapes.dims(q)[:3], shapes.dim(t, 3)])
 
@@ -142,7 +142,7 @@ def _scale(op, q):
 
 def _padded(op, mask, k):
     """The mask for all keys: those beyond its end are not attended."""
-    if shapes.same_dim(mask.shape[-1], k.shape[2]):
+    if shapes.same_dim(mask.dim(-1), k.dim(2)):
         return mask
     missing = shapes.dim(k, 2) - shapes.dim(mask, -1)
     pads = shapes.vector(mask, [0] * (2 * mask.rank - 1) + [missing])

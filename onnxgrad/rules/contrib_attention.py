@@ -84,7 +84,7 @@ def _padding(
     if mask is None:
         return None
     if mask.rank == 1:
-        if not (mask.shape and x.shape and shapes.same_dim(mask.shape[0], x.shape[0])):
+        if not shapes.same_dim(mask.dim(0), x.dim(0)):
             op.refuse("a mask of one axis that is not the batch has no rule yet")
         length = op.Squeeze(shapes.vector(k, [shapes.dim(k, 2)]), op.const([0]))
         places = op.Range(op.const(0), length, op.const(1))

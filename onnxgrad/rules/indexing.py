@@ -11,6 +11,7 @@ from onnxgrad.registry import rule, zero
 from onnxgrad.shapes import (
     Size,
     arange,
+    around,
     axis_of,
     count,
     dim,
@@ -46,6 +47,8 @@ def add_along(op: Builder, sizes: Sequence[Size], axis: int, places: Tensor, g: 
 
 @rule("Gather", "data")
 def _(op, g, data, indices, axis):
+    if data.shape is None or indices.shape is None:
+        return _put_back(op, g, data, axis, op.Reshape(indices, op.const([-1])))
     axis, sizes, length = axis_of(axis, data), dims(data), count(indices)
     if indices.rank != 1:
         g = reshape(g, [*sizes[:axis], length, *sizes[axis + 1 :]])
@@ -53,6 +56,18 @@ def _(op, g, data, indices, axis):
         return _place(op, g, sizes, axis, indices)
     places = indices if indices.rank == 1 else op.Reshape(indices, op.const([-1]))
     return add_along(op, sizes, axis, places, g)
+
+
+def _put_back(op: Builder, g: Tensor, data: Tensor, axis: int | None, places: Tensor) -> Tensor:
+    """The cotangent of `data`, whatever its rank, of which `places` along `axis` were read.
+
+    It is taken for a vector where `axis` is None.
+    """
+    if axis is None:
+        return reshape_like(add_along(op, [count(data)], 0, places, g), data)
+    before, size, behind = around(data, axis)
+    g = reshape(g, [before, count(places), behind])
+    return reshape_like(add_along(op, [before, size, behind], 1, places, g), data)
 
 
 def _place(op: Builder, g: Tensor, sizes: list[Size], axis: int, index: Tensor) -> Tensor:
@@ -65,18 +80,15 @@ def _place(op: Builder, g: Tensor, sizes: list[Size], axis: int, index: Tensor) 
 
 @rule("Compress", "input")
 def _(op, g, input, condition, axis):
-    sizes = [count(input)] if axis is None else dims(input)
-    a = 0 if axis is None else axis_of(axis, input)
-    places = op.Compress(arange(op, sizes[a]), condition, axis=0)
-    return reshape_like(add_along(op, sizes, a, places, g), input)
+    size = count(input) if axis is None else dim(input, axis)
+    places = op.Compress(arange(op, size), condition, axis=0)
+    return _put_back(op, g, input, axis, places)
 
 
 # The values come from where each first occurs, and so go their cotangents. PyTorch has no rule.
 @rule("Unique", "X")
 def _(op, g, X, indices, axis):
-    sizes = [count(X)] if axis is None else dims(X)
-    a = 0 if axis is None else axis_of(axis, X)
-    return reshape_like(add_along(op, sizes, a, indices, g), X)
+    return _put_back(op, g, X, axis, indices)
 
 
 # -- element by element, and slice by slice ------------------------------------------------------

@@ -26,6 +26,8 @@ def _transpose(op, X):
 
 @rule("MatMul", "A")
 def matmul_a(op, g, A, B):
+    if A.shape is None and B.rank == 2:
+        return shapes.reshape_like(op.Gemm(shapes.rows(g), B, transB=1), A)
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:
         gA = shapes.reshape_like(op.Gemm(shapes.rows(g), b, transB=1), a)
@@ -38,6 +40,8 @@ def matmul_a(op, g, A, B):
 
 @rule("MatMul", "B")
 def matmul_b(op, g, A, B):
+    if A.shape is None and B.rank == 2:
+        return op.Gemm(shapes.rows(A), shapes.rows(g), transA=1)
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:  # the batch, if any, is summed by the product itself
         gB = _sum_of_products(op, a, g)
@@ -178,7 +182,7 @@ def _(op, g, X):
     It takes n⁵ operations, against n³ for the inverse, which no operator of the standard gives.
     """
     g = op.Unsqueeze(g, op.const([-2, -1]))
-    if X.shape[-1] == 1:
+    if X.dim(-1) == 1:
         return shapes.expand_like(g, X)
     n = shapes.dim(X, -1)
     k, i = shapes.arange(op, n - 1), op.Unsqueeze(shapes.arange(op, n), op.const([1]))

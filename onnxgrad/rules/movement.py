@@ -11,6 +11,7 @@ from onnxgrad.shapes import (
     Size,
     arange,
     at_least,
+    axes_from,
     axis_of,
     clamp,
     count,
@@ -113,7 +114,8 @@ def _(op, g, data, starts, ends, axes, steps, node):
     n = starts.static and starts.static[0]
     known_axes = range(n or 0) if axes is None else axes.const
     known_steps = [1] * (n or 0) if steps is None else steps.const
-    if n is None or known_axes is None or known_steps is None:
+    moves = known_steps is not None and all(abs(step) == 1 for step in known_steps)
+    if n is None or known_axes is None or known_steps is None or not (moves or data.shape):
         return _unslice_flat(op, g, data, node)
     around = {}
     for k, start in enumerate(_entries(starts, n)):
@@ -158,7 +160,7 @@ def _unslice_flat(op: Builder, g: Tensor, data: Tensor, node: ir.Node) -> Tensor
     """The transpose of a Slice of which axes or steps are known at run time only."""
     size, flat = count(data), op.const([-1])
     operands = [None if v is None else op.tensor(v) for v in node.inputs[1:]]
-    places = op.Slice(reshape(arange(op, size), dims(data)), *operands)
+    places = op.Slice(reshape_like(arange(op, size), data), *operands)
     zeros = full(g, [size], 0)
     spread = op.ScatterElements(zeros, op.Reshape(places, flat), op.Reshape(g, flat))
     return reshape_like(spread, data)
@@ -188,12 +190,12 @@ def _(op, g, data, pads, constant_value, axes, mode):
     if mode != "constant":
         return None
     added = op.typed(op.Pad(full_like(data, 0), pads, op.const(1, like=g), axes), g)
-    return reshape_like(reduce_sum(g * added, list(range(g.rank))), constant_value)
+    return reshape_like(reduce_sum(g * added, axes_from(g)), constant_value)
 
 
 def _crop(op: Builder, g: Tensor, pads: Tensor, axes: Tensor | None) -> Tensor:
     """The transpose of Pad: with negated pads, which for known ones that only add is a Slice."""
-    known = np.arange(g.rank) if axes is None else axes.const
+    known = axes.const if axes is not None else None if g.shape is None else np.arange(g.rank)
     if pads.const is None or known is None or (pads.const < 0).any():
         return op.Pad(g, -pads, None, axes)
     before, after = np.split(pads.const, 2)

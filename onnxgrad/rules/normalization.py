@@ -6,6 +6,7 @@ dx = r (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂))
 import onnx_ir as ir
 
 from onnxgrad import shapes
+from onnxgrad.builder import Tensor
 from onnxgrad.registry import rule
 
 
@@ -35,16 +36,20 @@ def _unstandardise(g, xhat, r, axes):
 def _channels(op, vector, X):
     """One number per channel, to multiply X with."""
     vector = op.cast(vector, X.dtype)
-    return op.Unsqueeze(vector, op.const(range(1, X.rank - 1))) if X.rank > 2 else vector
+    behind = shapes.axes_from(X, 2)
+    if isinstance(behind, Tensor):
+        return op.Unsqueeze(vector, behind - 1)
+    return op.Unsqueeze(vector, op.const([a - 1 for a in behind])) if behind else vector
 
 
 def _other_axes(X):
-    return [a for a in range(X.rank) if a != 1]
+    return shapes.axes_but(X, 1)
 
 
 def _per_channel(op, t, like):
     """The sum over all but the channels; an X of rank 1 has one channel."""
-    return op.cast(shapes.reduce_sum(t, _other_axes(t), keepdims=int(t.rank == 1)), like.dtype)
+    total = op.cast(shapes.reduce_sum(t, _other_axes(t)), like.dtype)
+    return total if t.shape is not None and t.rank > 1 else shapes.reshape_like(total, like)
 
 
 def _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode):
@@ -117,14 +122,14 @@ def _(
 
 @rule("InstanceNormalization", "input")
 def _(op, g, input, scale, epsilon):
-    axes = list(range(2, input.rank))
+    axes = shapes.axes_from(input, 2)
     xhat, r = _standardise(op, input, axes, epsilon)
     return _unstandardise(g * _channels(op, scale, input), xhat, r, axes)
 
 
 @rule("InstanceNormalization", "scale")
 def _(op, g, input, scale, epsilon):
-    xhat, _r = _standardise(op, input, list(range(2, input.rank)), epsilon)
+    xhat, _r = _standardise(op, input, shapes.axes_from(input, 2), epsilon)
     return _per_channel(op, g * xhat, scale)
 
 
@@ -142,17 +147,13 @@ def _layer_xhat(op, X, Mean, InvStdDev, axis, epsilon):
     Those are float32 even for an X of float64, which deserves better.
     """
     if X.dtype == ir.DataType.DOUBLE:
-        return _standardise(op, X, _last_axes(axis, X), epsilon)
+        return _standardise(op, X, shapes.axes_from(X, axis), epsilon)
     return (op.cast(X, Mean.dtype) - Mean) * InvStdDev, InvStdDev
-
-
-def _last_axes(axis, X):
-    return list(range(shapes.axis_of(axis, X), X.rank))
 
 
 @rule("LayerNormalization", "X")
 def _(op, g_Y, g_Mean, g_InvStdDev, X, Scale, Mean, InvStdDev, axis, epsilon):
-    axes, terms = _last_axes(axis, X), []
+    axes, terms = shapes.axes_from(X, axis), []
     xhat, r = _layer_xhat(op, X, Mean, InvStdDev, axis, epsilon)
     if g_Y is not None:
         g = op.cast(g_Y, r.dtype) * op.cast(Scale, r.dtype)
@@ -185,7 +186,7 @@ def _(g_Y, g_Mean, g_InvStdDev, X, B):
 def _group_xhat(op, X, num_groups, epsilon):
     """x̂ and r with the channels in groups, [N, groups, ...], in at least float32."""
     x = op.cast(X, _calculating(X))
-    size = shapes.count(X, range(1, X.rank)) // num_groups
+    size = shapes.count(X, shapes.axes_from(X, 1)) // num_groups
     x = shapes.reshape(x, [shapes.dim(X, 0), num_groups, size])
     return _standardise(op, x, [2], epsilon)
 
@@ -219,7 +220,7 @@ def _(op, g, bias):
 
 def _rms_xhat(op, X, axis, epsilon):
     x = op.cast(X, _calculating(X))
-    square = shapes.reduce_mean(x * x, _last_axes(axis, X), keepdims=1)
+    square = shapes.reduce_mean(x * x, shapes.axes_from(X, axis), keepdims=1)
     r = _inverse_root(op, square, epsilon)
     return x * r, r
 
@@ -228,7 +229,7 @@ def _rms_xhat(op, X, axis, epsilon):
 def _(op, g, X, scale, axis, epsilon):
     xhat, r = _rms_xhat(op, X, axis, epsilon)
     g = op.cast(g, r.dtype) * op.cast(scale, r.dtype)
-    along = shapes.reduce_mean(g * xhat, _last_axes(axis, X), keepdims=1)
+    along = shapes.reduce_mean(g * xhat, shapes.axes_from(X, axis), keepdims=1)
     return op.cast(r * (g - xhat * along), X.dtype)
 
 
@@ -244,7 +245,7 @@ def _(op, g, X, scale, axis, epsilon):
 
 def _window_mean(op, X, before, after):
     """The sum over the channels from c - before to c + after, divided by their number."""
-    planes = [shapes.dim(X, 0), 1, shapes.dim(X, 1), shapes.count(X, range(2, X.rank))]
+    planes = [shapes.dim(X, 0), 1, shapes.dim(X, 1), shapes.count(X, shapes.axes_from(X, 2))]
     mean = op.AveragePool(
         shapes.reshape(op.cast(X, _calculating(X)), planes),
         kernel_shape=[before + after + 1, 1],
@@ -309,7 +310,7 @@ def _(op, g, output, ratio, training_mode):
     training = False if training_mode is None else training_mode.const
     if training is not None and not training:
         return None
-    total = shapes.reduce_sum(g * output, range(g.rank)) * _scale(op, g, ratio)
+    total = shapes.reduce_sum(g * output, shapes.axes_from(g)) * _scale(op, g, ratio)
     if training is None:
         total = op.mask(total, training_mode)
     return op.cast(total, ratio.dtype)

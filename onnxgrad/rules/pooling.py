@@ -204,7 +204,7 @@ def _power_slope(x: Tensor, p: int) -> Tensor:
 
 @rule("GlobalAveragePool", "X")
 def _(g, X):
-    share = shapes.inverse(shapes.count(X, range(2, X.rank)), like=g)
+    share = shapes.inverse(shapes.count(X, shapes.axes_from(X, 2)), like=g)
     return shapes.expand_like(g * share, X)
 
 
@@ -212,5 +212,5 @@ def _(g, X):
 @rule("GlobalMaxPool", "X")
 def _(op, g, X, Y):
     wins = X.equals(Y)
-    ties = shapes.reduce_sum(op.Cast(wins, to=g.dtype), range(2, X.rank), keepdims=1)
+    ties = shapes.reduce_sum(op.Cast(wins, to=g.dtype), shapes.axes_from(X, 2), keepdims=1)
     return op.mask(g * op.bounded(1 / ties), wins)

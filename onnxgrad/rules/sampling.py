@@ -176,9 +176,8 @@ def _stays(g: Tensor, X: Tensor, axis: int, scale: Tensor | None, asked: Dim) ->
     """Whether an axis is known to keep its size: by the scale, or by the size that is asked for."""
     if scale is not None:
         return _is(scale, [1])
-    its = None if X.shape is None else X.shape[axis]
-    found = None if g.shape is None else g.shape[axis]
-    return shapes.same_dim(asked, its) or shapes.same_dim(found, its)
+    its = X.dim(axis)
+    return shapes.same_dim(asked, its) or shapes.same_dim(g.dim(axis), its)
 
 
 def _resized_eye(
@@ -330,7 +329,8 @@ def _fold_slope(i: Tensor, size: float | Tensor, align_corners: int) -> Tensor:
 @rule("AffineGrid", "theta")
 def _(op, g, theta, size, align_corners):
     """The grid is linear in theta: a product with points, which are the grid of the identity."""
-    n = theta.shape[1] if isinstance(theta.shape[1], int) else g.rank - 2
+    rows = theta.dim(1)
+    n = rows if isinstance(rows, int) else g.rank - 2
     one = op.Concat(op.const([1]), shapes.part(size, 1, n + 2), axis=0)
     eye = op.const(np.eye(n, n + 1)[None], like=theta)
     points = shapes.reshape(op.AffineGrid(eye, one, align_corners=align_corners), [-1, n])
