@@ -4,7 +4,8 @@ Ensured: no model-local functions, but for those that the user has declared, wit
 call; opset FLOOR or newer; an IR version with initializers apart from inputs; weights in
 initializers of the main graph, none in Constant nodes; every node and value named and in order; the
 dtype of every value that the standard can infer, and its shape as far as it follows from the
-inputs; no If whose condition follows from them.
+inputs; no If whose condition follows from them; every output of an inner graph given by a node of its
+own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onnxgrad.example import learn
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.flags import require_flags
 from onnxgrad.functions import inline_body
+from onnxgrad.holders import check_counts, own_outputs
 from onnxgrad.inner_shapes import infer_inner, infer_states, inner_states
 from onnxgrad.opsets import FLOOR, HIDDEN, inline, raise_opset
 from onnxgrad.ranks import keep_rank
@@ -60,6 +62,7 @@ def normalise(
         FeedError: The net cannot be run on the example.
     """
     graph = model.graph
+    _check_inputs(graph)
     outputs, kept = list(graph.outputs), set(keep)
     weights = {name: v for name, v in graph.initializers.items() if name in kept}
     named = {v.name: v for v in graph.outputs}
@@ -84,6 +87,13 @@ def normalise(
         _infer_with(model, example)
 
 
+def _check_inputs(graph: ir.Graph) -> None:
+    names = [v.name for v in graph.inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ModelError(f"the model lists the input {name!r} twice: leave one of them out")
+
+
 def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
     graph = model.graph
     if model.ir_version < 4:
@@ -93,11 +103,13 @@ def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
         _forget_anonymous(v)
     holders = (graph, *(f.graph for f in model.functions.values()))
     for g in holders:
+        own_outputs(g)
         bind(g)
         require_flags(g.all_nodes())
     inline(model, lambda f: declared(f.domain, f.name, straight_through))
     require_flags(model.graph.all_nodes())  # those too that a call of a function has given
     raise_opset(model, FLOOR)
+    check_counts(graph)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     inline_holders(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
