@@ -99,8 +99,9 @@ def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
     if model.ir_version < 4:
         # There the runtime takes every initializer as a constant, listed as an input or not.
         common.RemoveInitializersFromInputsPass()(model)
-    for v in [*graph.inputs, *graph.outputs]:
-        _forget_anonymous(v)
+    for g in (graph, *graph.subgraphs()):
+        for v in [*g.inputs, *g.outputs]:
+            _forget_anonymous(v)
     holders = (graph, *(f.graph for f in model.functions.values()))
     for g in holders:
         own_outputs(g)
