@@ -236,16 +236,26 @@ def _type_sequences(graph: ir.Graph) -> bool:
     """Set the types of sequences, of which onnx_ir's pass sees the elements' dtype alone."""
     found = False
     for node in graph:
+        if node.op_type == "Loop" and not node.domain:  # its states, where its body declares none
+            formal = next(iter(subgraphs(node))).inputs
+            for v, given in zip(formal[2:], node.inputs[2:], strict=False):
+                found |= given is not None and is_sequence(given) and _make_sequence(v)
         for inner in subgraphs(node):
             found |= _type_sequences(inner)
             for v in inner.inputs:
                 _forget_names(v)
         for k, v in enumerate(node.outputs):
             _forget_names(v)
-            if v.dtype is not None and not is_sequence(v) and _gives_sequence(node, k):
-                v.type = ir.SequenceType(ir.TensorType(v.dtype))
-                found = True
+            found |= _gives_sequence(node, k) and _make_sequence(v)
     return found
+
+
+def _make_sequence(value: ir.Value) -> bool:
+    """Let a value whose elements' dtype is known be a sequence; whether it was none before."""
+    if value.dtype is None or is_sequence(value):
+        return False
+    value.type = ir.SequenceType(ir.TensorType(value.dtype))
+    return True
 
 
 def _forget_names(value: ir.Value) -> None:

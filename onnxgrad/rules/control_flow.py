@@ -372,8 +372,10 @@ class _Steps:
             op.refuse("it captures a sequence: write the Scan as a Loop")
         steps = op.Size(reads[0][0])  # the first that a Loop reads are the numbers of its steps
         formal = list(graph.inputs)
-        step, go = (new_input(inner, v.name or "input", v) for v in self.body.inputs[:2])
-        place, true = inner.Sub(steps - 1, step), op.const(True, dtype=np.bool_)
+        true = op.const(True, dtype=np.bool_)
+        # Of no axes; those of the body may be declared to have one.
+        step, go = (new_input(inner, "step", steps.value), new_input(inner, "go", true.value))
+        place = inner.Sub(steps - 1, step)
         for v, (t, _, _) in zip(formal[len(initial) :], reads, strict=True):
             if is_sequence(v):  # there is no sequence of sequences: all steps up to here again
                 k = self.node.outputs.index(t.value)
