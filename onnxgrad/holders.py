@@ -39,7 +39,7 @@ def _counts(node: ir.Node) -> tuple[int, int] | None:
     return None if node.domain else counts.get(node.op_type)
 
 
-def own_outputs(graph: ir.Graph) -> None:
+def own_outputs(model: ir.Model) -> None:
     """Let every output of an inner graph be one that a node of it gives, and no other output.
 
     What a graph gives out as it came, an input of it or an outer value, passes an Identity. Some
@@ -48,8 +48,9 @@ def own_outputs(graph: ir.Graph) -> None:
     Raises:
         ModelError: An output is given by nothing.
     """
-    if list(graph.subgraphs()):
-        _own_outputs(graph, Names(graph), {})
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        if list(graph.subgraphs()):
+            _own_outputs(graph, Names(graph), {})
 
 
 def _own_outputs(graph: ir.Graph, names: Names, outer: Mapping[str | None, ir.Value]) -> None:

@@ -4,8 +4,7 @@ Ensured: no model-local functions, but for those that the user has declared, wit
 call; opset FLOOR or newer; an IR version with initializers apart from inputs; weights in
 initializers of the main graph, none in Constant nodes; every node and value named and in order; the
 dtype of every value that the standard can infer, and its shape as far as it follows from the
-inputs; no If whose condition follows from them; every output of an inner graph given by a node of its
-own.
+inputs; no If whose condition follows from them. What `io.load` ensures holds too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from onnxgrad.example import learn
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.flags import require_flags
 from onnxgrad.functions import inline_body
-from onnxgrad.holders import check_counts, own_outputs
+from onnxgrad.holders import check_counts
 from onnxgrad.inner_shapes import infer_inner, infer_states, inner_states
 from onnxgrad.opsets import FLOOR, HIDDEN, inline, raise_opset
 from onnxgrad.ranks import keep_rank
@@ -104,7 +103,6 @@ def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
             _forget_anonymous(v)
     holders = (graph, *(f.graph for f in model.functions.values()))
     for g in holders:
-        own_outputs(g)
         bind(g)
         require_flags(g.all_nodes())
     inline(model, lambda f: declared(f.domain, f.name, straight_through))

@@ -169,6 +169,14 @@ def test_vmap(name: str) -> None:
             np.testing.assert_allclose(a[k], b)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_net(name: str) -> None:
+    model, feeds, function = case_of(name)
+    got = og.Net(model)(feeds)
+    for n, wanted in zip("yz", function(feeds), strict=True):
+        np.testing.assert_allclose(got[n], wanted)
+
+
 def test_too_few_outputs() -> None:
     """A body that gives less than the node takes is named."""
     model, _, _ = case_of("loop all")
