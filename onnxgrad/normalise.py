@@ -87,10 +87,11 @@ def normalise(
 
 
 def _check_inputs(graph: ir.Graph) -> None:
-    names = [v.name for v in graph.inputs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ModelError(f"the model lists the input {name!r} twice: leave one of them out")
+    seen: set[str | None] = set()
+    for v in graph.inputs:
+        if v.name in seen:
+            raise ModelError(f"the model lists the input {v.name!r} twice: leave one of them out")
+        seen.add(v.name)
 
 
 def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
