@@ -19,7 +19,6 @@ CASES = Path(__file__).with_name("cases")
 # What is not mended yet, and why.
 OPEN = {
     "power_transformer": "NaN behind a Pow that a Where discards",
-    "scatter_reduce_amax": "a declared rank that is wrong is believed",
 }
 NAMES = [
     pytest.param(p.stem, marks=pytest.mark.xfail(reason=OPEN[p.stem], strict=True))
