@@ -134,7 +134,7 @@ def _einsum(op, terms, result):
 
 def _axes(labels, t):
     """For each axis of `t` its label and its number within it: more than 0 in an ellipsis."""
-    dots = range(t.rank - len(labels) + 1)
+    dots = range(t.rank - len(labels) + 1) if _ELLIPSIS in labels else ()
     return [(a, k) for a in labels for k in (dots if a == _ELLIPSIS else [0])]
 
 
@@ -150,7 +150,7 @@ def _fitted(gX, labels, like, others):
         for k, axis in enumerate(_axes(term, t)):
             sizes.setdefault(axis, []).append(t.dim(k))
     given = [shapes.broadcast(sizes[axis]) for axis in axes]
-    wanted = [like.dim(k) for k in range(like.rank)]
+    wanted = [like.dim(k) for k in range(len(axes))]
     result = others[0][0]  # its sizes are the largest
     if not all(
         label in result or shapes.covers(g, w)
