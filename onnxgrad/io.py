@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from onnxgrad import maps, protos
 from onnxgrad.errors import ArgumentError, ModelError, SaveError
+from onnxgrad.holders import own_outputs
 
 # Bytes are those of a model's file.
 ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -38,6 +39,12 @@ def load(model: ModelLike) -> ir.Model:
         ModelError: The file is missing, truncated or not ONNX; a weight's file is missing, too
             short, or outside the model's folder; a `ModelProto` came without its external weights.
     """
+    private = _load(model)
+    own_outputs(private)
+    return private
+
+
+def _load(model: ModelLike) -> ir.Model:
     if isinstance(model, ir.Model):
         return _load_ir(model)
     if isinstance(model, bytes | bytearray | memoryview):

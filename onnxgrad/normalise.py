@@ -4,7 +4,7 @@ Ensured: no model-local functions, but for those that the user has declared, wit
 call; opset FLOOR or newer; an IR version with initializers apart from inputs; weights in
 initializers of the main graph, none in Constant nodes; every node and value named and in order; the
 dtype of every value that the standard can infer, and its shape as far as it follows from the
-inputs; no If whose condition follows from them.
+inputs; no If whose condition follows from them. What `io.load` ensures holds too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onnxgrad.example import learn
 from onnxgrad.expand import bind, expand, needs_expansion
 from onnxgrad.flags import require_flags
 from onnxgrad.functions import inline_body
+from onnxgrad.holders import check_counts
 from onnxgrad.inner_shapes import infer_inner, infer_states, inner_states
 from onnxgrad.opsets import FLOOR, HIDDEN, inline, raise_opset
 from onnxgrad.ranks import keep_rank
@@ -60,9 +61,7 @@ def normalise(
         FeedError: The net cannot be run on the example.
     """
     graph = model.graph
-    names = [v.name for v in graph.inputs]
-    if twice := sorted({repr(name) for name in names if names.count(name) > 1}):
-        raise ModelError(f"the model lists an input twice: {', '.join(twice)}")
+    _check_inputs(graph)
     outputs, kept = list(graph.outputs), set(keep)
     weights = {name: v for name, v in graph.initializers.items() if name in kept}
     inner = kept.difference(v.name for v in graph.outputs)
@@ -89,13 +88,22 @@ def normalise(
         _infer_with(model, example)
 
 
+def _check_inputs(graph: ir.Graph) -> None:
+    seen: set[str | None] = set()
+    for v in graph.inputs:
+        if v.name in seen:
+            raise ModelError(f"the model lists the input {v.name!r} twice: leave one of them out")
+        seen.add(v.name)
+
+
 def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
     graph = model.graph
     if model.ir_version < 4:
         # There the runtime takes every initializer as a constant, listed as an input or not.
         common.RemoveInitializersFromInputsPass()(model)
-    for v in [*graph.inputs, *graph.outputs]:
-        _forget_anonymous(v)
+    for g in (graph, *graph.subgraphs()):
+        for v in [*g.inputs, *g.outputs]:
+            _forget_anonymous(v)
     holders = (graph, *(f.graph for f in model.functions.values()))
     for g in holders:
         bind(g)
@@ -103,6 +111,7 @@ def _passes(model: ir.Model, straight_through: Asked, example: Any) -> None:
     inline(model, lambda f: declared(f.domain, f.name, straight_through))
     require_flags(model.graph.all_nodes())  # those too that a call of a function has given
     raise_opset(model, FLOOR)
+    check_counts(graph)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     inline_holders(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -228,16 +237,26 @@ def _type_sequences(graph: ir.Graph) -> bool:
     """Set the types of sequences, of which onnx_ir's pass sees the elements' dtype alone."""
     found = False
     for node in graph:
+        if node.op_type == "Loop" and not node.domain:  # its states, where its body declares none
+            formal = next(iter(subgraphs(node))).inputs
+            for v, given in zip(formal[2:], node.inputs[2:], strict=False):
+                found |= given is not None and is_sequence(given) and _make_sequence(v)
         for inner in subgraphs(node):
             found |= _type_sequences(inner)
             for v in inner.inputs:
                 _forget_names(v)
         for k, v in enumerate(node.outputs):
             _forget_names(v)
-            if v.dtype is not None and not is_sequence(v) and _gives_sequence(node, k):
-                v.type = ir.SequenceType(ir.TensorType(v.dtype))
-                found = True
+            found |= _gives_sequence(node, k) and _make_sequence(v)
     return found
+
+
+def _make_sequence(value: ir.Value) -> bool:
+    """Let a value whose elements' dtype is known be a sequence; whether it was none before."""
+    if value.dtype is None or is_sequence(value):
+        return False
+    value.type = ir.SequenceType(ir.TensorType(value.dtype))
+    return True
 
 
 def _forget_names(value: ir.Value) -> None:

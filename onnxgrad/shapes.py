@@ -7,7 +7,7 @@ time. Arithmetic works on both alike, so a rule is written once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -202,7 +202,9 @@ def _expanded(g: Tensor, x: Tensor) -> Tensor:
 def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
     """A tensor of the given sizes and the dtype of `like`, filled with a number."""
     value = ir.tensor(np.full([1], number, like.dtype.numpy()))
-    return like.op.ConstantOfShape(vector(like, sizes), value=value)
+    y = like.op.ConstantOfShape(vector(like, sizes), value=value)
+    y.value.shape = ir.Shape([s if isinstance(s, int) else _dim_of(s) for s in sizes])
+    return y
 
 
 def full_like(x: Tensor, number: float) -> Tensor:
@@ -336,6 +338,20 @@ def reduce_mean(x: Tensor, axes: Axes, keepdims: int = 0) -> Tensor:
 def same_dim(a: Dim, b: Dim) -> bool:
     """Whether two dimensions are known to be equal."""
     return a is not None and a == b
+
+
+def broadcast(sizes: Iterable[Dim]) -> Dim:
+    """What is known of the size that axes broadcast to."""
+    large = {d for d in sizes if d != 1}
+    numbers = [d for d in large if isinstance(d, int)]
+    if numbers:
+        return numbers[0]
+    return large.pop() if len(large) == 1 else None if large else 1
+
+
+def covers(a: Dim, b: Dim) -> bool:
+    """Whether an axis of size `b` is known not to stretch one of size `a`."""
+    return b == 1 or same_dim(a, b) or (isinstance(a, int) and a != 1)
 
 
 def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:

@@ -165,6 +165,20 @@ def test_by_the_names_of_the_file(name: str) -> None:
     np.testing.assert_allclose(found["x_grad"], found["h"])
 
 
+def test_given_out_by_a_branch_as_it_is() -> None:
+    """Which onnxruntime takes only through an Identity."""
+    text = """g (double[N,3] x) => (double[N,3] y) {
+        h = Exp(x) m = ReduceMax <keepdims = 0> (x) zero = Constant <value = double {0}> ()
+        c = Greater(m, zero)
+        b = If (c) <then_branch = t () => (double[N,3] h) {},
+          else_branch = e () => (double[N,3] q) { q = Mul(x, h) }>
+        y = Mul(b, x) }"""
+    got = og.gradient(onnx.parser.parse_model(HEAD + text), constant="h", forward=False)
+    for x in (np.full((2, 3), 0.5), np.full((2, 3), -0.5)):
+        want = np.exp(x) * (1 if x[0, 0] > 0 else 2 * x)
+        np.testing.assert_allclose(runner(got)({"x": x})[0], want)
+
+
 def test_by_example() -> None:
     text = """g (float[N,3] x) => (float[N,3] y) <float[3] w = {1.0, -2.0, 0.5}> {
         h = Mul(x, w) t = Tanh(h) y = Mul(h, t) }"""

@@ -388,16 +388,10 @@ def test_bad_arguments(arguments: dict, error: type, message: str) -> None:
         og.gradient(parse(TWO), **arguments)
 
 
-def test_what_is_listed_twice() -> None:
-    """In a file an input cannot be; names can, and count once."""
+def test_names_that_are_listed_twice_count_once() -> None:
     grad = og.gradient(parse(TWO), ["x", "x"], of=["b", "b"], ograd=["b", "b"], forward=False)
     assert [o.name for o in grad.graph.output] == ["x_grad"]
     assert [i.name for i in grad.graph.input][2:] == ["b_ograd"]
-    model = parse(TWO)
-    model.graph.input.append(model.graph.input[0])
-    for wrt in (None, "z", og.ALL):
-        with pytest.raises(og.ModelError, match="lists an input twice: 'x'"):
-            og.gradient(model, wrt)
 
 
 def test_integers_have_no_gradient() -> None:

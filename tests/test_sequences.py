@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -146,10 +148,39 @@ def test_at_run_time(name: str, order: int) -> None:
         assert close(analytic, numeric, 1e-6), (steps, analytic, numeric)
 
 
-@pytest.mark.parametrize("name", [n for n in AT_RUN_TIME if "grow" in n or n == "shrink"])
-def test_states_of_undeclared_shape(name: str) -> None:
+def untyped(graph: onnx.GraphProto) -> None:
+    """Take the types from the states and outputs of every inner graph, as torch's exporter does."""
+    for node in graph.node:
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            untyped(body)
+            for info in [*body.input[2:], *body.output]:
+                info.ClearField("type")
+
+
+def numbered_by_vectors(graph: onnx.GraphProto) -> None:
+    """Declare the number of a step as a vector of one, as which onnxruntime then gives it."""
+    for node in graph.node:
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            numbered_by_vectors(body)
+            if node.op_type == "Loop":
+                body.input[0].type.tensor_type.shape.dim.add().dim_value = 1
+
+
+GROW = [n for n in AT_RUN_TIME if "grow" in n or n == "shrink"]
+COLLECT = [n for n in AT_RUN_TIME if "collect" in n]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((n, undeclared) for n in GROW),
+        *((n, untyped) for n in [*COLLECT, *GROW]),
+        *((n, numbered_by_vectors) for n in [*COLLECT, *GROW]),
+    ],
+)
+def test_as_exporters_declare(name: str, change: Callable[[onnx.GraphProto], None]) -> None:
     model = onnx.parser.parse_model(TEXT + AT_RUN_TIME[name])
-    undeclared(model.graph)
+    change(model.graph)
     backward = og.gradient(model, ["x", "w"], ograd=True, unreachable="zeros")
     validate(backward)
     rng = np.random.default_rng(0)

@@ -187,7 +187,7 @@ class _Steps:
         m = len(carried)
         _close(op, inner, [*stepped[:m], *added, *stepped[m:]])
 
-        reads = self._reads(inner, formal, zip(g_slices, g_scans, strict=True))
+        reads = self._reads(inner, formal, list(zip(g_slices, g_scans, strict=True)))
         initial = [g_states[k] or zeros_like(op.tensor(_named(op, self.node, k))) for k in carried]
         initial += [zeros_like(c) for _, c in sums]
         if any(is_sequence(t.value) for t in [*initial, *(t for t, _, _ in reads)]) or any(
@@ -269,35 +269,31 @@ class _Steps:
         self,
         inner: Builder,
         formal: dict[ir.Value, Tensor],
-        g_slices: zip,
+        g_slices: list[tuple[Tensor | None, Tensor | None]],
     ) -> list[tuple[Tensor, int, int]]:
         """What the Scan reads: tensor, axis and direction; inputs that nothing uses are removed."""
-        counts = not self.scan_in  # a Loop: an input that tells the number of steps must remain
+        results = inner.graph.outputs
+        used = {v for v, t in formal.items() if t.value.uses() or t.value in results}
+        collected = self._collect([v for v, w in self.states if v in used and self._varies((v, w))])
+        if not self.scan_in:  # something has to tell the number of steps
+            used.add(self.body.inputs[0])
+        elif not used and all(t is None for t, _ in g_slices):
+            used.add(self.scan_in[0])
         reads = []
-
-        def is_used(t: Tensor) -> bool:
-            return bool(t.value.uses()) or t.value in inner.graph.outputs
-
-        collected = self._collect(
-            [state[0] for state in self.states if is_used(formal[state[0]]) and self._varies(state)]
-        )
         for value, t in formal.items():
             if t.value not in inner.graph.inputs:
                 continue
-            used = is_used(t)
-            if value in self.scan_in:
+            if value not in used:
+                inner.graph.inputs.remove(t.value)
+            elif value in self.scan_in:
                 k = list(self.scan_in).index(value)
-                if used:
-                    operand = self.operands[len(self.states) + k]
-                    direction = self.in_directions[k] if self.in_directions else 0
-                    reads.append((operand, self.in_axes[k] if self.in_axes else 0, 1 - direction))
-                    continue
-            elif used or (counts and value is self.body.inputs[0]):
+                direction = self.in_directions[k] if self.in_directions else 0
+                axis = self.in_axes[k] if self.in_axes else 0
+                reads.append((self.operands[len(self.states) + k], axis, 1 - direction))
+            else:
                 reads.append((collected.get(value) or self._history(value), 0, 1))
-                continue
-            inner.graph.inputs.remove(t.value)
-        for k, (t, g) in enumerate(g_slices):
-            if t is not None:
+        for k, (_, g) in enumerate(g_slices):
+            if g is not None:
                 direction = self.out_directions[k] if self.out_directions else 0
                 reads.append((g, self.out_axes[k] if self.out_axes else 0, 1 - direction))
         return reads
@@ -376,8 +372,10 @@ class _Steps:
             op.refuse("it captures a sequence: write the Scan as a Loop")
         steps = op.Size(reads[0][0])  # the first that a Loop reads are the numbers of its steps
         formal = list(graph.inputs)
-        step, go = (new_input(inner, v.name or "input", v) for v in self.body.inputs[:2])
-        place, true = inner.Sub(steps - 1, step), op.const(True, dtype=np.bool_)
+        true = op.const(True, dtype=np.bool_)
+        # Of no axes; those of the body may be declared to have one.
+        step, go = (new_input(inner, "step", steps.value), new_input(inner, "go", true.value))
+        place = inner.Sub(steps - 1, step)
         for v, (t, _, _) in zip(formal[len(initial) :], reads, strict=True):
             if is_sequence(v):  # there is no sequence of sequences: all steps up to here again
                 k = self.node.outputs.index(t.value)

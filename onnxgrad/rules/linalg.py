@@ -84,7 +84,8 @@ def _(g, beta):
 #
 # The cotangent of an operand is an Einsum of the output's cotangent and the other operands, to the
 # operand's labels. Three things are left: labels that only the operand has, over which it was
-# summed (expand), axes of size 1 that were broadcast (sum), repeated labels (put on the diagonal).
+# summed (expand), axes of size 1 that met another size (sum or expand), repeated labels (put on the
+# diagonal).
 
 _ELLIPSIS = "..."
 
@@ -103,9 +104,7 @@ def _(op, g, i, Inputs, equation):
     else:
         gX = _einsum(op, others, found)
     missing = [k for k, (a, _) in enumerate(_axes(labels, like)) if a not in found]
-    if missing:
-        gX = op.Expand(op.Unsqueeze(gX, op.const(missing)), shapes.shape(like))
-    gX = _unstretch(gX, labels, like, others)
+    gX = _fitted(op.Unsqueeze(gX, op.const(missing)) if missing else gX, labels, like, others)
     return gX if like is X else _embed(op, gX, terms[i], X)
 
 
@@ -135,26 +134,31 @@ def _einsum(op, terms, result):
 
 def _axes(labels, t):
     """For each axis of `t` its label and its number within it: more than 0 in an ellipsis."""
-    dots = range(t.rank - len(labels) + 1)
+    dots = range(t.rank - len(labels) + 1) if _ELLIPSIS in labels else ()
     return [(a, k) for a in labels for k in (dots if a == _ELLIPSIS else [0])]
 
 
-def _unstretch(gX, labels, like, others):
-    """Sum `gX` over the axes along which `like` has size 1 and was broadcast.
+def _fitted(gX, labels, like, others):
+    """`gX`, which has the sizes that the others have, in those of `like`.
 
-    An ellipsis broadcasts; a label has one size everywhere, though runtimes let a 1 pass.
+    An ellipsis broadcasts. A label has one size everywhere by the standard, but runtimes let a 1
+    meet another size, and torch.tensordot is exported to that.
     """
-    sizes: dict[tuple[str, int], list[Dim]] = {}
+    axes = _axes(labels, like)
+    sizes: dict[tuple[str, int], list[Dim]] = {axis: [] for axis in axes}
     for term, t in others:
-        for axis, size in zip(_axes(term, t), t.shape, strict=True):
-            sizes.setdefault(axis, []).append(size)
-    out = []
-    for axis, size in zip(_axes(labels, like), like.shape, strict=True):
-        if axis[0] == _ELLIPSIS or size == 1:
-            full = {d for d in sizes.get(axis, []) if d != 1}
-            size = full.pop() if len(full) == 1 else None if full else size
-        out.append(size)
-    return gX if tuple(out) == like.shape else shapes.unbroadcast(gX, out, like)
+        for k, axis in enumerate(_axes(term, t)):
+            sizes.setdefault(axis, []).append(t.dim(k))
+    given = [shapes.broadcast(sizes[axis]) for axis in axes]
+    wanted = [like.dim(k) for k in range(len(axes))]
+    result = others[0][0]  # its sizes are the largest
+    if not all(
+        label in result or shapes.covers(g, w)
+        for (label, _), g, w in zip(axes, given, wanted, strict=True)
+    ):
+        gX = gX.op.Expand(gX, shapes.shape(like))
+    out = [shapes.broadcast(pair) for pair in zip(given, wanted, strict=True)]
+    return shapes.unbroadcast(gX, out, like)
 
 
 def _embed(op, gX, labels, X):

@@ -53,22 +53,29 @@ def _mirrored(op: Builder, axis: Tensor, length: Size, spectrum: Tensor) -> Tens
 
 @rule("STFT", "signal")
 def _(op, g, signal, frame_step, window, frame_length, output):
-    back, places = _frames(op, g, signal, frame_step, window, frame_length, output)
+    x = _with_width(signal)
+    back, places = _frames(op, g, x, frame_step, window, frame_length, output)
     if window is not None:
         back = back * op.Unsqueeze(window, op.const([1]))
-    batch, _, width = shapes.dims(signal)
+    batch, _, width = shapes.dims(x)
     updates = shapes.reshape(back, [batch, -1, width])
     flat = op.Unsqueeze(shapes.reshape(places, [-1]), op.const([0, 2]))
-    zeros = shapes.full_like(signal, 0)
     indices = op.Expand(flat, op.Shape(updates))
-    return op.ScatterElements(zeros, indices, updates, axis=1, reduction="add")
+    sums = op.ScatterElements(shapes.full_like(x, 0), indices, updates, axis=1, reduction="add")
+    return sums if x is signal else op.Squeeze(sums, op.const([2]))
 
 
 @rule("STFT", "window")
 def _(op, g, signal, frame_step, window, frame_length, output):
-    back, places = _frames(op, g, signal, frame_step, window, frame_length, output)
-    frames = op.Gather(signal, places, axis=1)
+    x = _with_width(signal)
+    back, places = _frames(op, g, x, frame_step, window, frame_length, output)
+    frames = op.Gather(x, places, axis=1)
     return op.typed(shapes.reduce_sum(back * frames, [0, 1, 3]), window)
+
+
+def _with_width(signal: Tensor) -> Tensor:
+    """[batch, place, width]: runtimes take real numbers without their last axis of size 1."""
+    return signal if signal.rank == 3 else signal.op.Unsqueeze(signal, signal.op.const([2]))
 
 
 def _frames(

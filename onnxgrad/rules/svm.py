@@ -100,16 +100,16 @@ def _coupled(op: Builder, wins: Tensor, classes: int) -> Tensor:
     number = ir.Value(type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     going = ir.Value(type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     new_input(inner, "step", number), new_input(inner, "going", going)
-    better, unfinished = _step(inner, inner.tensor(q.value), new_input(inner, "p", p.value))
+    before = new_input(inner, "p", p.value)
+    better, unfinished = _step(inner, inner.tensor(q.value), before, classes)
     close(inner, [unfinished, better])
     true = op.const(True, dtype=np.bool_)
     return op.node("Loop", [op.const(100), true, p], 1, {"body": inner.graph}, like=[p])[0]
 
 
-def _step(op: Builder, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+def _step(op: Builder, q: Tensor, p: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """One pass over the classes, and whether any row was not finished before it."""
-    classes, axis = int(p.shape[1]), op.const([1])  # type: ignore[index, arg-type]
-    now = p
+    now, axis = p, op.const([1])
     qp = op.Squeeze(op.MatMul(q, op.Unsqueeze(p, op.const([2]))), op.const([2]))
     pqp = op.ReduceSum(p * qp, axis)
     active = op.ReduceMax(op.Abs(qp - pqp), axis) >= 0.005 / classes

@@ -30,4 +30,5 @@ SAMPLES = [
     Sample("STFT", [normal(1, 9, 1), number(2), normal(5), number(5)], {"onesided": 1}),
     Sample("STFT", [normal(2, 10, 1), number(3), None, number(4)], {"onesided": 1}),
     Sample("STFT", [normal(2, 10, 2), number(3), normal(4)], {"onesided": 0}),
+    Sample("STFT", [normal(2, 10), number(3), normal(4)], {"onesided": 1}),
 ]
