@@ -220,17 +220,19 @@ def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> U
     flow = Flow.of(graph, [value], targets)
     fix = "Choose other names, or pass unreachable='zeros'."
     if flow.blocked:
-        first, op = flow.blocked[0], flow.blocked[0].node.op_type
+        first = flow.blocked[0]
+        names = [registry.joined_name(e.node.domain, e.node.op_type) for e in flow.blocked]
         where = "; ".join(
             dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in flow.blocked[:4])
         )
-        passable = {e.node.op_type for e in flow.blocked} & set(registry.straight_through())
+        passable = set(names) & set(registry.straight_through())
         if passable:
             fix += f" For a straight-through gradient pass straight_through={sorted(passable)}."
         elif _same_type(first):
             fix += (
-                f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
-                f"onnxgrad.elementwise({op!r}, lambda: 1)."
+                f" For a straight-through gradient declare one, "
+                f"onnxgrad.elementwise({names[0]!r}, lambda: 1, straight_through=True), and pass "
+                f"straight_through=True."
             )
         return UnreachableError(
             f"every path from {value.name!r} to {to} passes an operator of zero derivative: "

@@ -117,7 +117,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+        return joined_name(self.domain, self.op_type)
 
     def operand_state(self, operand: str) -> tuple[State, str]:
         """Whether the operand has a rule, a zero derivative or none, with the reason."""
@@ -146,6 +146,8 @@ class Entry:
 _TABLE: dict[tuple[str, str], Entry] = {}
 # What else is known of operators where a straight-through gradient is asked for.
 _STRAIGHT: dict[tuple[str, str], Entry] = {}
+# Those that move elements of their operands that have a rule, and look at none of them.
+_MOVING: set[tuple[str, str]] = set()
 
 # The operators of which a straight-through gradient is asked for; True stands for all.
 Asked = str | Collection[str] | bool
@@ -155,6 +157,11 @@ def split_name(name: str) -> tuple[str, str]:
     """``"com.acme::Ramp"`` as ``("com.acme", "Ramp")``; the standard's domain is empty."""
     domain, _, op_type = name.rpartition("::")
     return ("" if domain == "ai.onnx" else domain), op_type
+
+
+def joined_name(domain: str, op_type: str) -> str:
+    """The name that `split_name` takes apart."""
+    return f"{domain}::{op_type}" if domain else op_type
 
 
 def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry | None:
@@ -195,6 +202,19 @@ def declared(domain: str, op_type: str, straight_through: Asked = False) -> bool
 def straight_through() -> list[str]:
     """The operators that have a straight-through rule: ``"Op"`` or ``"domain::Op"``."""
     return sorted(entry.name for entry in _STRAIGHT.values())
+
+
+def moving(names: Iterable[str]) -> None:
+    """Declare operators that only move elements: a rounded integer is one behind them too.
+
+    Their rules take it for a number, and see it as one.
+    """
+    _MOVING.update(map(split_name, names))
+
+
+def is_moving(domain: str, op_type: str) -> bool:
+    """Whether an operator only moves elements."""
+    return (domain, op_type) in _MOVING
 
 
 def entries() -> list[Entry]:
