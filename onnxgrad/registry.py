@@ -230,6 +230,7 @@ def forget(name: str) -> None:
     """
     _TABLE.pop(split_name(name), None)
     _STRAIGHT.pop(split_name(name), None)
+    _MOVING.discard(split_name(name))
 
 
 def _entry(
