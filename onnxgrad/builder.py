@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.halves import lacking
 from onnxgrad.ranks import keep_rank
 from onnxgrad.registry import onnx_schema
 from onnxgrad.targets import Target, TargetName, target_of
@@ -34,11 +35,6 @@ from onnxgrad.values import (
 
 # Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
-
-
-# Sums at run-time places. In half precision they lose digits, and onnxruntime's CPU refuses them.
-_SUMMING = {"ScatterElements", "ScatterND"}
-_HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 # A value computed by these can be infinite where its operands are finite: see Builder.mask.
 _SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp", "Sqrt"}
@@ -170,10 +166,6 @@ class Tensor:
         return self.op.Not(self)
 
 
-def _is_half(t: Tensor | None) -> bool:
-    return t is not None and t.dtype in _HALVES
-
-
 def _is(x: Any, number: int) -> bool:
     return isinstance(x, int | float) and x == number
 
@@ -274,13 +266,16 @@ class Builder:
                 operands' dtypes or shapes do not fit it.
         """
         attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
-        if op_type in _SUMMING and attributes.get("reduction") == "add" and _is_half(inputs[0]):
-            return self._sum_of_halves(op_type, inputs, attributes)
+        schema = onnx_schema("", op_type, self.opset)
+        if schema is None:
+            raise RuleError(f"opset {self.opset} has no operator {op_type!r} ({self.scope})")
         if op_type == "Pad" and len(inputs) > 3 and inputs[3] is not None:
             inputs = self._along_all_axes(inputs)
         values = tuple(t.value if t is not None else None for t in inputs)
         while values and values[-1] is None:
             values = values[:-1]
+        if like is None and (half := lacking(schema, values, attributes)) is not None:
+            return self._in_single(half, op_type, inputs, outputs, attributes)
         key: Any = (op_type, values, outputs, _frozen(attributes))
         known = self._recall(key)
         if known is not None:
@@ -288,9 +283,6 @@ class Builder:
         if self.parent and self._is_invariant(op_type, values, attributes):
             hoisted = self.parent.node(op_type, inputs, outputs, attributes)
             return tuple(Tensor(self, t.value) for t in hoisted)
-        schema = onnx_schema("", op_type, self.opset)
-        if schema is None:
-            raise RuleError(f"opset {self.opset} has no operator {op_type!r} ({self.scope})")
         for name in attributes:
             if name not in schema.attributes:
                 raise RuleError(
@@ -328,13 +320,21 @@ class Builder:
         self._memo[key] = tuple(node.outputs)
         return tuple(Tensor(self, v) for v in node.outputs)
 
-    def _sum_of_halves(
-        self, op_type: str, inputs: Sequence[Any], attributes: dict[str, Any]
+    def _in_single(
+        self,
+        half: ir.DataType,
+        op_type: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int,
+        attributes: dict[str, Any],
     ) -> tuple[Tensor, ...]:
-        data, indices, updates = inputs
-        wide = [self.cast(t, ir.DataType.FLOAT) for t in (data, updates)]
-        (y,) = self.node(op_type, (wide[0], indices, wide[1]), 1, attributes)
-        return (self.cast(y, data.dtype),)
+        """A node that calculates in float32 what is wanted in half precision."""
+        single = ir.DataType.FLOAT
+        wide = [self.cast(t, single) if t is not None and t.dtype == half else t for t in inputs]
+        if attributes.get("dtype") == half:
+            attributes = {**attributes, "dtype": single}
+        values = self.node(op_type, wide, outputs, attributes)
+        return tuple(self.cast(t, half) if t.dtype == single else t for t in values)
 
     def _along_all_axes(self, inputs: Sequence[Any]) -> Sequence[Tensor | None]:
         """The operands of a Pad without axes, where they are known.

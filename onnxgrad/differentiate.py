@@ -17,7 +17,7 @@ from onnxgrad.builder import Builder, Refusal, Tensor
 from onnxgrad.errors import NoRuleError, RuleError
 from onnxgrad.expand import REASON
 from onnxgrad.functions import body_of, has_body
-from onnxgrad.registry import Entry, Schema, State, schema_of
+from onnxgrad.registry import Entry, Schema, State, is_moving, joined_name, schema_of
 from onnxgrad.scopes import captures, copy_into, merged, total
 from onnxgrad.stopped import is_gate
 from onnxgrad.straight import entry_of, is_straight
@@ -150,7 +150,7 @@ class Flow:
 
 def describe(node: ir.Node) -> str:
     """A node as a message names it."""
-    name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    name = joined_name(node.domain, node.op_type)
     return f"operator {name}, node {node.name!r}"
 
 
@@ -161,7 +161,7 @@ def refuse(
     at = "" if index is None else f", operand {operand_name(node, index)!r}"
     source = next((v for v in operands(node) if v in flow.reached), None)
     path = f" Path: {flow.path(source)} -> {node.op_type}." if source is not None else ""
-    name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    name = joined_name(node.domain, node.op_type)
     return NoRuleError(
         f"{describe(node)}{at}{where}: {reason}.{path} "
         f"Leave it off the path with other names in wrt or of, or add a rule with "
@@ -380,10 +380,17 @@ class _Arguments:
         self, values: list[ir.Value | None], formal: Sequence[str], variadic: bool, name: str
     ) -> Any:
         k = formal.index(name)
-        tensors = [None if v is None else self.op.tensor(v) for v in values]
+        tensors = [None if v is None else self._number(v) for v in values]
         if variadic and k == len(formal) - 1:
             return tensors[k:]
         return tensors[k] if k < len(tensors) else None
+
+    def _number(self, value: ir.Value) -> Tensor:
+        """A value; a rounded integer as the number that it stands for, where it is only moved."""
+        tensor = self.op.tensor(value)
+        if ROUNDED in value.meta and is_moving(self.node.domain, self.node.op_type):
+            return self.op.cast(tensor, value.meta[ROUNDED])
+        return tensor
 
     def _attribute(self, name: str) -> Any:
         attribute = self.node.attributes.get(name)

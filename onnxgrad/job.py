@@ -247,15 +247,16 @@ def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> U
 
 def _straight_through(blocked: list[Edge]) -> str:
     """The sentence that offers a straight-through gradient, or an empty string."""
-    op = blocked[0].node.op_type
-    passable = {e.node.op_type for e in blocked} & set(registry.straight_through())
+    names = [registry.joined_name(e.node.domain, e.node.op_type) for e in blocked]
+    passable = set(names) & set(registry.straight_through())
     if passable:
         return f" For a straight-through gradient pass straight_through={sorted(passable)}."
     if not _same_type(blocked[0]):
         return ""
     return (
-        f" For a straight-through gradient declare one: onnxgrad.forget({op!r}), then "
-        f"onnxgrad.elementwise({op!r}, lambda: 1)."
+        f" For a straight-through gradient declare one, "
+        f"onnxgrad.elementwise({names[0]!r}, lambda: 1, straight_through=True), and pass "
+        f"straight_through=True."
     )
 
 

@@ -28,6 +28,7 @@ from onnxgrad.opsets import FLOOR, HIDDEN, inline, raise_opset
 from onnxgrad.ranks import keep_rank
 from onnxgrad.registry import Asked, declared, lookup, onnx_schema
 from onnxgrad.scopes import choose_branches
+from onnxgrad.settle import settle
 from onnxgrad.values import (
     Dim,
     dims_of,
@@ -159,6 +160,8 @@ def infer(model: ir.Model) -> None:
     tell stays open, but for ranks that an example has told.
     """
     _infer(model)
+    while any(settle(node) for node in model.graph.all_nodes()):
+        _infer(model)  # the first of them alone: what follows from a wrong size may be wrong
     nodes = [n for n in model.graph.all_nodes() if misjudged(n)]
     if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
         model.graph.opset_imports[HIDDEN] = 1

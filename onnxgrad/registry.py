@@ -117,7 +117,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+        return joined_name(self.domain, self.op_type)
 
     def operand_state(self, operand: str) -> tuple[State, str]:
         """Whether the operand has a rule, a zero derivative or none, with the reason."""
@@ -146,6 +146,8 @@ class Entry:
 _TABLE: dict[tuple[str, str], Entry] = {}
 # What else is known of operators where a straight-through gradient is asked for.
 _STRAIGHT: dict[tuple[str, str], Entry] = {}
+# Those that move elements of their operands that have a rule, and look at none of them.
+_MOVING: set[tuple[str, str]] = set()
 
 # The operators of which a straight-through gradient is asked for; True stands for all.
 Asked = str | Collection[str] | bool
@@ -155,6 +157,11 @@ def split_name(name: str) -> tuple[str, str]:
     """``"com.acme::Ramp"`` as ``("com.acme", "Ramp")``; the standard's domain is empty."""
     domain, _, op_type = name.rpartition("::")
     return ("" if domain == "ai.onnx" else domain), op_type
+
+
+def joined_name(domain: str, op_type: str) -> str:
+    """The name that `split_name` takes apart."""
+    return f"{domain}::{op_type}" if domain else op_type
 
 
 def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry | None:
@@ -197,6 +204,19 @@ def straight_through() -> list[str]:
     return sorted(entry.name for entry in _STRAIGHT.values())
 
 
+def moving(names: Iterable[str]) -> None:
+    """Declare operators that only move elements: a rounded integer is one behind them too.
+
+    Their rules take it for a number, and see it as one.
+    """
+    _MOVING.update(map(split_name, names))
+
+
+def is_moving(domain: str, op_type: str) -> bool:
+    """Whether an operator only moves elements."""
+    return (domain, op_type) in _MOVING
+
+
 def entries() -> list[Entry]:
     """Every entry, by domain and operator."""
     return [_TABLE[key] for key in sorted(_TABLE)]
@@ -210,6 +230,7 @@ def forget(name: str) -> None:
     """
     _TABLE.pop(split_name(name), None)
     _STRAIGHT.pop(split_name(name), None)
+    _MOVING.discard(split_name(name))
 
 
 def _entry(

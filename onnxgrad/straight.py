@@ -59,8 +59,10 @@ def spread(graph: ir.Graph) -> None:
     """Mark the nodes that rounded integers pass, also those that a backward pass has added."""
     passes = {registry.split_name(name) for name in registry.straight_through()}
     for node in graph.all_nodes():
-        source = _source(node)
-        if source is not None and ROUNDED in source.meta and (node.domain, node.op_type) in passes:
+        moved = registry.is_moving(node.domain, node.op_type)
+        source = _moved(node) if moved else _source(node)
+        passed = moved or (node.domain, node.op_type) in passes
+        if source is not None and ROUNDED in source.meta and passed:
             _mark(node, source)
 
 
@@ -94,7 +96,19 @@ def _source(node: ir.Node) -> ir.Value | None:
     return next((v for v in node.inputs if v is not None and carries(v)), None)
 
 
+def _moved(node: ir.Node) -> ir.Value | None:
+    """The first rounded integers among the operands whose elements a node moves."""
+    entry = registry.lookup(node.domain, node.op_type)
+    assert entry is not None
+    rounded = ((k, v) for k, v in enumerate(node.inputs) if v is not None and ROUNDED in v.meta)
+    states = ((v, entry.operand_state(entry.schema.operand(k))[0]) for k, v in rounded)
+    return next((v for v, state in states if state == "rule"), None)
+
+
 def _mark(node: ir.Node, source: ir.Value) -> None:
     node.meta[_MARK] = True
-    if not is_float(node.outputs[0]) and node.outputs[0].dtype != ir.DataType.BOOL:
-        node.outputs[0].meta[ROUNDED] = cotangent_dtype(source)
+    moves = registry.is_moving(node.domain, node.op_type)
+    for v in node.outputs if moves else node.outputs[:1]:
+        integer = not is_float(v) and v.dtype != ir.DataType.BOOL
+        if integer and (v.dtype == source.dtype or not moves):  # MaxPool's Indices are not moved
+            v.meta[ROUNDED] = cotangent_dtype(source)

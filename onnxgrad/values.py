@@ -119,23 +119,25 @@ def learnt(value: ir.Value) -> ir.Shape | None:
     return None if rank is None else ir.Shape([None] * rank)
 
 
-_POOLS = {"AveragePool", "LpPool", "MaxPool"}
+POOLS = {"AveragePool", "LpPool", "MaxPool"}
 
 
-def _counts_too_many(node: ir.Node) -> bool:
-    """Whether ceil_mode makes room for a window that has nothing of the input: it is dropped."""
-    sizes = None if node.inputs[0] is None else dims_of(node.inputs[0])
-    if sizes is None or not node.attributes.get_int("ceil_mode", False):
-        return False
-    for size, (stride, begin, end, reach) in zip(sizes[2:], _windows(node, sizes), strict=False):
-        if isinstance(size, int):
+def drops_windows(node: ir.Node, sizes: tuple[Dim, ...]) -> list[bool]:
+    """Whether ceil_mode makes room for a window that has nothing of the input, by axis.
+
+    It is dropped. Of a size that is not known no inference tells anything.
+    """
+    found = []
+    for size, (stride, begin, end, reach) in zip(sizes[2:], windows_of(node, sizes), strict=False):
+        if isinstance(size, int) and node.attributes.get_int("ceil_mode", False):
             last = -(-(size + begin + end - reach - 1) // stride) * stride
-            if last >= size + begin:
-                return True
-    return False
+            found.append(last >= size + begin)
+        else:
+            found.append(False)
+    return found
 
 
-def _windows(node: ir.Node, sizes: tuple[Dim, ...]) -> Iterable[tuple[int, int, int, int]]:
+def windows_of(node: ir.Node, sizes: tuple[Dim, ...]) -> list[tuple[int, int, int, int]]:
     """How a window slides along each axis, from the attributes for an operand of `sizes`.
 
     Its stride, the padding in front and behind, and the way from its first to its last element.
@@ -146,12 +148,12 @@ def _windows(node: ir.Node, sizes: tuple[Dim, ...]) -> Iterable[tuple[int, int, 
         lists[name] = list(node.attributes[name].as_ints())
     pads = lists["pads"]
     reach = [(k - 1) * d for k, d in zip(lists["kernel_shape"], lists["dilations"], strict=False)]
-    return zip(lists["strides"], pads[:n], pads[n:], reach, strict=False)
+    return list(zip(lists["strides"], pads[:n], pads[n:], reach, strict=False))
 
 
 def is_window(node: ir.Node) -> bool:
     """Whether a window of known size slides along the first operand, to where it still fits."""
-    slides = not node.domain and node.op_type in {"Conv", *_POOLS}
+    slides = not node.domain and node.op_type in {"Conv", *POOLS}
     known = bool(node.attributes.get_ints("kernel_shape"))
     return slides and known and not node.attributes.get_int("ceil_mode", False)
 
@@ -167,7 +169,7 @@ def name_sizes(node: ir.Node) -> None:
         return
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     left = []
-    for size, (stride, begin, end, reach) in zip(sizes[2:], _windows(node, sizes), strict=False):
+    for size, (stride, begin, end, reach) in zip(sizes[2:], windows_of(node, sizes), strict=False):
         pads = {"NOTSET": begin + end, "VALID": 0}.get(auto, reach)  # SAME rounds up size / stride
         left.append(_after(size, pads - reach - 1, stride))
     if len(left) == len(found) - 2:  # a model that is not valid may have less
@@ -200,10 +202,11 @@ def misjudged(node: ir.Node) -> bool:
 
     It takes the ellipsis of an Einsum's first operand for that of all, and what Attention would
     have to calculate, a head's size or the number of keys, for 0. Below opset 22 it counts a window
-    that starts beyond a pool's input.
+    that starts beyond a pool's input: `settle` says which pools cannot be written otherwise.
     """
-    if not node.domain and node.op_type in _POOLS:
-        return _counts_too_many(node)
+    if not node.domain and node.op_type in POOLS:
+        sizes = None if node.inputs[0] is None else dims_of(node.inputs[0])
+        return sizes is not None and any(drops_windows(node, sizes))
     if not node.domain and node.op_type in _OF_SEQUENCES:
         return any(isinstance(d, str) for d in dims_of(node.outputs[0]) or ())
     if node.domain or node.op_type not in ("Attention", "Einsum"):

@@ -64,6 +64,11 @@ def _transposed(
     output_shape: list[int] | None,
 ) -> list[Axis]:
     """The windows on the output, one for each element of X; the end may be cut off: padding < 0."""
+    if g.rank != X.rank:
+        g.op.refuse(
+            "inference cannot tell the size of an output_shape below the input's size: fix all of "
+            "the input's sizes, or write it as pads"
+        )
     pads = pads if auto_pad == "NOTSET" else None
     axes = windows.sliding(g, shapes.dims(W)[2:], strides, dilations, pads)
     for k, a in enumerate(axes):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import shapes, windows
-from onnxgrad.builder import Tensor
+from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import rule
 from onnxgrad.shapes import Size
 from onnxgrad.windows import Axis
@@ -19,7 +19,7 @@ from onnxgrad.windows import Axis
 # The first of the elements that tie takes all, as in PyTorch.
 @rule("MaxPool", "X")
 def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
-    axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
+    axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)
     rest = _rest(axes, g, ceil_mode)
     if rest is not None and _is_searched(X, kernel_shape):
         took = _first_maximum(X, Y, kernel_shape)
@@ -35,7 +35,32 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
         auto_pad=auto_pad,
         ceil_mode=ceil_mode,
     )
+    if any(map(_may_miss, axes)):
+        g = op.mask(g, indices >= 0)
     return _scatter(g, indices, X)
+
+
+def _may_miss(a: Axis) -> bool:
+    """Whether a window may have nothing but padding, as where the input lies between its steps."""
+    most = max(windows.known([a.begin, a.end]) or [0])
+    return most > 0 and (a.dilation > 1 or not isinstance(a.kernel, int) or most >= a.kernel)
+
+
+def _windows(op, x, kernel, strides, dilations, pads, auto_pad):
+    """The axes of a pool, but for what the standard and onnxruntime disagree on.
+
+    The latter takes SAME for that of the kernel without its dilation, and may begin behind the
+    first element where strides leave gaps.
+    """
+    axes = windows.sliding(x, kernel, strides, dilations, pads, auto_pad)
+    if auto_pad.startswith("SAME") and any(
+        a.reach != a.kernel - 1 or a.stride > a.kernel + 1 for a in axes
+    ):
+        op.refuse(
+            f"runtimes disagree on what auto_pad={auto_pad} pads windows of these dilations and "
+            f"strides with: write it as pads"
+        )
+    return axes
 
 
 def _is_searched(x: Tensor, kernel: list[int]) -> bool:
@@ -100,18 +125,28 @@ def _(op, g, X, I, output_shape, kernel_shape, pads, strides):  # noqa: E741
 
 
 @rule("AveragePool", "X")
-def _(g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad):
-    axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
+def _(op, g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, count_include_pad):
+    axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)
+    share = shapes.inverse(shapes.product([_filled(op, a) for a in axes]), like=g)
     rest = _rest(axes, g, ceil_mode)
     if rest is not None:
-        y = _repeated(g / math.prod(kernel_shape), kernel_shape)
-        return g.op.typed(_extended(y, rest), X)
-    bare = _is_bare(axes)
-    if not ceil_mode and (count_include_pad or bare):
-        return _spread(g / math.prod(kernel_shape), X, axes)
+        return op.typed(_extended(_repeated(g * share, kernel_shape), rest), X)
+    if not ceil_mode and (count_include_pad or _is_bare(axes)):
+        return _spread(g * share, X, axes)
     for k, a in enumerate(axes):
         g = g / _counts(g, k + 2, a, count_include_pad)
     return _spread(g, X, axes)
+
+
+def _filled(op: Builder, a: Axis) -> Size:
+    """How many elements a window holds that goes from end to end, where no window fits whole.
+
+    There a step of more than 1 makes onnxruntime take one window.
+    """
+    if a.stride == 1:
+        return a.kernel
+    most = (a.size + a.begin + a.end - 1) // a.dilation + 1
+    return shapes.clamp(op, a.kernel, 0, most)
 
 
 def _rest(axes: list[Axis], g: Tensor, ceil_mode: int) -> list[Size] | None:
@@ -165,6 +200,7 @@ def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
         begin, end = 0, end + window.end
     held = (places >= shapes.vector(g, [begin])) & (places < shapes.vector(g, [end]))
     counts = shapes.reduce_sum(op.Cast(held, to=g.dtype), [1])
+    counts = op.Max(counts, op.const(1, like=g))  # onnxruntime takes 0 for the mean of nothing
     if counts.const is not None:
         counts = op.const(counts.const, like=g)
     return shapes.reshape(counts, [-1] + [1] * (g.rank - 1 - axis))
@@ -173,7 +209,7 @@ def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
 # As the mean of |x|**p over the window would be, times its size. 0 where all of a window is 0.
 @rule("LpPool", "X")
 def _(op, g, X, Y, p, kernel_shape, strides, dilations, pads, auto_pad):
-    axes = windows.sliding(X, kernel_shape, strides, dilations, pads, auto_pad)
+    axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)
     return _spread(_per_power(g, Y, p), X, axes) * _power_slope(X, p)
 
 

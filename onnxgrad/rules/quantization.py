@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad import shapes
-from onnxgrad.registry import elementwise, rule, zero
+from onnxgrad.registry import elementwise, moving, rule, zero
 from onnxgrad.rules.convolution import conv_b, conv_w, conv_x
 from onnxgrad.rules.linalg import matmul_a, matmul_b
 
@@ -77,6 +77,15 @@ def _shares(op, chosen, x):
 
 for _rounding in ("Ceil", "Floor", "Round", "Sign"):
     elementwise(_rounding, lambda: 1, straight_through=True)
+
+
+# Resize moves but for interpolating, of which it rounds what it finds.
+moving([
+    "CenterCropPad", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "GatherElements", "GatherND", "Identity", "MaxPool", "Pad", "Reshape", "Resize",
+    "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where",
+])  # fmt: skip
 
 
 @rule("Cast", "input", straight_through=True)
