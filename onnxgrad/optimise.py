@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from onnxgrad.registry import onnx_schema
 from onnxgrad.values import restore_declared
 
 
@@ -15,10 +16,24 @@ def optimise(model: ir.Model) -> None:
     """
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    _fill_operands(model.graph)
+    for function in model.functions.values():
+        _fill_operands(function)
     common.RemoveUnusedOpsetsPass()(model)
     _results_last(model.graph)
     for v in model.graph.outputs:
         restore_declared(v)
+
+
+def _fill_operands(graph: ir.Graph | ir.Function) -> None:
+    """Name the absent operands that an operator has to list: of a Loop the condition.
+
+    The pass before drops them from the end, and a Loop without states would have one operand.
+    """
+    for node in graph.all_nodes():
+        schema = onnx_schema(node.domain, node.op_type, graph.opset_imports.get(node.domain))
+        if schema and len(node.inputs) < schema.min_input:
+            node.resize_inputs(schema.min_input)
 
 
 def _results_last(graph: ir.Graph) -> None:

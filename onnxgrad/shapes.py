@@ -139,6 +139,7 @@ def inverse(size: Size, like: Tensor) -> float | Tensor:
 
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     """`x` with new sizes; one of them may be -1."""
+    sizes = _with_rest(x, sizes)
     dims_of_y = [s if isinstance(s, int) else _dim_of(s) for s in sizes]
     unknown = [k for k, s in enumerate(sizes) if isinstance(s, Tensor)]
     if len(unknown) == 1 and -1 not in sizes and 0 not in sizes:
@@ -150,6 +151,35 @@ def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     known = [f if d in (None, -1) else d for d, f in zip(dims_of_y, found, strict=True)]
     y.value.shape = ir.Shape(known)
     return y
+
+
+def _with_rest(x: Tensor, sizes: Sequence[Size]) -> Sequence[Size]:
+    """The sizes with a number for -1, which no runtime finds where another size is 0.
+
+    A size that `x` has too is left out of both sides, so nothing is divided by it.
+    """
+    others = [s for s in sizes if s != -1]
+    plain = all(isinstance(s, int) and s for s in others)
+    if plain or len(others) == len(sizes) or x.shape is None:
+        return sizes
+    mine, divisor = dims(x), 1
+    for s in others:
+        k = next((k for k, m in enumerate(mine) if _same_size(m, s)), None)
+        if k is not None:
+            del mine[k]
+        elif isinstance(s, int) and s:
+            divisor *= s
+        else:
+            return sizes
+    rest = product(mine) // divisor
+    return [rest if s == -1 else s for s in sizes]
+
+
+def _same_size(a: Size, b: Size) -> bool:
+    """Whether two sizes are known to be equal."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.value is b.value
+    return isinstance(a, int) and a == b
 
 
 def _dim_of(size: Tensor) -> Dim:
@@ -184,9 +214,16 @@ def expand_like(g: Tensor, x: Tensor) -> Tensor:
     """`g`, broadcastable to `x`, in the shape of `x`."""
     if _same_shape(g, x):
         return g
-    if x.static is not None and 0 in x.static:  # onnxruntime drops an Expand of 1 to 0
-        return g.op.typed(g * full_like(x, 1), x)
+    if x.static is not None and 0 in x.static:
+        return g.op.typed(expand(g, x.static), x)
     return g.op.typed(g.op.Expand(g, _expanded(g, x)), x)
+
+
+def expand(g: Tensor, sizes: Sequence[Size]) -> Tensor:
+    """`g`, broadcastable to `sizes`, in these sizes."""
+    if any(isinstance(s, int) and s == 0 for s in sizes):  # onnxruntime drops an Expand of 1 to 0
+        return g * full(g, sizes, 1)
+    return g.op.Expand(g, vector(g, sizes))
 
 
 def _expanded(g: Tensor, x: Tensor) -> Tensor:

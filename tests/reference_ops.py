@@ -1,7 +1,9 @@
 """Operators for the reference evaluator, in float64, where onnx's own are wrong or very slow.
 
 onnx's Conv ignores dilations with auto_pad, its ConvTranspose slices the filters of groups wrongly,
-its Pad refuses negative padding.
+its Pad refuses negative padding, its Loop takes no step without a condition and joins what they
+give along an axis of it. Its MaxPool numbers the elements of each plane anew where the stride is
+1, its GatherElements refuses indices for a part, its Flatten no elements at all.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops.aionnx_preview_training.op_adagrad import Adagrad
 from onnx.reference.ops.aionnx_preview_training.op_adam import Adam
 from onnx.reference.ops.aionnx_preview_training.op_momentum import Momentum
+from onnx.reference.ops.op_layer_normalization import _layer_normalization
+from onnx.reference.ops.op_loop import Loop as Base
 
 from tests import reference_recurrent
 
@@ -59,8 +63,8 @@ class Conv(OpRun):
         X = np.pad(X, [(0, 0), (0, 0), *padding])
         reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
         size = [(X.shape[a + 2] - reach[a] - 1) // strides[a] + 1 for a in range(n)]
-        x = X.reshape(X.shape[0], group, -1, *X.shape[2:])
-        w = W.reshape(group, -1, *W.shape[1:])
+        x = X.reshape(X.shape[0], group, X.shape[1] // group, *X.shape[2:])
+        w = W.reshape(group, W.shape[0] // group, *W.shape[1:])
         Y = np.zeros((X.shape[0], group, w.shape[1], *size), X.dtype)
         for tap in itertools.product(*map(range, kernel)):
             part = x[(..., *taken(tap, size, strides, dilations))]
@@ -88,8 +92,8 @@ class ConvTranspose(OpRun):
             totals = [max(full[a] + extra[a] - output_shape[a], 0) for a in range(n)]
             halves = [(t // 2, t - t // 2) for t in totals]
             pairs = halves if auto_pad == "SAME_UPPER" else [h[::-1] for h in halves]
-        x = X.reshape(X.shape[0], group, -1, *inner)
-        w = W.reshape(group, -1, *W.shape[1:])
+        x = X.reshape(X.shape[0], group, X.shape[1] // group, *inner)
+        w = W.reshape(group, W.shape[0] // group, *W.shape[1:])
         ample = [f + e for f, e in zip(full, extra, strict=True)]
         Y = np.zeros((X.shape[0], group, W.shape[1], *ample), X.dtype)
         for tap in itertools.product(*map(range, kernel)):
@@ -97,7 +101,7 @@ class ConvTranspose(OpRun):
                 "ngc...,gcm->ngm...", x, w[(..., *tap)]
             )
         crop = [slice(b, ample[a] - e) for a, (b, e) in enumerate(pairs)]
-        Y = Y.reshape(X.shape[0], -1, *ample)[(..., *crop)]
+        Y = Y.reshape(X.shape[0], group * W.shape[1], *ample)[(..., *crop)]
         return (Y if B is None else Y + B.reshape(-1, *[1] * n),)
 
 
@@ -228,6 +232,74 @@ class Pad(OpRun):
         return (y[tuple(cut)],)
 
 
+class MaxPool(OpRun):
+    op_domain = ""
+
+    def _run(  # type: ignore[override]
+        self, x, auto_pad="NOTSET", ceil_mode=0, dilations=None, kernel_shape=None, pads=None,
+        storage_order=0, strides=None,
+    ):  # fmt: skip
+        more = kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0
+        seen, kind = windows(x, *more)
+        kind = kind.reshape(len(kind), 1, 1, *kind.shape[1:])
+        seen = np.where(kind == 2, seen, np.asarray(-np.inf, x.dtype))
+        planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+        inner = np.arange(np.prod(x.shape[2:])).reshape(x.shape[2:], order="FC"[not storage_order])
+        places, _ = windows(planes * inner.size + inner, *more)
+        first = seen.argmax(0)[None]
+        given = len(self.onnx_node.output)
+        return tuple(np.take_along_axis(t, first, 0)[0] for t in (seen, places)[:given])
+
+
+class Flatten(OpRun):
+    op_domain = ""
+
+    def _run(self, x, axis=1):  # type: ignore[override]
+        axis += x.ndim if axis < 0 else 0
+        return (x.reshape(np.prod(x.shape[:axis], dtype=int), np.prod(x.shape[axis:], dtype=int)),)
+
+
+class GatherElements(OpRun):
+    op_domain = ""
+
+    def _run(self, data, indices, axis=0):  # type: ignore[override]
+        part = [slice(n) for n in indices.shape]
+        part[axis] = slice(None)
+        return (np.take_along_axis(data[tuple(part)], indices, axis),)
+
+
+class LayerNormalization(OpRun):
+    """onnx's own gives the statistics of half precision in half."""
+
+    op_domain = ""
+
+    def _run(self, X, Scale, B=None, axis=-1, epsilon=1e-5, stash_type=1):  # type: ignore[override]
+        x = X.astype(np.float32) if X.dtype.itemsize == 2 else X
+        Y, *statistics = _layer_normalization(x, Scale, B, axis=axis, epsilon=epsilon)
+        return (Y.astype(X.dtype), *statistics)
+
+
+class Loop(Base):
+    op_domain = ""
+
+    def _run(  # type: ignore[no-untyped-def]
+        self, M, cond, *states, context=None, body=None, attributes=None, bindings=None
+    ):
+        graph, n = self.body, len(states)
+        given, slices, step = dict(context or {}), [], 0
+        cond = np.array(True) if cond is None else cond
+        while cond and (M is None or step < M):
+            operands = (np.array(step), cond, *states)
+            given |= dict(zip(graph.input_names, operands, strict=True))
+            cond, *results = self._run_body(given, attributes=attributes, bindings=bindings)
+            states = tuple(results[:n])
+            slices.append(results[n:])
+            step += 1
+        if not slices and len(graph.output_names) > n + 1:
+            raise NotImplementedError("no step says which shape it would have given")
+        return (*states, *map(np.stack, zip(*slices, strict=True)))
+
+
 def in_full(base: type[OpRun], kinds: int) -> type[OpRun]:
     """An optimizer of several tensors, with as many operands for each; onnx's rounds to single."""
 
@@ -243,16 +315,32 @@ def in_full(base: type[OpRun], kinds: int) -> type[OpRun]:
     return Full
 
 
+def rounded(base: type[OpRun]) -> type[OpRun]:
+    """An operator that sums half precision in single and rounds what comes of it."""
+
+    class Rounded(base):  # type: ignore[misc, valid-type]
+        op_domain = ""
+
+        def _run(self, *data, **attributes):  # type: ignore[no-untyped-def]
+            dtype = data[0].dtype
+            if dtype.itemsize > 2:
+                return super()._run(*data, **attributes)
+            wide = [d if d is None or d.dtype != dtype else d.astype(np.float32) for d in data]
+            return tuple(y.astype(dtype) for y in super()._run(*wide, **attributes))
+
+    Rounded.__name__ = base.__name__
+    return Rounded
+
+
 OPS = [
-    AveragePool,
-    Conv,
-    ConvTranspose,
-    GlobalLpPool,
+    Flatten,
+    GatherElements,
     GlobalMaxPool,
-    LRN,
-    LinearAttention,
-    LpPool,
+    LayerNormalization,
+    Loop,
+    MaxPool,
     Pad,
+    *map(rounded, (AveragePool, Conv, ConvTranspose, GlobalLpPool, LRN, LinearAttention, LpPool)),
     *reference_recurrent.OPS,
     *(in_full(*o) for o in ((Adagrad, 3), (Adam, 4), (Momentum, 3))),
 ]

@@ -116,7 +116,10 @@ def _share(t, k):
     """[B, heads, S, D] as [B, kv heads, S', D]: heads that share one of `k` are more rows of it."""
     if shapes.same_dim(t.dim(1), k.dim(1)):
         return t
-    return shapes.reshape(t, [shapes.dim(t, 0), shapes.dim(k, 1), -1, shapes.dim(t, 3)])
+    (B, heads, S, D), kv = shapes.dims(t), shapes.dim(k, 1)
+    rows = heads * S
+    rows = rows // kv if isinstance(kv, int) else shapes.vector(t, [rows]) // shapes.at_least(kv, 1)
+    return shapes.reshape(t, [B, kv, rows, D])
 
 
 def _unshare(t, q):

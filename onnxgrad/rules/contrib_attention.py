@@ -215,14 +215,14 @@ def _(
     rows = shapes.reshape(q, [shapes.dim(q, 0), kv_num_heads, -1, shapes.dim(q, 3)])
     scale = scale or _known(op, shapes.dim(q, 3)) ** -0.5
     scores = op.MatMul(rows * scale, op.Transpose(cache.read(k), perm=[0, 1, 3, 2]))
-    scores = shapes.reshape(scores, [*shapes.dims(q)[:3], -1])
+    scores = shapes.reshape(scores, [*shapes.dims(q)[:3], shapes.dim(scores, 3)])
     if softcap:
         scores = op.Tanh(scores / softcap) * softcap
     scores = scores if attention_bias is None else scores + attention_bias
     hidden = cache.hidden(scores, causal, local_window_size)
     scores = op.Where(hidden, op.const(-np.inf, like=scores), scores)
     p = _softmax(op, scores, head_sink, smooth_softmax)
-    p = shapes.reshape(p, [shapes.dim(q, 0), kv_num_heads, -1, shapes.dim(p, 3)])
+    p = shapes.reshape(p, [*shapes.dims(rows)[:3], shapes.dim(p, 3)])
     return _merged(op, shapes.reshape_like(op.MatMul(p, cache.read(v)), q)), k, v
 
 

@@ -52,7 +52,7 @@ def _sampling(
     x = shapes.reshape(X, [n * offset_group, c // offset_group, *sizes])
     # One axis for each of the kernel's and the output's.
     offset = shapes.reshape(offset, [n * offset_group, *kernel, d, *outputs])
-    taps = []
+    places, taps = shapes.product([*kernel, *outputs]), []
     for k, a in enumerate(axes):
         steps = shapes.arange(op, a.kernel) * a.dilation - a.begin
         starts = shapes.arange(op, outputs[k]) * a.stride
@@ -60,11 +60,11 @@ def _sampling(
             starts, [-1] + [1] * (d - 1 - k)
         )
         points = op.Gather(offset, op.const(k), axis=1 + d) + op.Cast(regular, to=X.dtype)
-        points = shapes.reshape(points, [n * offset_group, -1])
+        points = shapes.reshape(points, [n * offset_group, places])
         size = shapes.as_float(a.size, like=X)
         taps.append(interpolation.taps(points, size, interpolation.LINEAR))
     if mask is not None:
-        mask = shapes.reshape(mask, [n * offset_group, -1, 1])
+        mask = shapes.reshape(mask, [n * offset_group, places, 1])
     return Sampling(x, taps, mask, shapes.product(kernel), group, offset_group)
 
 
@@ -125,7 +125,8 @@ class Sampling:
         op, g = g.op, self.grouped(g)
         n, _, _, outputs = shapes.dims(g)
         columns = op.Transpose(self.masked(self.sampled), perm=[0, 2, 1])
-        columns = shapes.reshape(columns, [n, self.group, -1, outputs])
+        channels = self.offset_group * shapes.dim(columns, 1) // self.group
+        columns = shapes.reshape(columns, [n, self.group, channels * self.elements, outputs])
         return shapes.reduce_sum(op.MatMul(g, op.Transpose(columns, perm=[0, 1, 3, 2])), [0])
 
     def pull_mask(self, g: Tensor, W: Tensor) -> Tensor:

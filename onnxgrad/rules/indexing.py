@@ -16,6 +16,8 @@ from onnxgrad.shapes import (
     count,
     dim,
     dims,
+    expand,
+    expand_like,
     from_front,
     full,
     full_like,
@@ -24,7 +26,6 @@ from onnxgrad.shapes import (
     reduce_sum,
     reshape,
     reshape_like,
-    shape,
     vector,
 )
 
@@ -106,7 +107,7 @@ def _(op, g, data, indices, batch_dims):
     batch = []
     for b in range(batch_dims):
         position = reshape(arange(op, lead[b]), [1] * b + [lead[b]] + [1] * (len(lead) - b))
-        batch.append(op.Expand(position, vector(g, [*lead, 1])))
+        batch.append(expand(position, [*lead, 1]))
     if batch:
         indices = op.Concat(*batch, indices, axis=-1)
     return op.ScatterND(full_like(data, 0), indices, g, reduction="add")
@@ -239,7 +240,7 @@ def _(op, g, update, write_indices, mode, axis):
         place = place + reshape(op.cast(write_indices, DataType.INT64), [-1, *ones[1:]])
     if mode == "circular":
         place = op.Mod(place, vector(g, [dim(g, axis)]))
-    return op.GatherElements(g, op.Expand(place, shape(update)), axis=axis)
+    return op.GatherElements(g, expand_like(place, update), axis=axis)
 
 
 # -- values by position --------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from onnxgrad.shapes import (
     count,
     dim,
     dims,
+    expand_like,
     from_front,
     full,
     full_like,
@@ -26,7 +27,6 @@ from onnxgrad.shapes import (
     reduce_sum,
     reshape,
     reshape_like,
-    shape,
     vector,
 )
 
@@ -241,5 +241,5 @@ def _fold(
     origins = op.Pad(arange(op, size), vector(g, [before, after]), mode=mode)
     origins = op.Concat(*(part(origins, *end) for end in ends), axis=0)
     rest = list(range(1, g.rank - axis))
-    origins = op.Expand(op.Unsqueeze(origins, op.const(rest)) if rest else origins, shape(border))
+    origins = expand_like(op.Unsqueeze(origins, op.const(rest)) if rest else origins, border)
     return op.ScatterElements(inner, origins, border, axis=axis, reduction="add")

@@ -115,7 +115,7 @@ def _(op, g, X, I, output_shape, kernel_shape, pads, strides):  # noqa: E741
     # their numbers are unpooled, from 1 on.
     planes, count = shapes.product(shapes.dims(X)[:2]), shapes.product(shapes.dims(X)[2:])
     numbers = op.Cast(shapes.arange(op, count) + 1, to=ir.DataType.FLOAT)
-    numbers = op.Expand(shapes.reshape(numbers, [1, 1, *shapes.dims(X)[2:]]), shapes.shape(X))
+    numbers = shapes.expand_like(shapes.reshape(numbers, [1, 1, *shapes.dims(X)[2:]]), X)
     how = {"kernel_shape": kernel_shape, "pads": pads, "strides": strides}
     found = op.Cast(op.MaxUnpool(numbers, I, output_shape, **how), to=ir.DataType.INT64)
     found, g = (shapes.reshape(t, [planes, -1]) for t in (found, g))

@@ -22,11 +22,15 @@ zero("DequantizeLinear", "x", "x_zero_point", reason="integers or floats of 8 bi
 
 @rule("DequantizeLinear", "x_scale")
 def dequantize_scale(op, g, x, x_scale, x_zero_point, axis, block_size):
-    """y = (x - zero_point) * scale, which is one number, one per slice, or one per block."""
-    ones = shapes.full_like(x_scale, 1)
+    """y = (x - zero_point) * scale, which is one number, one per slice, or one per block.
+
+    Half precision may have no room for x - zero_point, and loses digits in the sum.
+    """
+    ones = op.cast(shapes.full_like(x_scale, 1), ir.DataType.FLOAT)
     steps = op.DequantizeLinear(x, ones, x_zero_point, axis=axis, block_size=block_size or None)
-    product = op.cast(g, x_scale.dtype) * op.cast(steps, x_scale.dtype)
-    return _sum_to_scale(op, product, x, x_scale, axis, block_size)
+    product = op.cast(g, ir.DataType.FLOAT) * op.cast(steps, ir.DataType.FLOAT)
+    total = _sum_to_scale(op, product, x, x_scale, axis, block_size)
+    return op.cast(total, x_scale.dtype)
 
 
 def _sum_to_scale(op, product, x, x_scale, axis, block_size):

@@ -324,7 +324,7 @@ class _Run:
         if plus is not None and plus.rank == 3:
             plus = op.Flatten(plus, axis=2)
         y = op.Gemm(op.Flatten(x, axis=2), W, plus, transB=1)
-        return shapes.reshape(y, [self.steps, self.batch, -1])
+        return shapes.reshape(y, [self.steps, self.batch, shapes.dim(y, 1)])
 
     def arguments(self) -> Tensor:
         """X W + Wb + H R + Rb, of all steps."""

@@ -211,7 +211,7 @@ def _resized_eye(
     for j in range(n):
         if j != k:
             image = op.Slice(image, first, op.const([1]), op.const([j + 2]))
-    return shapes.reshape(image, [sizes[k], -1])
+    return shapes.reshape(image, [sizes[k], shapes.dim(image, k + 2)])
 
 
 def _contract(matrix: Tensor, g: Tensor, axis: int) -> Tensor:
@@ -268,7 +268,7 @@ def _grid_taps(
     for a in range(n):
         size = shapes.as_float(shapes.dim(X, a + 2), like=grid)
         part = op.Gather(grid, op.const(n - 1 - a), axis=-1)
-        part = shapes.reshape(part, [shapes.dim(X, 0), -1])
+        part = shapes.reshape(part, [shapes.dim(X, 0), shapes.count(part, range(1, n + 1))])
         slope = (size - 1) / 2 if align_corners else size / 2
         points = (part + 1) * slope - (0 if align_corners else 0.5)
         fold = None

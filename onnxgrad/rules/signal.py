@@ -58,9 +58,9 @@ def _(op, g, signal, frame_step, window, frame_length, output):
     if window is not None:
         back = back * op.Unsqueeze(window, op.const([1]))
     batch, _, width = shapes.dims(x)
-    updates = shapes.reshape(back, [batch, -1, width])
+    updates = shapes.reshape(back, [batch, shapes.count(places), width])
     flat = op.Unsqueeze(shapes.reshape(places, [-1]), op.const([0, 2]))
-    indices = op.Expand(flat, op.Shape(updates))
+    indices = shapes.expand_like(flat, updates)
     sums = op.ScatterElements(shapes.full_like(x, 0), indices, updates, axis=1, reduction="add")
     return sums if x is signal else op.Squeeze(sums, op.const([2]))
 

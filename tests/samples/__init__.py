@@ -18,7 +18,7 @@ import numpy as np
 Array = np.ndarray
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """One node: an operator with operands and attributes.
 
