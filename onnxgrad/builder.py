@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.errors import NoRuleError, RuleError
+from onnxgrad.finite import FACTOR, Numbers, guarded
 from onnxgrad.halves import lacking
 from onnxgrad.ranks import keep_rank
 from onnxgrad.registry import onnx_schema
@@ -35,9 +36,6 @@ from onnxgrad.values import (
 
 # Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
-
-# A value computed by these can be infinite where its operands are finite: see Builder.mask.
-_SINGULAR = {"Div", "Reciprocal", "Log", "Pow", "ReduceLogSum", "ReduceLogSumExp", "Sqrt"}
 
 
 class Tensor:
@@ -234,7 +232,10 @@ class Builder:
         # What inference told of a node, by operator, attributes and operand types: nets repeat.
         self._inferred: dict[Any, list[Any]] = parent._inferred if parent else {}
         self._consts: dict[Any, ir.Value] = {}
-        self._singular: set[ir.Value] = parent._singular if parent else set()
+        # A product of cotangents is 0 where a mask makes it so: see `finite`. Of forward values,
+        # which stay what the net makes them, it is not.
+        self.numbers: Numbers = parent.numbers if parent else Numbers(graph, self.emitted)
+        self.guards: bool = parent.guards if parent else False
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -271,6 +272,8 @@ class Builder:
             raise RuleError(f"opset {self.opset} has no operator {op_type!r} ({self.scope})")
         if op_type == "Pad" and len(inputs) > 3 and inputs[3] is not None:
             inputs = self._along_all_axes(inputs)
+        if self.guards:
+            inputs = guarded(self, op_type, inputs, attributes)
         values = tuple(t.value if t is not None else None for t in inputs)
         while values and values[-1] is None:
             values = values[:-1]
@@ -313,9 +316,6 @@ class Builder:
             for out, t in zip(node.outputs, like, strict=True):
                 out.type, out.shape = t.value.type, t.value.shape
         self.graph.append(node)
-        singular = op_type in _SINGULAR and not _harmless(op_type, values)
-        if singular or any(v in self._singular for v in values):
-            self._singular.update(node.outputs)
         self.emitted.update(node.outputs)
         self._memo[key] = tuple(node.outputs)
         return tuple(Tensor(self, v) for v in node.outputs)
@@ -505,8 +505,10 @@ class Builder:
         A product with 0 is over ten times faster than Where on the CPU, but is NaN where `g` is
         infinite, as behind a Sqrt at 0. So Where is taken if a singular operator led to `g`.
         """
-        if g.value in self._singular or not self.target.product_masks:
-            return self.Where(passes, g, self.const(0, like=g))
+        if self.numbers.may_fail(g.value) or not self.target.product_masks:
+            y = self.Where(passes, g, self.const(0, like=g))
+            self.numbers.note_mask(y.value, self.numbers.masked(g.value) | FACTOR)
+            return y
         return g * self.Cast(passes, to=g.dtype)
 
     def picked(self, g: Tensor) -> bool:
@@ -518,7 +520,7 @@ class Builder:
 
     def bounded(self, t: Tensor) -> Tensor:
         """`t`, finite wherever its operands are, though a singular operator made it: see `mask`."""
-        self._singular.discard(t.value)
+        self.numbers.trust(t.value)
         return t
 
     def cast(self, t: Tensor, dtype: ir.DataType) -> Tensor:
@@ -566,14 +568,6 @@ def _declared_once(inputs: Sequence[ir.Value]) -> dict[str, tuple[ir.Value, int]
             if isinstance(d, str):
                 found.setdefault(d, []).append((v, axis))
     return {name: places[0] for name, places in found.items() if len(places) == 1}
-
-
-def _harmless(op_type: str, values: Sequence[ir.Value | None]) -> bool:
-    """Whether the divisor or exponent is a constant that makes nothing infinite."""
-    by = values[1] if op_type in ("Div", "Pow") else None
-    if by is None or (c := by.const_value) is None:
-        return False
-    return bool((c.numpy() != 0 if op_type == "Div" else c.numpy() >= 0).all())
 
 
 def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:

@@ -68,7 +68,7 @@ def _weight_cotangent(op, g, z, loss, labels, weights, ignore_index, reduction):
 @rule("SoftmaxCrossEntropyLoss", "scores")
 def _(op, g_output, g_log_prob, labels, weights, log_prob, ignore_index, reduction):
     """The rule of LogSoftmax follows that of the loss: dscores = dz - softmax · sum(dz)."""
-    p, terms = op.Exp(log_prob), []
+    p, terms = op.bounded(op.Exp(log_prob)), []
     if g_output is not None:
         index, k = _k(op, g_output, labels, weights, ignore_index, reduction)
         there = op.GatherElements(p, index, axis=1)

@@ -57,7 +57,7 @@ def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
 @rule("ReduceLogSumExp", "data")
 def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    softmax = op.Exp(data - shapes.unreduce(reduced, data, axes, keepdims))
+    softmax = op.bounded(op.Exp(data - shapes.unreduce(reduced, data, axes, keepdims)))
     return shapes.unreduce(g, data, axes, keepdims) * softmax
 
 
