@@ -24,6 +24,7 @@ from onnxgrad.registry import onnx_schema
 from onnxgrad.targets import Target, TargetName, target_of
 from onnxgrad.values import (
     FLOATS,
+    HALVES,
     SMALL,
     Dim,
     constant_of,
@@ -36,6 +37,10 @@ from onnxgrad.values import (
 
 # Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
+
+
+# Half precision counts to 2048, and of larger numbers the reciprocals lose digits too.
+_EXACT = 2048
 
 
 class Tensor:
@@ -122,6 +127,8 @@ class Tensor:
 
     def __truediv__(self, other: Any) -> Tensor:
         if isinstance(other, int | float) and self.dtype in FLOATS and other:
+            if self.dtype in HALVES and abs(other) > _EXACT:
+                return self.op.cast(self.op.wide(self) / other, self.dtype)
             return self * (1 / other)  # a division costs more than a product
         return self._binary("Div", other)
 
@@ -494,10 +501,31 @@ class Builder:
     # -- cotangents ----------------------------------------------------------------------------
 
     def scale(self, g: Tensor, derivative: Any) -> Tensor | None:
-        """The cotangent `g` times a derivative: a number, a tensor, or booleans to let it pass."""
+        """The cotangent `g` times a derivative: a number, a tensor, or booleans to let it pass.
+
+        A derivative that a rule gives in a wider dtype is multiplied there. In half precision the
+        cotangent is divided where the derivative is a quotient, which may not be finite there.
+        """
         if not isinstance(derivative, Tensor):
             return g * derivative if derivative else None
-        return self.mask(g, derivative) if derivative.dtype == ir.DataType.BOOL else g * derivative
+        if derivative.dtype == ir.DataType.BOOL:
+            return self.mask(g, derivative)
+        if derivative.dtype != g.dtype:
+            return self.cast(self.cast(g, derivative.dtype) * derivative, g.dtype)
+        return self._divided(g, derivative) if g.dtype in HALVES else g * derivative
+
+    def _divided(self, g: Tensor, derivative: Tensor) -> Tensor:
+        """`g` times a derivative, by division where nodes of this pass make that a quotient."""
+        node = derivative.value.producer() if derivative.value in self.emitted else None
+        operands = [] if node is None else [self.tensor(v) for v in node.inputs if v is not None]
+        match node.op_type if node is not None else "":
+            case "Neg":
+                return -self._divided(g, operands[0])
+            case "Reciprocal":
+                return g / operands[0]
+            case "Div":
+                return g / operands[1] * operands[0]
+        return g * derivative
 
     def mask(self, g: Tensor, passes: Tensor) -> Tensor:
         """`g` where `passes`, else 0.
@@ -522,6 +550,10 @@ class Builder:
         """`t`, finite wherever its operands are, though a singular operator made it: see `mask`."""
         self.numbers.trust(t.value)
         return t
+
+    def wide(self, t: Tensor) -> Tensor:
+        """`t` in at least float32, in which squares, counts and their reciprocals have room."""
+        return self.Cast(t, to=ir.DataType.FLOAT) if t.dtype in HALVES else t
 
     def cast(self, t: Tensor, dtype: ir.DataType) -> Tensor:
         """`t` with `dtype`, unchanged where it has it."""
