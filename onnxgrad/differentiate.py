@@ -205,7 +205,7 @@ def pull_back(
     """
     parts: dict[ir.Value, list[Tensor]] = {v: [t] for v, t in seeds.items()}
     sources = set(flow.sources)
-    scope, outer = op.scope, op.replaced
+    scope, outer, op.guards = op.scope, op.replaced, True
     op.replaced = {}  # what a walk within this one gives is put in place at its own end
     whole: dict[ir.Value, Tensor] = {}
 

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+from onnxgrad.values import HALVES
 
 # Sums at run-time places. In half precision they lose digits, and onnxruntime's CPU refuses them.
 _SUMMING = {"ScatterElements", "ScatterND"}

@@ -11,6 +11,7 @@ from onnxgrad.builder import Builder, Tensor
 from onnxgrad.checkpoints import Again, choose
 from onnxgrad.differentiate import Edge, Flow, describe, operands, pull_back, require_rules
 from onnxgrad.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
+from onnxgrad.finite import PICK
 from onnxgrad.learnt import is_learnt
 from onnxgrad.names import All, parameters, resolve_all
 from onnxgrad.normalise import normalise
@@ -88,6 +89,7 @@ class Job:
         """A new graph input of the dtype and shape of `like`; a taken name has its end repeated."""
         value = ir.Value(name=self._unique(name), type=like.type, shape=like.shape)
         self.op.graph.inputs.append(value)
+        self.op.numbers.note_mask(value, PICK)
         return self.op.tensor(value)
 
     def pull(

@@ -137,6 +137,21 @@ def inverse(size: Size, like: Tensor) -> float | Tensor:
     return op.cast(op.bounded(1 / op.Cast(scalar, to=wide)), like.dtype)
 
 
+def divided(g: Tensor, size: Size) -> Tensor:
+    """`g` / size; in half precision, which counts to 2048, by way of float32 where it has to be."""
+    if isinstance(size, int):
+        return g / size if size else g
+    wide = g.op.wide(g)
+    return g.op.cast(wide * inverse(size, like=wide), g.dtype)
+
+
+def shared(g: Tensor, wins: Tensor, axes: Sequence[int] | Tensor) -> Tensor:
+    """`g`, reduced over `axes`, for each element that `wins`: they share it evenly."""
+    op, wide = g.op, g.op.wide(g)
+    ties = reduce_sum(op.Cast(wins, to=wide.dtype), axes, keepdims=1)
+    return op.mask(op.cast(wide * op.bounded(1 / ties), g.dtype), wins)
+
+
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
     """`x` with new sizes; one of them may be -1."""
     sizes = _with_rest(x, sizes)

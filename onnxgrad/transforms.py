@@ -309,9 +309,10 @@ def vmap(
 class _Linear:
     """The backward pass as a linear map of its seed, ready to be pulled back once more.
 
-    The seeds are stand-ins: as the pass is linear in them, their values cancel out of what is
-    pulled back, and only their shapes can remain. Shapes of what the pass calculates are taken from
-    the net where a value of it has the same, so that nothing else of the pass remains either.
+    The seeds are stand-ins, ones: as the pass is linear in them, their values cancel out of what is
+    pulled back, and only their shapes can remain, and where a mask makes zeros of them. Shapes of
+    what the pass calculates are taken from the net where a value of it has the same, so that
+    nothing else of the pass remains either.
     """
 
     def __init__(self, job: Job) -> None:
@@ -322,7 +323,11 @@ class _Linear:
         for v in values:
             if None not in (dims := dims_of(v) or (None,)):
                 self.by_shape.setdefault(dims, v)
-        self.stand_ins = {y: job.input(f"{y.name}_seed", y) for y in job.of}
+        op = job.op
+        self.stand_ins = {
+            y: op.tensor(renamed_copy(op, shapes.full_like(op.tensor(y), 1), f"{y.name}_seed"))
+            for y in job.of
+        }
         self.cotangents = job.pull(dict(self.stand_ins))
 
     def push(
@@ -341,14 +346,11 @@ class _Linear:
 
     def __exit__(self, *error: object) -> None:
         graph, op = self.job.op.graph, self.job.op
+        stands_for = {t.value: y for y, t in self.stand_ins.items()}
         for node in graph:
-            if node.op_type in ("Shape", "Size") and node.inputs[0] in op.emitted:
-                same = self.by_shape.get(dims_of(node.inputs[0]), node.inputs[0])
-                node.replace_input_with(0, same)
-        for y, t in self.stand_ins.items():
-            if t.value.uses():
-                t.value.replace_all_uses_with(op.tensor(y).value)
-            graph.inputs.remove(t.value)
+            if node.op_type in ("Shape", "Size") and (v := node.inputs[0]) is not None:
+                same = self.by_shape.get(dims_of(v), v) if v in op.emitted else v
+                node.replace_input_with(0, stands_for.get(v, same))
 
 
 def _require_moved(job: Job) -> None:

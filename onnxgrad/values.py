@@ -14,7 +14,8 @@ import onnx
 import onnx.reference
 import onnx_ir as ir
 
-FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
+HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+FLOATS = HALVES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 # One dimension: known, or known only by a name (equal names are equal sizes), or unknown.
 Dim = int | str | None

@@ -150,7 +150,8 @@ class AveragePool(OpRun):
         kernel_shape=None, pads=None, strides=None,
     ):  # fmt: skip
         seen, kind = windows(X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode or 0)
-        return (seen.sum(0) / (kind >= (1 if count_include_pad else 2)).sum(0),)
+        count = (kind >= (1 if count_include_pad else 2)).sum(0)
+        return ((seen.sum(0) / count).astype(X.dtype),)
 
 
 class LpPool(OpRun):

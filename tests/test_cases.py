@@ -16,16 +16,7 @@ from tests.oracle import runner
 from tests.test_rules import validate
 
 CASES = Path(__file__).with_name("cases")
-# What is not mended yet, and why.
-OPEN = {
-    "power_transformer": "NaN behind a Pow that a Where discards",
-}
-NAMES = [
-    pytest.param(p.stem, marks=pytest.mark.xfail(reason=OPEN[p.stem], strict=True))
-    if p.stem in OPEN
-    else p.stem
-    for p in sorted(CASES.glob("*.npz"))
-]
+NAMES = sorted(p.stem for p in CASES.glob("*.npz"))
 
 
 def arrays(name: str, kind: str) -> dict[str, np.ndarray]:

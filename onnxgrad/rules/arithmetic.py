@@ -59,24 +59,25 @@ def _(op, g, X, Y, Z):
     c = Y.const
     if c is not None and c.size and (c == c.flat[0]).all():
         return op.scale(g, _power_derivative(op, X, Z, float(c.flat[0])))
-    y = op.cast(Y, X.dtype)
+    x, y = op.wide(X), op.wide(op.cast(Y, X.dtype))
     # 0 for the exponent 0, also at X = 0, where the formula has 0 * inf.
     both_zero = X.equals(0) & y.equals(0)
-    return g * (y * op.Pow(X, op.Where(both_zero, op.const(0, like=y), y - 1)))
+    return op.scale(g, y * op.Pow(x, op.Where(both_zero, op.const(0, like=y), y - 1)))
 
 
 def _power_derivative(op: Builder, X: Tensor, Z: Tensor, c: float) -> Tensor | float:
-    """c X^(c - 1) in the shortest form."""
+    """c X^(c - 1) in the shortest form, in at least float32 where half precision has no room."""
     if c == 0:
         return op.const(0, like=X)
     if c == 1:
         return 1
     if c == 2:
         return X * 2
-    if c == 3:
-        return X * X * 3
     if c == 0.5:
         return 0.5 / Z
+    X, Z = op.wide(X), op.wide(Z)
+    if c == 3:
+        return X * X * 3
     if c == -1:
         return -(Z * Z)
     return op.Pow(X, op.const(c - 1, like=X)) * c

@@ -5,11 +5,12 @@ At a kink the derivative is PyTorch's; each such choice stands beside its rule.
 
 import math
 
+from onnxgrad.builder import Builder, Tensor
 from onnxgrad.registry import elementwise, rule, schema_of
 
 elementwise("Neg", lambda: -1)
 elementwise("Abs", lambda op, X: op.Sign(X))  # 0 at 0
-elementwise("Reciprocal", lambda Y: -(Y * Y))
+elementwise("Reciprocal", lambda op, Y: -_square(op, Y))
 elementwise("Sqrt", lambda Y: 0.5 / Y)
 elementwise("Exp", lambda output: output)
 elementwise("Log", lambda input: 1 / input)
@@ -20,13 +21,19 @@ elementwise("Cos", lambda op, input: -op.Sin(input))
 elementwise("Tan", lambda output: 1 + output * output)
 elementwise("Asin", lambda op, input: 1 / op.Sqrt(1 - input * input))
 elementwise("Acos", lambda op, input: -1 / op.Sqrt(1 - input * input))
-elementwise("Atan", lambda input: 1 / (1 + input * input))
+elementwise("Atan", lambda op, input: 1 / (1 + _square(op, input)))
 elementwise("Sinh", lambda op, input: op.Cosh(input))
 elementwise("Cosh", lambda op, input: op.Sinh(input))
 elementwise("Tanh", lambda output: 1 - output * output)
-elementwise("Asinh", lambda op, input: 1 / op.Sqrt(1 + input * input))
+elementwise("Asinh", lambda op, input: 1 / op.Sqrt(1 + _square(op, input)))
 elementwise("Acosh", lambda op, input: 1 / (op.Sqrt(input - 1) * op.Sqrt(input + 1)))
 elementwise("Atanh", lambda input: 1 / (1 - input * input))
+
+
+def _square(op: Builder, x: Tensor) -> Tensor:
+    """x², with room for it."""
+    x = op.wide(x)
+    return x * x
 
 
 @rule("Identity", "input")  # of tensors and of sequences

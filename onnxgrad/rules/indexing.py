@@ -177,7 +177,8 @@ def _kept(
         return g
     if reduction == "mul":
         return g * at.write(full_like(data, 1), updates, "mul")
-    return op.mask(g, data.equals(output)) / _winners(op, at, data, updates, output)
+    share = _share(op, at, data, updates, output)
+    return op.cast(op.mask(op.wide(g) * share, data.equals(output)), g.dtype)
 
 
 def _written(
@@ -198,8 +199,9 @@ def _written(
         return at.read(g)
     if reduction == "mul":
         return at.read(g) * _other_factors(op, at, data, updates)
-    won = op.mask(at.read(g), updates.equals(at.read(output)))
-    return won / at.read(_winners(op, at, data, updates, output))
+    share = at.read(_share(op, at, data, updates, output))
+    won = op.mask(at.read(op.wide(g)) * share, updates.equals(at.read(output)))
+    return op.cast(won, g.dtype)
 
 
 def _other_factors(op: Builder, at: _Elements | _Slices, data: Tensor, updates: Tensor) -> Tensor:
@@ -218,12 +220,14 @@ def _other_factors(op: Builder, at: _Elements | _Slices, data: Tensor, updates: 
     return at.read(at.write(data, factors, "mul")) / factors * single
 
 
-def _winners(
+def _share(
     op: Builder, at: _Elements | _Slices, data: Tensor, updates: Tensor, output: Tensor
 ) -> Tensor:
-    """How many of the elements and updates are the maximum: they share evenly, as in PyTorch."""
-    kept = op.Cast(data.equals(output), to=data.dtype)
-    return at.write(kept, op.Cast(updates.equals(at.read(output)), to=data.dtype), "add")
+    """The share of each element or update that is the maximum: an even one, as in PyTorch."""
+    dtype = op.wide(data).dtype
+    kept = op.Cast(data.equals(output), to=dtype)
+    winners = at.write(kept, op.Cast(updates.equals(at.read(output)), to=dtype), "add")
+    return op.bounded(1 / winners)
 
 
 @rule("TensorScatter", "past_cache")

@@ -2,7 +2,8 @@
 
     loss = -k z[y],    k = weight of y · cotangent of the loss (/ sum of the weights for the mean),
 
-dz is -k at y and 0 elsewhere. A position whose label is `ignore_index` has weight 0.
+dz is -k at y and 0 elsewhere. A position whose label is `ignore_index` has weight 0. The positions
+are counted, and k taken, in at least float32: half precision ends at 65504.
 """
 
 import onnx_ir as ir
@@ -23,6 +24,7 @@ def _index(op, labels, ignore_index):
 def _per_position(op, g, labels, weights, ignore_index, reduction):
     """The labels, where they count, and by what their weight is multiplied in k."""
     index, counts = _index(op, labels, ignore_index)
+    g = op.wide(g)
     if reduction == "none":
         return index, counts, op.Unsqueeze(g, op.const([1]))
     if reduction == "mean":
@@ -35,9 +37,9 @@ def _per_position(op, g, labels, weights, ignore_index, reduction):
 def _weights(op, g, index, counts, weights):
     """The weight of every position."""
     if weights is None:
-        w = shapes.expand_like(op.const(1, like=g), index)
+        w = shapes.expand_like(op.const(1, like=op.wide(g)), index)
     else:
-        w = op.Gather(weights, index)
+        w = op.Gather(op.wide(weights), index)
     return w if counts is None else op.mask(w, counts)
 
 
@@ -50,32 +52,34 @@ def _k(op, g, labels, weights, ignore_index, reduction):
 def _weight_cotangent(op, g, z, loss, labels, weights, ignore_index, reduction):
     """-z[y], relative to the loss for a mean, summed by class."""
     index, counts, factor = _per_position(op, g, labels, weights, ignore_index, reduction)
-    share = -op.GatherElements(z, index, axis=1)
+    share = -op.GatherElements(op.wide(z), index, axis=1)
     if reduction == "mean":
-        share = share - loss
+        share = share - op.wide(loss)
     share = share * factor
     if counts is not None:  # not by a product: z may be infinite
         share = op.Where(counts, share, op.const(0, like=share))
     flat = op.const([-1])
-    return op.ScatterElements(
-        shapes.full_like(weights, 0),
+    sums = op.ScatterElements(
+        shapes.full_like(op.wide(weights), 0),
         op.Reshape(index, flat),
         op.Reshape(share, flat),
         reduction="add",
     )
+    return op.cast(sums, weights.dtype)
 
 
 @rule("SoftmaxCrossEntropyLoss", "scores")
 def _(op, g_output, g_log_prob, labels, weights, log_prob, ignore_index, reduction):
     """The rule of LogSoftmax follows that of the loss: dscores = dz - softmax · sum(dz)."""
-    p, terms = op.Exp(log_prob), []
+    p, terms = op.bounded(op.Exp(op.wide(log_prob))), []
     if g_output is not None:
         index, k = _k(op, g_output, labels, weights, ignore_index, reduction)
         there = op.GatherElements(p, index, axis=1)
         terms.append(op.ScatterElements(p * k, index, (there - 1) * k, axis=1))
     if g_log_prob is not None:
-        terms.append(g_log_prob - p * op.ReduceSum(g_log_prob, op.const([1]), keepdims=1))
-    return op.sum(terms)
+        g = op.wide(g_log_prob)
+        terms.append(g - p * op.ReduceSum(g, op.const([1]), keepdims=1))
+    return op.cast(op.sum(terms), log_prob.dtype)
 
 
 @rule("SoftmaxCrossEntropyLoss", "weights")
@@ -90,7 +94,7 @@ def _(op, g_output, g_log_prob, output, log_prob, labels, weights, ignore_index,
 @rule("NegativeLogLikelihoodLoss", "input")
 def _(op, g, input, target, weight, ignore_index, reduction):
     index, k = _k(op, g, target, weight, ignore_index, reduction)
-    return op.ScatterElements(shapes.full_like(input, 0), index, -k, axis=1)
+    return op.ScatterElements(shapes.full_like(input, 0), index, op.cast(-k, input.dtype), axis=1)
 
 
 @rule("NegativeLogLikelihoodLoss", "weight")

@@ -1,6 +1,8 @@
 """Normalisations. With x̂ = (x - mean) r, r = 1 / √(variance + ε) and n elements that share them,
 
 dx = r (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂))
+
+All of it in at least float32: squares have no room in half precision.
 """
 
 import onnx_ir as ir
@@ -11,19 +13,20 @@ from onnxgrad.registry import rule
 
 
 def _inverse_root(op, variance, epsilon):
-    r = 1 / op.Sqrt(variance + epsilon)
+    r = 1 / op.Sqrt(op.wide(variance) + epsilon)
     return op.bounded(r) if epsilon > 0 else r
 
 
 def _standardise(op, X, axes, epsilon):
     """x̂ and r, with mean and variance over `axes`."""
+    X = op.wide(X)
     centred = X - shapes.reduce_mean(X, axes, keepdims=1)
     r = _inverse_root(op, shapes.reduce_mean(centred * centred, axes, keepdims=1), epsilon)
     return centred * r, r
 
 
 def _unstandardise(g, xhat, r, axes):
-    """dx, given `g` = dx̂."""
+    """dx, given `g` = dx̂, in the dtype of x̂."""
     along = shapes.reduce_mean(g * xhat, axes, keepdims=1)
     return r * (g - shapes.reduce_mean(g, axes, keepdims=1) - xhat * along)
 
@@ -55,7 +58,7 @@ def _per_channel(op, t, like):
 def _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode):
     if training_mode:
         return _standardise(op, X, _other_axes(X), epsilon)[0]
-    r = _inverse_root(op, input_var, epsilon)
+    X, r = op.wide(X), _inverse_root(op, input_var, epsilon)
     return (X - _channels(op, input_mean, X)) * _channels(op, r, X)
 
 
@@ -67,16 +70,17 @@ def _(
     if not training_mode:
         r = _inverse_root(op, input_var, epsilon)
         return g_Y * _channels(op, scale * op.cast(r, scale.dtype), X)
+    x = op.wide(X)
     if g_Y is not None:
-        xhat, r = _standardise(op, X, axes, epsilon)
-        terms.append(_unstandardise(g_Y * _channels(op, scale, X), xhat, r, axes))
-    share = (1 - momentum) * shapes.inverse(shapes.count(X, axes), X)
+        xhat, r = _standardise(op, x, axes, epsilon)
+        terms.append(_unstandardise(op.wide(g_Y) * _channels(op, scale, x), xhat, r, axes))
+    share = (1 - momentum) * shapes.inverse(shapes.count(X, axes), x)
     if g_running_mean is not None:
-        terms.append(shapes.expand_like(_channels(op, g_running_mean, X) * share, X))
+        terms.append(shapes.expand_like(_channels(op, g_running_mean, x) * share, x))
     if g_running_var is not None:
-        centred = X - shapes.reduce_mean(X, axes, keepdims=1)
-        terms.append(_channels(op, g_running_var, X) * (2 * share) * centred)
-    return op.sum(terms)
+        centred = x - shapes.reduce_mean(x, axes, keepdims=1)
+        terms.append(_channels(op, g_running_var, x) * (2 * share) * centred)
+    return op.cast(op.sum(terms), X.dtype)
 
 
 @rule("BatchNormalization", "scale")
@@ -86,7 +90,7 @@ def _(
     if g_Y is None:
         return None
     xhat = _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode)
-    return _per_channel(op, g_Y * xhat, scale)
+    return _per_channel(op, op.wide(g_Y) * xhat, scale)
 
 
 @rule("BatchNormalization", "B")
@@ -102,7 +106,8 @@ def _(
     if training_mode:
         return None if g_running_mean is None else g_running_mean * momentum
     r = _inverse_root(op, input_var, epsilon)
-    return -_per_channel(op, g_Y, input_mean) * op.cast(scale, r.dtype) * r
+    g = _per_channel(op, g_Y, r) * op.cast(scale, r.dtype) * r
+    return op.cast(-g, input_mean.dtype)
 
 
 @rule("BatchNormalization", "input_var")
@@ -114,7 +119,8 @@ def _(
         return None if g_running_var is None else g_running_var * momentum
     xhat = _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode)
     r = _inverse_root(op, input_var, epsilon)
-    return _per_channel(op, g_Y * xhat, input_var) * op.cast(scale, r.dtype) * (r * r) * -0.5
+    g = _per_channel(op, op.wide(g_Y) * xhat, r) * op.cast(scale, r.dtype) * (r * r) * -0.5
+    return op.cast(g, input_var.dtype)
 
 
 # -- InstanceNormalization: statistics of each image and channel ----------------------------------
@@ -124,13 +130,14 @@ def _(
 def _(op, g, input, scale, epsilon):
     axes = shapes.axes_from(input, 2)
     xhat, r = _standardise(op, input, axes, epsilon)
-    return _unstandardise(g * _channels(op, scale, input), xhat, r, axes)
+    dx = _unstandardise(op.wide(g) * _channels(op, scale, xhat), xhat, r, axes)
+    return op.cast(dx, input.dtype)
 
 
 @rule("InstanceNormalization", "scale")
 def _(op, g, input, scale, epsilon):
     xhat, _r = _standardise(op, input, shapes.axes_from(input, 2), epsilon)
-    return _per_channel(op, g * xhat, scale)
+    return _per_channel(op, op.wide(g) * xhat, scale)
 
 
 @rule("InstanceNormalization", "B")
@@ -184,16 +191,11 @@ def _(g_Y, g_Mean, g_InvStdDev, X, B):
 
 
 def _group_xhat(op, X, num_groups, epsilon):
-    """x̂ and r with the channels in groups, [N, groups, ...], in at least float32."""
-    x = op.cast(X, _calculating(X))
+    """x̂ and r with the channels in groups, [N, groups, ...]."""
+    x = op.wide(X)
     size = shapes.count(X, shapes.axes_from(X, 1)) // num_groups
     x = shapes.reshape(x, [shapes.dim(X, 0), num_groups, size])
     return _standardise(op, x, [2], epsilon)
-
-
-def _calculating(X):
-    """float32, or float64 for an operand of it."""
-    return X.dtype if X.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
 
 
 @rule("GroupNormalization", "X")
@@ -219,7 +221,7 @@ def _(op, g, bias):
 
 
 def _rms_xhat(op, X, axis, epsilon):
-    x = op.cast(X, _calculating(X))
+    x = op.wide(X)
     square = shapes.reduce_mean(x * x, shapes.axes_from(X, axis), keepdims=1)
     r = _inverse_root(op, square, epsilon)
     return x * r, r
@@ -247,39 +249,43 @@ def _window_mean(op, X, before, after):
     """The sum over the channels from c - before to c + after, divided by their number."""
     planes = [shapes.dim(X, 0), 1, shapes.dim(X, 1), shapes.count(X, shapes.axes_from(X, 2))]
     mean = op.AveragePool(
-        shapes.reshape(op.cast(X, _calculating(X)), planes),
+        shapes.reshape(X, planes),
         kernel_shape=[before + after + 1, 1],
         pads=[before, 0, after, 0],
         count_include_pad=1,
     )
-    return op.cast(shapes.reshape_like(mean, X), X.dtype)
+    return shapes.reshape_like(mean, X)
 
 
 @rule("LRN", "X")
 def _(op, g, X, Y, alpha, beta, bias, size):
     """y = x d^-beta, d = bias + alpha · the mean of x² over a window, which is transposed here."""
-    before, after = (size - 1) // 2, size // 2
+    before, after, dtype = (size - 1) // 2, size // 2, X.dtype
+    g, X, Y = (op.wide(t) for t in (g, X, Y))
     d = bias + alpha * _window_mean(op, X * X, before, after)
     spread = _window_mean(op, g * Y / d, after, before)
-    return g * op.Pow(d, op.const(-beta, like=d)) - (2 * alpha * beta) * X * spread
+    dx = g * op.Pow(d, op.const(-beta, like=d)) - (2 * alpha * beta) * X * spread
+    return op.cast(dx, dtype)
 
 
 @rule("LpNormalization", "input")
 def _(op, g, input, output, axis, p):
     """0 for a zero vector, whose output is 0 and where no derivative exists."""
-    axes = op.const([axis])
+    axes, dtype = op.const([axis]), input.dtype
+    g, input, output = (op.wide(t) for t in (g, input, output))
     norm = (op.ReduceL1 if p == 1 else op.ReduceL2)(input, axes, keepdims=1)
     nought = norm.equals(0)
     inverse = op.bounded(1 / op.Where(nought, op.const(1, like=norm), norm))
     direction = op.Sign(input) if p == 1 else output
     along = op.ReduceSum(g * output, axes, keepdims=1)
-    return op.mask(inverse, ~nought) * (g - direction * along)
+    return op.cast(op.mask(inverse, ~nought) * (g - direction * along), dtype)
 
 
 @rule("MeanVarianceNormalization", "X")
 def _(op, g, X, axes):
     """y = (x - mean) / (s + 1e-9), s the standard deviation: where s = 0, ds/dx is taken as 0."""
-    axes = [shapes.axis_of(a, X) for a in axes]
+    axes, dtype = [shapes.axis_of(a, X) for a in axes], X.dtype
+    g, X = op.wide(g), op.wide(X)
     centred = X - shapes.reduce_mean(X, axes, keepdims=1)
     variance = shapes.reduce_mean(centred * centred, axes, keepdims=1)
     flat = variance.equals(0)
@@ -287,7 +293,8 @@ def _(op, g, X, axes):
     d = op.bounded(1 / (s + 1e-9))
     s = op.Where(flat, op.const(1, like=X), s)
     along = shapes.reduce_mean(g * centred, axes, keepdims=1) * d / s
-    return d * (g - shapes.reduce_mean(g, axes, keepdims=1) - centred * along)
+    dx = d * (g - shapes.reduce_mean(g, axes, keepdims=1) - centred * along)
+    return op.cast(dx, dtype)
 
 
 # -- Dropout ---------------------------------------------------------------------------------------

@@ -210,12 +210,14 @@ def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
 @rule("LpPool", "X")
 def _(op, g, X, Y, p, kernel_shape, strides, dilations, pads, auto_pad):
     axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)
-    return _spread(_per_power(g, Y, p), X, axes) * _power_slope(X, p)
+    g, Y, x = (op.wide(t) for t in (g, Y, X))
+    return op.cast(_spread(_per_power(g, Y, p), x, axes) * _power_slope(x, p), X.dtype)
 
 
 @rule("GlobalLpPool", "X")
 def _(op, g, X, Y, p):
-    return _per_power(g, Y, p) * _power_slope(X, p)
+    g, Y, x = (op.wide(t) for t in (g, Y, X))
+    return op.cast(_per_power(g, Y, p) * _power_slope(x, p), X.dtype)
 
 
 def _per_power(g: Tensor, y: Tensor, p: int) -> Tensor:
@@ -240,13 +242,10 @@ def _power_slope(x: Tensor, p: int) -> Tensor:
 
 @rule("GlobalAveragePool", "X")
 def _(g, X):
-    share = shapes.inverse(shapes.count(X, shapes.axes_from(X, 2)), like=g)
-    return shapes.expand_like(g * share, X)
+    return shapes.expand_like(shapes.divided(g, shapes.count(X, shapes.axes_from(X, 2))), X)
 
 
 # Elements that tie share evenly, as in torch.amax.
 @rule("GlobalMaxPool", "X")
-def _(op, g, X, Y):
-    wins = X.equals(Y)
-    ties = shapes.reduce_sum(op.Cast(wins, to=g.dtype), shapes.axes_from(X, 2), keepdims=1)
-    return op.mask(g * op.bounded(1 / ties), wins)
+def _(g, X, Y):
+    return shapes.shared(g, X.equals(Y), shapes.axes_from(X, 2))

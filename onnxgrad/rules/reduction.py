@@ -19,7 +19,7 @@ def _(g, data, axes, keepdims, noop_with_empty_axes):
 @rule("ReduceMean", "data")
 def _(g, data, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    g = g * shapes.inverse(shapes.count(data, axes), like=g)
+    g = shapes.divided(g, shapes.count(data, axes))
     return shapes.expand_like(shapes.unreduce(g, data, axes, keepdims), data)
 
 
@@ -50,14 +50,14 @@ def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
 @rule("ReduceLogSum", "data")
 def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    g = g * op.Exp(-reduced)
+    g = g / op.Exp(reduced)
     return shapes.expand_like(shapes.unreduce(g, data, axes, keepdims), data)
 
 
 @rule("ReduceLogSumExp", "data")
 def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    softmax = op.Exp(data - shapes.unreduce(reduced, data, axes, keepdims))
+    softmax = op.bounded(op.Exp(data - shapes.unreduce(reduced, data, axes, keepdims)))
     return shapes.unreduce(g, data, axes, keepdims) * softmax
 
 
@@ -67,8 +67,7 @@ def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
 def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
     wins = data.equals(shapes.unreduce(reduced, data, axes, keepdims))
-    ties = shapes.reduce_sum(op.Cast(wins, to=g.dtype), axes, keepdims=1)
-    return op.mask(shapes.unreduce(g, data, axes, keepdims) * op.bounded(1 / ties), wins)
+    return shapes.shared(shapes.unreduce(g, data, axes, keepdims), wins, axes)
 
 
 @rule("ReduceProd", "data")
