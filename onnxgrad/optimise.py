@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.registry import onnx_schema
+from onnxgrad.scopes import prune
 from onnxgrad.values import restore_declared
 
 
@@ -14,6 +15,7 @@ def optimise(model: ir.Model) -> None:
 
     Outputs of the net whose shape nothing tells are declared as they were.
     """
+    prune(model.graph)  # that pass takes what graphs of dead nodes capture for needed
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     _fill_operands(model.graph)

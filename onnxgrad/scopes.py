@@ -64,8 +64,19 @@ def prune(graph: ir.Graph) -> None:
     """Remove the nodes that none of the graph's outputs needs."""
     needed = set(graph.outputs)
     for node in reversed(graph):
-        if not any(v in needed or v.uses() for v in node.outputs):
-            graph.remove(node, safe=True)
+        if not any(v in needed for v in node.outputs):
+            discard(graph, [node])
+            continue
+        needed.update(v for v in (*node.inputs, *captures(node)) if v is not None)
+
+
+def discard(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
+    """Remove nodes that nothing needs, with all uses that they and their graphs make of values."""
+    for node in nodes:
+        for inner in subgraphs(node):
+            inner.outputs.clear()
+            discard(inner, list(reversed(inner)))
+        graph.remove(node, safe=True)
 
 
 def copy_graph(
@@ -132,7 +143,7 @@ def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
             copy.outputs[0].meta.update(v.meta)
             graph.insert_before(node, copy)
             ir.convenience.replace_all_uses_with(v, copy.outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+        discard(graph, [node])
         found = True
     return found
 

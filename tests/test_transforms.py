@@ -452,3 +452,24 @@ def test_jvp_leaves_nothing_of_the_backward_pass() -> None:
     y = run(net, x=X)["y"]
     got = run(model, x=X, x_tangent=DX)["y_tangent"]
     np.testing.assert_allclose(got, y * (DX - (y * DX).sum(1, keepdims=True)), rtol=1e-12)
+
+
+def test_vmap_leaves_nothing_of_a_net_with_graphs_outside() -> None:
+    """What the graph of a dead node captures is dead too."""
+    net = parse(
+        """g (double[3] x) => (double[3] y) <double zero = {0}> {
+          e = Exp(x)
+          s = ReduceSum <keepdims = 0> (x)
+          c = Greater(s, zero)
+          y = If (c) <
+            then_branch = a () => (double[3] p) { p = Mul(e, x) },
+            else_branch = b () => (double[3] q) { q = Sin(e) }
+          >
+        }"""
+    )
+    batched = og.vmap(net)
+    assert [n.op_type for n in batched.graph.node] == ["Scan"]
+    want = np.where(X.sum(1, keepdims=True) > 0, np.exp(X) * X, np.sin(np.exp(X)))
+    np.testing.assert_allclose(run(batched, x=X)["y"], want)
+    rows = run(og.vmap(og.jacobian(net, forward=False)), x=X)["y_x_jacobian"]
+    np.testing.assert_allclose(rows[0], run(og.jacobian(net), x=X[0])["y_x_jacobian"])
