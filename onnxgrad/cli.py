@@ -151,6 +151,24 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "by_example": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--batched",
+                help="Blocks by example, not the whole batch with the whole batch: every input "
+                "but parameters has the batch for its first axis.",
+            ),
+        ],
+        False,
+    ),
+    "batched_at": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="The same, with the batch in this input only. Repeat for several."),
+        ],
+        None,
+    ),
     "batch": (Annotated[str, typer.Option(help="The name of the new dimension.")], "batch"),
     "forward": (
         Annotated[
@@ -197,8 +215,12 @@ _STAND_FOR = {
 
 def _transform_command(transform: Callable[..., Any]) -> None:
     """Add the command that writes a transform's model: its parameters are the options."""
-    parameters = [p for p in signature(transform).parameters if p != "model"]
-    options = [option for p in parameters for option in _STAND_FOR.get(p, [p])]
+    defaults = {n: p.default for n, p in signature(transform).parameters.items() if n != "model"}
+    parameters = list(defaults)
+    stand_for = dict(_STAND_FOR)
+    if defaults.get("batched") is False:  # asked for, where others always have a batch
+        stand_for["batched"] = ["by_example", "batched_at"]
+    options = [option for p in parameters for option in stand_for.get(p, [p])]
 
     def command(model: str, output: Path, **given: Any) -> None:
         source = io.load(model)
@@ -236,6 +258,8 @@ def _argument(parameter: str, given: dict[str, Any]) -> Any:
         return _wrt(given["wrt"])
     if parameter == "ograd":
         return given["ograd_at"] or given["ograd"]
+    if parameter == "batched" and "by_example" in given:
+        return given["batched_at"] or given["by_example"]
     if parameter == "unreachable":
         return "zeros" if given["zeros"] else "error"
     if parameter == "straight_through":

@@ -18,7 +18,20 @@ def infer_inner(graph: ir.Graph) -> bool:
     op = Builder(graph) if inner else None
     for node in (n for g in inner for n in g):
         found |= op is not None and _infer_anew(op, node)
-    return found
+    branching = [n for n in graph.all_nodes() if n.op_type == "If" and not n.domain]
+    agreed = [_agree(node) for node in reversed(branching)]  # those within others first
+    return found or any(agreed)
+
+
+def _agree(node: ir.Node) -> bool:
+    """Set the sizes in which the branches of an If agree; whether one was not known."""
+    before = [v.shape for v in node.outputs]
+    for v, *given in zip(node.outputs, *(g.outputs for g in subgraphs(node)), strict=True):
+        common = common_shape(*(w.shape for w in given))
+        if common is not None and v.shape is not None:
+            pairs = zip(common, v.shape, strict=True)
+            v.shape = ir.Shape([d if c is None else c for c, d in pairs])
+    return before != [v.shape for v in node.outputs]
 
 
 def _infer_anew(op: Builder, node: ir.Node) -> bool:

@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 from onnxgrad import io, names, transforms
 from onnxgrad.api import gradient
 from onnxgrad.errors import ArgumentError, NoRuleError
+from onnxgrad.jacobians import Mode
 from onnxgrad.learnt import is_learnt
 from onnxgrad.names import All, Spec
 from onnxgrad.normalise import normalise
@@ -32,7 +33,7 @@ from onnxgrad.runtime import (
     target_of,
 )
 from onnxgrad.straight import StraightThrough
-from onnxgrad.transforms import MAX_BYTES, Mode
+from onnxgrad.transforms import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -267,18 +268,20 @@ class Net:
         *,
         of: Specs | None = None,
         mode: Mode = "auto",
+        batched: bool | Specs = False,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
         """dy/dx, of shape [*y.shape, *x.shape]; if there are several of both, by y, then by x.
 
         Args:
             feeds: As for a call. Their sizes decide on the mode, and what is too large.
-            wrt, of, mode, max_bytes: As for `onnxgrad.jacobian`.
+            wrt, of, mode, batched, max_bytes: As for `onnxgrad.jacobian`.
         """
         values, ograds = self._feeds(feeds)
         _refuse(ograds)
-        way = self._plan("jacobian", values, wrt, of=of, mode=mode, max_bytes=max_bytes)
-        options = {"of": of, "mode": way, "max_bytes": _ANY}
+        options: dict[str, Any] = {"of": of, "batched": batched}
+        way = self._plan("jacobian", values, wrt, mode=mode, max_bytes=max_bytes, **options)
+        options |= {"mode": way, "max_bytes": _ANY}
         built = self._build(transforms.jacobian, JACOBIANS, wrt, values, **options)
         found = self._run(built, values)
         return _pick({y: _pick(row, wrt) for y, row in found.items()}, of)
@@ -289,24 +292,26 @@ class Net:
         wrt: Specs | All | None = None,
         *,
         of: Specs | None = None,
+        batched: bool | Specs = False,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
         """The Hessian, of shape [*a.shape, *b.shape] for two tensors of `wrt`, by a, then by b.
 
         Args:
             feeds: As for a call, imposed gradients included. Their sizes decide what is too large.
-            wrt, of, max_bytes: As for `onnxgrad.hessian`.
+            wrt, of, batched, max_bytes: As for `onnxgrad.hessian`.
         """
         values, ograds = self._feeds(feeds)
-        self._plan("hessian", values, wrt, of=of, max_bytes=max_bytes)
+        options = {"of": of, "batched": batched}
+        self._plan("hessian", values, wrt, max_bytes=max_bytes, **options)
         built = self._build(
             transforms.hessian,
             JACOBIANS,
             wrt,
             values,
-            of=of,
             ograd=sorted(ograds) or False,
             max_bytes=_ANY,
+            **options,
         )
         found = self._run(built, values, ograds)
         return _pick({a: _pick(row, wrt) for a, row in found.items()}, wrt)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.builder import Builder, Names, Tensor
-from onnxgrad.shapes import full_like
+from onnxgrad.shapes import Size, full_like, full_of, vector
 from onnxgrad.values import constant_of, draws, forget_constant, is_sequence, subgraphs
 
 
@@ -61,13 +61,19 @@ def rename(graph: ir.Graph, names: Names) -> None:
 
 
 def prune(graph: ir.Graph) -> None:
-    """Remove the nodes that none of the graph's outputs needs."""
+    """Remove the nodes and initializers that none of the graph's outputs needs.
+
+    The uses of a value do not tell: among them are those by graphs that were given up.
+    """
     needed = set(graph.outputs)
     for node in reversed(graph):
         if not any(v in needed for v in node.outputs):
             discard(graph, [node])
             continue
         needed.update(v for v in (*node.inputs, *captures(node)) if v is not None)
+    for name, v in list(graph.initializers.items()):
+        if v not in needed and not v.is_graph_input():
+            del graph.initializers[name]
 
 
 def discard(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
@@ -75,8 +81,10 @@ def discard(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
     for node in nodes:
         for inner in subgraphs(node):
             inner.outputs.clear()
-            discard(inner, list(reversed(inner)))
-        graph.remove(node, safe=True)
+            discard(inner, list(inner))
+        for k in range(len(node.inputs)):
+            node.replace_input_with(k, None)
+        graph.remove(node)
 
 
 def copy_graph(
@@ -225,6 +233,43 @@ def scan(
         attributes["scan_output_directions"] = [1] * len(written)
     values = op.node("Scan", [*states, *tensors], len(like), attributes, like=like)
     return list(values[: len(states)]), list(values[len(states) :])
+
+
+def unless_empty(
+    op: Builder,
+    count: Size,
+    stacks: Sequence[Tensor],
+    slices: Callable[[Builder], Sequence[Tensor]],
+) -> list[Tensor]:
+    """What a Scan gives, or empty stacks where it has no step: onnxruntime refuses to run none.
+
+    Args:
+        op: Has emitted the Scan, and nothing that uses it.
+        count: The number of steps. Where it is not known the Scan goes into a branch.
+        stacks: All outputs of the Scan.
+        slices: ``slices(op)`` emits the shapes of what a step would write, for each output.
+    """
+
+    def empty(op: Builder, count: Size) -> list[Tensor]:
+        empties = []
+        for t, shape in zip(stacks, slices(op), strict=True):
+            like = op.tensor(t.value)
+            whole = op.Concat(vector(like, [count]), shape, axis=0)
+            empties.append(op.typed(full_of(like, whole, 0), t))
+        return empties
+
+    if isinstance(count, int):
+        return list(stacks) if count else empty(op, 0)
+    scan = stacks[0].value.producer()
+    assert scan is not None
+    op.graph.remove(scan)
+    some, none = op.child("steps"), op.child("no_steps")
+    some.graph.append(scan)
+    close(some, stacks)
+    close(none, empty(none, none.tensor(count.value)))
+    branches = {"then_branch": some.graph, "else_branch": none.graph}
+    there_is_one = op.Cast(op.tensor(count.value), to=ir.DataType.BOOL)
+    return list(op.node("If", [there_is_one], len(stacks), branches, like=stacks))
 
 
 def each(

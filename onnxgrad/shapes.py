@@ -253,16 +253,20 @@ def _expanded(g: Tensor, x: Tensor) -> Tensor:
 
 def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
     """A tensor of the given sizes and the dtype of `like`, filled with a number."""
-    value = ir.tensor(np.full([1], number, like.dtype.numpy()))
-    y = like.op.ConstantOfShape(vector(like, sizes), value=value)
+    y = full_of(like, vector(like, sizes), number)
     y.value.shape = ir.Shape([s if isinstance(s, int) else _dim_of(s) for s in sizes])
     return y
 
 
+def full_of(like: Tensor, sizes: Tensor, number: float) -> Tensor:
+    """A tensor of the sizes that a vector holds and the dtype of `like`, filled with a number."""
+    value = ir.tensor(np.full([1], number, like.dtype.numpy()))
+    return like.op.ConstantOfShape(sizes, value=value)
+
+
 def full_like(x: Tensor, number: float) -> Tensor:
     """A tensor of the shape and dtype of `x`, filled with a number."""
-    value = ir.tensor(np.full([1], number, x.dtype.numpy()))
-    return x.op.typed(x.op.ConstantOfShape(shape(x), value=value), x)
+    return x.op.typed(full_of(x, shape(x), number), x)
 
 
 def arange(op: Builder, size: Size) -> Tensor:

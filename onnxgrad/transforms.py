@@ -7,30 +7,45 @@ depend on the seed computed once, outside of it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad import shapes
-from onnxgrad.builder import Builder, Names, Tensor
+from onnxgrad.builder import Builder, Tensor
 from onnxgrad.differentiate import Flow, pull
-from onnxgrad.errors import ArgumentError, RuleError
+from onnxgrad.errors import ArgumentError
+from onnxgrad.examples import (
+    batch_inputs,
+    batch_of,
+    by_example,
+    new_dim,
+    require_batch,
+    shapes_of_one,
+)
+from onnxgrad.jacobians import (
+    Blocks,
+    Linear,
+    Mode,
+    alike,
+    by_columns,
+    by_rows,
+    plan_mode,
+    require_fit,
+    size_in_bytes,
+)
 from onnxgrad.job import Job
 from onnxgrad.names import All
 from onnxgrad.normalise import normalise
 from onnxgrad.notes import GRADIENTS, HVPS, JACOBIANS, OGRADS, TANGENTS, note
 from onnxgrad.optimise import optimise
 from onnxgrad.options import Common, Imposed, Options, Spec, Wrt, transform
-from onnxgrad.scopes import close, copy_graph, merged, new_input, renamed_copy
-from onnxgrad.stopped import stop
-from onnxgrad.straight import mark
-from onnxgrad.values import Dim, dims_of
-
-Mode = Literal["auto", "reverse", "forward"]
+from onnxgrad.scopes import copy_graph, merged, renamed_copy, scan, unless_empty
+from onnxgrad.shapes import Size
+from onnxgrad.straight import spread
+from onnxgrad.values import dims_of
 
 MAX_BYTES = 2**31
 
@@ -55,7 +70,7 @@ def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
     tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
     _require_moved(job)
     job.zeros = True
-    with _Linear(job) as linear:
+    with Linear(job) as linear:
         moved = linear.push(job.op, tangents, list(net.graph))
     job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)})
     outputs = dict(zip((y.name or "" for y in job.of), job.results, strict=True))
@@ -90,6 +105,7 @@ def jacobian(
     wrt: Wrt = None,
     *,
     mode: Mode = "auto",
+    batched: bool | Spec = False,
     max_bytes: int = MAX_BYTES,
     **options: Unpack[Common],
 ) -> None:
@@ -104,16 +120,34 @@ def jacobian(
         mode: "reverse" takes one backward step for each element of `y`, "forward" one for each
             element of `wrt`; "auto" the one with fewer steps where the sizes are known, else
             "reverse".
+        batched: For blocks by example, [N, *y.shape[1:], *x.shape[1:]], in as many steps as one
+            example takes: True where every graph input that is no parameter has the batch for its
+            first axis, or the names of those that have. Then `of` have it too, and of `wrt` what
+            depends on such inputs; of another tensor `w` the block is [N, *y.shape[1:], *w.shape].
+            No example may influence another.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
         ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
     """
+    single = net.clone()
     job = Job(net, wrt, Options(**options))
     job.require(job.of, job.wrt)
     _require_moved(job)
-    blocks = _jacobians(job, job.of, _plan(job.of, job.wrt, mode, max_bytes, "jacobian"))
-    note(net, {JACOBIANS: _finish_blocks(job, blocks, "jacobian")})
+    inputs, batch = _batch(job, job.of, batched)
+    if plan_mode(job.of, job.wrt, mode, max_bytes, "jacobian", batch) == "forward":
+        blocks = by_columns(job, job.of, batch)
+    else:
+        own = [x for x in job.wrt if x in batch]
+        shared = [x for x in job.wrt if x not in batch]
+        nodes = list(job.op.graph)
+        blocks = by_rows(job.op, job.of, own, nodes, lead=1) if own else {}
+        if inputs and shared:
+            blocks |= _blocks_by_example(job, single, inputs, job.of, shared, batch)
+        elif shared:
+            blocks = by_rows(job.op, job.of, shared, nodes)
+    ordered = {(y, x): blocks[y, x] for y in job.of for x in job.wrt}
+    note(net, {JACOBIANS: _finish_blocks(job, ordered, "jacobian")})
 
 
 @transform
@@ -121,6 +155,7 @@ def hessian(
     net: ir.Model,
     wrt: Wrt = None,
     *,
+    batched: bool | Spec = False,
     max_bytes: int = MAX_BYTES,
     **options: Unpack[Imposed],
 ) -> None:
@@ -132,21 +167,103 @@ def hessian(
 
     Args:
         model, wrt, of, ograd, ...: As for `gradient`.
+        batched: As for `jacobian`, for blocks [N, *a.shape[1:], *b.shape[1:]]: the Hessians of what
+            each example adds to the scalar. Of tensors without the batch they have all axes.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
     Raises:
         ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
     """
+    single = net.clone()
     job = Job(net, wrt, Options(**options))
-    _plan(job.wrt, job.wrt, "reverse", max_bytes, "hessian")
+    inputs, batch = _batch(job, [], batched)
+    plan_mode(job.wrt, job.wrt, "reverse", max_bytes, "hessian", batch)
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
     job.zeros = True
-    gradients = [renamed_copy(job.op, first[x], "gradient") for x in job.wrt]
-    for g, x in zip(gradients, job.wrt, strict=True):
-        g.meta["onnxgrad.of"] = x.name
-    blocks = _finish_blocks(job, _jacobians(job, gradients, "reverse"), "hessian")
-    note(net, {JACOBIANS: blocks, OGRADS: _names(ograds)})
+    if inputs and not batch.issuperset(job.wrt):
+        require_batch(inputs, batch, job.of)
+        blocks = _blocks_by_example(job, single, inputs, None, job.wrt, batch, ograds)
+    else:
+        gradients = {renamed_copy(job.op, first[x], "gradient"): x for x in job.wrt}
+        nodes = list(job.op.graph)
+        found = by_rows(job.op, list(gradients), job.wrt, nodes, lead=int(bool(inputs)))
+        blocks = {(gradients[g], x): block for (g, x), block in found.items()}
+    note(net, {JACOBIANS: _finish_blocks(job, blocks, "hessian"), OGRADS: _names(ograds)})
+
+
+def _batch(
+    job: Job, of: Sequence[ir.Value], batched: bool | Spec
+) -> tuple[list[ir.Value], set[ir.Value]]:
+    """The inputs with the batch, and all values with it: none where none was asked for."""
+    if batched is False:
+        return [], set()
+    inputs = batch_inputs(job.op.graph, None if batched is True else batched)
+    batch = batch_of(job.op.graph, inputs)
+    require_batch(inputs, batch, [*of, *(x for x in job.wrt if x in batch)])
+    return inputs, batch
+
+
+def _blocks_by_example(
+    job: Job,
+    single: ir.Model,
+    inputs: list[ir.Value],
+    of: list[ir.Value] | None,
+    wrt: list[ir.Value],
+    batch: set[ir.Value],
+    ograds: Mapping[ir.Value, Tensor] | None = None,
+) -> Blocks:
+    """The blocks of each example, where sums over the batch would mix them.
+
+    Of the gradients where `of` is None, which are Hessians.
+    """
+    pairs = [(y, x) for y in (wrt if of is None else of) for x in wrt]
+
+    def emit(inner: Builder, nodes: list[ir.Node], values: dict[str, ir.Value]) -> list[Tensor]:
+        xs = [values[x.name or ""] for x in wrt]
+        ys = [values[y.name or ""] for y in job.of]
+        if of is None:
+            given = {y: values[t.value.name or ""] for y, t in (ograds or {}).items()}
+            ys = _gradients_of_one(inner, job, nodes, values, given, xs)
+            nodes = [*job.op.graph, *inner.graph]  # what is the same for all examples lies outside
+        found = by_rows(inner, ys, xs, nodes)
+        return [
+            shapes.reshape(block, sizes(inner, pair))
+            for pair, block in zip(pairs, found.values(), strict=True)
+        ]
+
+    def sizes(op: Builder, pair: tuple[ir.Value, ir.Value]) -> list[Size]:
+        return [d for v in pair for d in shapes.dims(op.tensor(v))[int(v in batch) :]]
+
+    stacks = by_example(
+        job,
+        single,
+        inputs,
+        emit,
+        lambda op: [shapes.vector(op.tensor(pair[0]), sizes(op, pair)) for pair in pairs],
+        [t.value for t in (ograds or {}).values()],
+    )
+    return dict(zip(pairs, stacks, strict=True))
+
+
+def _gradients_of_one(
+    inner: Builder,
+    job: Job,
+    nodes: list[ir.Node],
+    values: dict[str, ir.Value],
+    ograds: Mapping[ir.Value, ir.Value],
+    sources: Sequence[ir.Value],
+) -> list[ir.Value]:
+    """The gradients of one example, each a value of its own."""
+    of = [(y, inner.tensor(values[y.name or ""])) for y in job.of]
+    seeds = {
+        t.value: inner.tensor(ograds[y]) if y in ograds else shapes.full_like(t, 1) for y, t in of
+    }
+    found = pull(inner, seeds, sources, nodes)
+    if job.options.straight_through:
+        spread(inner.graph)
+    gradients = [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources]
+    return [renamed_copy(inner, g, "gradient") for g in gradients]
 
 
 @transform
@@ -180,81 +297,19 @@ def per_example_gradient(
     """
     single = net.clone()
     job, rows = _by_example(net, wrt, batched, max_bytes, Options(**options))
-    op = job.op
     job.require(job.of, job.wrt)
     job.warn()
-    inner = op.child("example")
-    nodes, copies = _copy_of_one(inner, single, job, rows)
-    ys = [copies[y.name] for y in job.of]
-    seeds = merged(inner, ((y, shapes.full_like(y, 1)) for y in ys))
-    sources = [copies[x.name].value for x in job.wrt]
-    found = _pull_one(inner, seeds, sources, nodes, rows)
-    close(inner, [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources])
-    like = [_stacked(op, x, None) for x in job.wrt]
-    attributes = {"body": inner.graph, "num_scan_inputs": len(rows)}
-    stacks = op.node("Scan", [op.tensor(v) for v in rows], len(like), attributes, like=like)
+
+    def emit(inner: Builder, nodes: list[ir.Node], values: dict[str, ir.Value]) -> list[Tensor]:
+        sources = [values[x.name or ""] for x in job.wrt]
+        ys = [inner.tensor(values[y.name or ""]) for y in job.of]
+        seeds = merged(inner, ((y, shapes.full_like(y, 1)) for y in ys))
+        found = pull(inner, seeds, sources, nodes)
+        return [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources]
+
+    stacks = by_example(job, single, rows, emit, alike(job.wrt))
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)})
     note(net, {GRADIENTS: dict(zip(job.wrt_names, job.results, strict=True))})
-
-
-def _pull_one(
-    inner: Builder,
-    seeds: dict[ir.Value, Tensor],
-    sources: list[ir.Value],
-    nodes: list[ir.Node],
-    rows: list[ir.Value],
-) -> dict[ir.Value, Tensor]:
-    """The cotangents of one example, of a net that may be made for batches of another size."""
-    try:
-        return pull(inner, seeds, sources, nodes)
-    except RuleError as error:
-        sizes = {d for v in rows for d in (dims_of(v) or ())[:1] if isinstance(d, int) and d != 1}
-        if not sizes:
-            raise
-        raise ArgumentError(
-            f"the net is declared for batches of {', '.join(map(str, sizes))} and does not fit one "
-            f"example, a batch of one: {error}"
-        ) from error
-
-
-def _copy_of_one(
-    inner: Builder, single: ir.Model, job: Job, rows: list[ir.Value]
-) -> tuple[list[ir.Node], dict[str | None, Tensor]]:
-    """The nodes of the net in the body of a Scan over the examples, and what is there by name.
-
-    Args:
-        single: A copy of the model that is not normalised: its sizes become those of one example.
-    """
-    graph = job.net.graph
-    examples = {v.name: inner.Unsqueeze(_slice(inner, v), inner.const([0])) for v in rows}
-    for v in single.graph.inputs:
-        if v.name in examples and v.shape is not None:
-            v.shape = ir.Shape([1, *v.shape[1:]])
-    straight_through = job.options.straight_through
-    names = [*job.wrt_names, *(y.name or "" for y in job.of), *job.constant]
-    normalise(single, names, straight_through, _first(job, rows))
-    mark(single.graph, straight_through)
-    stop(single.graph, job.constant, Names(single.graph))
-    stands = {}
-    known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
-    for v in (*single.graph.inputs, *single.graph.initializers.values()):
-        if v.name not in known:  # of a branch that runs for one example only
-            known[v.name] = ir.Value(
-                name=v.name, type=v.type, shape=v.shape, const_value=v.const_value
-            )
-            graph.register_initializer(known[v.name])
-        stands[v] = examples.get(v.name) or inner.tensor(known[v.name])
-    nodes, copies = copy_graph(inner, single.graph, stands)
-    return nodes, {v.name: t for v, t in copies.items()}
-
-
-def _first(job: Job, rows: list[ir.Value]) -> Any:
-    """The example of the whole batch, less all but its first row."""
-    example = job.options.example
-    if not isinstance(example, Mapping):
-        return example if example is None else np.asarray(example)[:1]
-    names = {v.name for v in rows}
-    return {n: np.asarray(x)[:1] if n in names else x for n, x in example.items()}
 
 
 @transform
@@ -280,23 +335,25 @@ def vmap(
     """
     normalise(net, [], example=example)
     graph = net.graph
-    op = Builder(graph)
-    rows = _batch_inputs(graph, batched)
+    rows = batch_inputs(graph, batched)
     for y in graph.outputs:
         if y.producer() is None or not isinstance(y.type, ir.TensorType):
             kind = "no tensor" if y.producer() else "an input too"
             raise ArgumentError(f"the output {y.name!r} is {kind}, so it cannot have a batch")
-    batch = _new_dim(graph, batch)
-    inner = op.child("example")
-    _, copies = copy_graph(inner, graph, {v: new_input(inner, "example", v) for v in rows})
-    outputs = list(graph.outputs)
-    close(inner, [copies[y] for y in outputs])
+    batch = new_dim(graph, batch)
     for v in rows:
         if v.shape is not None:
             v.shape = ir.Shape([batch, *v.shape])
-    like = [_stacked(op, y, batch) for y in outputs]
-    attributes = {"body": inner.graph, "num_scan_inputs": len(rows)}
-    stacks = op.node("Scan", [op.tensor(v) for v in rows], len(like), attributes, like=like)
+    op = Builder(graph)
+    outputs = list(graph.outputs)
+
+    def of_one(inner: Builder, *slices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        _, copies = copy_graph(inner, graph, dict(zip(rows, slices, strict=True)))
+        return [], [copies[y] for y in outputs]
+
+    read = [op.tensor(v) for v in rows]
+    found = scan(op, of_one, [], read)[1]
+    stacks = unless_empty(op, shapes.dim(read[0], 0), found, shapes_of_one(op, rows))
     names = [y.name for y in outputs]
     graph.outputs.clear()
     for y, name, stack in zip(outputs, names, stacks, strict=True):
@@ -304,53 +361,6 @@ def vmap(
         stack.value.name = name
         graph.outputs.append(stack.value)
     optimise(net)
-
-
-class _Linear:
-    """The backward pass as a linear map of its seed, ready to be pulled back once more.
-
-    The seeds are stand-ins, ones: as the pass is linear in them, their values cancel out of what is
-    pulled back, and only their shapes can remain, and where a mask makes zeros of them. Shapes of
-    what the pass calculates are taken from the net where a value of it has the same, so that
-    nothing else of the pass remains either.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        graph = job.op.graph
-        values = [*graph.inputs, *(v for node in graph for v in node.outputs)]
-        self.by_shape: dict[Any, ir.Value] = {}
-        for v in values:
-            if None not in (dims := dims_of(v) or (None,)):
-                self.by_shape.setdefault(dims, v)
-        op = job.op
-        self.stand_ins = {
-            y: op.tensor(renamed_copy(op, shapes.full_like(op.tensor(y), 1), f"{y.name}_seed"))
-            for y in job.of
-        }
-        self.cotangents = job.pull(dict(self.stand_ins))
-
-    def push(
-        self, op: Builder, tangents: dict[ir.Value, Tensor], nodes: list[ir.Node]
-    ) -> list[Tensor]:
-        """The tangents of `of`, emitted by `op`, given those of `wrt`; `nodes` hold the pass."""
-        seeds = merged(op, [(self.cotangents[x], t) for x, t in tangents.items()])
-        found = pull(op, seeds, [t.value for t in self.stand_ins.values()], nodes)
-        return [
-            found.get(t.value) or shapes.full_like(op.tensor(y), 0)
-            for y, t in self.stand_ins.items()
-        ]
-
-    def __enter__(self) -> _Linear:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        graph, op = self.job.op.graph, self.job.op
-        stands_for = {t.value: y for y, t in self.stand_ins.items()}
-        for node in graph:
-            if node.op_type in ("Shape", "Size") and (v := node.inputs[0]) is not None:
-                same = self.by_shape.get(dims_of(v), v) if v in op.emitted else v
-                node.replace_input_with(0, stands_for.get(v, same))
 
 
 def _require_moved(job: Job) -> None:
@@ -369,7 +379,7 @@ def plan(
     of: Spec | None = None,
     constant: Spec | None = None,
     mode: Mode = "auto",
-    batched: Spec | None = None,
+    batched: bool | Spec | None = None,
     max_bytes: int = MAX_BYTES,
     example: Any = None,
 ) -> Mode:
@@ -380,30 +390,13 @@ def plan(
     """
     options = Options(of=of, constant=constant, unreachable="zeros", example=example)
     if kind == "per_example_gradient":
-        _by_example(net, wrt, batched, max_bytes, options)
+        inputs = None if isinstance(batched, bool) else batched
+        _by_example(net, wrt, inputs, max_bytes, options)
         return "reverse"
     job = Job(net, wrt, options)
-    return _plan(job.wrt if kind == "hessian" else job.of, job.wrt, mode, max_bytes, kind)
-
-
-def _plan(
-    of: list[ir.Value], wrt: list[ir.Value], mode: Mode, max_bytes: int, kind: str
-) -> Literal["reverse", "forward"]:
-    """The way with fewer steps, of Jacobians that are not too large."""
-    if mode not in ("auto", "reverse", "forward"):
-        raise ArgumentError(f"mode is 'auto', 'reverse' or 'forward', not {mode!r}")
-    sizes = {}
-    for y in of:
-        for x in wrt:
-            what = f"the {kind} of {y.name!r} {y.shape} with respect to {x.name!r} {x.shape}"
-            sizes[what] = _bytes(x, _elements(y))
-    _require_fit(sizes, max_bytes, "Take a jvp, vjp or hvp for each direction that is needed")
-    if mode != "auto":
-        return mode
-    rows = [n for y in of if (n := _elements(y)) is not None]
-    columns = [n for x in wrt if (n := _elements(x)) is not None]
-    known = len(rows) == len(of) and len(columns) == len(wrt)
-    return "forward" if known and sum(columns) < sum(rows) else "reverse"
+    _, batch = _batch(job, [] if kind == "hessian" else job.of, batched or False)
+    of = job.wrt if kind == "hessian" else job.of
+    return plan_mode(of, job.wrt, mode, max_bytes, kind, batch)
 
 
 def _by_example(
@@ -417,7 +410,7 @@ def _by_example(
             raise ArgumentError(
                 "the net has no weight that is learnt; name inputs without the batch in wrt"
             )
-    rows = _batch_inputs(net.graph, batched)
+    rows = batch_inputs(net.graph, batched)
     for v in rows:
         if dims_of(v) == ():
             raise ArgumentError(f"batched: {v.name!r} is a scalar, so it has no batch")
@@ -433,159 +426,20 @@ def _by_example(
                 "it, has no sum over the batch"
             )
     count = next((d for v in rows for d in (dims_of(v) or ())[:1] if isinstance(d, int)), None)
-    sizes = {f"the gradient of {x.name!r} by example": _bytes(x, count) for x in job.wrt}
-    _require_fit(sizes, max_bytes, "Feed fewer examples at a time")
+    sizes = {f"the gradient of {x.name!r} by example": size_in_bytes(x, count) for x in job.wrt}
+    require_fit(sizes, max_bytes, "Feed fewer examples at a time")
     return job, rows
 
 
-def _require_fit(sizes: Mapping[str, int | None], max_bytes: int, instead: str) -> None:
-    """Raise if results, whose sizes in bytes are given as far as known, are too large together."""
-    known = {what: size for what, size in sizes.items() if size is not None}
-    total = sum(known.values())
-    if total > max_bytes:
-        what = max(known, key=lambda w: known[w])
-        together = f" (all {len(known)} together: {total:,})" if len(known) > 1 else ""
-        raise ArgumentError(
-            f"{what} takes {known[what]:,} bytes{together}, more than max_bytes={max_bytes:,}. "
-            f"{instead}, or raise max_bytes."
-        )
-
-
-def _finish_blocks(
-    job: Job, blocks: Mapping[tuple[ir.Value, ir.Value], Tensor], suffix: str
-) -> dict[str, dict[str, str]]:
+def _finish_blocks(job: Job, blocks: Blocks, suffix: str) -> dict[str, dict[str, str]]:
     """Finish with the blocks as results; their names, by y, then by x."""
-    job.finish({f"{_name(y)}_{x.name}_{suffix}": t for (y, x), t in blocks.items()})
+    job.finish({f"{y.name}_{x.name}_{suffix}": t for (y, x), t in blocks.items()})
     table: dict[str, dict[str, str]] = {}
     for (y, x), name in zip(blocks, job.results, strict=True):
-        table.setdefault(_name(y), {})[_name(x)] = name
+        table.setdefault(y.name or "", {})[x.name or ""] = name
     return table
 
 
 def _names(inputs: Mapping[ir.Value, Tensor]) -> dict[str, str]:
     """The names of new inputs by those of the tensors that they belong to."""
     return {v.name or "": t.value.name or "" for v, t in inputs.items()}
-
-
-def _jacobians(
-    job: Job, of: list[ir.Value], mode: Literal["reverse", "forward"]
-) -> dict[tuple[ir.Value, ir.Value], Tensor]:
-    """dy/dx, of shape [*y.shape, *x.shape], for every y of `of` and every x of `wrt`."""
-    return (_by_columns if mode == "forward" else _by_rows)(job, of)
-
-
-def _by_rows(job: Job, of: list[ir.Value]) -> dict[tuple[ir.Value, ir.Value], Tensor]:
-    op, blocks = job.op, {}
-    for y in of:
-
-        def row(inner: Builder, seed: Tensor, y: ir.Value = y) -> list[Tensor]:
-            found = pull(inner, {y: seed}, job.wrt, list(op.graph))
-            return [found.get(x) or shapes.full_like(inner.tensor(x), 0) for x in job.wrt]
-
-        stacks = _scan_units(op, op.tensor(y), [op.tensor(x) for x in job.wrt], row)
-        for x, stack in zip(job.wrt, stacks, strict=True):
-            blocks[y, x] = _unflatten(stack, op.tensor(y), op.tensor(x))
-    return blocks
-
-
-def _by_columns(job: Job, of: list[ir.Value]) -> dict[tuple[ir.Value, ir.Value], Tensor]:
-    op, blocks = job.op, {}
-    job.zeros = True
-    with _Linear(job) as linear:
-        nodes = list(op.graph)
-        for x in job.wrt:
-
-            def column(inner: Builder, tangent: Tensor, x: ir.Value = x) -> list[Tensor]:
-                return linear.push(inner, {x: tangent}, nodes)
-
-            stacks = _scan_units(op, op.tensor(x), [op.tensor(y) for y in of], column)
-            for y, stack in zip(of, stacks, strict=True):
-                rank = len(stack.shape) if stack.shape is not None else op.tensor(y).rank + 1
-                turned = op.Transpose(stack, perm=[*range(1, rank), 0])
-                blocks[y, x] = _unflatten(turned, op.tensor(y), op.tensor(x))
-        for y in of:
-            for x in job.wrt:
-                blocks[y, x] = blocks.pop((y, x))  # by rows, as the other way gives them
-    return blocks
-
-
-def _scan_units(
-    op: Builder, along: Tensor, like: list[Tensor], step: Callable[..., list[Tensor]]
-) -> tuple[Tensor, ...]:
-    """The results of `step` for every unit vector in the shape of `along`, stacked."""
-    inner = op.child("unit", hoists=True)
-    size = op.Size(along)
-    every = op.Range(op.const(np.int64(0)), size, op.const(np.int64(1)))
-    k = ir.Value(name=op.names.fresh("k"), type=every.value.type, shape=ir.Shape([]))
-    inner.graph.inputs.append(k)
-    unit = inner.Cast(inner.tensor(every.value).equals(inner.tensor(k)), to=along.dtype)
-    results = step(inner, shapes.reshape_like(unit, inner.tensor(along.value)))
-    close(inner, results)
-    count = math.prod(along.static) if along.static is not None else None
-    stacked = [_stacked(op, t.value, count) for t in like]
-    attributes = {"body": inner.graph, "num_scan_inputs": 1}
-    return op.node("Scan", [every], len(like), attributes, like=stacked)
-
-
-def _unflatten(stack: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    return shapes.reshape(stack, [*shapes.dims(y), *shapes.dims(x)])
-
-
-def _stacked(op: Builder, value: ir.Value, count: int | str | None) -> Tensor:
-    """A description of values stacked along a new first axis."""
-    shape = None if value.shape is None else ir.Shape([count, *value.shape])
-    return op.tensor(ir.Value(name="", type=value.type, shape=shape))
-
-
-def _name(value: ir.Value) -> str:
-    return value.meta.get("onnxgrad.of", value.name)
-
-
-def _elements(value: ir.Value, by: Dim = 1) -> int | None:
-    """The number of elements of a value, times another size, where both are known."""
-    shape = dims_of(value)
-    known = [d for d in (by, *(shape or ())) if isinstance(d, int)]
-    return math.prod(known) if shape is not None and len(known) == len(shape) + 1 else None
-
-
-def _bytes(value: ir.Value, by: Dim) -> int | None:
-    """The size of so many tensors like `value`, where it is known."""
-    count = _elements(value, by)
-    return None if count is None or value.dtype is None else count * value.dtype.bitwidth // 8
-
-
-def _batch_inputs(graph: ir.Graph, batched: Spec | None) -> list[ir.Value]:
-    inputs = {v.name: v for v in graph.inputs if not v.is_initializer()}
-    if batched is not None and not isinstance(batched, str | Sequence):
-        raise ArgumentError(f"batched: a name or a sequence of names is needed, not {batched!r}")
-    names = [batched] if isinstance(batched, str) else inputs if batched is None else batched
-    for name in names:
-        if name not in inputs:
-            raise ArgumentError(
-                f"batched: {name!r} is no graph input; they are {', '.join(map(repr, inputs))}"
-            )
-        if not isinstance(inputs[name].type, ir.TensorType):
-            raise ArgumentError(f"batched: {name!r} is no tensor, so it has no axes")
-    if not names:
-        raise ArgumentError("the net has no input to batch")
-    return list(dict.fromkeys(inputs[name] for name in names))
-
-
-def _new_dim(graph: ir.Graph, stem: str) -> str:
-    """A name that no dimension has, as equal names are equal sizes."""
-    if not isinstance(stem, str) or not stem:
-        raise ArgumentError(f"batch is the name of a dimension, not {stem!r}")
-    values = [*graph.inputs, *(v for node in graph.all_nodes() for v in node.outputs)]
-    taken, name, k = {d for v in values for d in dims_of(v) or ()}, stem, 1
-    while name in taken:
-        k += 1
-        name = f"{stem}_{k}"
-    return name
-
-
-def _slice(inner: Builder, value: ir.Value) -> Tensor:
-    """A new input of an inner graph for one row of `value`."""
-    row = ir.Value(
-        type=value.type, shape=None if value.shape is None else ir.Shape(value.shape[1:])
-    )
-    return new_input(inner, "example", row)

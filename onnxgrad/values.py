@@ -162,9 +162,12 @@ def is_window(node: ir.Node) -> bool:
 def name_sizes(node: ir.Node) -> None:
     """Name what a window leaves of a size that has a name, where inference leaves it unknown.
 
-    The name is the formula, so that equal names are equal sizes.
+    The name is the formula, so that equal names are equal sizes. In an inner graph inference does
+    not see the constants among the sizes of a ConstantOfShape either.
     """
     found = dims_of(node.outputs[0])
+    if node.op_type == "ConstantOfShape" and found is not None and node.inputs[0] is not None:
+        node.outputs[0].shape = _filled_in(found, dims_in(node.inputs[0]) or found)
     sizes = dims_of(x) if is_window(node) and (x := node.inputs[0]) is not None else None
     if found is None or sizes is None or len(found) != len(sizes):
         return
@@ -174,9 +177,13 @@ def name_sizes(node: ir.Node) -> None:
         pads = {"NOTSET": begin + end, "VALID": 0}.get(auto, reach)  # SAME rounds up size / stride
         left.append(_after(size, pads - reach - 1, stride))
     if len(left) == len(found) - 2:  # a model that is not valid may have less
-        dims = [b if a is None else a for a, b in zip(found[2:], left, strict=True)]
         for v in node.outputs:
-            v.shape = ir.Shape([*found[:2], *dims])
+            v.shape = _filled_in(found, [*found[:2], *left])
+
+
+def _filled_in(known: Sequence[Dim], more: Sequence[Dim]) -> ir.Shape:
+    """A shape with what is known of it, else what more is found of it."""
+    return ir.Shape([b if a is None else a for a, b in zip(known, more, strict=True)])
 
 
 def _after(size: Dim, more: int, stride: int) -> str | None:

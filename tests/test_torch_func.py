@@ -214,6 +214,35 @@ def test_jacobian(name: str, mode: Any) -> None:
 
 
 @NAMES
+def test_by_example(name: str) -> None:
+    """The input with the batch, and the last weight, which all examples share."""
+    twin = TWINS[name]
+    feeds = twin.feeds()
+    other, last = list(feeds)[-1], len(feeds) - 1
+    dims = (0,) + (None,) * last
+
+    def of_one(*values: Any) -> Any:
+        return twin.function(values[0][None], *values[1:])[0]
+
+    def total(*values: Any) -> Any:
+        return of_one(*values).sum()
+
+    rows = torch.func.vmap(torch.func.jacrev(of_one, (0, last)), dims)(*tensors(feeds))
+    for mode in ("reverse", "forward"):
+        options = {"mode": mode, "batched": "x", "forward": False}
+        got = run(og.jacobian(twin.model, ["x", other], **options), feeds)
+        close(got["y_x_jacobian"], rows[0])
+        close(got[f"y_{other}_jacobian"], rows[1])
+    want = torch.func.vmap(torch.func.hessian(total, (0, last)), dims)(*tensors(feeds))
+    alone = run(og.hessian(twin.model, "x", batched="x", forward=False), feeds)
+    both = run(og.hessian(twin.model, ["x", other], batched="x", forward=False), feeds)
+    close(alone["x_x_hessian"], want[0][0])
+    for i, a in enumerate(("x", other)):
+        for j, b in enumerate(("x", other)):
+            close(both[f"{a}_{b}_hessian"], want[i][j])
+
+
+@NAMES
 def test_hessian_and_hvp(name: str) -> None:
     twin = TWINS[name]
     feeds, moves = twin.feeds(), twin.feeds(1)

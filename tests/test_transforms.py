@@ -51,6 +51,16 @@ def run(model: onnx.ModelProto, **feeds: Array) -> dict[str, Array]:
     return dict(zip(wanted, session.run(None, feeds), strict=True))
 
 
+def body(graph: onnx.GraphProto) -> list[str]:
+    """The operators of the first Scan's body, in the graph or in a branch."""
+    for node in graph.node:
+        for inner in (a.g for a in node.attribute if a.HasField("g")):
+            found = [n.op_type for n in inner.node] if node.op_type == "Scan" else body(inner)
+            if found:
+                return found
+    return []
+
+
 def metadata(model: onnx.ModelProto, key: str) -> dict:
     return json.loads(next(p.value for p in model.metadata_props if p.key == key))
 
@@ -146,9 +156,7 @@ def test_jacobian(mode: str, fixed: bool) -> None:
 
 def test_jacobian_computes_the_forward_pass_once() -> None:
     model = og.jacobian(parse(NET), "x", of="y")
-    scan = next(n for n in model.graph.node if n.op_type == "Scan")
-    body = [n.op_type for n in scan.attribute[0].g.node]
-    assert "Cos" not in body
+    assert body(model.graph) and "Cos" not in body(model.graph)
     assert [n.op_type for n in model.graph.node].count("Sin") == 1
 
 
@@ -244,9 +252,9 @@ def test_what_is_the_same_for_all_examples_is_computed_once() -> None:
         }}"""
     )
     batched = og.vmap(net)
-    (scan,) = (n for n in batched.graph.node if n.op_type == "Scan")
-    assert [n.op_type for n in batched.graph.node] == ["DequantizeLinear", "Scan"]
-    assert "RandomUniform" in [n.op_type for n in scan.attribute[0].g.node]  # to each its own
+    nodes = [n.op_type for n in batched.graph.node]
+    assert nodes == ["DequantizeLinear", "Shape", "Cast", "If"]
+    assert "RandomUniform" in body(batched.graph)  # to each its own
     x = X[:, :2].astype(np.float32)
     found = run(batched, x=x)
     np.testing.assert_allclose(found["y"], x @ np.array([[0.5, 1], [1.5, 2]]), rtol=1e-6)
@@ -468,8 +476,45 @@ def test_vmap_leaves_nothing_of_a_net_with_graphs_outside() -> None:
         }"""
     )
     batched = og.vmap(net)
-    assert [n.op_type for n in batched.graph.node] == ["Scan"]
+    assert [n.op_type for n in batched.graph.node] == ["Shape", "Cast", "If"]
+    assert body(batched.graph) == ["Exp", "ReduceSum", "Greater", "If"]
     want = np.where(X.sum(1, keepdims=True) > 0, np.exp(X) * X, np.sin(np.exp(X)))
     np.testing.assert_allclose(run(batched, x=X)["y"], want)
     rows = run(og.vmap(og.jacobian(net, forward=False)), x=X)["y_x_jacobian"]
     np.testing.assert_allclose(rows[0], run(og.jacobian(net), x=X[0])["y_x_jacobian"])
+
+
+def test_a_batch_of_no_example() -> None:
+    """Sizes that only a run tells are those of an example of zeros."""
+    net = parse(
+        """g (double[N] x, double[K] w) => (double[M] y, double z, double[N,K] p) {
+          both = Concat <axis = 0> (x, w)
+          y = Sin(both)
+          z = ReduceSum <keepdims = 0> (both)
+          one = Constant <value = int64[1] {1}> ()
+          column = Unsqueeze(x, one)
+          p = Mul(column, w)
+        }"""
+    )
+    batched = og.vmap(net, batched="x")
+    for n in (2, 0):
+        got = run(batched, x=np.ones((n, 3)), w=np.ones(4))
+        assert {k: v.shape for k, v in got.items()} == {"y": (n, 7), "z": (n,), "p": (n, 3, 4)}
+    none = X[:0]
+    for mode in ("reverse", "forward"):
+        got = run(og.jacobian(parse(NET), of="y", mode=mode, forward=False), x=none, w=W)
+        assert [v.shape for v in got.values()] == [(0, 2, 0, 3), (0, 2, 3, 2)]
+    got = run(og.hessian(parse(NET), of="z", forward=False), x=none, w=W)
+    assert [v.shape for v in got.values()] == [
+        (0, 3, 0, 3), (0, 3, 3, 2), (3, 2, 0, 3), (3, 2, 3, 2),
+    ]  # fmt: skip
+    assert not got["w_w_hessian"].any()
+    fixed = static(parse(NET), 0)
+    assert run(og.hessian(fixed, "x", of="z", forward=False), x=none, w=W)["x_x_hessian"].size == 0
+    got = run(og.per_example_gradient(parse(NET), "w", batched="x", forward=False), x=none, w=W)
+    assert got["w_grad"].shape == (0, 3, 2)
+
+
+def test_a_known_number_of_steps_needs_no_branch() -> None:
+    model = og.jacobian(static(parse(NET), 4), "x", of="y")
+    assert "If" not in [n.op_type for n in model.graph.node]
