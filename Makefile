@@ -32,10 +32,11 @@ operators: .venv/installed
 	$(PY) tools/operators.py
 
 # onnx's own backend node tests, all of them, and their table in docs/operators.md, then every sample
-# in every setting: minutes.
+# in every setting, and all pairs of transforms over all nets: minutes.
 sweep: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) tools/sweep.py --write
 	OMP_NUM_THREADS=1 EVERY_SETTING=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/test_settings.py
+	OMP_NUM_THREADS=1 ALL_PAIRS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/test_compositions.py
 
 bench: .venv/installed
 	$(PY) tools/bench.py
