@@ -99,8 +99,6 @@ BOTH = [
     for runtime in RUNTIMES
     if (name, runtime) != ("loop of no step", "reference")  # which cannot concatenate no slices
 ]
-# Dead nodes stay outside of the Scan and read the batch.
-DEAD = pytest.mark.xfail(reason="vmap of a branch that captures a tensor", strict=False)
 
 
 def case_of(name: str) -> tuple[onnx.ModelProto, Feeds, Run]:
@@ -155,9 +153,7 @@ def test_forward_mode(name: str) -> None:
         np.testing.assert_allclose(a, b, 1e-8, 1e-8)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=DEAD) if n.startswith("if") else n for n in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_vmap(name: str) -> None:
     model, feeds, function = case_of(name)
     many = og.vmap(model, batched=["x", "w"])
