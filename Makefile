@@ -18,6 +18,7 @@ check: .venv/installed
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 format: .venv/installed
 	$(PY) -m ruff check --fix
@@ -35,8 +36,8 @@ operators: .venv/installed
 # in every setting, and all pairs of transforms over all nets: minutes.
 sweep: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) tools/sweep.py --write
-	OMP_NUM_THREADS=1 EVERY_SETTING=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/test_settings.py
-	OMP_NUM_THREADS=1 ALL_PAIRS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/test_compositions.py
+	OMP_NUM_THREADS=1 EVERY_SETTING=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/rules/test_settings.py
+	OMP_NUM_THREADS=1 ALL_PAIRS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/transforms/test_compositions.py
 
 bench: .venv/installed
 	$(PY) tools/bench.py

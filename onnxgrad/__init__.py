@@ -1,9 +1,9 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
-from onnxgrad import rules as _rules  # noqa: F401  fills the table of rules
-from onnxgrad.api import gradient, vjp
-from onnxgrad.check import check
-from onnxgrad.errors import (
+from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
+from onnxgrad import rules as _rules  # noqa: F401
+from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
+from onnxgrad.graph.errors import (
     ArgumentError,
     ConstantSumWarning,
     FeedError,
@@ -16,14 +16,17 @@ from onnxgrad.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from onnxgrad.family import family
-from onnxgrad.inspect import inspect
-from onnxgrad.io import save
-from onnxgrad.lower import lower
-from onnxgrad.names import ALL
-from onnxgrad.net import Net, NetPortGradient
-from onnxgrad.registry import elementwise, forget, not_implemented, rule, zero
-from onnxgrad.transforms import hessian, hvp, jacobian, jvp, per_example_gradient, vmap
+from onnxgrad.graph.io import save
+from onnxgrad.graph.names import ALL
+from onnxgrad.run.net import Net, NetPortGradient
+from onnxgrad.transforms.batch import per_example_gradient, vmap
+from onnxgrad.transforms.casadi import family
+from onnxgrad.transforms.forward import hvp, jvp
+from onnxgrad.transforms.gradient import gradient, vjp
+from onnxgrad.transforms.jacobian import hessian, jacobian
+from onnxgrad.transforms.lower import lower
+from onnxgrad.verify.check import check
+from onnxgrad.verify.inspect import inspect
 
 __version__ = "0.1.0"
 
@@ -61,3 +64,7 @@ __all__ = [
     "vmap",
     "zero",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,8 +6,8 @@ import numpy as np
 
 import onnxgrad as og
 from tests.oracle import runner
+from tests.rules.test_rules import floats, sample_model
 from tests.samples import Array, Sample
-from tests.test_rules import floats, sample_model
 
 
 def node_gradients(sample: Sample, *seeds: Array | None) -> list[Array]:

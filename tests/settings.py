@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference.op_run import RuntimeImplementationError
 
 from tests.oracle import Array, Feeds, Run, directional, inner, reference
+from tests.rules.test_rules import float_outputs, floats, runner_of, sample_model
 from tests.samples import Sample
-from tests.test_rules import float_outputs, floats, runner_of, sample_model
 
 NEWEST = onnx.defs.onnx_opset_version()
 
@@ -60,7 +60,7 @@ Setting = Callable[[Sample], Iterator[Net]]
 
 @functools.lru_cache(maxsize=8)  # one setting after another asks for the same
 def plain(sample: Sample, ones: bool = False, symbolic: bool = False, fed: bool = False) -> Net:
-    """The sample as tests/test_rules.py has it."""
+    """The sample as tests/rules/test_rules.py has it."""
     model, feeds = sample_model(sample, symbolic, fed)
     start = runner_of(sample)
     seeds, want = slopes(model, feeds, floats(sample), float_outputs(model, sample), start, ones)

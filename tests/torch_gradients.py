@@ -12,8 +12,8 @@ import pytest
 
 import onnxgrad as og
 from tests.oracle import Feeds, runner
+from tests.rules.test_rules import floats, sample_model
 from tests.samples import Sample
-from tests.test_rules import floats, sample_model
 
 torch = pytest.importorskip("torch", reason="PyTorch is what the conventions are compared with")
 

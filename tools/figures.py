@@ -299,7 +299,7 @@ def _first(model: Any, rows: int) -> Any:
     """The net with the first elements of its output as the only output."""
     import onnx_ir as ir
 
-    from onnxgrad.builder import Builder
+    from onnxgrad.emit.builder import Builder
 
     model = model.clone()
     op = Builder(model.graph)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Tensor
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
 
 Size = int | str
 

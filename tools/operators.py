@@ -14,9 +14,9 @@ from pathlib import Path
 
 import onnx
 
-from onnxgrad import registry
-from onnxgrad.expand import expandable
-from onnxgrad.functions import has_body
+from onnxgrad.declare import registry
+from onnxgrad.declare.expansions import expandable
+from onnxgrad.graph.functions import has_body
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "operators.md"

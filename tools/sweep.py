@@ -44,9 +44,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxgrad as og
-from onnxgrad import io
-from onnxgrad.check import Start, check_on, on_onnxruntime, on_reference
-from onnxgrad.notes import OGRADS
+from onnxgrad.graph import io
+from onnxgrad.transforms.notes import OGRADS
+from onnxgrad.verify.check import Start, check_on, on_onnxruntime, on_reference
 from tests import reference_ops
 from tools.operators import PAGE, between
 

@@ -10,9 +10,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import elementwise, rule
+from onnxgrad.declare.registry import elementwise, rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
 
 elementwise("Relu", lambda op, Y: op.Cast(Y, to=ir.DataType.BOOL))  # 0 at 0
 elementwise("ThresholdedRelu", lambda X, alpha: alpha < X)  # 0 at alpha

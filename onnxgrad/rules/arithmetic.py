@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import elementwise, rule
+from onnxgrad.declare.registry import elementwise, rule
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
 
 elementwise("Add", A=lambda: 1, B=lambda: 1)
 elementwise("Sub", A=lambda: 1, B=lambda: -1)

@@ -11,9 +11,9 @@ from functools import reduce
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.builder import Tensor
-from onnxgrad.registry import rule
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.tensor import Tensor
 
 
 @rule("Attention")

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule
-from onnxgrad.scopes import (
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import reshape_like, same_dim
+from onnxgrad.emit.subgraphs import (
     close,
     copy_into,
     list_of,
@@ -30,8 +31,9 @@ from onnxgrad.scopes import (
     total,
     zeros_like,
 )
-from onnxgrad.shapes import reshape_like, same_dim
-from onnxgrad.values import carries, common_shape, dims_of, draws, is_float, is_sequence
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.constants import draws
+from onnxgrad.graph.facts import carries, common_shape, dims_of, is_float, is_sequence
 
 
 @rule("If")

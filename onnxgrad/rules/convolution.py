@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxgrad import shapes, windows
-from onnxgrad.builder import Tensor
-from onnxgrad.registry import rule
-from onnxgrad.shapes import Size
-from onnxgrad.windows import Axis
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes, windows
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.windows import Axis
 
 
 def _kernel(W: Tensor, kernel_shape: Sequence[int] | None) -> list[Size]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxgrad import interpolation, shapes, windows
-from onnxgrad.builder import Tensor
-from onnxgrad.interpolation import Taps
-from onnxgrad.registry import rule
-from onnxgrad.shapes import Size
-from onnxgrad.windows import Axis
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import interpolation, shapes, windows
+from onnxgrad.emit.interpolation import Taps
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.windows import Axis
 
 
 @rule("DeformConv")

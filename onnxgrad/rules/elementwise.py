@@ -5,8 +5,10 @@ At a kink the derivative is PyTorch's; each such choice stands beside its rule.
 
 import math
 
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import elementwise, rule, schema_of
+from onnxgrad.declare.registry import elementwise, rule
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.schemas import schema_of
 
 elementwise("Neg", lambda: -1)
 elementwise("Abs", lambda op, X: op.Sign(X))  # 0 at 0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from onnx_ir import DataType
 
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule, zero
-from onnxgrad.shapes import (
+from onnxgrad.declare.registry import rule, zero
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import (
     Size,
     arange,
     around,
@@ -28,6 +28,7 @@ from onnxgrad.shapes import (
     reshape_like,
     vector,
 )
+from onnxgrad.emit.tensor import Tensor
 
 # -- along one axis ------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 import functools
 
-from onnxgrad import shapes
-from onnxgrad.registry import rule
-from onnxgrad.values import Dim
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.graph.facts import Dim
 
 
 def _as_matrices(op, g, A, B):

@@ -8,8 +8,8 @@ are counted, and k taken, in at least float32: half precision ends at 65504.
 
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.registry import rule
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
 
 
 def _index(op, labels, ignore_index):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import elementwise, rule
-from onnxgrad.shapes import (
+from onnxgrad.declare.registry import elementwise, rule
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import (
     Size,
     arange,
     at_least,
@@ -29,6 +29,7 @@ from onnxgrad.shapes import (
     reshape_like,
     vector,
 )
+from onnxgrad.emit.tensor import Tensor
 
 _MIN, _MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 

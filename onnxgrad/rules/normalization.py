@@ -7,9 +7,9 @@ All of it in at least float32: squares have no room in half precision.
 
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.builder import Tensor
-from onnxgrad.registry import rule
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.tensor import Tensor
 
 
 def _inverse_root(op, variance, epsilon):

@@ -9,11 +9,12 @@ import operator
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad import shapes, windows
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule
-from onnxgrad.shapes import Size
-from onnxgrad.windows import Axis
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes, windows
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.windows import Axis
 
 
 # The first of the elements that tie takes all, as in PyTorch.

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.registry import elementwise, moving, rule, zero
+from onnxgrad.declare.registry import elementwise, moving, rule, zero
+from onnxgrad.emit import shapes
 from onnxgrad.rules.convolution import conv_b, conv_w, conv_x
 from onnxgrad.rules.linalg import matmul_a, matmul_b
 

@@ -21,10 +21,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule
-from onnxgrad.scopes import scan
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.subgraphs import scan
+from onnxgrad.emit.tensor import Tensor
 
 Tensors = dict[str, Tensor]
 

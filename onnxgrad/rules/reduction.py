@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from onnxgrad import shapes
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
 
 
 @rule("ReduceSum", "data")

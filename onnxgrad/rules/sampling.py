@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxgrad import interpolation, shapes
-from onnxgrad.builder import Tensor
-from onnxgrad.interpolation import Taps
-from onnxgrad.registry import not_implemented, rule
-from onnxgrad.shapes import Size
-from onnxgrad.values import Dim, dims_in
+from onnxgrad.declare.registry import not_implemented, rule
+from onnxgrad.emit import interpolation, shapes
+from onnxgrad.emit.interpolation import Taps
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.constants import dims_in
+from onnxgrad.graph.facts import Dim
 
 # -- Resize --------------------------------------------------------------------------------------
 #

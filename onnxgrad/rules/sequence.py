@@ -11,13 +11,14 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.expand import expansion, items
-from onnxgrad.registry import rule
-from onnxgrad.scopes import copy_into, each, zeros_like
-from onnxgrad.shapes import Size
-from onnxgrad.values import is_sequence
+from onnxgrad.declare.expansions import expansion, items
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.subgraphs import copy_into, each, zeros_like
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.facts import is_sequence
 
 KNOWN = "where its elements are known one by one when the graph is built"
 

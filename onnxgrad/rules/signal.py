@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxgrad import shapes
-from onnxgrad.builder import Builder, Tensor
-from onnxgrad.registry import rule
-from onnxgrad.shapes import Size
+from onnxgrad.declare.registry import rule
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
 
 
 @rule("DFT", "input")

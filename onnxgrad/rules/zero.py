@@ -3,7 +3,7 @@
 The reason is what a user is shown where one of them ends every path from a tensor to an output.
 """
 
-from onnxgrad.registry import zero
+from onnxgrad.declare.registry import zero
 
 zero(["Ceil", "Floor", "Round", "Sign"], reason="piecewise constant")
 zero("Hardmax", reason="piecewise constant: a one-hot of the largest element")

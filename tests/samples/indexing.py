@@ -79,7 +79,7 @@ SAMPLES = [
     Sample("Compress", [normal(3, 4), np.array([False, True, True])], {"axis": -1}),
     Sample("Compress", [normal(3, 4), np.array([True, False, True, True])]),
     Sample("Compress", [normal(3, 4), np.array([False, False])], {"axis": 1}),
-    # Equal values would part at the first step: tests/test_indexing.py has those.
+    # Equal values would part at the first step: tests/rules/test_indexing.py has those.
     Sample("Unique", [distinct(5)]),
     Sample("Unique", [distinct(2, 3)], {"sorted": 0}),
     Sample("Unique", [distinct(3, 2)], {"axis": -1}, outputs=4),

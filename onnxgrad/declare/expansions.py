@@ -1,0 +1,74 @@
+"""Operators that are replaced by others: the table of expansions and its decorator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.errors import RuleError
+from onnxgrad.graph.schemas import split_name
+
+Function = Callable[..., Any]
+
+_TABLE: dict[tuple[str, str], Function] = {}
+
+_NOTES: dict[tuple[str, str], str] = {}
+
+# The attributes of an operator that hold names of tensors.
+_NAMING: dict[tuple[str, str], tuple[str, ...]] = {}
+
+# Where the reason is kept why an operator with an expansion could not be replaced.
+REASON = "onnxgrad.not_expanded"
+
+# Where the elements of a sequence are kept.
+ITEMS = "onnxgrad.items"
+
+
+def expansion(
+    *names: str, note: str = "", naming: tuple[str, ...] = ()
+) -> Callable[[Function], Function]:
+    """Declare the decorated function as the expansion of operators.
+
+    Args:
+        names: ``"domain::Op"`` each.
+        note: What a user is to know of it, in a few words.
+        naming: Attributes that hold names of tensors, which become operands after the others.
+
+    Raises:
+        RuleError: One is declared twice.
+    """
+
+    def decorate(function: Function) -> Function:
+        for name in names:
+            key = split_name(name)
+            if key in _TABLE:
+                raise RuleError(f"the expansion of {name} is declared twice")
+            _TABLE[key], _NOTES[key] = function, note
+            if naming:
+                _NAMING[key] = naming
+        return function
+
+    return decorate
+
+
+def items(sequence: Tensor) -> list[Tensor] | None:
+    """The elements of a sequence; None where they are not known one by one."""
+    return sequence.value.meta.get(ITEMS)
+
+
+def expandable() -> dict[tuple[str, str], str]:
+    """The note of every operator with an expansion, by its domain and name."""
+    return dict(sorted(_NOTES.items()))
+
+
+def expansion_of(node: ir.Node) -> Function | None:
+    """The expansion of a node's operator, if there is one."""
+    return _TABLE.get((node.domain, node.op_type))
+
+
+def naming_of(node: ir.Node) -> tuple[str, ...]:
+    """The attributes of a node's operator that hold names of tensors."""
+    return _NAMING.get((node.domain, node.op_type), ())

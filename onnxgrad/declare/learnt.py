@@ -1,0 +1,127 @@
+"""Which weights of a net are learnt. A file does not say; it shows in what uses them.
+
+Learnt is what reaches, moved or converted at most, an operand that is a weight by the standard, or
+a product or a sum of tensors. A lone number there is an exporter's arithmetic, such as the scale of
+an attention or an epsilon, and so are numbers as large as only masks have in a sum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.declare.registry import lookup
+from onnxgrad.graph.facts import elements_of, is_float, subgraphs
+from onnxgrad.graph.schemas import schema_of
+
+# Operands that are weights, whatever their size.
+_WEIGHTS = {
+    "BatchNormalization": {"scale", "B"},
+    "CausalConvWithState": {"weight", "bias"},
+    "Conv": {"W", "B"},
+    "ConvTranspose": {"W", "B"},
+    "DeformConv": {"W", "B"},
+    "GRU": {"W", "R", "B"},
+    "Gemm": {"A", "B", "C"},
+    "GroupNormalization": {"scale", "bias"},
+    "InstanceNormalization": {"scale", "B"},
+    "LSTM": {"W", "R", "B", "P"},
+    "LayerNormalization": {"Scale", "B"},
+    "MatMul": {"A", "B"},
+    "PRelu": {"slope"},
+    "RMSNormalization": {"scale"},
+    "RNN": {"W", "R", "B"},
+}
+_PRODUCTS = {"Div", "Einsum", "Mul"}
+_SUMS = {"Add", "Sub", "Sum"}
+
+# Operators that give out elements of these operands.
+_MOVING = {
+    "Cast": {"input"},
+    "CastLike": {"input"},
+    "Concat": {"inputs"},
+    "DequantizeLinear": {"x"},
+    "Expand": {"input"},
+    "Flatten": {"input"},
+    "Gather": {"data"},
+    "GatherElements": {"data"},
+    "GatherND": {"data"},
+    "Identity": {"input"},
+    "Pad": {"data"},
+    "QuantizeLinear": {"x"},
+    "Reshape": {"data"},
+    "Resize": {"X"},
+    "Slice": {"data"},
+    "Split": {"input"},
+    "Squeeze": {"data"},
+    "Tile": {"input"},
+    "Transpose": {"data"},
+    "Unsqueeze": {"data"},
+    "Where": {"X", "Y"},
+}
+
+# In a sum, what stands for minus infinity: no weight is as large.
+_MASKING = 1e9
+
+
+def is_learnt(weight: ir.Value) -> bool:
+    """Whether a weight is one that training changes, by what uses it."""
+    if not is_float(weight):
+        return False
+    many = elements_of(weight) != 1
+    if not weight.uses():
+        return many  # nothing speaks against it
+    seen, stack = {weight}, [weight]
+    while stack:
+        for node, index in stack.pop().uses():
+            operand = _operand(node, index)
+            if _takes(node, operand, weight, many):
+                return True
+            more = [v for v in _moved(node, index, operand) if v not in seen]
+            seen.update(more)
+            stack += more
+    return False
+
+
+def _takes(node: ir.Node, operand: str, weight: ir.Value, many: bool) -> bool:
+    """Whether a node's operand is what a weight is for."""
+    if node.domain:  # an operator of one's own
+        entry = lookup(node.domain, node.op_type)
+        return many and entry is not None and entry.operand_state(operand)[0] == "rule"
+    kind = node.op_type
+    if kind == "Gather":  # a table, of which indices pick rows
+        return many and operand == "data" and len(weight.shape or ()) > 1
+    if operand in _WEIGHTS.get(kind, ()):
+        return True
+    return many and (kind in _PRODUCTS or (kind in _SUMS and not _masks(weight)))
+
+
+def _masks(weight: ir.Value) -> bool:
+    """Whether a tensor holds numbers of a mask: infinite, or the like."""
+    tensor = ir.convenience.get_const_tensor(weight)
+    if tensor is None:
+        return False
+    array = np.abs(tensor.numpy().astype(np.float32))
+    largest = np.finfo(np.float16).max if weight.dtype == ir.DataType.FLOAT16 else _MASKING
+    return not bool(np.all(array < largest))
+
+
+def _moved(node: ir.Node, index: int, operand: str) -> list[ir.Value]:
+    """The values that hold elements of a node's operand."""
+    if node.domain:
+        return []
+    if operand in _MOVING.get(node.op_type, ()):
+        return list(node.outputs)
+    if node.op_type == "Scan":  # what the steps read of the weights of several layers
+        (body,) = subgraphs(node)
+        states = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
+        return [body.inputs[index]] if index >= states else []
+    return []
+
+
+def _operand(node: ir.Node, index: int) -> str:
+    """The formal name of an operand."""
+    schema = schema_of(node.domain, node.op_type)
+    if schema is None and (entry := lookup(node.domain, node.op_type)) is not None:
+        schema = entry.schema
+    return schema.operand(index) if schema else str(index)

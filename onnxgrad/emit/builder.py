@@ -1,0 +1,446 @@
+"""The typed emitter `op`: the one place that creates nodes.
+
+``op.MatMul(a, b, ...)`` appends a node of the standard and gives back a `Tensor`, whose arithmetic
+emits nodes too, so that a rule reads like a formula: ``g * (1 - y * y)``. The node is checked
+against the operator's schema and its output gets a dtype and a shape at once, so that an error
+shows at the line that caused it. Equal nodes are emitted once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxgrad.emit.finite import FACTOR, Numbers, guarded
+from onnxgrad.emit.halves import lacking
+from onnxgrad.emit.targets import Target, TargetName, target_of
+from onnxgrad.emit.tensor import Refusal, Tensor
+from onnxgrad.graph.constants import SMALL
+from onnxgrad.graph.errors import RuleError
+from onnxgrad.graph.facts import FLOATS, HALVES, dims_of, type_proto
+from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.ranks import keep_rank
+from onnxgrad.graph.schemas import onnx_schema
+from onnxgrad.graph.window_sizes import misjudged, name_sizes
+
+# Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
+_HOISTED = {"Shape", "Size", "Transpose"}
+
+
+class Builder:
+    """Emits nodes at the end of a graph. ``op.Name(*inputs, **attributes)`` for any operator."""
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        parent: Builder | None = None,
+        hoists: bool = False,
+        target: TargetName = "cpu",
+    ) -> None:
+        self.graph = graph
+        self.target: Target = parent.target if parent else target_of(target)
+        self.hoists = hoists
+        self.parent = parent
+        self.opset: int = parent.opset if parent else graph.opset_imports[""]
+        self.names: Names = parent.names if parent else Names(graph)
+        self.scope = "grad"  # prefix of emitted names: the primal node that the rule is applied to
+        self.emitted: set[ir.Value] = parent.emitted if parent else set()
+        # Values of the forward pass, and what takes their place once the walk is over.
+        self.replaced: dict[ir.Value, ir.Value] = {}
+        # The input and its axis that alone declares a dimension of this name: see shapes.dim.
+        self.declared: dict[str, tuple[ir.Value, int]] = (
+            parent.declared if parent else _declared_once(graph.inputs)
+        )
+        self._memo: dict[Any, tuple[ir.Value, ...]] = {}
+        # What inference told of a node, by operator, attributes and operand types: nets repeat.
+        self._inferred: dict[Any, list[Any]] = parent._inferred if parent else {}
+        self._consts: dict[Any, ir.Value] = {}
+        # A product of cotangents is 0 where a mask makes it so: see `finite`. Of forward values,
+        # which stay what the net makes them, it is not.
+        self.numbers: Numbers = parent.numbers if parent else Numbers(graph, self.emitted)
+        self.guards: bool = parent.guards if parent else False
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    def __getattr__(self, op_type: str) -> Any:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+
+        def emit(*inputs: Tensor | None, outputs: int | None = None, **attributes: Any) -> Any:
+            values = self.node(op_type, inputs, outputs or 1, attributes)
+            return values[0] if outputs is None else values
+
+        return emit
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int = 1,
+        attributes: dict[str, Any] | None = None,
+        like: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Append a node of the standard's domain, or find an equal one.
+
+        `like` gives the outputs' dtypes and shapes for a node that holds graphs, which the
+        standard's inference cannot tell for one node alone.
+
+        Raises:
+            RuleError: no such operator, attribute or number of operands in this opset, or the
+                operands' dtypes or shapes do not fit it.
+        """
+        attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
+        schema = onnx_schema("", op_type, self.opset)
+        if schema is None:
+            raise RuleError(f"opset {self.opset} has no operator {op_type!r} ({self.scope})")
+        if op_type == "Pad" and len(inputs) > 3 and inputs[3] is not None:
+            inputs = self._along_all_axes(inputs)
+        if self.guards:
+            inputs = guarded(self, op_type, inputs, attributes)
+        values = tuple(t.value if t is not None else None for t in inputs)
+        while values and values[-1] is None:
+            values = values[:-1]
+        if like is None and (half := lacking(schema, values, attributes)) is not None:
+            return self._in_single(half, op_type, inputs, outputs, attributes)
+        key: Any = (op_type, values, outputs, _frozen(attributes))
+        known = self._recall(key)
+        if known is not None:
+            return tuple(Tensor(self, v) for v in known)
+        if self.parent and self._is_invariant(op_type, values, attributes):
+            hoisted = self.parent.node(op_type, inputs, outputs, attributes)
+            return tuple(Tensor(self, t.value) for t in hoisted)
+        for name in attributes:
+            if name not in schema.attributes:
+                raise RuleError(
+                    f"{op_type} has no attribute {name!r} in opset {self.opset} ({self.scope}); "
+                    f"it has {', '.join(schema.attributes) or 'none'}"
+                )
+        if not schema.min_input <= len(values) <= schema.max_input:
+            raise RuleError(
+                f"{op_type} takes {schema.min_input} to {schema.max_input} operands, "
+                f"not {len(values)} ({self.scope})"
+            )
+        node = ir.node(
+            op_type,
+            values,
+            attributes,
+            num_outputs=outputs,
+            name=self.names.fresh(f"{self.scope}/{op_type}"),
+        )
+        for k, out in enumerate(node.outputs):
+            formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
+            out.name = self.names.fresh(f"{node.name}_{formal}")
+        if op_type == "Scan":
+            for v in node.attributes["body"].as_graph().outputs:
+                _ = self.tensor(v).rank  # onnxruntime runs no step whose results have none
+        if like is None:
+            self._infer(schema, node)
+        else:
+            for out, t in zip(node.outputs, like, strict=True):
+                out.type, out.shape = t.value.type, t.value.shape
+        self.graph.append(node)
+        self.emitted.update(node.outputs)
+        self._memo[key] = tuple(node.outputs)
+        return tuple(Tensor(self, v) for v in node.outputs)
+
+    def _in_single(
+        self,
+        half: ir.DataType,
+        op_type: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int,
+        attributes: dict[str, Any],
+    ) -> tuple[Tensor, ...]:
+        """A node that calculates in float32 what is wanted in half precision."""
+        single = ir.DataType.FLOAT
+        wide = [self.cast(t, single) if t is not None and t.dtype == half else t for t in inputs]
+        if attributes.get("dtype") == half:
+            attributes = {**attributes, "dtype": single}
+        values = self.node(op_type, wide, outputs, attributes)
+        return tuple(self.cast(t, half) if t.dtype == single else t for t in values)
+
+    def _along_all_axes(self, inputs: Sequence[Any]) -> Sequence[Tensor | None]:
+        """The operands of a Pad without axes, where they are known.
+
+        onnxruntime's optimizer moves a Transpose over a Pad as if it had none. Without them it
+        would take a Pad of a Conv's filters for one of its image, but for a value that is not +0.
+        """
+        data, pads, value, axes = inputs
+        if data.shape is None or axes.const is None:
+            return inputs
+        if value is None and data.dtype in FLOATS:
+            value = self.const(-0.0, like=data)
+        rank, n = len(data.shape), axes.const.size
+        places = np.full(2 * rank, 2 * n)  # where no axis is padded, the 0 behind the pads
+        for k, axis in enumerate(axes.const):
+            places[[axis % rank, axis % rank + rank]] = k, n + k
+        if pads.const is not None:
+            return data, self.const(np.append(pads.const, 0)[places]), value
+        all_pads = self.Concat(pads, self.const([0]), axis=0)
+        return data, self.Gather(all_pads, self.const(places)), value
+
+    def _recall(self, key: Any) -> tuple[ir.Value, ...] | None:
+        if key in self._memo:
+            return self._memo[key]
+        return self.parent._recall(key) if self.parent else None
+
+    def _is_invariant(
+        self, op_type: str, values: Sequence[ir.Value | None], attributes: dict[str, Any]
+    ) -> bool:
+        """Whether a node of an inner graph can stand outside of it."""
+        if any(isinstance(a, ir.Graph) for a in attributes.values()):
+            return False
+        outside = all(v is None or v.graph is not self.graph for v in values)
+        return outside and (self.hoists or op_type in _HOISTED)
+
+    def child(self, name: str, hoists: bool = False) -> Builder:
+        """A builder of a new inner graph, which sees all that this one has emitted.
+
+        Args:
+            name: A stem for the graph's name.
+            hoists: What does not depend on the inner graph is emitted outside of it. Only where the
+                inner graph is sure to run.
+        """
+        opsets = dict(self.graph.opset_imports)
+        graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=self.names.fresh(name))
+        inner = Builder(graph, self, hoists)
+        inner.scope = self.scope
+        return inner
+
+    def infer_outputs(self, node: ir.Node) -> None:
+        """Set dtypes and shapes of a node's outputs that have none, by the standard's inference.
+
+        Raises:
+            RuleError: The operands' dtypes or shapes do not fit the operator.
+        """
+        schema = onnx_schema(node.domain, node.op_type, self.opset)
+        if schema is not None:
+            self._infer(schema, node)
+
+    def infer_again(self, node: ir.Node, outputs: Iterable[ir.Value]) -> None:
+        """Infer some of a node's outputs as if their shapes were not known, which may remain so.
+
+        What does not fit the operator is not for this to judge.
+        """
+        for v in outputs:
+            v.shape = None
+        with contextlib.suppress(RuleError):
+            self.infer_outputs(node)
+
+    def _infer(self, schema: onnx.defs.OpSchema, node: ir.Node) -> None:
+        key: list[Any] = [schema.name, len(node.outputs)]
+        key.append(_frozen({name: a.value for name, a in node.attributes.items()}))
+        for v in node.inputs:
+            if v is not None and v.type is None:
+                raise RuleError(f"the dtype of {v.name!r} is unknown ({self.scope})")
+            sizes = v and _shape_like(v)
+            key.append(v and (v.type.__class__, v.dtype, dims_of(v), sizes and sizes.tobytes()))
+        known = self._inferred.get(tuple(key))
+        if known is None:
+            known = self._inferred[tuple(key)] = self._infer_anew(schema, node)
+        for v, (kind, shape) in zip(node.outputs, known, strict=True):
+            if v.type is None and kind is not None:
+                v.type, v.shape = kind, shape
+            elif v.shape is None:
+                v.shape = shape
+            else:
+                continue
+            if shape is not None and misjudged(node):
+                v.shape = ir.Shape([None] * len(shape))
+        keep_rank(node)
+        name_sizes(node)
+
+    def _infer_anew(
+        self, schema: onnx.defs.OpSchema, node: ir.Node
+    ) -> list[tuple[ir.TypeProtocol | None, ir.Shape | None]]:
+        types: dict[Any, onnx.TypeProto] = {}
+        data: dict[Any, onnx.TensorProto] = {}
+        for v in node.inputs:
+            if v is not None:
+                types[v.name] = type_proto(v)
+                if (sizes := _shape_like(v)) is not None:
+                    data[v.name] = ir.serde.serialize_tensor(sizes)
+        try:
+            inferred = onnx.shape_inference.infer_node_outputs(
+                schema,
+                ir.serde.serialize_node(node),
+                types,
+                data,
+                opset_imports=[onnx.helper.make_opsetid("", self.opset)],
+            )
+        except Exception as e:
+            operands = ", ".join(str(v) for v in node.inputs)
+            raise RuleError(f"{node.op_type}({operands}) does not fit: {e} ({self.scope})") from e
+        found = (inferred.get(v.name or "") for v in node.outputs)
+        return [
+            (None, None)
+            if proto is None
+            else (
+                ir.serde.deserialize_type_proto_for_type(proto),
+                ir.serde.deserialize_type_proto_for_shape(proto),
+            )
+            for proto in found
+        ]
+
+    # -- values --------------------------------------------------------------------------------
+
+    def tensor(self, value: ir.Value) -> Tensor:
+        """A value of the graph as an operand."""
+        return Tensor(self, value)
+
+    def const(self, array: Any, like: Tensor | None = None, dtype: Any = None) -> Tensor:
+        """A constant, of the dtype of `like`, else `dtype`, else int64."""
+        if self.parent:
+            return Tensor(self, self.parent.const(array, like, dtype).value)
+        kind = like.dtype.numpy() if like is not None else np.dtype(dtype or np.int64)
+        array = np.asarray(array, dtype=kind)
+        key = (kind, array.shape, array.tobytes())
+        if key not in self._consts:
+            value = ir.Value(
+                name=self.names.fresh("const"),
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(ir.DataType.from_numpy(kind)),
+            )
+            value.const_value = ir.tensor(array, name=value.name)
+            self.graph.register_initializer(value)
+            self._consts[key] = value
+        return Tensor(self, self._consts[key])
+
+    def typed(self, t: Tensor, like: Tensor) -> Tensor:
+        """`t`, known to have the shape of `like`, where inference has lost it."""
+        mine, its = t.shape, like.shape
+        if its is not None and t.static is None:
+            pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
+            t.value.shape = ir.Shape([b if b is not None else a for a, b in pairs])
+        return t
+
+    # -- cotangents ----------------------------------------------------------------------------
+
+    def scale(self, g: Tensor, derivative: Any) -> Tensor | None:
+        """The cotangent `g` times a derivative: a number, a tensor, or booleans to let it pass.
+
+        A derivative that a rule gives in a wider dtype is multiplied there. In half precision the
+        cotangent is divided where the derivative is a quotient, which may not be finite there.
+        """
+        if not isinstance(derivative, Tensor):
+            return g * derivative if derivative else None
+        if derivative.dtype == ir.DataType.BOOL:
+            return self.mask(g, derivative)
+        if derivative.dtype != g.dtype:
+            return self.cast(self.cast(g, derivative.dtype) * derivative, g.dtype)
+        return self._divided(g, derivative) if g.dtype in HALVES else g * derivative
+
+    def _divided(self, g: Tensor, derivative: Tensor) -> Tensor:
+        """`g` times a derivative, by division where nodes of this pass make that a quotient."""
+        node = derivative.value.producer() if derivative.value in self.emitted else None
+        operands = [] if node is None else [self.tensor(v) for v in node.inputs if v is not None]
+        match node.op_type if node is not None else "":
+            case "Neg":
+                return -self._divided(g, operands[0])
+            case "Reciprocal":
+                return g / operands[0]
+            case "Div":
+                return g / operands[1] * operands[0]
+        return g * derivative
+
+    def mask(self, g: Tensor, passes: Tensor) -> Tensor:
+        """`g` where `passes`, else 0.
+
+        A product with 0 is over ten times faster than Where on the CPU, but is NaN where `g` is
+        infinite, as behind a Sqrt at 0. So Where is taken if a singular operator led to `g`.
+        """
+        if self.numbers.may_fail(g.value) or not self.target.product_masks:
+            y = self.Where(passes, g, self.const(0, like=g))
+            self.numbers.note_mask(y.value, self.numbers.masked(g.value) | FACTOR)
+            return y
+        return g * self.Cast(passes, to=g.dtype)
+
+    def picked(self, g: Tensor) -> bool:
+        """Whether a Where has put zeros into a cotangent, for elements that it discards."""
+        node = g.value.producer()
+        while node is not None and node.op_type in ("Cast", "Identity", "Reshape"):
+            node = node.inputs[0].producer() if node.inputs[0] is not None else None
+        return node is not None and node.op_type == "Where"
+
+    def bounded(self, t: Tensor) -> Tensor:
+        """`t`, finite wherever its operands are, though a singular operator made it: see `mask`."""
+        self.numbers.trust(t.value)
+        return t
+
+    def wide(self, t: Tensor) -> Tensor:
+        """`t` in at least float32, in which squares, counts and their reciprocals have room."""
+        return self.Cast(t, to=ir.DataType.FLOAT) if t.dtype in HALVES else t
+
+    def cast(self, t: Tensor, dtype: ir.DataType) -> Tensor:
+        """`t` with `dtype`, unchanged where it has it."""
+        return t if t.dtype == dtype else self.Cast(t, to=dtype)
+
+    def sum(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The sum of tensors of equal shape."""
+        if len(tensors) == 1:
+            return tensors[0]
+        if len(tensors) == 2:
+            return tensors[0] + tensors[1]
+        return self.Sum(*tensors)
+
+    def holds(self, t: Tensor) -> bool:
+        """Whether `t` is of the very graph that this builder emits to."""
+        return t.value.graph is self.graph
+
+    def instead(self, node: ir.Node, outputs: Sequence[Tensor]) -> None:
+        """Let equal tensors take the place of a node's outputs, so that it need not run.
+
+        For a rule that computes them anyway, in order to keep what the node does not give out.
+
+        Args:
+            node: Of the graph that this builder emits to.
+            outputs: They depend on nothing that depends on the node.
+        """
+        for v, t in zip(node.outputs, outputs, strict=False):
+            if v.name:
+                self.replaced[v] = t.value
+
+    def refuse(self, reason: str) -> Any:
+        """Say that this node cannot be differentiated; the engine adds which node and where.
+
+        Args:
+            reason: What about it has no rule, and what the user can do.
+        """
+        raise Refusal(reason)
+
+
+def _declared_once(inputs: Sequence[ir.Value]) -> dict[str, tuple[ir.Value, int]]:
+    found: dict[str, list[tuple[ir.Value, int]]] = {}
+    for v in inputs:
+        for axis, d in enumerate(dims_of(v) or () if isinstance(v.type, ir.TensorType) else ()):
+            if isinstance(d, str):
+                found.setdefault(d, []).append((v, axis))
+    return {name: places[0] for name, places in found.items() if len(places) == 1}
+
+
+def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:
+    """Attributes as a key: equal ones are equal, but for graphs."""
+    return tuple((name, _key_of(value)) for name, value in sorted(attributes.items()))
+
+
+def _key_of(value: Any) -> Any:
+    if isinstance(value, int | float | str):  # the most, and to tell a protocol takes long
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(map(_key_of, value))
+    if isinstance(value, ir.TensorProtocol):
+        return (value.dtype, tuple(value.shape), value.tobytes())
+    return id(value) if isinstance(value, ir.Graph) else value
+
+
+def _shape_like(value: ir.Value) -> ir.TensorProtocol | None:
+    """A small constant of integers: axes, sizes, starts."""
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > SMALL:
+        return None
+    return tensor

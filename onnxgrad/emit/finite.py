@@ -1,0 +1,351 @@
+"""Zero times infinity: where a mask has made a cotangent zero, what it is multiplied by counts not.
+
+A Where, a Relu or a Slice discards elements of what comes before it: their cotangents are 0. Of
+what it discards the derivative may be infinite or NaN, as that of Sqrt at 0 or of a power of a
+negative number, and 0 times that is NaN. So a factor that may be not finite is replaced by 0, and a
+divisor that may be 0 by 1, where the other factor is a mask's zero. Nothing is emitted where no
+mask, or nothing that is not finite, can have led to a factor; `Numbers` tells.
+
+A zero counts only if a mask put it there, as far as that can be told: of sqrt(x) sqrt(x) at 0 the
+derivative is 1, and the product of the cotangent 2 sqrt(x) with an infinite derivative stays NaN.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxgrad.graph.bounds import Bounds, excludes_zero, settle
+from onnxgrad.graph.constants import constant_of
+from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
+
+if TYPE_CHECKING:
+    from onnxgrad.emit.builder import Builder
+    from onnxgrad.emit.tensor import Tensor
+
+# What a value may hold though what it is calculated from is finite.
+_INF, _NAN = 1, 2
+# How a mask discards: by a factor of 0, which makes 0 of nothing but finite numbers; or by picking,
+# which does more.
+FACTOR, PICK = 1, 3
+
+_TESTS = {"IsInf", "IsNaN"}
+# Of an infinite operand these give what is not NaN: inf, or its limit there.
+_LIMITS = {
+    "Abs", "Cast", "Clip", "Concat", "Elu", "Erf", "Exp", "Expand", "Gather", "Identity", "Log",
+    "Max", "Min", "Neg", "Pad", "Reciprocal", "Relu", "Reshape", "Sigmoid", "Slice", "Softplus",
+    "Sqrt", "Squeeze", "Tanh", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+_MOVES = {"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+# All terms have to be zero for the sum to be.
+_SUMS = {"Add", "Sub", "Sum", "Mean", "Max", "Min"}
+_IN_PLACE = {"Add", "Cast", "Div", "Mul", "Neg", "Sub", "Sum"}
+# These put zeros among the elements of their operands: cotangents of what was not picked.
+_PICKS = {"MaxUnpool", "Pad", "ScatterElements", "ScatterND"}
+_FACTORS = {"EyeLike", "OneHot", "Trilu"}
+# An element that is not finite makes all of a row so: none of it is a limit.
+_MIXES = {"Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
+# Larger constants are weights.
+_SEARCHED = 1 << 20
+
+
+class Numbers:
+    """What is known of the numbers in a model's values: whether they are finite, whether masked."""
+
+    def __init__(self, graph: ir.Graph, emitted: set[ir.Value]) -> None:
+        self.graph = graph
+        self.emitted = emitted  # the values of the backward pass
+        self._faults: dict[ir.Value, int] = {}
+        self._masks: dict[ir.Value, int] = {}
+        self._carriers: dict[ir.Value, ir.Value] = {}
+        self.bounds = Bounds()
+
+    # -- not finite ----------------------------------------------------------------------------
+
+    def may_fail(self, value: ir.Value) -> bool:
+        """Whether an element can be infinite or NaN though all that goes into the net is finite.
+
+        That sums and products overflow is left out.
+        """
+        return bool(settle(value, self._faults, _floats, self._fault))
+
+    def trust(self, value: ir.Value) -> None:
+        """Let `value` be finite wherever the values of the forward pass are that led to it."""
+        found, stack, seen = 0, [value], {value}
+        while stack:
+            for u in _floats(stack.pop()):
+                if u not in self.emitted:
+                    found |= settle(u, self._faults, _floats, self._fault)
+                elif u not in seen:
+                    seen.add(u)
+                    stack.append(u)
+        self._faults[value] = found
+
+    def _fault(self, value: ir.Value) -> int:
+        node, before = value.producer(), 0
+        if value.dtype not in FLOATS:
+            return 0
+        if any(n.op_type in _TESTS for n in value.consumers()):
+            return _INF | _NAN  # the net expects it
+        if node is None:
+            return 0
+        for u in _floats(value):
+            before |= self._faults[u]
+        if before and not self._has_limit(node):
+            before |= _NAN
+        if before and node.op_type in _MIXES:
+            before = _NAN
+        if node.op_type == "Where" and value not in self.emitted:
+            # The net's own: one that picks between what is finite and what is not knows why.
+            before = functools.reduce(operator.and_, (self._faults[u] for u in _floats(value)))
+        test = _SINGULAR.get(node.op_type) if not node.domain else None
+        own = test(self, node) if test else 0
+        found = before | own
+        if found == _INF and not any(map(math.isinf, self.bounds.of(value))):
+            return 0  # a limit, such as the 0 of 1 / (1 + exp(x))
+        return found
+
+    def _has_limit(self, node: ir.Node) -> bool:
+        """Whether what a node gives of inf is its limit there, and not NaN as inf - inf is."""
+        if node.op_type in ("Add", "Sub", "Div") and not node.domain:
+            a, b = (v is not None and self._faults.get(v, 0) for v in node.inputs)
+            return not a if node.op_type == "Div" else not (a and b)
+        return node.op_type in _LIMITS
+
+    def may_be_zero(self, value: ir.Value) -> bool:
+        """Whether a divisor can be 0."""
+        node = value.producer()
+        while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+            value = node.inputs[0]
+            node = value.producer()
+        return not _is_kept_from_zero(node) and not excludes_zero(self.bounds.of(value))
+
+    # -- zeros ---------------------------------------------------------------------------------
+
+    def masked(self, value: ir.Value) -> int:
+        """Whether, and how, an element can be 0 because a mask discards it."""
+        return settle(value, self._masks, _floats, self._mask)
+
+    def note_mask(self, value: ir.Value, mask: int) -> None:
+        """Let the zeros of `value` be those of a mask of this kind, though its node tells another.
+
+        Of a seed or tangent they are `PICK`, of a Where in the place of a product `FACTOR`.
+        """
+        self._masks[value] = mask
+
+    def _mask(self, value: ir.Value) -> int:
+        node = value.producer()
+        if node is None:
+            inner = value.is_graph_input() and value.graph is not self.graph
+            # What an inner graph is given is not followed.
+            return PICK if inner else FACTOR * _has_zeros(value)
+        first = node.inputs[0] if node.op_type in ("Cast", "CastLike") else None
+        if first is not None and first.dtype not in FLOATS:
+            return 0 if excludes_zero(self.bounds.of(first)) else FACTOR
+        if node.op_type in ("ConstantOfShape", *_FACTORS):
+            return FACTOR * (node.op_type in _FACTORS or _has_zeros(value))
+        before = [self._masks[u] for u in _floats(value)]
+        if node.op_type in _SUMS:
+            return functools.reduce(operator.and_, before, before[0] if before else 0)
+        found = functools.reduce(operator.or_, before, 0)
+        if node.op_type in ("Where", "Concat"):
+            parts = node.inputs[1:] if node.op_type == "Where" else node.inputs
+            return found | PICK * any(map(_has_zeros, parts))
+        if node.op_type in _PICKS:
+            mode = node.attributes.get("mode")
+            return found | PICK * (mode is None or mode.as_string() == "constant")
+        return found
+
+    def harms(self, factor: ir.Value, mask: ir.Value) -> bool:
+        """Whether `factor` may be not finite where `mask` is the zero of a mask."""
+        if not (fault := settle(factor, self._faults, _floats, self._fault)):
+            return False
+        mine = self.masked(mask)
+        return bool((fault & _INF and mine) or (fault & _NAN and mine == PICK))
+
+    def carrier(self, value: ir.Value) -> ir.Value:
+        """What has the zeros that masks made of `value`, and as few others as may be.
+
+        That is the one factor that a mask has been through, or what all terms have in common.
+        """
+        return settle(value, self._carriers, self._carried, self._carrier)
+
+    def _carried(self, value: ir.Value) -> list[ir.Value]:
+        """The operands that a mask has been through, of a node that keeps elements in place."""
+        node = value.producer()
+        if node is None or node.domain or node.op_type not in _IN_PLACE:
+            return []
+        found = [u for u in _floats(value) if self.masked(u) and _same_shape(u, value)]
+        return found if all(u in found for u in _floats(value) if self.masked(u)) else []
+
+    def _carrier(self, value: ir.Value) -> ir.Value:
+        found = {self._carriers[u] for u in self._carried(value)}
+        return found.pop() if len(found) == 1 else value
+
+
+def _floats(value: ir.Value) -> list[ir.Value]:
+    """The floating-point operands of the node that gives `value`."""
+    node = value.producer()
+    return [] if node is None else [v for v in node.inputs if v is not None and v.dtype in FLOATS]
+
+
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    mine, its = dims_of(a), dims_of(b)
+    return mine is not None and None not in mine and mine == its
+
+
+def _has_zeros(value: ir.Value | None) -> bool:
+    """Whether a constant holds a 0."""
+    node = None if value is None else value.producer()
+    if node is not None and node.op_type in ("ConstantOfShape", "Expand"):
+        filled = node.attributes.get("value")
+        if node.op_type == "Expand":
+            return _has_zeros(node.inputs[0])
+        return filled is None or not filled.as_tensor().numpy().any()
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if value is None or (tensor is not None and tensor.size > _SEARCHED):
+        return False
+    c = constant_of(value)
+    return c is not None and bool((c == 0).any())
+
+
+def _is_kept_from_zero(node: ir.Node | None) -> bool:
+    """Whether a node is Where(x == 0, c, x) with another c."""
+    if node is None or node.op_type != "Where" or None in node.inputs:
+        return False
+    condition, other, x = node.inputs
+    test = condition.producer()  # type: ignore[union-attr]
+    if test is None or test.op_type != "Equal" or None in test.inputs or test.inputs[0] is not x:
+        return False
+    compared, c = (constant_of(v) for v in (test.inputs[1], other))  # type: ignore[arg-type]
+    return compared is not None and c is not None and not compared.any() and bool(c.all())
+
+
+# -- which operators give what is not finite -------------------------------------------------------
+
+
+def _if_zero(k: int, fault: int) -> Any:
+    return lambda numbers, node: fault if numbers.may_be_zero(node.inputs[k]) else 0
+
+
+def _within(low: float, high: float, fault: int) -> Any:
+    def test(numbers: Numbers, node: ir.Node) -> int:
+        least, most = numbers.bounds.of(node.inputs[0])  # type: ignore[arg-type]
+        return 0 if low <= least and most <= high else fault
+
+    return test
+
+
+def _of_log(numbers: Numbers, node: ir.Node) -> int:
+    least, _ = numbers.bounds.of(node.inputs[0])  # type: ignore[arg-type]
+    return 0 if least > 0 else _INF if least == 0 else _INF | _NAN
+
+
+def _of_exp(numbers: Numbers, node: ir.Node) -> int:
+    _, most = numbers.bounds.of(node.inputs[0])  # type: ignore[arg-type]
+    return 0 if most <= (11 if node.outputs[0].dtype in HALVES else 88) else _INF
+
+
+def _of_pow(numbers: Numbers, node: ir.Node) -> int:
+    base, exponent = (numbers.bounds.of(v) for v in node.inputs)  # type: ignore[arg-type]
+    whole = exponent[0] == exponent[1] and float(exponent[0]).is_integer()
+    nan = 0 if whole or base[0] >= 0 else _NAN
+    return nan | (0 if exponent[0] >= 0 or excludes_zero(base) else _INF)
+
+
+_SINGULAR: dict[str, Any] = {
+    "Acos": _within(-1, 1, _NAN),
+    "Acosh": _within(1, math.inf, _NAN),
+    "Asin": _within(-1, 1, _NAN),
+    "Atanh": _within(-0.99, 0.99, _INF | _NAN),
+    "Cosh": _within(-10, 10, _INF),
+    "Div": _if_zero(1, _INF | _NAN),
+    "Exp": _of_exp,
+    "Log": _of_log,
+    "Mod": _if_zero(1, _NAN),
+    "Pow": _of_pow,
+    "Reciprocal": _if_zero(0, _INF),
+    "ReduceLogSum": _of_log,
+    "Sinh": _within(-10, 10, _INF),
+    "Sqrt": _within(0, math.inf, _NAN),
+    "Tan": _within(-1.5, 1.5, _INF),
+}
+
+# -- what is emitted -------------------------------------------------------------------------------
+
+
+def guarded(op: Builder, op_type: str, inputs: Any, attributes: dict[str, Any]) -> Any:
+    """The operands of a product or quotient, with none that is not finite beside a mask's zero."""
+    if op_type not in _GUARDS or len(inputs) < 2 or inputs[0].dtype not in FLOATS:
+        return inputs
+    return _GUARDS[op_type](op, *inputs, **attributes)
+
+
+def _zeros(op: Builder, mask: Tensor) -> Tensor:
+    return op.tensor(op.numbers.carrier(mask.value)).equals(0)
+
+
+def _product(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return (
+        _without(a, _zeros(op, b)) if op.numbers.harms(a.value, b.value) else a,
+        _without(b, _zeros(op, a)) if op.numbers.harms(b.value, a.value) else b,
+    )
+
+
+def _without(factor: Tensor, zeros: Tensor) -> Tensor:
+    """`factor`, with 0 where it is not finite and the other one is a mask's zero."""
+    op = factor.op
+    drop = zeros & ~(op.Abs(factor) < math.inf)
+    y = op.Where(drop, op.const(0, like=factor), factor)
+    op.numbers.note_mask(y.value, op.numbers.masked(factor.value))
+    return y
+
+
+def _quotient(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    numbers = op.numbers
+    zero = numbers.may_be_zero(b.value) and numbers.masked(a.value)
+    if not zero and not numbers.harms(b.value, a.value):
+        return a, b
+    drop = _zeros(op, a) & ~(op.Abs(b) > 0)
+    return a, op.Where(drop, op.const(1, like=b), b)
+
+
+def _matrices(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A row of `b` counts where the column of `a` that it meets is not all zero, and conversely."""
+    if len(a.shape or ()) < 2 or len(b.shape or ()) < 2:
+        return a, b
+    if op.numbers.harms(b.value, a.value):
+        b = _without(b, _turned(_none(a, -2)))
+    elif op.numbers.harms(a.value, b.value):
+        a = _without(a, _turned(_none(b, -1)))
+    return a, b
+
+
+def _gemm(
+    op: Builder, a: Tensor, b: Tensor, *rest: Any, transA: int = 0, transB: int = 0, **_: Any
+) -> tuple[Any, ...]:
+    """The same for a Gemm, whose operands may lie turned."""
+    if op.numbers.harms(b.value, a.value):
+        none = _none(a, -1 if transA else -2)
+        b = _without(b, none if bool(transA) != bool(transB) else _turned(none))
+    elif op.numbers.harms(a.value, b.value):
+        none = _none(b, -2 if transB else -1)
+        a = _without(a, none if bool(transA) != bool(transB) else _turned(none))
+    return a, b, *rest
+
+
+def _none(t: Tensor, axis: int) -> Tensor:
+    """Where all of `t` along an axis is zero."""
+    return t.op.ReduceL1(t, t.op.const([axis]), keepdims=1).equals(0)
+
+
+def _turned(t: Tensor) -> Tensor:
+    rank = len(t.shape or ())
+    return t.op.Transpose(t, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+_GUARDS = {"Mul": _product, "Div": _quotient, "MatMul": _matrices, "Gemm": _gemm}

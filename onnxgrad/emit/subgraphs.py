@@ -1,0 +1,294 @@
+"""Inner graphs, as If, Loop and Scan hold them: what they capture, and copies to recompute them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import Size, full_like, full_of, vector
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.constants import draws
+from onnxgrad.graph.facts import is_sequence, subgraphs
+from onnxgrad.graph.fresh import Names
+
+
+def captures(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The outer values that the graphs of a node use, in the order of their first use."""
+    found: dict[ir.Value, None] = {}
+    for graph in subgraphs(node):
+        inner = {*graph.inputs, *graph.initializers.values()}
+        for n in graph:
+            inner.update(n.outputs)
+        used = [v for n in graph for v in (*n.inputs, *captures(n))] + list(graph.outputs)
+        found.update(dict.fromkeys(v for v in used if v is not None and v not in inner))
+    return tuple(found)
+
+
+def copy_into(
+    op: Builder, graph: ir.Graph, inputs: Sequence[Tensor]
+) -> tuple[list[ir.Node], list[Tensor]]:
+    """Copy a graph's nodes into the one that `op` emits to, with other values as its inputs.
+
+    Returns:
+        The copies of the nodes, and of the graph's outputs.
+    """
+    copy = graph.clone(allow_outer_scope_values=True)
+    rename(copy, op.names)
+    outputs = list(copy.outputs)
+    for formal, actual in zip(copy.inputs, inputs, strict=True):
+        outputs = [actual.value if v is formal else v for v in outputs]
+        formal.replace_all_uses_with(actual.value, replace_graph_outputs=True)
+    copy.outputs.clear()
+    nodes = list(copy)
+    copy.remove(nodes)
+    op.graph.extend(nodes)
+    return nodes, [op.tensor(v) for v in outputs]
+
+
+def rename(graph: ir.Graph, names: Names) -> None:
+    """Give every node and value of a graph, nested ones too, a name that nothing else has."""
+    for node in graph:
+        node.name = names.fresh(node.name or node.op_type)
+        for v in node.outputs:
+            if v.name:
+                v.name = names.fresh(v.name)
+        for inner in subgraphs(node):
+            for v in inner.inputs:
+                v.name = names.fresh(v.name or "input")
+            rename(inner, names)
+
+
+def prune(graph: ir.Graph) -> None:
+    """Remove the nodes and initializers that none of the graph's outputs needs.
+
+    The uses of a value do not tell: among them are those by graphs that were given up.
+    """
+    needed = set(graph.outputs)
+    for node in reversed(graph):
+        if not any(v in needed for v in node.outputs):
+            discard(graph, [node])
+            continue
+        needed.update(v for v in (*node.inputs, *captures(node)) if v is not None)
+    for name, v in list(graph.initializers.items()):
+        if v not in needed and not v.is_graph_input():
+            del graph.initializers[name]
+
+
+def discard(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
+    """Remove nodes that nothing needs, with all uses that they and their graphs make of values."""
+    for node in nodes:
+        for inner in subgraphs(node):
+            inner.outputs.clear()
+            discard(inner, list(inner))
+        for k in range(len(node.inputs)):
+            node.replace_input_with(k, None)
+        graph.remove(node)
+
+
+def copy_graph(
+    op: Builder, graph: ir.Graph, replaced: dict[ir.Value, Tensor]
+) -> tuple[list[ir.Node], dict[ir.Value, Tensor]]:
+    """Copy the main graph's nodes into the inner one that `op` emits to, some inputs replaced.
+
+    What depends on none of those is computed once, outside: weights out of their quantised form.
+
+    Returns:
+        The copies of the nodes, and what stands in the copy for each value of the graph.
+    """
+    copy = graph.clone()
+    here = [*graph.inputs, *graph.initializers.values()]
+    there = [*copy.inputs, *copy.initializers.values()]
+    stands = {v: replaced.get(v) or op.tensor(v) for v in here}
+    for v, formal in zip(here, there, strict=True):
+        formal.replace_all_uses_with(stands[v].value, replace_graph_outputs=True)
+    copy.outputs.clear()
+    nodes = list(copy)
+    for original, node in zip(graph, nodes, strict=True):
+        stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
+    rename(copy, op.names)
+    copy.remove(nodes)
+    assert op.parent is not None
+    inside = {t.value for t in replaced.values() if t.value.graph is op.graph}
+    for node in nodes:
+        stays = node.domain or draws(node) or any(subgraphs(node))
+        if stays or any(v in inside for v in node.inputs):
+            inside.update(node.outputs)
+            op.graph.append(node)
+        else:
+            op.parent.graph.append(node)
+    return nodes, stands
+
+
+def new_input(op: Builder, stem: str, like: ir.Value) -> Tensor:
+    """A new input of an inner graph, of the dtype and shape of `like`."""
+    value = ir.Value(name=op.names.fresh(stem), type=like.type, shape=like.shape)
+    op.graph.inputs.append(value)
+    return op.tensor(value)
+
+
+def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[ir.Value, Tensor]:
+    """Cotangents by value, as `op` sees them; one value can have several, which are summed."""
+    parts: dict[ir.Value, list[Tensor]] = {}
+    for t, g in pairs:
+        if g is not None:
+            parts.setdefault(t.value, []).append(op.tensor(g.value))
+    return {v: total(op, gs) for v, gs in parts.items()}
+
+
+def total(op: Builder, gs: Sequence[Tensor]) -> Tensor:
+    """The sum of cotangents of one value: of sequences, that of the elements at each place."""
+    if not is_sequence(gs[0].value):
+        return op.sum(gs)
+    return functools.reduce(lambda a, b: each(op, lambda _, x, y: [x + y], [a, b])[0], gs)
+
+
+def zeros_like(t: Tensor) -> Tensor:
+    """The cotangent zero of a tensor or of a sequence of tensors."""
+    if is_sequence(t.value):
+        return each(t.op, lambda _, x: [full_like(x, 0)], [t])[0]
+    return full_like(t, 0)
+
+
+def close(op: Builder, results: Sequence[Tensor]) -> None:
+    """List the results as the outputs of an inner graph, each a value that a node of it gives."""
+    outputs: list[ir.Value] = []
+    for t in results:
+        v = t.value
+        if v.producer() is None or v.graph is not op.graph or v in outputs:
+            v = renamed_copy(op, t, "copy")
+        outputs.append(v)
+    op.graph.outputs.extend(outputs)
+    prune(op.graph)
+
+
+def scan(
+    op: Builder,
+    step: Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]],
+    states: Sequence[Tensor],
+    read: Sequence[Tensor | None],
+    backwards: bool = False,
+    hoists: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Emit a Scan over the first axis.
+
+    Args:
+        op: Emits the node.
+        step: ``step(op, *states, *slices)`` emits one step to the inner graph; it returns the
+            states after it and what it writes. What is None in `read` is None among its slices.
+        states: The initial states.
+        read: What the steps read, a slice each.
+        backwards: The steps go from the last slice to the first, and write from the last on.
+        hoists: What does not depend on the step is emitted before all of them.
+
+    Returns:
+        The final states, and what the steps wrote.
+    """
+    inner = op.child("step", hoists)
+    tensors = [t for t in read if t is not None]
+    carried = [new_input(inner, "state", t.value) for t in states]
+    slices = [None if t is None else new_input(inner, "slice", _slice_of(t.value)) for t in read]
+    after, written = step(inner, *carried, *slices)
+    like = [*states, *(op.tensor(_stack_of(t.value, tensors[0].value)) for t in written)]
+    close(inner, [*after, *written])
+    attributes: dict[str, Any] = {"body": inner.graph, "num_scan_inputs": len(tensors)}
+    if backwards:
+        attributes["scan_input_directions"] = [1] * len(tensors)
+        attributes["scan_output_directions"] = [1] * len(written)
+    values = op.node("Scan", [*states, *tensors], len(like), attributes, like=like)
+    return list(values[: len(states)]), list(values[len(states) :])
+
+
+def unless_empty(
+    op: Builder,
+    count: Size,
+    stacks: Sequence[Tensor],
+    slices: Callable[[Builder], Sequence[Tensor]],
+) -> list[Tensor]:
+    """What a Scan gives, or empty stacks where it has no step: onnxruntime refuses to run none.
+
+    Args:
+        op: Has emitted the Scan, and nothing that uses it.
+        count: The number of steps. Where it is not known the Scan goes into a branch.
+        stacks: All outputs of the Scan.
+        slices: ``slices(op)`` emits the shapes of what a step would write, for each output.
+    """
+
+    def empty(op: Builder, count: Size) -> list[Tensor]:
+        empties = []
+        for t, shape in zip(stacks, slices(op), strict=True):
+            like = op.tensor(t.value)
+            whole = op.Concat(vector(like, [count]), shape, axis=0)
+            empties.append(op.typed(full_of(like, whole, 0), t))
+        return empties
+
+    if isinstance(count, int):
+        return list(stacks) if count else empty(op, 0)
+    scan = stacks[0].value.producer()
+    assert scan is not None
+    op.graph.remove(scan)
+    some, none = op.child("steps"), op.child("no_steps")
+    some.graph.append(scan)
+    close(some, stacks)
+    close(none, empty(none, none.tensor(count.value)))
+    branches = {"then_branch": some.graph, "else_branch": none.graph}
+    there_is_one = op.Cast(op.tensor(count.value), to=ir.DataType.BOOL)
+    return list(op.node("If", [there_is_one], len(stacks), branches, like=stacks))
+
+
+def each(
+    op: Builder, function: Callable[..., Sequence[Tensor]], operands: Sequence[Tensor]
+) -> list[Tensor]:
+    """The sequences of what `function` gives for each element of the first operand, as a Loop.
+
+    Args:
+        op: Emits the node.
+        function: ``function(op, *elements)`` emits the results of one element to the inner graph.
+        operands: Sequences as long as the first, of which it takes the elements at the same place;
+            and tensors, which are the same for each.
+    """
+    inner = op.child("each")
+    place = new_input(inner, "place", op.const(0).value)
+    go = new_input(inner, "go", op.const(True, dtype=np.bool_).value)
+    results = function(
+        inner, *(inner.SequenceAt(t, place) if is_sequence(t.value) else t for t in operands)
+    )
+    like = [op.tensor(list_of(r.value)) for r in results]
+    before = [new_input(inner, "results", t.value) for t in like]
+    after = [inner.SequenceInsert(s, r) for s, r in zip(before, results, strict=True)]
+    close(inner, [go, *after])
+    length, true = op.SequenceLength(operands[0]), op.const(True, dtype=np.bool_)
+    empty = [op.SequenceEmpty(dtype=int(r.dtype)) for r in results]
+    return list(op.node("Loop", [length, true, *empty], len(like), {"body": inner.graph}, like))
+
+
+def _slice_of(value: ir.Value) -> ir.Value:
+    """What a step reads of a tensor, as far as dtype and shape go."""
+    return ir.Value(type=value.type, shape=value.shape and ir.Shape(value.shape[1:]))
+
+
+def list_of(value: ir.Value) -> ir.Value:
+    """A sequence of tensors like `value`, of which a size without a number may differ."""
+    assert value.type is not None
+    sizes = value.shape and ir.Shape([d if isinstance(d, int) else None for d in value.shape])
+    return ir.Value(type=ir.SequenceType(ir.TensorType(value.type.dtype)), shape=sizes)
+
+
+def _stack_of(value: ir.Value, read: ir.Value) -> ir.Value:
+    """What the steps write in all, as far as dtype and shape go; `read` has their number."""
+    length = read.shape[0] if read.shape else None
+    shape = None if value.shape is None else ir.Shape([length, *value.shape])
+    return ir.Value(type=value.type, shape=shape)
+
+
+def renamed_copy(op: Builder, t: Tensor, stem: str) -> ir.Value:
+    """A value of its own for a tensor, also where another already has the same."""
+    node = ir.Node("", "Identity", [t.value], name=op.names.fresh(stem))
+    value = node.outputs[0]
+    value.name, value.type, value.shape = op.names.fresh(stem), t.value.type, t.value.shape
+    op.graph.append(node)
+    return value

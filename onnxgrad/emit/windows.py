@@ -1,0 +1,175 @@
+"""Sliding windows: what convolution, pooling and Col2Im share. One `Axis` per spatial axis.
+
+Element k of window o lies at s*o + d*k - begin on the input, with stride s and dilation d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How a window slides along one spatial axis; sizes are ints where the graph tells them."""
+
+    size: Size  # of the input
+    kernel: Size
+    stride: int
+    dilation: int
+    begin: Size  # padding in front
+    end: Size
+
+    @property
+    def reach(self) -> Size:
+        """The distance from the first to the last element of a window."""
+        return (self.kernel - 1) * self.dilation
+
+
+def sliding(
+    x: Tensor,
+    kernel: Sequence[Size],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str = "NOTSET",
+) -> list[Axis]:
+    """The axes of an operator that slides a window over `x`, from its attributes."""
+    n = x.rank - 2
+    strides, dilations = strides or [1] * n, dilations or [1] * n
+    pads = pads if pads and auto_pad == "NOTSET" else [0] * (2 * n)
+    axes = []
+    for a in range(n):
+        axis = Axis(shapes.dim(x, a + 2), kernel[a], strides[a], dilations[a], pads[a], pads[a + n])
+        if auto_pad.startswith("SAME"):
+            total = _same(axis)
+            half = total // 2
+            rest = total - half
+            begin, end = (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+            axis = replace(axis, begin=begin, end=end)
+        axes.append(axis)
+    return axes
+
+
+def _same(axis: Axis) -> Size:
+    """The padding that makes the output as large as the input divided by the stride, rounded up."""
+    if axis.stride == 1:
+        return axis.reach
+    last = (axis.size + (axis.stride - 1)) // axis.stride - 1
+    return shapes.at_least(last * axis.stride + axis.reach + 1 - axis.size, 0)
+
+
+def known(sizes: Iterable[Size | None]) -> list[int] | None:
+    """The sizes, if all are known when the graph is built."""
+    numbers = list(sizes)
+    return numbers if all(isinstance(s, int) for s in numbers) else None  # type: ignore[return-value]
+
+
+def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
+    """The axes along which `g`, one for each window, is seen from what the windows slide over.
+
+    The elements come in reverse. None where that is not known to be such a sliding.
+    """
+    pads = known(e for a in axes for e in (a.reach - a.begin, a.reach - a.end))
+    if pads is None or min(pads) < 0 or any(a.stride != 1 for a in axes):
+        return None
+    return [
+        replace(a, size=shapes.dim(g, k + 2), begin=a.reach - a.begin, end=a.reach - a.end)
+        for k, a in enumerate(axes)
+    ]
+
+
+def one_hot(like: Tensor, kernel: Sequence[Size], turned: bool = False) -> Tensor:
+    """The filters [K, 1, *kernel] that pick each of the K elements of a window."""
+    op, elements, sizes = like.op, shapes.product(kernel), known(kernel)
+    if sizes is not None and isinstance(elements, int):
+        eye = np.eye(elements)[:: -1 if turned else 1]
+        return op.const(eye.reshape(elements, 1, *sizes), like=like)
+    eye = op.EyeLike(shapes.full(like, [elements, elements], 0), dtype=like.dtype)
+    return shapes.reshape(eye, [elements, 1, *kernel])
+
+
+def columns(x: Tensor, axes: list[Axis], turned: bool = False) -> Tensor:
+    """What each window sees of `x` [N, C, ...]: [N, C * K, ...] or [N * C, K, ...], K per window.
+
+    Turned, they come in reverse, for a kernel of known size. A convolution with filters that each
+    pick one element is as fast as slicing, in a single node.
+    """
+    x, axes = padded(x, axes)
+    if all(a.kernel == 1 and a.begin == a.end == 0 for a in axes):
+        return strided(x, axes)
+    n, c, *size = shapes.dims(x)
+    pick = one_hot(x, [a.kernel for a in axes], turned)
+    if isinstance(c, int):
+        pick = x.op.Tile(pick, x.op.const([c] + [1] * (x.rank - 1)))
+        return x.op.Conv(x, pick, group=c, **attributes(axes))
+    return x.op.Conv(shapes.reshape(x, [n * c, 1, *size]), pick, **attributes(axes))
+
+
+def strided(x: Tensor, axes: list[Axis]) -> Tensor:
+    """What windows of a single element see of `x`."""
+    op = x.op
+    steps = {k + 2: a.stride for k, a in enumerate(axes) if a.stride > 1}
+    if not steps:
+        return x
+    n = len(steps)
+    starts, ends = op.const([0] * n), op.const([2**31] * n)
+    return op.Slice(x, starts, ends, op.const(list(steps)), op.const(list(steps.values())))
+
+
+def attributes(axes: list[Axis]) -> dict[str, Any]:
+    """The axes as attributes; their padding is constant."""
+    return {
+        "strides": [a.stride for a in axes],
+        "dilations": [a.dilation for a in axes],
+        "pads": [a.begin for a in axes] + [a.end for a in axes],
+    }
+
+
+def padded(x: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
+    """`x` and its axes with padding that attributes can hold: padded here where they cannot."""
+    # What lies beyond the last window is not seen, so a small part of it need not be cut off.
+    axes = [
+        replace(a, end=0) if isinstance(a.end, int) and -a.stride < a.end < 0 else a for a in axes
+    ]
+    pads = [0, 0, *(a.begin for a in axes), 0, 0, *(a.end for a in axes)]
+    if min(known(pads) or [-1]) >= 0:
+        return x, axes
+    x = x.op.Pad(x, shapes.vector(x, pads))
+    return x, [replace(a, size=shapes.dim(x, k + 2), begin=0, end=0) for k, a in enumerate(axes)]
+
+
+def spread(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tensor:
+    """The adjoint of a convolution: the transposed one, in the size of what the windows slide over.
+
+    Where the sizes are known, the last window overhangs the input by the padding to cut off, or
+    falls short of its end by what is to fill up with zeros; else take more than needed, and cut.
+    """
+    sizes = {k: v for k, v in attributes(axes).items() if k != "pads"}
+    over = known(_overhang(a, o) for a, o in zip(axes, shapes.dims(g)[2:], strict=True))
+    begins = known(a.begin for a in axes)
+    if over is not None and begins is not None:
+        pads = begins + [max(o, 0) for o in over]
+        short = [max(-o, 0) for o in over]
+        return g.op.ConvTranspose(g, filters, pads=pads, output_padding=short, group=group, **sizes)
+    short = [a.stride - 1 for a in axes]
+    y = g.op.ConvTranspose(g, filters, output_padding=short, group=group, **sizes)
+    begin = shapes.vector(g, [a.begin for a in axes])
+    end = shapes.vector(g, [a.begin + a.size for a in axes])
+    return g.op.Slice(y, begin, end, g.op.const(list(range(2, g.rank))))
+
+
+def _overhang(axis: Axis, outputs: Size) -> Size | None:
+    """How far the last window reaches beyond the input, where it can be told."""
+    if axis.stride == 1 and known([axis.kernel, axis.end]):
+        return axis.end
+    if not known([axis.size, axis.kernel, axis.begin, outputs]):
+        return None
+    return axis.stride * (outputs - 1) + axis.reach + 1 - axis.begin - axis.size

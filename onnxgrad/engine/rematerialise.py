@@ -1,0 +1,129 @@
+"""Less memory for more time: what lies between checkpoints is computed again, not kept.
+
+When the walk comes to a node of the forward pass, its rule is given a copy of it, computed from the
+checkpoints before it. A copy is made once, so that all of them cost one forward pass at most.
+T. Chen et al., "Training deep nets with sublinear memory cost", 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.flow import Flow
+from onnxgrad.graph.constants import draws
+from onnxgrad.graph.facts import is_float, is_sequence, subgraphs
+
+
+def choose(flow: Flow) -> set[ir.Value]:
+    """Checkpoints that cut n nodes into about √n parts, each where the fewest tensors cross."""
+    nodes = flow.nodes
+    place = {node: k for k, node in enumerate(nodes)}
+    last: dict[ir.Value, int] = {}
+    for k, node in enumerate(nodes):
+        last.update({v: k for v in node.inputs if v is not None and v.producer() in place})
+    crossing: list[int] = [0] * (len(nodes) + 1)  # the change in front of each node, then the sum
+    for v, k in last.items():
+        crossing[place[v.producer()] + 1] += 1  # type: ignore[index]
+        crossing[k + 1] -= 1
+    for k in range(len(nodes)):
+        crossing[k + 1] += crossing[k]
+    parts = math.isqrt(len(nodes)) or 1
+    size = len(nodes) / parts
+    cuts = set()
+    for p in range(1, parts):
+        around = range(max(1, round((p - 0.5) * size)), min(len(nodes), round((p + 0.5) * size)))
+        if around:
+            cuts.add(min(around, key=lambda k: (crossing[k], abs(k - p * size))))
+    return {
+        v
+        for v, k in last.items()
+        if any(place[v.producer()] < cut <= k for cut in cuts)  # type: ignore[index]
+    }
+
+
+class Again:
+    """Gives nodes of the forward pass as copies that are computed again.
+
+    Operators that draw random numbers, and those that hold graphs, are not: what they gave is kept.
+    """
+
+    def __init__(self, op: Builder, flow: Flow, kept: Iterable[ir.Value]) -> None:
+        self._op = op
+        self._kept = set(kept)
+        self._place = {
+            node: k
+            for k, node in enumerate(flow.nodes)
+            if not draws(node) and not any(subgraphs(node))
+        }
+        self._copies: dict[ir.Node, ir.Node] = {}
+        self._gated: dict[ir.Value, ir.Value] = {}
+
+    def __call__(self, node: ir.Node, after: Tensor) -> ir.Node:
+        """A copy of `node` that cannot run before the cotangent `after` is there."""
+        if node not in self._place:
+            return node
+        needed: dict[ir.Node, None] = {}
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            if n not in self._copies and n not in needed:
+                needed[n] = None
+                stack += [p for v in n.inputs if (p := self._made_again(v)) is not None]
+        for n in sorted(needed, key=self._place.__getitem__):
+            self._copies[n] = self._copy(n, after)
+        return self._copies[node]
+
+    def _made_again(self, v: ir.Value | None) -> ir.Node | None:
+        """The node whose copy makes `v` again, if one does."""
+        if v is None or v in self._kept or not is_float(v):
+            return None
+        producer = v.producer()
+        return producer if producer in self._place else None
+
+    def _copy(self, node: ir.Node, after: Tensor) -> ir.Node:
+        op = self._op
+        copy = ir.node(
+            node.op_type,
+            [self._stand_in(v, after) for v in node.inputs],
+            domain=node.domain,
+            attributes={name: a.value for name, a in node.attributes.items()},
+            num_outputs=len(node.outputs),
+            name=op.names.fresh(f"{node.name}/again"),
+        )
+        copy.meta.update(node.meta)
+        for new, old in zip(copy.outputs, node.outputs, strict=True):
+            new.meta.update(old.meta)
+            new.name = op.names.fresh(f"{old.name}_again") if old.name else ""
+            new.type, new.shape = old.type, old.shape
+        op.graph.append(copy)
+        op.emitted.update(copy.outputs)
+        return copy
+
+    def _stand_in(self, v: ir.Value | None, after: Tensor) -> ir.Value | None:
+        if v is None or not is_float(v) or v.is_initializer():
+            return v
+        producer = self._made_again(v)
+        if producer is not None:
+            return self._copies[producer].outputs[producer.outputs.index(v)]
+        if v not in self._gated:
+            self._gated[v] = self._gate(self._op.tensor(v), after).value
+        return self._gated[v]
+
+    def _gate(self, x: Tensor, after: Tensor) -> Tensor:
+        """`x`, but not before `after` is there.
+
+        Else a runtime would compute again at once, or see that it has computed the same before.
+        The cotangent enters by none of its elements, as a part of the shape that `x` has anyway.
+        """
+        op = self._op
+        if is_sequence(after.value):
+            after = op.SequenceLength(after)
+        none = op.Slice(op.Reshape(after, op.const([-1])), op.const([0]), op.const([0]))
+        size = op.Concat(shapes.shape(x), op.Cast(none, to=ir.DataType.INT64), axis=0)
+        return op.typed(op.Reshape(x, size), x)

@@ -1,0 +1,46 @@
+"""Stop-gradient: tensors that count as constants, whatever they are computed from.
+
+All that uses such a tensor gets it through an Identity that no cotangent passes, for as long as the
+net is differentiated. So the node that gives the tensor, whose rule may use its outputs, sees the
+tensor itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.marks import STOPPED
+
+
+def stop(graph: ir.Graph, constant: Collection[str], names: Names) -> None:
+    """Let no cotangent flow from the tensors named `constant` to what they are computed from."""
+    computed = [v for node in graph for v in node.outputs if v.name in constant]
+    for v in computed:
+        node = v.producer()
+        assert node is not None
+        gate = ir.node("Identity", [v], name=names.fresh(f"{v.name}/constant"))
+        out = gate.outputs[0]
+        out.type, out.shape = v.type, v.shape
+        out.meta[STOPPED] = True
+        v.replace_all_uses_with(out, replace_graph_outputs=True)
+        gate.replace_input_with(0, v)
+        out.name, v.name = v.name, names.fresh(f"{v.name}/computed")
+        node.append(gate)
+
+
+def is_gate(node: ir.Node) -> bool:
+    """Whether a node is one that no cotangent passes."""
+    return any(STOPPED in v.meta for v in node.outputs)
+
+
+def restore(graph: ir.Graph) -> None:
+    """Undo what `stop` has done, in inner graphs too."""
+    for gate in [node for node in graph.all_nodes() if is_gate(node)]:
+        out, v = gate.outputs[0], gate.inputs[0]
+        assert v is not None and gate.graph is not None
+        out.replace_all_uses_with(v, replace_graph_outputs=True)
+        v.name = out.name
+        gate.graph.remove(gate, safe=True)

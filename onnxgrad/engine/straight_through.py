@@ -1,0 +1,116 @@
+"""Straight-through gradients: rounding that is differentiated as if it changed nothing.
+
+What is asked for is marked in the graph. A rounded integer that such a node gives then carries
+cotangents, of the dtype of the number that was rounded, to the nodes that use it and have a
+straight-through rule too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from onnxgrad.declare import registry
+from onnxgrad.graph.errors import ArgumentError, nearest
+from onnxgrad.graph.facts import carries, cotangent_dtype, is_float
+from onnxgrad.graph.marks import ROUNDED
+from onnxgrad.graph.schemas import split_name
+
+# Names of operators; True stands for every one that has a straight-through rule.
+StraightThrough = registry.Asked
+
+_MARK = "onnxgrad.straight_through"
+
+
+def is_straight(node: ir.Node) -> bool:
+    """Whether a straight-through gradient of the node was asked for."""
+    return _MARK in node.meta
+
+
+def entry_of(node: ir.Node) -> registry.Entry | None:
+    """The entry that counts for a node."""
+    return registry.lookup(node.domain, node.op_type, is_straight(node))
+
+
+def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
+    """Mark the nodes that cotangents are to pass, and no others.
+
+    Args:
+        graph: Of typed values, the nodes in topological order.
+        straight_through: Names of operators.
+
+    Raises:
+        ArgumentError: One has no straight-through rule.
+    """
+    known = registry.straight_through()
+    chosen = _names(straight_through, known)
+    for name in chosen:
+        if name not in known:
+            raise ArgumentError(
+                f"straight_through: no straight-through rule for {name!r}. There is one for "
+                f"{', '.join(known)}.{nearest(name, known)}"
+            )
+    _clear(graph)
+    if chosen:
+        _mark_chosen(graph, {split_name(name) for name in chosen})
+        spread(graph)
+
+
+def spread(graph: ir.Graph) -> None:
+    """Mark the nodes that rounded integers pass, also those that a backward pass has added."""
+    passes = {split_name(name) for name in registry.straight_through()}
+    for node in graph.all_nodes():
+        moved = registry.is_moving(node.domain, node.op_type)
+        source = _moved(node) if moved else _source(node)
+        passed = moved or (node.domain, node.op_type) in passes
+        if source is not None and ROUNDED in source.meta and passed:
+            _mark(node, source)
+
+
+def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
+    if isinstance(straight_through, bool):
+        return known if straight_through else []
+    names = [straight_through] if isinstance(straight_through, str) else straight_through
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(
+            f"straight_through is True or names of operators, not {straight_through!r}"
+        )
+    return list(names)
+
+
+def _clear(graph: ir.Graph) -> None:
+    for node in graph.all_nodes():
+        node.meta.pop(_MARK, None)
+        for v in node.outputs:
+            v.meta.pop(ROUNDED, None)
+
+
+def _mark_chosen(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
+    for node in graph.all_nodes():
+        source = _source(node)
+        if source is not None and (node.domain, node.op_type) in chosen:
+            _mark(node, source)
+
+
+def _source(node: ir.Node) -> ir.Value | None:
+    """The first operand that cotangents can flow to."""
+    return next((v for v in node.inputs if v is not None and carries(v)), None)
+
+
+def _moved(node: ir.Node) -> ir.Value | None:
+    """The first rounded integers among the operands whose elements a node moves."""
+    entry = registry.lookup(node.domain, node.op_type)
+    assert entry is not None
+    rounded = ((k, v) for k, v in enumerate(node.inputs) if v is not None and ROUNDED in v.meta)
+    states = ((v, entry.operand_state(entry.schema.operand(k))[0]) for k, v in rounded)
+    return next((v for v, state in states if state == "rule"), None)
+
+
+def _mark(node: ir.Node, source: ir.Value) -> None:
+    node.meta[_MARK] = True
+    moves = registry.is_moving(node.domain, node.op_type)
+    for v in node.outputs if moves else node.outputs[:1]:
+        integer = not is_float(v) and v.dtype != ir.DataType.BOOL
+        if integer and (v.dtype == source.dtype or not moves):  # MaxPool's Indices are not moved
+            v.meta[ROUNDED] = cotangent_dtype(source)

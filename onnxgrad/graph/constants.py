@@ -1,0 +1,188 @@
+"""What small tensors hold, as far as it follows when the graph is built."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+
+from onnxgrad.graph.facts import Dim, dims_of, elements_of, subgraphs
+
+# Constants of up to this many elements are computed when the graph is built.
+SMALL = 1024
+
+# Operators that move elements of their first operand, one of all, and look at none of them.
+_MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+
+# The dtypes that hold any size.
+_COUNTING = {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
+
+
+def draws(node: ir.Node) -> bool:
+    """Whether a node may give other values when it is computed again."""
+    if node.domain or node.op_type not in _RANDOM:
+        return False
+    if node.op_type != "Dropout":
+        return True
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    known = None if training is None else constant_of(training)
+    return training is not None and (known is None or bool(known.all()))
+
+
+def constant_of(value: ir.Value) -> np.ndarray | None:
+    """The array of a value that no caller can override, else None.
+
+    A small one may be computed by nodes, as exporters do with shapes.
+    """
+    known = _contents(value)
+    return known.array if known is not None and known.whole else None
+
+
+def dims_in(value: ir.Value) -> list[Dim] | None:
+    """What a vector of sizes holds: numbers, and names of dimensions that it has from a Shape.
+
+    None where nothing is known, and for an element that is calculated.
+    """
+    known = _contents(value)
+    return None if known is None else known.array.ravel().tolist()
+
+
+class _Contents(NamedTuple):
+    """The elements of a tensor; of one that is not known as a whole, objects: a Dim each."""
+
+    array: np.ndarray
+    whole: bool = True
+
+
+# In a value's meta: its contents, where a node gives it.
+_CONTENTS = "onnxgrad.contents"
+
+
+def forget_constant(value: ir.Value) -> None:
+    """Let the value be computed anew: more is known of what it depends on."""
+    value.meta.pop(_CONTENTS, None)
+
+
+_Computation = Generator[ir.Value, _Contents | None, _Contents | None]
+
+
+def _contents(value: ir.Value) -> _Contents | None:
+    """What is known of a tensor's elements when the graph is built.
+
+    Who needs to know the same of another value first waits here: a net is deeper than Python's
+    stack of calls.
+    """
+    waiting, known = [_told(value)], None
+    while waiting:
+        try:
+            asked = waiting[-1].send(known)
+        except StopIteration as end:
+            waiting.pop()
+            known = end.value
+        else:
+            waiting.append(_told(asked))
+            known = None
+    return known
+
+
+def _told(value: ir.Value) -> _Computation:
+    """The contents of `value`. It yields values to be sent theirs."""
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        return _Contents(tensor.numpy())
+    node = value.producer()
+    if node is None:
+        return _unknown(value)
+    if _CONTENTS not in value.meta:
+        value.meta[_CONTENTS] = yield from _computed(node, value)
+    return value.meta[_CONTENTS]
+
+
+def _computed(node: ir.Node, value: ir.Value) -> _Computation:
+    """The contents of `value`, an output of the node, from those of the operands."""
+    if node.domain or node.op_type in _RANDOM or any(subgraphs(node)) or not node.inputs:
+        return _unknown(value)
+    first = node.inputs[0]
+    if node.op_type == "Shape":
+        dims = None if first is None else dims_of(first)
+        a = node.attributes
+        ends = (a[k].as_int() if k in a else None for k in ("start", "end"))
+        return _unknown(value) if dims is None else _of_dims(value, dims[slice(*ends)], (-1,))
+    if node.op_type == "Size":
+        size = None if first is None else elements_of(first)
+        return None if size is None else _Contents(np.array(size))
+    if (out := elements_of(value)) is None or out > SMALL:
+        return None
+    operands: dict[ir.Value, _Contents] = {}
+    for k, v in enumerate(node.inputs):
+        if v is None:
+            continue
+        known = yield v
+        moved = _moves(node, k) and value.dtype in _COUNTING
+        if known is None or known.array.size > SMALL or not (known.whole or moved):
+            return _unknown(value)
+        operands[v] = known
+    if all(known.whole for known in operands.values()):
+        return _Contents(_run(node, value, {v: known.array for v, known in operands.items()}))
+    return _moved(node, value, operands)
+
+
+def _moved(node: ir.Node, value: ir.Value, operands: dict[ir.Value, _Contents]) -> _Contents | None:
+    """What an operator that moves elements gives: it is run on their places."""
+    elements: list[Dim] = []
+    arrays = {}
+    for k, (v, known) in enumerate(operands.items()):
+        array = known.array
+        if _moves(node, k):
+            array = np.arange(len(elements), len(elements) + array.size).reshape(array.shape)
+            elements += known.array.ravel().tolist()
+        arrays[v] = array
+    places = _run(node, value, arrays)
+    return _of_dims(value, [elements[int(k)] for k in places.ravel()], places.shape)
+
+
+def _moves(node: ir.Node, k: int) -> bool:
+    """Whether an operator moves the elements of its operand at `k`, and no others."""
+    return node.op_type in _MOVES and (not k or node.op_type == "Concat")
+
+
+def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray:
+    opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
+    evaluator = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
+    run: Any = evaluator.run
+    return np.asarray(run([value.name], {v.name: array for v, array in arrays.items()})[0])
+
+
+def _of_dims(value: ir.Value, dims: Sequence[Dim], shape: tuple[int, ...]) -> _Contents:
+    """The contents of a tensor of sizes; what is no size, as a fraction, is not known."""
+    dims = [d if isinstance(d, int | str) else None for d in dims]
+    whole = all(isinstance(d, int) for d in dims)
+    dtype = value.dtype.numpy() if whole and value.dtype is not None else object
+    return _Contents(np.array(dims, dtype).reshape(shape), whole)
+
+
+def _unknown(value: ir.Value) -> _Contents | None:
+    """The contents of a small tensor of sizes, of which there is no more to say than their number.
+
+    What is put together of it and of others may be known in part.
+    """
+    shape, size = dims_of(value), elements_of(value)
+    counts = isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.INT64
+    if not counts or shape is None or size is None or size > SMALL:
+        return None
+    return _of_dims(value, [None] * size, tuple(d for d in shape if isinstance(d, int)))

@@ -1,0 +1,92 @@
+"""What is known of a value when the graph is built: its dtype, its sizes, its contents.
+
+Mostly that is what the standard's inference tells; what that misses or gets wrong stands here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import onnx
+import onnx.reference
+import onnx_ir as ir
+
+from onnxgrad.graph.marks import ROUNDED, STOPPED
+
+HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+
+FLOATS = HALVES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+# One dimension: known, or known only by a name (equal names are equal sizes), or unknown.
+Dim = int | str | None
+
+
+def is_float(value: ir.Value) -> bool:
+    """Whether `value` is a tensor of a differentiable dtype."""
+    return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
+
+
+def is_sequence(value: ir.Value) -> bool:
+    """Whether `value` is a sequence of tensors; dtype and shape are then those of its elements."""
+    return isinstance(value.type, ir.SequenceType)
+
+
+def cotangent_dtype(value: ir.Value) -> ir.DataType | None:
+    """The dtype of the cotangents of `value`: its own, unless it is a rounded number."""
+    return value.meta.get(ROUNDED, value.dtype)
+
+
+def carries(value: ir.Value) -> bool:
+    """Whether cotangents can flow through `value`: such a tensor, or a sequence of them.
+
+    Of a value whose type is unknown it has to be assumed.
+    """
+    kind = value.type
+    if STOPPED in value.meta:
+        return False
+    if ROUNDED in value.meta:
+        return True
+    while isinstance(kind, ir.SequenceType | ir.OptionalType):
+        kind = kind.elem_type
+    return kind is None or (isinstance(kind, ir.TensorType) and kind.dtype in FLOATS)
+
+
+def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
+    """The dimensions of a value; None where even the rank is unknown."""
+    shape = value.shape
+    if shape is None:
+        return None
+    return tuple([d if isinstance(d, int) else d.value for d in shape])
+
+
+def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
+    """The sizes in which two shapes agree, the others unknown; None without a common rank."""
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return ir.Shape([x if x == y else None for x, y in zip(a, b, strict=True)])
+
+
+def elements_of(value: ir.Value) -> int | None:
+    """The number of elements of a value; None where it is not known."""
+    dims = dims_of(value)
+    sizes = [d for d in dims or () if isinstance(d, int)]
+    return math.prod(sizes) if dims is not None and len(sizes) == len(dims) else None
+
+
+def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
+    """The graphs that a node holds as attributes."""
+    for a in node.attributes.values():
+        if a.type == ir.AttributeType.GRAPH:
+            yield a.as_graph()
+        elif a.type == ir.AttributeType.GRAPHS:
+            yield from a.as_graphs()
+
+
+def type_proto(value: ir.Value) -> onnx.TypeProto:
+    """A value's type, which has to be known, with its shape, as onnx's inference takes it."""
+    assert value.type is not None
+    proto = ir.serde.serialize_type(value.type)
+    if value.shape is not None:
+        ir.serde.serialize_shape_into(proto, value.shape)
+    return proto

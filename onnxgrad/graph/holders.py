@@ -1,0 +1,85 @@
+"""The graphs that nodes hold, as a file has them: made to fit what the passes after it expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxgrad.graph.errors import ModelError, nearest
+from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.fresh import Names
+
+
+def check_counts(graph: ir.Graph) -> None:
+    """That graphs have as many inputs and outputs as the nodes that hold them give and take.
+
+    Raises:
+        ModelError: One has not.
+    """
+    for node in graph.all_nodes():
+        expected = _counts(node)
+        for inner in subgraphs(node):
+            found = (len(inner.inputs), len(inner.outputs))
+            if expected is not None and found != expected:
+                raise ModelError(
+                    f"operator {node.op_type}, node {node.name!r}: its graph {inner.name!r} has "
+                    f"{found[0]} inputs and {found[1]} outputs, and has to have {expected[0]} and "
+                    f"{expected[1]} for the {len(node.inputs)} inputs and {len(node.outputs)} "
+                    "outputs of the node: export the model anew, onnx.checker refuses it too"
+                )
+
+
+def _counts(node: ir.Node) -> tuple[int, int] | None:
+    """The number of inputs and outputs of the graphs that a node holds."""
+    given, taken = len(node.inputs), len(node.outputs)
+    if node.op_type == "Loop" and not node.domain:
+        return max(given, 2), 1 + taken  # the condition and the number of steps may be left out
+    counts = {"If": (0, taken), "Scan": (given, taken), "SequenceMap": (given, taken)}
+    return None if node.domain else counts.get(node.op_type)
+
+
+def own_outputs(model: ir.Model) -> None:
+    """Let every output of an inner graph be one that a node of it gives, and no other output.
+
+    What a graph gives out as it came, an input of it or an outer value, passes an Identity. Some
+    releases of onnxruntime give other numbers without.
+
+    Raises:
+        ModelError: An output is given by nothing.
+    """
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        if list(graph.subgraphs()):
+            _own_outputs(graph, Names(graph), {})
+
+
+def _own_outputs(graph: ir.Graph, names: Names, outer: Mapping[str | None, ir.Value]) -> None:
+    here = [*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]
+    seen = {**outer, **{v.name: v for v in here}}
+    for node in graph:
+        for inner in subgraphs(node):
+            _own_outputs(inner, names, seen)
+            for k, v in enumerate(inner.outputs):
+                if v.producer() is None or v.graph is not inner or v in inner.outputs[:k]:
+                    inner.outputs[k] = _passed(inner, v, _source(node, v, seen), names)
+
+
+def _source(node: ir.Node, value: ir.Value, seen: Mapping[str | None, ir.Value]) -> ir.Value:
+    """The value itself, or the outer one that reading did not take it for."""
+    if value.producer() or value.is_graph_input() or value.is_initializer():
+        return value
+    if value.name not in seen:
+        raise ModelError(
+            f"operator {node.op_type}, node {node.name!r}: nothing gives the output {value.name!r} "
+            f"of its graph.{nearest(value.name or '', (name for name in seen if name))}"
+        )
+    return seen[value.name]
+
+
+def _passed(graph: ir.Graph, value: ir.Value, source: ir.Value, names: Names) -> ir.Value:
+    """A copy of `source` in the place of `value`, which an inner graph gives out."""
+    node = ir.node("Identity", [source], name=names.fresh(f"{value.name}/Identity"))
+    out = node.outputs[0]
+    out.name, out.type, out.shape = names.fresh(f"{value.name}_out"), value.type, value.shape
+    graph.append(node)
+    return out

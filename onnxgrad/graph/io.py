@@ -1,0 +1,346 @@
+"""Reading and writing models, and the weights that lie beside them in files of their own.
+
+Inside the package a model is always an `onnx_ir.Model`. `load` makes a private one from whatever
+the caller has, `like` turns a result back into the caller's kind, `save` writes a file whole or
+not at all.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import TypeAlias, cast
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import Message
+
+from onnxgrad.graph import maps, protos
+from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
+from onnxgrad.graph.holders import own_outputs
+
+# Bytes are those of a model's file.
+ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+
+def load(model: ModelLike) -> ir.Model:
+    """A private copy of the model's structure, which shares the data of its weights.
+
+    Args:
+        model: A path, a model in memory with its weights, the bytes of one, or an `onnx_ir.Model`.
+            It is never changed, whatever is done to the result.
+
+    Returns:
+        The model. Weights in external files are mapped into memory when they are used.
+
+    Raises:
+        ModelError: The file is missing, truncated or not ONNX; a weight's file is missing, too
+            short, or outside the model's folder; a `ModelProto` came without its external weights.
+    """
+    private = _load(model)
+    own_outputs(private)
+    return private
+
+
+def _load(model: ModelLike) -> ir.Model:
+    if isinstance(model, ir.Model):
+        return _load_ir(model)
+    if isinstance(model, bytes | bytearray | memoryview):
+        model = _parse(bytes(model))
+    if isinstance(model, onnx.ModelProto):
+        return _load_proto(model)
+    return _load_path(model)
+
+
+def like(result: ir.Model, original: ModelLike) -> onnx.ModelProto | ir.Model:
+    """`result` as the kind of model that `original` is; a path gives a `ModelProto` with weights.
+
+    Raises:
+        ModelError: The weights do not fit into a `ModelProto` (2 GB).
+    """
+    if isinstance(original, ir.Model):
+        return result
+    replace_tensors(result, _embedded)
+    if _weight_bytes(result) > protos.LIMIT:
+        raise ModelError(
+            "The weights take more than 2 GB, which a ModelProto cannot hold. Give an "
+            "onnx_ir.Model (onnx_ir.load(path)) and write the result with onnxgrad.save."
+        )
+    return to_proto(result)
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The message of a model, with all that was hidden from onnx_ir when it was read."""
+    proto = ir.to_proto(model)
+    if maps.hides(model):
+        maps.show(proto)
+    return proto
+
+
+def writable(path: str | os.PathLike[str]) -> str:
+    """The whole path of a file to write.
+
+    Raises:
+        ArgumentError: It is no path.
+        SaveError: There is no such folder, or the path is one.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(
+            f"The place to write to is a path, not {type(path).__name__}: save(model, path)."
+        )
+    path = os.path.realpath(os.fspath(path))  # through a link, not over it
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise SaveError(f"Cannot write {path!r}: there is no folder {folder!r}.")
+    if os.path.isdir(path):
+        raise SaveError(f"Cannot write {path!r}: it is a folder.")
+    return path
+
+
+def save(
+    model: onnx.ModelProto | ir.Model, path: str | os.PathLike[str], *, external_data: bool = False
+) -> None:
+    """Write a model file, whole or not at all. An existing file is replaced at once.
+
+    Args:
+        model: The model; it is not changed.
+        path: Where to write. The suffix decides the format as `onnx.save` does (.onnx, .json, ...).
+        external_data: Write the weights to `<name>.data` beside the model. Always done where they
+            take more than 2 GB.
+
+    Raises:
+        ArgumentError: `path` is no path.
+        SaveError: The folder is missing or cannot be written, or the disk is full.
+        ModelError: The model cannot be read, as in `load`.
+    """
+    path = writable(path)
+    folder, name = os.path.split(path)
+    private = load(model)
+    replace_tensors(private, _embedded)
+    data = f"{name}.data" if external_data or _weight_bytes(private) > protos.LIMIT else None
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnxgrad-") as stage:
+            staged = os.path.join(stage, name)
+            ir.save(private, staged, external_data=data)
+            _show_maps(private, staged)
+            # Only whole files leave the stage. Small models have no weights to set apart.
+            if data is not None and os.path.exists(os.path.join(stage, data)):
+                os.replace(os.path.join(stage, data), os.path.join(folder, data))
+            os.replace(staged, path)
+    except OSError as error:
+        raise SaveError(f"Cannot write {path!r}: {error.strerror or error}.") from error
+    except Exception as error:  # the protobuf libraries' own errors share no base class
+        raise SaveError(f"Cannot write {path!r}: {_root(error)}") from error
+
+
+def _load_path(source: str | os.PathLike[str]) -> ir.Model:
+    try:
+        path = os.fspath(source)
+    except TypeError:
+        raise ArgumentError(
+            "A model is a path, an onnx.ModelProto, its bytes or an onnx_ir.Model, "
+            f"not {type(source).__name__}."
+        ) from None
+    if os.path.isdir(path):
+        raise ModelError(f"{path!r} is a folder, not a model file.")
+    try:
+        empty = os.path.getsize(path) == 0
+        proto = onnx.ModelProto() if empty else onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"Cannot read {path!r}: {error.strerror or error}.") from error
+    except Exception as error:  # the protobuf libraries' own errors share no base class
+        raise ModelError(f"{path!r} is not an ONNX file, or it is truncated: {error}") from error
+    if empty:
+        raise ModelError(f"{path!r} is an empty file.")
+    folder = os.path.dirname(os.path.abspath(path))
+    messages = list(protos.walk(proto))
+    for name, location in protos.external(messages):
+        protos.require_inside(name, location, folder)
+    model = _deserialize(proto, messages, repr(path), folder)
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.base_dir = folder
+            _require_whole(tensor)
+    return model
+
+
+def _parse(content: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.ModelProto.FromString(content)
+    except Exception as error:  # the protobuf libraries' own errors share no base class
+        raise ModelError(
+            f"The {len(content)} bytes given are no ONNX model, or a truncated one. "
+            "Of a file give the path, as a str."
+        ) from error
+
+
+def _load_proto(proto: onnx.ModelProto) -> ir.Model:
+    messages = list(protos.walk(proto))
+    for name, location in protos.external(messages):
+        raise ModelError(
+            f"The weight {name!r} lies in the file {location!r}, and a ModelProto does not say in "
+            "which folder. Give the model's path instead, or load it with onnx.load(path), which "
+            "brings the weights."
+        )
+    private = _deserialize(proto, messages, "the ModelProto")
+    replace_tensors(private, _detached)
+    return private
+
+
+def _load_ir(model: ir.Model) -> ir.Model:
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            folder = os.path.abspath(os.fspath(tensor.base_dir))
+            protos.require_inside(tensor.name, os.fspath(tensor.location), folder)
+    try:
+        private = model.clone()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"The onnx_ir.Model is not consistent: {_root(error)}") from error
+    for value in _values(private):
+        value.type = _own_type(value.type)  # clone() shares it, and it is mutable
+    replace_tensors(private, _detached)
+    return private
+
+
+def _deserialize(
+    proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
+) -> ir.Model:
+    # Bytes that are not ONNX can be a valid message of unknown fields.
+    if not proto.HasField("graph") or not proto.opset_import:
+        missing = "graph" if not proto.HasField("graph") else "opset"
+        raise ModelError(f"{what} is not an ONNX model, or it is truncated: it has no {missing}.")
+    proto = _readable(proto, messages, folder)
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:  # whatever a malformed graph leads to
+        raise ModelError(f"{what} is not a valid ONNX model: {_root(error)}") from error
+
+
+def _readable(proto: onnx.ModelProto, messages: Sequence[Message], folder: str) -> onnx.ModelProto:
+    """The model as onnx_ir can read it: sparse tensors made dense, maps hidden."""
+    sparse, with_maps = protos.has_sparse(messages), maps.has_maps(messages)
+    if sparse or with_maps:
+        proto, given = onnx.ModelProto(), proto  # the caller's stays as it is
+        proto.CopyFrom(given)
+    if sparse:
+        protos.make_dense(proto, folder)
+    if with_maps:
+        maps.hide(proto)
+    return proto
+
+
+def _show_maps(model: ir.Model, path: str) -> None:
+    """Show the maps in the file that a model was written to."""
+    if maps.hides(model):
+        proto = onnx.load(path, load_external_data=False)
+        maps.show(proto)
+        onnx.save(proto, path)
+
+
+def _require_whole(tensor: ir.ExternalTensor) -> None:
+    weight, folder = f"The weight {tensor.name!r} lies in {str(tensor.location)!r}", tensor.base_dir
+    try:
+        found = os.stat(tensor.path)
+    except OSError as error:
+        raise ModelError(
+            f"{weight}, which has to be in {folder!r} and cannot be read: {error.strerror}."
+        ) from error
+    if not os.path.isfile(tensor.path):
+        raise ModelError(f"{weight}, which is no file in {folder!r}.")
+    end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+    if end > found.st_size or (tensor.length is not None and tensor.length < tensor.nbytes):
+        raise ModelError(f"{weight}, which is too short: {found.st_size} bytes. It is truncated.")
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph, those of functions, and all within."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        yield graph
+        yield from graph.subgraphs()
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in _graphs(model):
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs
+
+
+def _attributes(model: ir.Model) -> Iterator[MutableMapping[str, ir.Attr]]:
+    """The attributes of each node, and the defaults of those of functions."""
+    for function in model.functions.values():
+        yield function.attributes
+    for graph in _graphs(model):
+        for node in graph:
+            yield node.attributes
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in _graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+    for attributes in _attributes(model):
+        for attribute in attributes.values():
+            yield from _held(attribute)
+
+
+def _held(attribute: ir.Attr) -> Sequence[ir.TensorProtocol]:
+    """The tensors that an attribute holds."""
+    if attribute.is_ref() or attribute.value is None:
+        return ()
+    if attribute.type == ir.AttributeType.TENSOR:
+        return (attribute.as_tensor(),)
+    return attribute.as_tensors() if attribute.type == ir.AttributeType.TENSORS else ()
+
+
+def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> None:
+    """Put another tensor in the place of each of a model, those in functions and attributes too."""
+    for value in _values(model):
+        if value.const_value is not None:
+            value.const_value = new(value.const_value)
+    for attributes in _attributes(model):
+        for name, attribute in list(attributes.items()):
+            if tensors := [new(tensor) for tensor in _held(attribute)]:
+                one = attribute.type == ir.AttributeType.TENSOR
+                attributes[name] = ir.Attr(name, attribute.type, tensors[0] if one else tensors)
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def _own_type(kind: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
+    if isinstance(kind, ir.TensorType):  # the most
+        return ir.TensorType(kind.dtype, denotation=kind.denotation)
+    return copy.deepcopy(kind)
+
+
+def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same data under a name of its own: renaming it leaves the caller's tensor alone."""
+    # A tensor read from a proto keeps its name there, so that a copy of it would not be enough.
+    return _view(tensor) if isinstance(tensor, ir.TensorProtoTensor) else copy.copy(tensor)
+
+
+def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same data, written into the model's own message."""
+    return _view(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+
+
+def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.LazyTensor(
+        lambda: tensor,
+        dtype=tensor.dtype,
+        shape=cast(ir.Shape, tensor.shape),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+    )
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)

@@ -1,0 +1,139 @@
+"""What a model's message holds beside what onnx_ir reads: each tensor of it, and sparse ones.
+
+A message is walked by its own description, so that no place where it can hold a tensor is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from onnxgrad.graph.errors import ModelError
+
+# A protobuf message holds less than 2 GiB. The rest of the message takes its part of that.
+LIMIT = 2**31 - 2**24
+
+
+def _holders() -> frozenset[str]:
+    """The messages that can hold a tensor, however deep."""
+    kinds: dict[str, Descriptor] = {}
+    left = [onnx.ModelProto.DESCRIPTOR]
+    while left:
+        kind = left.pop()
+        if kind.full_name not in kinds:
+            kinds[kind.full_name] = kind
+            left += [f.message_type for f in kind.fields if f.message_type]
+    found = {onnx.TensorProto.DESCRIPTOR.full_name}
+    while more := {
+        name
+        for name, kind in kinds.items()
+        if name not in found
+        and any(f.message_type and f.message_type.full_name in found for f in kind.fields)
+    }:
+        found |= more
+    return frozenset(found)
+
+
+_HOLDERS = _holders()
+
+
+def walk(proto: Message) -> Iterator[Message]:
+    """A model, or a part of one, and every message within that is a tensor or can hold one.
+
+    The outer come before the inner.
+    """
+    left: list[Message] = [proto]
+    while left:
+        message = left.pop()
+        yield message
+        if not isinstance(message, onnx.TensorProto):
+            for field, value in message.ListFields():
+                if field.message_type and field.message_type.full_name in _HOLDERS:
+                    left += [value] if isinstance(value, Message) else value
+
+
+def external(messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
+    """The name and the location of every tensor among them that lies in another file."""
+    for message in messages:
+        tensor = message if isinstance(message, onnx.TensorProto) else None
+        if tensor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            yield tensor.name, entries.get("location", "")
+
+
+def require_inside(name: str | None, location: str, folder: str) -> None:
+    """Refuse a weight that lies outside the model's folder, or could.
+
+    Raises:
+        ModelError: Its file is another one of the machine.
+    """
+    weight = f"The weight {name!r} lies in {location!r}"
+    target, home = os.path.realpath(os.path.join(folder, location)), os.path.realpath(folder)
+    if os.path.isabs(location) or os.path.commonpath([target, home]) != home:
+        raise ModelError(
+            f"{weight}, outside the model's folder {folder!r}. This is refused: a model file could "
+            "read any file so. Put the data beside the model."
+        )
+    if os.path.isfile(target) and os.stat(target).st_nlink > 1:
+        raise ModelError(
+            f"{weight}, a file with several hard links, which can stand for any file. "
+            "Copy the model and its data to a folder of its own."
+        )
+
+
+def has_sparse(messages: Iterable[Message]) -> bool:
+    """Whether one of them is a sparse tensor."""
+    return any(isinstance(message, onnx.SparseTensorProto) for message in messages)
+
+
+def make_dense(proto: onnx.ModelProto, folder: str) -> None:
+    """Make sparse initializers and the values of Constant nodes dense, in place, as runtimes do.
+
+    Args:
+        proto: All its tensors lie in files within `folder`.
+
+    Raises:
+        ModelError: A sparse tensor is not valid, or takes more than a model can hold.
+    """
+    for message in list(walk(proto)):
+        if isinstance(message, onnx.GraphProto):
+            message.initializer.extend(_dense(s, folder) for s in message.sparse_initializer)
+            del message.sparse_initializer[:]
+        if isinstance(message, onnx.NodeProto) and message.op_type == "Constant":
+            for attribute in message.attribute:
+                if attribute.HasField("sparse_tensor"):
+                    attribute.t.CopyFrom(_dense(attribute.sparse_tensor, folder))
+                    attribute.ClearField("sparse_tensor")
+                    attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+
+
+def _dense(sparse: onnx.SparseTensorProto, folder: str) -> onnx.TensorProto:
+    """The same values at their places, zeros elsewhere."""
+    name, shape = sparse.values.name, tuple(sparse.dims)
+    try:
+        values = onnx.numpy_helper.to_array(sparse.values, folder).reshape(-1)
+        indices = onnx.numpy_helper.to_array(sparse.indices, folder)
+        size = math.prod(shape)
+        if min(shape, default=1) < 0 or size * values.itemsize > LIMIT:
+            raise ValueError(f"its shape {shape} is more than a model can hold")
+        if indices.ndim == 2:  # a row of coordinates for each value
+            if indices.shape != (values.size, len(shape)):
+                raise ValueError(f"indices of shape {indices.shape} for {values.size} values")
+            if np.any((indices < 0) | (indices >= shape)):
+                raise ValueError("an index lies outside of its shape")
+            indices = np.ravel_multi_index(tuple(indices.T), shape) if shape else indices[:, :0]
+        if indices.shape != values.shape:
+            raise ValueError(f"{indices.size} indices for {values.size} values")
+        if np.any((indices < 0) | (indices >= size)):
+            raise ValueError("an index lies outside of its shape")
+        array = np.zeros(size, values.dtype)
+        array[indices] = values
+        return onnx.numpy_helper.from_array(array.reshape(shape), name)
+    except (ValueError, TypeError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"The sparse tensor {name!r} cannot be made dense: {error}") from error

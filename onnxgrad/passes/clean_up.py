@@ -1,0 +1,51 @@
+"""The passes after differentiation: what neither an output nor a gradient needs goes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxgrad.emit.subgraphs import prune
+from onnxgrad.graph.marks import restore_declared
+from onnxgrad.graph.schemas import onnx_schema
+
+
+def optimise(model: ir.Model) -> None:
+    """Remove what nothing needs, functions and imports too, and put the rest in order, in place.
+
+    Outputs of the net whose shape nothing tells are declared as they were.
+    """
+    prune(model.graph)  # that pass takes what graphs of dead nodes capture for needed
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    _fill_operands(model.graph)
+    for function in model.functions.values():
+        _fill_operands(function)
+    common.RemoveUnusedOpsetsPass()(model)
+    _results_last(model.graph)
+    for v in model.graph.outputs:
+        restore_declared(v)
+
+
+def _fill_operands(graph: ir.Graph | ir.Function) -> None:
+    """Name the absent operands that an operator has to list: of a Loop the condition.
+
+    The pass before drops them from the end, and a Loop without states would have one operand.
+    """
+    for node in graph.all_nodes():
+        schema = onnx_schema(node.domain, node.op_type, graph.opset_imports.get(node.domain))
+        if schema and len(node.inputs) < schema.min_input:
+            node.resize_inputs(schema.min_input)
+
+
+def _results_last(graph: ir.Graph) -> None:
+    """Put the nodes that nothing but outputs comes from at the end, the first one last.
+
+    onnxruntime goes back from a file's last node to what it needs, then from the one before it, and
+    so on. As they are emitted, the filters' gradients would all come after the last cotangent, and
+    what they need of the forward pass would be kept until then.
+    """
+    inner = {v for g in graph.subgraphs() for v in g.outputs}
+    results = [node for node in graph if not any(v.uses() or v in inner for v in node.outputs)]
+    graph.remove(results)
+    graph.extend(reversed(results))

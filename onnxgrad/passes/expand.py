@@ -1,0 +1,153 @@
+"""Operators outside the standard's default domain, replaced by the standard's own before all else.
+
+An expansion is a function of the operator's operands, by position, and of its attributes, by name
+after the star, which emits the same values with `op`:
+
+    @expansion("com.microsoft::QuickGelu")
+    def _(op, X, *, alpha=1.702):
+        return X * op.Sigmoid(X * alpha)
+
+Two stars take the attributes that are passed on to an operator of the standard, which checks them.
+It returns one tensor or a tuple, with None for outputs that it leaves to the operator. A list
+stands for a sequence of which every element is known; `items` gives it to a later expansion.
+
+Where attributes name tensors of the graph, `bind` makes these further operands, so that a pass that
+renames, moves or removes values respects them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxgrad.declare.expansions import ITEMS, REASON, Function, expansion_of, naming_of
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Refusal, Tensor
+from onnxgrad.graph.errors import ModelError, RuleError, nearest
+from onnxgrad.graph.facts import subgraphs
+
+
+def needs_expansion(graph: ir.Graph) -> bool:
+    """Whether an operator of the graph, or of one within, has an expansion."""
+    return any(expansion_of(n) for n in graph.all_nodes())
+
+
+def bind(graph: ir.Graph, outer: Mapping[str | None, ir.Value] | None = None) -> None:
+    """Make operands of the tensors that attributes name, for every node that does so.
+
+    Args:
+        graph: The nodes may be out of order.
+        outer: The values that an inner graph sees, by name.
+
+    Raises:
+        ModelError: There is no tensor of that name.
+    """
+    if not any(naming_of(n) for n in graph.all_nodes()):
+        return
+    inner = (*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs))
+    values = {**(outer or {}), **{v.name: v for v in inner}}
+    for node in graph:
+        for name in _named(node):
+            if not name or name not in values:
+                where = f"{node.domain}::{node.op_type}, node {node.name!r}"
+                raise ModelError(
+                    f"{where} names {name!r}, and there is no such tensor."
+                    + nearest(name, (v for v in values if v))
+                )
+            node.resize_inputs(len(node.inputs) + 1)
+            node.replace_input_with(len(node.inputs) - 1, values[name])
+        for body in subgraphs(node):
+            bind(body, values)
+
+
+def _named(node: ir.Node) -> list[str]:
+    """The names of tensors that attributes hold, in the order of the attributes."""
+    found: list[str] = []
+    for attribute in naming_of(node):
+        if (a := node.attributes.get(attribute)) is not None:
+            found += [a.value] if isinstance(a.value, str) else a.value
+    return found
+
+
+def expand(graph: ir.Graph) -> None:
+    """Replace the operators that have an expansion; their outputs keep their names.
+
+    The nodes are left out of order. One that cannot be replaced stays, with the reason in its meta.
+
+    Args:
+        graph: Of inferred types, as far as inference knows the operators.
+    """
+    _expand(Builder(graph))
+
+
+def _expand(op: Builder) -> None:
+    for node in list(op.graph):
+        for inner in subgraphs(node):
+            _expand(Builder(inner, op))
+        function = expansion_of(node)
+        if function is None:
+            _infer(op, node)
+            continue
+        op.scope = node.name or node.op_type
+        try:
+            results = _call(op, function, node)
+        except (Refusal, RuleError) as e:
+            node.meta[REASON] = str(e)
+            node.resize_inputs(len(node.inputs) - len(_named(node)))
+            continue
+        for old, new in zip(node.outputs, results, strict=False):
+            if isinstance(new, list):
+                old.meta[ITEMS] = new
+                node.meta[REASON] = "a later use of it is not known when the graph is built"
+            elif new is not None and old.name:
+                _replace(op, old, new)
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            op.graph.remove(node, safe=True)
+
+
+def _infer(op: Builder, node: ir.Node) -> None:
+    """The types and ranks that follow from an expansion, which inference did not know before."""
+    declared = {v: v.type for v in node.outputs if v.type is None or v.shape is None}
+    for v in declared:
+        v.type = None
+    try:
+        if declared:
+            op.infer_outputs(node)
+    except RuleError:
+        pass  # a later operator that needs the type will say so
+    for v, kind in declared.items():
+        v.type = v.type or kind
+
+
+def _call(
+    op: Builder, function: Function, node: ir.Node
+) -> tuple[Tensor | list[Tensor] | None, ...]:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not passed_on and (unknown := sorted(attributes.keys() - known)):
+        op.refuse(f"its attribute {unknown[0]!r} is not known here")
+    for v in node.inputs:
+        if v is not None and v.type is None:
+            op.refuse(f"the dtype of its operand {v.name!r} is not known when the graph is built")
+    tensors = [None if v is None else op.tensor(v) for v in node.inputs]
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        places = len(parameters) - len(known) - passed_on
+        if any(t is not None for t in tensors[places:]):
+            op.refuse(f"its operand {places} is not known here")
+        tensors = [*tensors, *[None] * places][:places]
+    results = function(op, *tensors, **attributes)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _replace(op: Builder, old: ir.Value, new: Tensor) -> None:
+    """Let `new` take the place and the name of a value."""
+    if new.value not in op.emitted or new.value.is_graph_output():
+        new = op.node("Identity", [new])[0]
+    name, old.name = old.name, op.names.fresh(f"{old.name}_replaced")
+    old.replace_all_uses_with(new.value, replace_graph_outputs=True)
+    new.value.name = name
+    op.emitted.discard(new.value)  # a second output gets a node of its own

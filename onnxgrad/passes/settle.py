@@ -1,0 +1,120 @@
+"""Pools and transposed convolutions whose size is often inferred wrongly, in plainer attributes.
+
+The standard's inference counts a pool's window that lies beyond the input, below opset 22, and what
+a ConvTranspose pads its output with although it is cut off again; it gives up where an output is
+smaller than its input. onnxruntime infers alike when it loads a file, and folds a Shape to what it
+has inferred. Other attributes say the same and mislead nobody.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxgrad.graph.facts import Dim, dims_of
+from onnxgrad.graph.window_sizes import POOLS, drops_windows, windows_of
+
+
+def settle(node: ir.Node) -> bool:
+    """Write a node in attributes that inference understands; whether it was another way before."""
+    if node.domain:
+        return False
+    if node.op_type in POOLS:
+        return _settle_pool(node)
+    return node.op_type == "ConvTranspose" and _settle_transposed(node)
+
+
+def _settle_pool(node: ir.Node) -> bool:
+    """Round down, not up, along the axes where rounding up gives a window that is dropped again."""
+    if not node.attributes.get_int("ceil_mode", False):
+        return False
+    if node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME"):
+        del node.attributes["ceil_mode"]  # the number of windows is that of the steps
+        return True
+    x = node.inputs[0]
+    sizes = None if x is None else dims_of(x)
+    if x is None or sizes is None or not any(dropped := drops_windows(node, sizes)):
+        return False
+    up = any(_is_rounded(node, sizes, k) for k, drops in enumerate(dropped) if not drops)
+    if up and len(node.outputs) > 1:
+        return False  # its indices are those of the whole window
+    pads = list(node.attributes.get_ints("pads", []))
+    for k, drops in enumerate(dropped):
+        if drops and not _is_rounded(node, sizes, k):
+            pads[len(dropped) + k] -= 1  # a whole window of padding
+    if pads:
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    if up:
+        _take_apart(node, x, dropped)
+    else:
+        del node.attributes["ceil_mode"]
+    return True
+
+
+def _is_rounded(node: ir.Node, sizes: tuple[Dim, ...], k: int) -> bool:
+    """Whether the windows may not fit an axis exactly."""
+    size, (stride, begin, end, reach) = sizes[k + 2], windows_of(node, sizes)[k]
+    return not isinstance(size, int) or (size + begin + end - reach - 1) % stride != 0
+
+
+def _take_apart(node: ir.Node, x: ir.Value, dropped: list[bool]) -> None:
+    """Make a pool over each axis of a pool, from the last to the first, which rounds on its own.
+
+    A maximum, a norm, and a mean over what is counted along each axis, are those of parts. In this
+    order the first of elements that tie is taken as before.
+    """
+    n, whole = len(dropped), dict(node.attributes)
+    assert node.graph is not None
+    for k in reversed(range(n)):
+        own = dict(whole)
+        for name, nothing in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)):
+            if name in whole:
+                values = enumerate(whole[name].as_ints())
+                own[name] = ir.AttrInt64s(name, [v if a % n == k else nothing for a, v in values])
+        own["ceil_mode"] = ir.AttrInt64("ceil_mode", not dropped[k])
+        if k == 0:
+            node.replace_input_with(0, x)
+            node.attributes.update(own)
+            return
+        pool = ir.node(node.op_type, [x], name=f"{node.name}_axis{k + 2}")
+        pool.attributes.update(own)
+        x, kind = pool.outputs[0], node.outputs[0].type
+        x.name, x.type = f"{node.outputs[0].name}_axis{k + 2}", kind
+        node.graph.insert_before(node, pool)
+
+
+def _settle_transposed(node: ir.Node) -> bool:
+    """Write out the padding that the attributes imply, where their inference is wrong."""
+    x, w = node.inputs[:2]
+    sizes, kernel = (None if v is None else dims_of(v) for v in (x, w))
+    a = node.attributes
+    given = [*a.get_ints("output_shape", [])]
+    extra = [*a.get_ints("output_padding", [])]
+    auto_pad = a.get_string("auto_pad", "NOTSET")
+    if sizes is None or kernel is None or len(sizes) != len(kernel):
+        return False
+    n = len(kernel) - 2
+    given, extra = given[-n:], extra or [0] * n
+    smaller = any(isinstance(d, int) and o < d for o, d in zip(given, sizes[2:], strict=False))
+    if not smaller and (given or not auto_pad.startswith("SAME") or not any(extra)):
+        return False
+    strides = a.get_ints("strides", [1] * n)
+    dilations = a.get_ints("dilations", [1] * n)
+    begins, ends = [], []
+    for k in range(n):
+        size, taps, stride = sizes[k + 2], kernel[k + 2], strides[k]
+        if not isinstance(taps, int) or (given and not isinstance(size, int)):
+            return False
+        reach = (taps - 1) * dilations[k]
+        total = extra[k] + reach + 1 - stride
+        if given:
+            total += stride * size - given[k]  # type: ignore[operator]
+            extra[k] += max(-total, 0)
+        total = max(total, 0)
+        begins.append(total // 2 if auto_pad == "SAME_UPPER" else total - total // 2)
+        ends.append(total - begins[-1])
+    for name in ("auto_pad", "output_shape"):
+        a.pop(name, None)
+    a["pads"], a["output_padding"] = (
+        ir.AttrInt64s(name, v) for name, v in (("pads", begins + ends), ("output_padding", extra))
+    )
+    return True

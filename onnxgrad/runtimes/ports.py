@@ -1,0 +1,128 @@
+"""What a net takes: its ports, and the arrays that are fed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph.errors import FeedError, nearest
+
+Array: TypeAlias = np.ndarray
+
+# From feeds and the names of outputs to their values.
+Run: TypeAlias = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
+
+
+@dataclass(frozen=True)
+class Port:
+    """What an input takes: its name, numpy dtype and shape; None where the model does not say.
+
+    A dimension is an int, a symbol's name, or None. `dtype` is None for a sequence or an optional.
+    """
+
+    name: str
+    dtype: np.dtype | None
+    shape: tuple[int | str | None, ...] | None
+
+    @classmethod
+    def of(cls, value: ir.Value) -> Port:
+        """The port of a graph input."""
+        tensor = isinstance(value.type, ir.TensorType) and value.dtype is not None
+        dtype = np.dtype(value.dtype.numpy()) if tensor and value.dtype else None
+        if value.shape is None:
+            return cls(value.name or "", dtype, None)
+        dims = tuple(d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape)
+        # Some exporters write -1 for any size.
+        free = tuple(None if isinstance(d, int) and d < 0 else d for d in dims)
+        return cls(value.name or "", dtype, free)
+
+    def array(self, value: Any) -> Any:
+        """`value` as the array to feed.
+
+        Raises:
+            FeedError: Another dtype or shape than the port's.
+        """
+        if self.dtype is None:
+            return value
+        array = self._of_dtype(value)
+        if self.shape is not None:
+            fits = len(array.shape) == len(self.shape) and all(
+                not isinstance(d, int) or d == n
+                for d, n in zip(self.shape, array.shape, strict=False)
+            )
+            if not fits:
+                raise FeedError(
+                    f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
+                    f"{array.shape} was given."
+                )
+        return np.ascontiguousarray(array).reshape(array.shape)
+
+    def shape_text(self) -> str:
+        """The shape as a message shows it, such as `(N, 3, ?)`."""
+        if self.shape is None:
+            return "(...)"
+        return f"({', '.join('?' if d is None else str(d) for d in self.shape)})"
+
+    def _of_dtype(self, value: Any) -> Array:
+        assert self.dtype is not None
+        typed = hasattr(value, "dtype")  # an array of any library has chosen; a list has not
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise FeedError(f"{self.name!r} needs an array: {error}") from error
+        if array.dtype == self.dtype:
+            return array
+        if self.dtype == object and array.dtype.kind in "USO":
+            return array.astype(object)
+        if not typed and _converts(array, self.dtype):
+            return array.astype(self.dtype)
+        hint = f" Convert it with .astype(np.{self.dtype.name})." if array.dtype != object else ""
+        raise FeedError(
+            f"{self.name!r} takes {self.dtype.name}, and {array.dtype.name} was given.{hint}"
+        )
+
+
+def arrays(ports: Mapping[str, Port], required: Sequence[str], feeds: Any) -> dict[str, Any]:
+    """The arrays to feed, by input name.
+
+    Args:
+        ports: What each input takes.
+        required: The inputs that must be given.
+        feeds: A mapping by input name; or the value itself where one input is required.
+
+    Raises:
+        FeedError: An input of a wrong name, dtype or shape, or none given.
+    """
+    if not isinstance(feeds, Mapping):
+        if len(required) != 1:
+            raise FeedError(
+                f"The net has {len(required)} inputs: give a dict with the keys "
+                f"{', '.join(map(repr, required))}."
+            )
+        feeds = {required[0]: feeds}
+    for name in feeds:
+        if name not in ports:
+            raise FeedError(
+                f"The net has no input {name!r}.{nearest(str(name), ports)} "
+                f"Inputs: {', '.join(map(repr, ports))}."
+            )
+    if missing := [name for name in required if name not in feeds]:
+        raise FeedError(f"No value for the input {', '.join(map(repr, missing))}.")
+    return {name: ports[name].array(value) for name, value in feeds.items()}
+
+
+def _converts(array: Array, dtype: np.dtype) -> bool:
+    """Whether Python numbers mean the same in `dtype`, as a list of them carries no dtype."""
+    if array.size == 0:
+        return True
+    # ml_dtypes' floats are of kind "V".
+    if array.dtype.kind in "iuf" and dtype.kind in "fV":
+        return True
+    if array.dtype.kind in "iu" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return bool(limits.min <= array.min() and array.max() <= limits.max)
+    return False

@@ -1,0 +1,88 @@
+"""The gradient: a model goes in, a model comes out. Read this page first.
+
+load -> normalise -> trace what matters -> seed -> pull back -> name the results -> clean up
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from typing_extensions import Unpack
+
+from onnxgrad.transforms.job import Job
+from onnxgrad.transforms.notes import GRADIENTS, OGRADS, note
+from onnxgrad.transforms.options import Full, Kept, Options, Wrt, transform
+
+
+@transform
+def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
+    """A model that also computes the gradient of a scalar of `model`'s outputs.
+
+    The scalar is the sum of all elements of the tensors `of`; where an output gradient is imposed,
+    the sum of the dot products of those tensors with theirs, and the others contribute nothing.
+
+    Args:
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
+        wrt: Name or names of the tensors to differentiate with respect to: graph inputs,
+            initializers, weights in Constant nodes, intermediate tensors. `ALL` for every
+            floating-point input and every weight that is learnt. None for every floating-point
+            graph input.
+        of: Name or names of the floating-point tensors to differentiate. None for every
+            floating-point graph output; of a model that carries gradients, or what else a
+            transform gives, for those.
+        ograd: True to impose an output gradient on each tensor of `of`, or the names of those to
+            impose one on. It is a new graph input `<name>_ograd` of the tensor's shape and dtype.
+        forward: Keep the model's own outputs, first and in their order.
+        unreachable: "error", or "zeros" for a tensor that the chosen outputs do not depend on or
+            reach only through operators of zero derivative. `ALL` implies "zeros".
+        straight_through: Operators that round, to be differentiated as if they changed nothing but
+            where a value is clipped: names of operators such as "Round" or "QuantizeLinear", or
+            True for all that have such a gradient.
+        constant: Names of tensors through which no gradient flows, as `detach` and `stop_gradient`
+            do: inputs, weights, inner tensors. `ALL` and None in `wrt` leave them out.
+        checkpoints: For less memory: names of tensors between which the backward pass computes the
+            others again, at the cost of one more forward pass, in place of keeping them all. True
+            to have about √n of them chosen, for n nodes.
+        example: Feeds of which the ranks, not the sizes, are learnt by running the net once: for
+            tensors of which neither the operators nor the inputs tell how many axes they have, as
+            after a Squeeze without axes. The input's value, or a dict by input name.
+        target: What is to run the result: of several equal formulations the one to emit. "cpu",
+            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
+
+    Returns:
+        A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one
+        more output `<name>_grad` for each tensor of `wrt`, of that tensor's shape and dtype.
+        The metadata properties "onnxgrad.gradients" and "onnxgrad.ograds" map, in JSON, the
+        tensors' names to those of their gradient outputs and seed inputs.
+
+    Raises:
+        ModelError: The model cannot be read or is not valid.
+        UnknownNameError: No tensor of that name; the nearest are listed.
+        ArgumentError: The arguments make no sense together.
+        UnreachableError: No gradient flows from the chosen outputs to a tensor.
+        NoRuleError: An operator on the path has no gradient rule, or needs a rank that is unknown.
+        FeedError: The net cannot be run on the example.
+    """
+    _differentiate(net, wrt, Options(**options))
+
+
+@transform
+def vjp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Kept]) -> None:
+    """A model that computes vector-Jacobian products: seeds in, gradients out.
+
+    The same as `gradient` with ``ograd=True``: for each tensor `y` of `of` the result has an input
+    `<y>_ograd` of the shape and dtype of `y`, for each tensor `x` of `wrt` an output `<x>_grad` of
+    the shape and dtype of `x`, which is the sum over `of` of the seed times dy/dx.
+
+    Args, Returns, Raises: As for `gradient`.
+    """
+    _differentiate(net, wrt, Options(ograd=True, **options))
+
+
+def _differentiate(net: ir.Model, wrt: Wrt, options: Options) -> None:
+    job = Job(net, wrt, options)
+    seeds, ograds = job.seeds()
+    imposed = {y.name or "": t.value.name for y, t in ograds.items()}  # before an unused y goes
+    cotangents = job.pull(seeds)
+    job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt})
+    gradients = dict(zip(job.wrt_names, job.results, strict=True))
+    note(net, {GRADIENTS: gradients, OGRADS: imposed})

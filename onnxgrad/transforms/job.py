@@ -1,0 +1,291 @@
+"""One differentiation: what a transform's names stand for, its seeds and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxgrad.declare import registry
+from onnxgrad.declare.learnt import is_learnt
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.finite import PICK
+from onnxgrad.emit.subgraphs import renamed_copy
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.flow import Edge, Flow, describe, operands, require_rules
+from onnxgrad.engine.rematerialise import Again, choose
+from onnxgrad.engine.reverse import pull_back
+from onnxgrad.engine.stopped import is_gate, restore, stop
+from onnxgrad.engine.straight_through import mark, spread
+from onnxgrad.graph.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
+from onnxgrad.graph.facts import is_float
+from onnxgrad.graph.names import All, parameters, resolve_all
+from onnxgrad.graph.schemas import joined_name
+from onnxgrad.passes.clean_up import optimise
+from onnxgrad.passes.normalise import normalise
+from onnxgrad.transforms.notes import results
+from onnxgrad.transforms.options import Options, Wrt
+from onnxgrad.transforms.probabilities import advice, warn
+
+
+class Job:
+    """One differentiation: names resolved, the net normalised, results named.
+
+    Attributes:
+        op: Emits at the end of the net's graph.
+        wrt, of: The tensors to differentiate with respect to, and those to differentiate.
+        constant: The names of the tensors that no cotangent flows through.
+        results: The names of the results, once they are finished.
+    """
+
+    def __init__(self, net: ir.Model, wrt: Wrt = None, options: Options | None = None) -> None:
+        self.net = net
+        given = set(_values(net.graph))
+        self.options = options = options or Options()
+        self.zeros = options.unreachable == "zeros" or isinstance(wrt, All)
+        of = options.of
+        of_names = results(net) or float_outputs(net) if of is None else resolve_all(net, of)
+        self.imposed = _imposed(net, options, of_names)
+        of_names = self.imposed or of_names
+        self.constant = resolve_all(net, options.constant) if options.constant else []
+        wrt_names = _wrt_names(net, wrt, self.constant)
+        checkpoints = options.checkpoints
+        kept = [] if isinstance(checkpoints, bool) else resolve_all(net, checkpoints)
+        keep = [*wrt_names, *of_names, *kept, *self.constant]
+        normalise(net, keep, options.straight_through, options.example)
+        mark(net.graph, options.straight_through)
+        self.op = Builder(net.graph, target=options.target)
+        stop(net.graph, self.constant, self.op.names)
+        values = _values(net.graph)
+        for name in self.constant:
+            _require_tensor(_value(values, name, "constant"))
+        # None where nothing is computed again; empty where they are to be chosen.
+        self.checkpoints = (
+            None if checkpoints is False else {_float_value(values, n, "checkpoints") for n in kept}
+        )
+        self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
+        self.of = [_float_value(values, n, "of") for n in of_names]
+        if isinstance(wrt, All):
+            self.wrt = [v for v in self.wrt if not v.is_initializer() or is_learnt(v)]
+        # What to say of the scalar that nothing else is chosen for, if its gradient means nothing.
+        self.caution = "" if self.imposed else advice(self.of, given)
+        self.results: list[str] = []
+
+    @property
+    def wrt_names(self) -> list[str]:
+        """The names of the tensors to differentiate with respect to."""
+        return [v.name or "" for v in self.wrt]
+
+    def seeds(self) -> tuple[dict[ir.Value, Tensor], dict[ir.Value, Tensor]]:
+        """The cotangents of `of`, ones where none is imposed; and those that are graph inputs."""
+        op = self.op
+        self.warn()
+        ograds = {y: self.input(f"{y.name}_ograd", y) for y in self.of if y.name in self.imposed}
+        return {y: ograds.get(y) or shapes.full_like(op.tensor(y), 1) for y in self.of}, ograds
+
+    def warn(self) -> None:
+        """Warn of a scalar whose gradient means nothing, where it is the default."""
+        if self.caution and self.options.of is None:
+            warn(self.caution)
+
+    def input(self, name: str, like: ir.Value) -> Tensor:
+        """A new graph input of the dtype and shape of `like`; a taken name has its end repeated."""
+        value = ir.Value(name=self._unique(name), type=like.type, shape=like.shape)
+        self.op.graph.inputs.append(value)
+        self.op.numbers.note_mask(value, PICK)
+        return self.op.tensor(value)
+
+    def pull(
+        self, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value] | None = None
+    ) -> dict[ir.Value, Tensor]:
+        """The cotangents of `sources` (by default `wrt`), all of them, given those of others.
+
+        Raises:
+            UnreachableError: There is none, and it was not asked for zeros.
+            NoRuleError: An operator on the path has no gradient rule.
+        """
+        sources = self.wrt if sources is None else sources
+        flow = self.require(list(seeds), sources)
+        kept = self.checkpoints
+        again = None if kept is None else Again(self.op, flow, kept or choose(flow))
+        found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
+        if (
+            self.options.straight_through
+        ):  # the backward pass may use rounded integers: for a second order
+            spread(self.op.graph)
+        for v in sources:
+            if v not in found:
+                if not self.zeros:
+                    raise _unreachable(self.op.graph, v, list(seeds))
+                found[v] = shapes.full_like(self.op.tensor(v), 0)
+        return found
+
+    def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:
+        """What matters between `sources` and `targets`; raises what `pull` does."""
+        flow = Flow.of(self.op.graph, sources, targets)
+        require_rules(flow)
+        for v in sources:
+            if not self.zeros and not flow.matters(v):
+                raise _unreachable(self.op.graph, v, targets)
+        return flow
+
+    def require_moved(self) -> None:
+        """Raise for a tensor of `of` that depends on none of `wrt`."""
+        for y in self.of:
+            if not self.zeros and not Flow.of(self.op.graph, self.wrt, [y]).matters(y):
+                self.require([y], self.wrt)  # raises, and says why
+
+    def finish(self, results: dict[str, Tensor]) -> None:
+        """List the results as outputs under their names, drop what is no longer needed."""
+        graph, op = self.net.graph, self.op
+        if not self.options.forward:
+            graph.outputs.clear()
+        for name, t in results.items():
+            out, value = self._unique(name), t.value
+            if value in graph.outputs or value not in op.emitted or value.graph is not graph:
+                value = renamed_copy(op, t, f"{out}/Identity")
+            value.name = out
+            graph.outputs.append(value)
+            self.results.append(out)
+        names = {v: v.name for v in (*self.wrt, *self.of)}
+        restore(graph)
+        optimise(self.net)
+        for v, known_as in names.items():
+            v.name = known_as  # an optional output that nothing uses any more has lost it
+
+    def _unique(self, name: str) -> str:
+        stem, _, end = name.rpartition("_")
+        return self.op.names.suffixed(stem, f"_{end}")
+
+
+def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
+    """The names of the tensors that an output gradient is imposed on."""
+    if isinstance(options.ograd, bool):
+        return of_names if options.ograd else []
+    names = resolve_all(net, options.ograd)
+    for name in names:
+        if options.of is not None and name not in of_names:
+            raise ArgumentError(
+                f"ograd names {name!r}, which is not among of: {', '.join(of_names)}"
+            )
+    return names
+
+
+def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
+    """What to differentiate with respect to; what is not named leaves out what is constant."""
+    if wrt is not None and not isinstance(wrt, All):
+        names = resolve_all(net, wrt)
+        if both := [repr(name) for name in names if name in constant]:
+            raise ArgumentError(f"{', '.join(both)} cannot be in wrt and in constant")
+        return names
+    names = [*_float_inputs(net), *(parameters(net) if wrt else ())]
+    names = [name for name in names if name not in constant]
+    if not names and wrt is None:
+        raise ArgumentError(
+            "the model has no floating-point input; name weights or inner tensors to "
+            "differentiate with respect to in wrt"
+        )
+    return names
+
+
+def _float_inputs(net: ir.Model) -> list[str]:
+    known = net.graph.initializers
+    return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
+
+
+def float_outputs(net: ir.Model) -> list[str]:
+    """The names of the outputs that can have a gradient.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
+    if not names:
+        raise ArgumentError("the model has no floating-point output; name an inner tensor in of")
+    return list(dict.fromkeys(names))
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = {v.name: v for v in graph.inputs if v.name} | dict(graph.initializers)
+    for node in graph:
+        values.update({v.name: v for v in node.outputs if v.name})
+    return values
+
+
+def _value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
+    if name not in values:
+        raise UnknownNameError(f"{argument}: no tensor {name!r} in the net.{nearest(name, values)}")
+    return values[name]
+
+
+def _require_tensor(value: ir.Value) -> None:
+    """Refuse a sequence in constant: what is taken out of it may not depend on it any more."""
+    if not isinstance(value.type, ir.TensorType | type(None)):
+        raise ArgumentError(
+            f"constant: {value.name!r} is no tensor; name the tensors that are taken out of it"
+        )
+
+
+def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
+    value = _value(values, name, argument)
+    if not is_float(value):
+        kind = value.dtype.name if value.dtype is not None else "a value of unknown type"
+        raise ArgumentError(
+            f"{argument}: {name!r} is {kind}; only floating-point tensors have a gradient"
+        )
+    return value
+
+
+def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> UnreachableError:
+    to = ", ".join(repr(t.name) for t in targets)
+    flow = Flow.of(graph, [value], targets)
+    fix = "Choose other names, or pass unreachable='zeros'."
+    stopped = dict.fromkeys(repr(e.node.outputs[0].name) for e in flow.blocked if is_gate(e.node))
+    blocked = [e for e in flow.blocked if not is_gate(e.node)]
+    passes = [f"a tensor of constant: {', '.join(stopped)}"] if stopped else []
+    if blocked:
+        where = "; ".join(dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in blocked[:4]))
+        passes.append(f"an operator of zero derivative: {where}")
+        fix += _straight_through(blocked)
+    if passes:
+        return UnreachableError(
+            f"every path from {value.name!r} to {to} passes {' or '.join(passes)}. {fix}"
+        )
+    return UnreachableError(
+        f"{to} does not depend on {value.name!r}: {_dead_end(graph, value)}. {fix}"
+    )
+
+
+def _straight_through(blocked: list[Edge]) -> str:
+    """The sentence that offers a straight-through gradient, or an empty string."""
+    names = [joined_name(e.node.domain, e.node.op_type) for e in blocked]
+    passable = set(names) & set(registry.straight_through())
+    if passable:
+        return f" For a straight-through gradient pass straight_through={sorted(passable)}."
+    if not _same_type(blocked[0]):
+        return ""
+    return (
+        f" For a straight-through gradient declare one, "
+        f"onnxgrad.elementwise({names[0]!r}, lambda: 1, straight_through=True), and pass "
+        f"straight_through=True."
+    )
+
+
+def _same_type(e: Edge) -> bool:
+    source = operands(e.node)[e.index]
+    return source is not None and [v.dtype for v in e.node.outputs] == [source.dtype]
+
+
+def _dead_end(graph: ir.Graph, value: ir.Value) -> str:
+    """Where the influence of `value` ends."""
+    if not value.uses():
+        return "no node uses it"
+    influenced, last = {value}, None
+    for node in graph:
+        if any(v in influenced for v in node.inputs):
+            influenced.update(node.outputs)
+            last = node
+    assert last is not None
+    ends = ", ".join(repr(v.name) for v in last.outputs)
+    return f"its influence ends in {ends} of {describe(last)}"

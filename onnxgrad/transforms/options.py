@@ -1,0 +1,174 @@
+"""What all transforms share: their options, and how a model goes in and comes out.
+
+An option is added here: to `Options` with its default, and to the dictionary of the transforms that
+take it. Signatures, the command line and `Net` follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import (
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_type_hints,
+    overload,
+)
+
+import onnx
+import onnx_ir as ir
+from typing_extensions import TypedDict
+
+from onnxgrad.emit.targets import TargetName
+from onnxgrad.engine.straight_through import StraightThrough
+from onnxgrad.graph import io
+from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.names import All
+
+# A tensor's name, a position in the net such as ["layer1", 0, "weight"], or a sequence of these.
+Spec: TypeAlias = str | Sequence[Any]
+Wrt: TypeAlias = Spec | All | None
+# What a model is given as, but for an `onnx_ir.Model`.
+Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+Unreachable = Literal["error", "zeros"]
+
+
+class Traced(TypedDict, total=False):
+    """The options that say what depends on what."""
+
+    straight_through: StraightThrough
+    constant: Spec | None
+    example: Any
+
+
+class Common(Traced, total=False):
+    """Those of every transform that differentiates."""
+
+    of: Spec | None
+    forward: bool
+    unreachable: Unreachable
+    target: TargetName
+
+
+class Kept(Common, total=False):
+    """Those of a transform with one backward pass, which can keep less for it."""
+
+    checkpoints: bool | Spec
+
+
+class Imposed(Common, total=False):
+    """Those of a transform of a scalar, for which an output gradient can be imposed."""
+
+    ograd: bool | Spec
+
+
+class Full(Kept, Imposed, total=False):
+    """All of them."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one differentiation, as `gradient` describes them.
+
+    Raises:
+        ArgumentError: One has a value that it cannot have.
+    """
+
+    of: Spec | None = None
+    ograd: bool | Spec = False
+    forward: bool = True
+    unreachable: Unreachable = "error"
+    straight_through: StraightThrough = False
+    constant: Spec | None = None
+    checkpoints: bool | Spec = False
+    example: Any = None
+    target: TargetName = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.unreachable not in ("error", "zeros"):
+            raise ArgumentError(f"unreachable is 'error' or 'zeros', not {self.unreachable!r}")
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Transform(Protocol[P]):
+    """A public transform: model in, model of the same kind out; for a path a `ModelProto`."""
+
+    __name__: str
+
+    @overload
+    def __call__(self, model: ir.Model, *args: P.args, **kwargs: P.kwargs) -> ir.Model: ...
+
+    @overload
+    def __call__(self, model: Source, *args: P.args, **kwargs: P.kwargs) -> onnx.ModelProto: ...
+
+
+def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
+    """A public transform, made of a function that changes a private copy of the model in place."""
+
+    @spelt_out
+    @functools.wraps(function)
+    def build(model: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+        net = io.load(model)
+        with uncollected():
+            function(net, *args, **kwargs)
+        return io.like(net, model)
+
+    return cast(Transform[P], build)
+
+
+def spelt_out(function: Callable[P, T]) -> Callable[P, T]:
+    """A function of a model whose signature lists its options one by one, with their defaults."""
+    defaults = {field.name: field.default for field in fields(Options)}
+    first, *rest = inspect.signature(function).parameters.values()
+    named = inspect.Parameter.KEYWORD_ONLY
+    own = [p for p in rest if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options: list[inspect.Parameter] = []
+    if len(own) < len(rest):
+        taken = get_args(get_type_hints(function)[rest[-1].name])[0].__annotations__
+        options = [
+            inspect.Parameter(name, named, default=default, annotation=taken[name].__forward_arg__)
+            for name, default in defaults.items()
+            if name in taken
+        ]
+    model = first.replace(name="model", annotation="Source | ir.Model")
+    parameters = [model, *options, *own]
+    signature = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        given = signature.bind(*args, **kwargs)  # raises for an option that the function lacks
+        return function(*given.args, **given.kwargs)
+
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    return call
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python's collector of cycles rest.
+
+    It would walk through the growing graph again and again: a fifth of the time to build.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,45 @@
+"""Only the decisions of a transform, for inputs of given sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad.transforms.batch import examples_of
+from onnxgrad.transforms.blocks import (
+    MAX_BYTES,
+    Mode,
+    plan_mode,
+)
+from onnxgrad.transforms.jacobian import batch_for
+from onnxgrad.transforms.job import Job
+from onnxgrad.transforms.options import Options, Spec, Wrt
+
+
+def plan(
+    kind: str,
+    net: ir.Model,
+    wrt: Wrt = None,
+    *,
+    of: Spec | None = None,
+    constant: Spec | None = None,
+    mode: Mode = "auto",
+    batched: bool | Spec | None = None,
+    max_bytes: int = MAX_BYTES,
+    example: Any = None,
+) -> Mode:
+    """Only the decisions of a transform: its mode, and whether its results are too large.
+
+    `kind` is "jacobian", "hessian" or "per_example_gradient", the model a private one whose inputs
+    have the sizes to decide for. Raises what those raise for their arguments.
+    """
+    options = Options(of=of, constant=constant, unreachable="zeros", example=example)
+    if kind == "per_example_gradient":
+        inputs = None if isinstance(batched, bool) else batched
+        examples_of(net, wrt, inputs, max_bytes, options)
+        return "reverse"
+    job = Job(net, wrt, options)
+    _, batch = batch_for(job, [] if kind == "hessian" else job.of, batched or False)
+    of = job.wrt if kind == "hessian" else job.of
+    return plan_mode(of, job.wrt, mode, max_bytes, kind, batch)

@@ -1,0 +1,187 @@
+"""What stands between a tensor and its gradient: every operator on the way, and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from typing_extensions import Unpack
+
+from onnxgrad.declare.registry import State
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.subgraphs import captures
+from onnxgrad.emit.tensor import Refusal, Tensor
+from onnxgrad.engine.flow import Edge, Flow, edge, operand_name, operands
+from onnxgrad.engine.reverse import apply
+from onnxgrad.engine.straight_through import entry_of
+from onnxgrad.graph import io
+from onnxgrad.graph.errors import NoRuleError, RuleError
+from onnxgrad.graph.facts import carries, cotangent_dtype, subgraphs
+from onnxgrad.transforms.job import Job
+from onnxgrad.transforms.options import Options, Spec, Traced, Wrt, spelt_out
+
+_ORDER = {"none": 0, "zero": 1, "rule": 2}
+_MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator on the way, in one state."""
+
+    operator: str
+    domain: str
+    state: State
+    reason: str
+    count: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every operator on the paths from `wrt` to `of`, those without a rule first."""
+
+    wrt: tuple[str, ...]
+    of: tuple[str, ...]
+    rows: tuple[Row, ...]
+    unreached: tuple[str, ...]
+    """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
+    caution: str = ""
+    """What to know of the sum of `of`, if it is constant; else empty."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every operator on a path has a rule or is known to have a zero derivative."""
+        return all(row.state != "none" for row in self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        cells = [("operator", "nodes", "state", "reason")]
+        for r in self.rows:
+            name = f"{r.domain}::{r.operator}" if r.domain else r.operator
+            where = f"{r.reason} ({', '.join(r.nodes[:3])}{', ...' if r.count > 3 else ''})"
+            reason = where if r.state == "none" else r.reason
+            cells.append((name, str(r.count), _MEANING[r.state], reason))
+        widths = [max(len(c[k]) for c in cells) for k in range(3)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}".rstrip()
+            for a, b, c, d in cells
+        ]
+        if self.unreached:
+            lines.append(f"No gradient reaches {', '.join(self.unreached)}.")
+        refused = sum(r.count for r in self.rows if r.state == "none")
+        if refused:
+            lines.append(f"Refused at {refused} nodes.")
+        elif not self.unreached:
+            lines.append("Can be differentiated.")
+        if self.caution:
+            lines.append(self.caution)
+        return "\n".join(lines)
+
+
+@spelt_out
+def inspect(
+    model: Any, wrt: Wrt = None, of: Spec | None = None, **options: Unpack[Traced]
+) -> Report:
+    """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
+
+    A rule may refuse a particular node, so every rule on the way is tried. The opset of the model
+    is raised and its functions are inlined first, but for declared ones: operators can be others
+    than those of the file.
+
+    Args:
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
+        wrt, of, straight_through, constant, example: As for `gradient`.
+
+    Raises:
+        ModelError: The model cannot be read or is not valid.
+        UnknownNameError: No tensor of that name; the nearest are listed.
+        ArgumentError: The arguments make no sense together.
+    """
+    net = io.load(model)
+    job = Job(net, wrt, Options(of=of, **options))
+    flow = Flow.of(net.graph, job.wrt, job.of)
+    op = Builder(net.graph)
+    blocked: dict[ir.Node, list[Edge]] = {}
+    for e in flow.blocked:
+        blocked.setdefault(e.node, []).append(e)
+    found: dict[ir.Node, tuple[State, str]] = {}
+    for node in flow.nodes:
+        found |= _within(node, flow)  # before the trial, which can add to the inner graphs
+        found[node] = _judge(op, node, flow, blocked.pop(node, []))
+    found |= {node: ("zero", edges[0].reason) for node, edges in blocked.items()}
+    return Report(
+        tuple(v.name or "" for v in job.wrt),
+        tuple(v.name or "" for v in job.of),
+        _rows(found),
+        tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
+        job.caution,
+    )
+
+
+def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:
+    """The state of one node on a path, found by a trial of its rules."""
+    edges = _edges(node, flow)
+    if missing := _missing(edges):
+        return "none", missing
+    if untyped := next((v for v in node.inputs if v is not None and v.type is None), None):
+        return "none", f"the type of {untyped.name!r} is unknown without a rule for what gives it"
+    gs = [_stand_in(op, v) if flow.matters(v) else None for v in node.outputs]
+    try:
+        apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
+    except (Refusal, NoRuleError, RuleError) as e:
+        return "none", str(e)
+    return "rule", "; ".join(
+        [*dict.fromkeys(e.reason for e in edges if e.reason), *map(_remark, blocked)]
+    )
+
+
+def _stand_in(op: Builder, value: ir.Value) -> Tensor:
+    """What can stand for the cotangent of a value, of which only the type matters here: itself."""
+    dtype = cotangent_dtype(value)
+    return op.tensor(value) if dtype is None else op.cast(op.tensor(value), dtype)
+
+
+def _within(node: ir.Node, flow: Flow) -> dict[ir.Node, tuple[State, str]]:
+    """The operators in the graphs of a node on a path, by what is declared of them."""
+    found: dict[ir.Node, tuple[State, str]] = {}
+    outer = [v for v in captures(node) if flow.matters(v)]
+    for graph in subgraphs(node):
+        sources = [*outer, *(v for v in graph.inputs if carries(v))]
+        inner = Flow.of(graph, sources, [v for v in graph.outputs if carries(v)])
+        found |= {e.node: ("zero", e.reason) for e in inner.blocked}
+        for n in inner.nodes:
+            missing = _missing(_edges(n, inner))
+            found[n] = ("none", missing) if missing else ("rule", "")
+            found |= _within(n, inner)
+    return found
+
+
+def _edges(node: ir.Node, flow: Flow) -> list[Edge]:
+    values = enumerate(operands(node))
+    return [edge(node, k, v) for k, v in values if v is not None and flow.matters(v)]
+
+
+def _missing(edges: list[Edge]) -> str:
+    return "; ".join(dict.fromkeys(_remark(e) for e in edges if e.state == "none"))
+
+
+def _remark(e: Edge) -> str:
+    if entry_of(e.node) is None:  # nothing is known of its operands
+        return e.reason
+    return f"{operand_name(e.node, e.index)}: {e.reason}"
+
+
+def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[Row, ...]:
+    groups: dict[tuple[str, str, State, str], list[str]] = {}
+    for node, (state, reason) in found.items():
+        key = (node.op_type, node.domain, state, reason)
+        groups.setdefault(key, []).append(node.name or "")
+    rows = [Row(*key, count=len(nodes), nodes=tuple(nodes)) for key, nodes in groups.items()]
+    return tuple(sorted(rows, key=lambda r: (_ORDER[r.state], r.domain, r.operator)))

@@ -1,0 +1,105 @@
+"""Every target's formulations give the same gradients; what each emits is what it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxgrad as og
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from tests.oracle import runner
+from tests.rules.test_rules import floats, sample_model, validate
+from tests.samples import Sample, load_samples, sample_id
+
+# The operators whose rules, or the masks and sums in them, depend on the target.
+CHOOSE = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip", "Add", "Mul", "Max")
+SAMPLES = [s for s in load_samples() if s.op in CHOOSE and not s.single and not s.reference]
+
+
+def results(model: onnx.ModelProto, sample: Sample, feeds, target) -> list[np.ndarray]:
+    built = og.gradient(model, floats(sample), target=target)
+    validate(built)
+    return runner(built)(feeds)
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
+@pytest.mark.parametrize("sample", SAMPLES, ids=sample_id)
+def test_targets_agree(sample, symbolic):
+    if symbolic and not sample.symbolic:
+        pytest.skip("the sample has no symbolic form")
+    model, feeds = sample_model(sample, symbolic, fed=False)
+    expected = results(model, sample, feeds, "cpu")
+    for target in ("cuda", "portable"):
+        for a, b in zip(results(model, sample, feeds, target), expected, strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def operators(model: onnx.ModelProto, **options) -> list[str]:
+    return [n.op_type for n in og.gradient(model, forward=False, **options).graph.node]
+
+
+def net() -> onnx.ModelProto:
+    return onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[2, 3, 8, 8] x, float[4, 3, 3, 3] w) => (float[2, 4, 8, 8] y) {
+            c = Conv<pads = [1, 1, 1, 1]>(x, w)
+            r = Relu(c)
+            y = Mul(r, r)
+        }""")
+
+
+def test_formulations():
+    cpu = operators(net(), wrt="x")
+    assert "ConvTranspose" not in cpu and "Where" not in cpu
+    for target in ("cuda", "portable"):
+        chosen = operators(net(), wrt="x", target=target)
+        assert "ConvTranspose" in chosen and "Where" in chosen
+
+
+@pytest.mark.parametrize("rows", ["4, 5", "N, 5", "N, K"])
+@pytest.mark.parametrize("bias", ["3", "1, 1, 3"])
+def test_sums_of_rows(rows, bias):
+    """They are products on the CPU, whether the rows are counted when the graph is built or not."""
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[{rows}, 3] x, float[{bias}] b) => (float[{rows}, 3] y) {{
+            xb = Add(x, b)
+            y = Mul(xb, xb)
+        }}""")
+    x = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    b = np.ones([int(d) for d in bias.split(",")], np.float32)
+    for target, op_type in (("cpu", "MatMul"), ("portable", "ReduceSum")):
+        built = og.gradient(model, "b", target=target)
+        assert op_type in {n.op_type for n in built.graph.node}
+        found = runner(built)({"x": x, "b": b})[1]
+        assert found.shape == b.shape
+        np.testing.assert_allclose(found.ravel(), 2 * (x + 1).sum((0, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [og.gradient, og.vjp, og.jvp, og.hvp, og.jacobian, og.hessian],
+    ids=lambda f: f.__name__,
+)
+def test_every_transform_takes_a_target(transform):
+    plain, portable = transform(net(), "x"), transform(net(), "x", target="portable")
+    assert "Where" not in {n.op_type for n in plain.graph.node}
+    inner = [a.g.node for n in portable.graph.node for a in n.attribute if a.HasField("g")]
+    nodes = [*portable.graph.node, *(n for body in inner for n in body)]
+    assert "Where" in {n.op_type for n in nodes}
+
+
+def test_unknown_target():
+    with pytest.raises(og.ArgumentError, match="target is one of 'cpu', 'cuda', 'portable'"):
+        og.gradient(net(), target="gpu")
+
+
+def test_a_sum_of_unknown_rank():
+    """It stays a sum: which axes are rows cannot be told."""
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT))
+    op = Builder(ir.Graph([x], [], nodes=[], opset_imports={"": 21}))
+    assert shapes.reduce_sum(op.tensor(x), [0]).value.producer().op_type == "ReduceSum"

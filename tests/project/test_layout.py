@@ -1,0 +1,78 @@
+"""Who may import whom: the folders stand on one another, and libraries stay in their modules."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import onnxgrad
+
+PACKAGE = Path(onnxgrad.__file__).parent
+# Each folder imports those before it, and none of its own level.
+ORDER = [
+    ["graph"],
+    ["runtimes"],
+    ["emit"],
+    ["declare"],
+    ["rules", "expansions"],
+    ["passes"],
+    ["engine"],
+    ["transforms"],
+    ["run"],
+    ["verify"],
+    ["cli"],
+]
+LEVEL = {name: k for k, level in enumerate(ORDER) for name in level}
+# The only module of the package that may import a library.
+LIBRARIES = {
+    "onnxscript": "passes/opsets.py",
+    "onnxruntime": "runtimes/onnxruntime.py",
+    "torch": None,
+}
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at whatever place in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name} imports relatively"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0]
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        folder = rest.partition(".")[0]
+        if first == "onnxgrad" and folder in LEVEL and folder != own:
+            assert LEVEL[folder] < LEVEL[own], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_libraries_stay_in_their_modules(path: Path) -> None:
+    packages = {name.partition(".")[0] for name in imports(path)}
+    for library, home in LIBRARIES.items():
+        assert library not in packages or name_of(path) == home
+
+
+def test_every_folder_has_its_place_and_says_what_it_holds() -> None:
+    folders = {p.parent.name: p for p in PACKAGE.glob("*/__init__.py")}
+    assert set(folders) == set(LEVEL)
+    for path in folders.values():
+        assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(onnxgrad) == sorted(onnxgrad.__all__)
