@@ -1,7 +1,7 @@
 """The table of samples: operators with operands and attributes at which their rules are checked.
 
-One module per family of rules, each with a list `SAMPLES`. tests/rules/test_rules.py is the one body
-of checks over all of them.
+One module per family of rules, each with a list `SAMPLES`. tests/rules/test_rules.py is the one
+body of checks over all of them.
 """
 
 from __future__ import annotations
