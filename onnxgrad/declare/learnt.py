@@ -60,6 +60,9 @@ _MOVING = {
     "Where": {"X", "Y"},
 }
 
+# Where the number of columns, or of channels, of a product by a weight stands in its shape.
+_ONE_COLUMN = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
+
 # In a sum, what stands for minus infinity: no weight is as large.
 _MASKING = 1e9
 
@@ -93,7 +96,21 @@ def _takes(node: ir.Node, operand: str, weight: ir.Value, many: bool) -> bool:
         return many and operand == "data" and len(weight.shape or ()) > 1
     if operand in _WEIGHTS.get(kind, ()):
         return True
-    return many and (kind in _PRODUCTS or (kind in _SUMS and not _masks(weight)))
+    if kind in _SUMS:
+        return (many or _is_bias(node, weight)) and not _masks(weight)
+    return many and kind in _PRODUCTS
+
+
+def _is_bias(node: ir.Node, weight: ir.Value) -> bool:
+    """Whether a vector of one number is added to a product that has one column, or one channel."""
+    if len(weight.shape or ()) == 0:
+        return False
+    for product in (v.producer() for v in node.inputs if v is not None):
+        axis = _ONE_COLUMN.get(product.op_type) if product is not None else None
+        factor = None if product is None or axis is None else product.inputs[1]
+        if factor is not None and factor.shape is not None and factor.shape[axis or 0] == 1:
+            return True
+    return False
 
 
 def _masks(weight: ir.Value) -> bool:

@@ -147,11 +147,19 @@ def divided(g: Tensor, size: Size) -> Tensor:
     return g.op.cast(wide * inverse(size, like=wide), g.dtype)
 
 
-def shared(g: Tensor, wins: Tensor, axes: Sequence[int] | Tensor) -> Tensor:
-    """`g`, reduced over `axes`, for each element that `wins`: they share it evenly."""
-    op, wide = g.op, g.op.wide(g)
+def shared(g: Tensor, x: Tensor, best: Tensor, axes: Axes) -> Tensor:
+    """`g`, reduced over `axes`, for the elements of `x` that equal `best`: they share it evenly."""
+    op, wide, wins = g.op, g.op.wide(g), x.equals(best)
     ties = reduce_sum(op.Cast(wins, to=wide.dtype), axes, keepdims=1)
-    return op.mask(op.cast(wide * op.bounded(1 / ties), g.dtype), wins)
+    return op.mask(op.cast(wide * share_of(ties, [x]), g.dtype), wins)
+
+
+def share_of(ties: Tensor, among: Sequence[Tensor]) -> Tensor:
+    """1 / ties, of a number of equals: there is none where the best is NaN, which counts as one."""
+    op = ties.op
+    if any(op.numbers.may_fail(x.value) for x in among):
+        ties = op.Max(ties, op.const(1, like=ties))
+    return op.bounded(1 / ties)
 
 
 def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxgrad.declare.registry import elementwise, rule
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.shapes import share_of
 from onnxgrad.emit.tensor import Tensor
 
 elementwise("Add", A=lambda: 1, B=lambda: 1)
@@ -36,23 +37,22 @@ def _(op, g, condition):
     return op.Where(condition, op.const(0, like=g), g)
 
 
-def share(g: Tensor, wins: Sequence[Tensor], i: int) -> Tensor:
-    """The part of `g` for the i-th of several operands: those that win share it evenly."""
-    op = g.op
-    if len(wins) > 1:
-        g = g * op.bounded(1 / op.sum([op.Cast(w, to=g.dtype) for w in wins]))
-    return op.mask(g, wins[i])
+def share(g: Tensor, operands: Sequence[Tensor], best: Tensor, i: int) -> Tensor:
+    """The part of `g` for the i-th of several operands: those that equal `best` share it evenly."""
+    op, wins = g.op, [x.equals(best) for x in operands]
+    ties = op.sum([op.Cast(w, to=g.dtype) for w in wins])
+    return op.mask(g * share_of(ties, operands), wins[i])
 
 
 # Operands that tie share evenly, as in torch.maximum; so they do where there are more than two.
 @rule("Max", "data_0", broadcast=True)
 def _(g, data_0, max, i):
-    return g if len(data_0) == 1 else share(g, [x.equals(max) for x in data_0], i)
+    return g if len(data_0) == 1 else share(g, data_0, max, i)
 
 
 @rule("Min", "data_0", broadcast=True)
 def _(g, data_0, min, i):
-    return g if len(data_0) == 1 else share(g, [x.equals(min) for x in data_0], i)
+    return g if len(data_0) == 1 else share(g, data_0, min, i)
 
 
 @rule("Pow", "X", broadcast=True)

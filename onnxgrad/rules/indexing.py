@@ -26,6 +26,7 @@ from onnxgrad.emit.shapes import (
     reduce_sum,
     reshape,
     reshape_like,
+    share_of,
     vector,
 )
 from onnxgrad.emit.tensor import Tensor
@@ -228,7 +229,7 @@ def _share(
     dtype = op.wide(data).dtype
     kept = op.Cast(data.equals(output), to=dtype)
     winners = at.write(kept, op.Cast(updates.equals(at.read(output)), to=dtype), "add")
-    return op.bounded(1 / winners)
+    return share_of(winners, [data, updates])
 
 
 @rule("TensorScatter", "past_cache")

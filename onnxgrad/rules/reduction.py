@@ -67,8 +67,8 @@ def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
 @rule("ReduceMin", "data")
 def _(op, g, data, reduced, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    wins = data.equals(shapes.unreduce(reduced, data, axes, keepdims))
-    return shapes.shared(shapes.unreduce(g, data, axes, keepdims), wins, axes)
+    g, best = (shapes.unreduce(t, data, axes, keepdims) for t in (g, reduced))
+    return shapes.shared(g, data, best, axes)
 
 
 @rule("ReduceProd", "data")

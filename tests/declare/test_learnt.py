@@ -46,6 +46,11 @@ NETS = {
         {"s": [], "e": [1], "p": [], "o": [1, 1]},
         "",
     ),
+    "the bias of one output": (
+        "h = MatMul(x, w) k = Add(h, b) l = Add(k, e) y = Expand(l, shape)",
+        {"w": [3, 1], "b": [1], "e": [1]},
+        "w b",
+    ),
     "what is no term": (
         "h = Pow(x, p) k = Clip(h, low, high) y = Max(k, m)",
         {"p": [3], "low": [], "high": [], "m": [3]},

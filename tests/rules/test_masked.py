@@ -44,6 +44,8 @@ ELEMENTS = {
     "Softplus by hand": ("e = Exp(x) a = Add(e, one) p = Log(a)", 0, [1e3, 1e3, 1e3]),
     "a product": ("l = Log(x) p = Mul(l, w)", 0, [-1, 0, 0]),
     "a quotient": ("l = Log(x) s = Sqrt(x) t = Mul(l, w) p = Div(t, s)", 0, [-1, 0, 0]),
+    "Max": ("q = Log(x) p = Max(q, w)", 0, [-1, -2, -3]),
+    "Min": ("q = Log(x) p = Min(q, w)", 0, [-1, -2, -3]),
     "a chain": ("s = Sqrt(x) r = Reciprocal(s) l = Log(r) p = Mul(l, l)", 0, [-1, 0, 0]),
 }
 WHOLE_ROWS = {
@@ -51,6 +53,8 @@ WHOLE_ROWS = {
         "q = Mul(x, x) n = ReduceSum<keepdims = 1>(q, axes) s = Sqrt(n) p = Div(x, s)", 0, [0] * 3),
     "ReduceL2": ("n = ReduceL2<keepdims = 1>(x, axes) p = Div(x, n)", 0, [0] * 3),
     "ReduceLogSum": ("n = ReduceLogSum<keepdims = 1>(x, axes) p = Mul(x, n)", 0, [0] * 3),
+    "ReduceMax": ("l = Log(x) n = ReduceMax<keepdims = 1>(l, axes) p = Mul(x, n)", 0, [-1] * 3),
+    "ReduceMin": ("l = Log(x) n = ReduceMin<keepdims = 1>(l, axes) p = Mul(x, n)", 0, [-1] * 3),
     "ReduceLogSumExp": (
         "l = Log(x) n = ReduceLogSumExp<keepdims = 1>(l, axes) p = Mul(x, n)", 0, [0] * 3),
     "LpNormalization": ("l = Log(x) p = LpNormalization<axis = 1>(l)", 0, [-1, 0, 0]),
