@@ -1,4 +1,8 @@
-"""What a rule may ask for by name, for one node."""
+"""The arguments that a rule receives for the names of its parameters.
+
+They are cotangents of the node's outputs, residuals (operands and outputs of the forward pass),
+attributes, the builder, and what the engine does for nodes that hold graphs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,15 @@ from onnxgrad.graph.schemas import Schema, schema_of
 
 
 class Arguments:
-    """What a rule may ask for by name, for one node."""
+    """The arguments of the rules of one node.
+
+    Args:
+        op: Emits what the rules compute.
+        node: The node, or a copy of it that is rematerialised.
+        entry: The rules.
+        gs: The cotangents of the node's outputs.
+        functions: Functions of the engine by name, for rules of nodes that hold graphs.
+    """
 
     def __init__(
         self,
@@ -26,10 +38,10 @@ class Arguments:
         node: ir.Node,
         entry: Entry,
         gs: Sequence[Tensor | None],
-        walk: Mapping[str, Callable[..., Any]],
+        functions: Mapping[str, Callable[..., Any]],
     ) -> None:
         self.op, self.node, self.entry, self.gs = op, node, entry, gs
-        self.walk = walk  # what a rule of a node with graphs calls for those
+        self.functions = functions
 
     def call(self, function: Callable[..., Any], names: Iterable[str], **given: Any) -> Any:
         """Call a rule with the arguments that it asks for."""
@@ -51,8 +63,8 @@ class Arguments:
             return node
         if name == CAPTURES:
             return [op.tensor(v) for v in captures(node)]
-        if name in self.walk:
-            return self.walk[name]
+        if name in self.functions:
+            return self.functions[name]
         if name == "g":
             return self.gs[0]
         if name in schema.inputs:
@@ -79,7 +91,7 @@ class Arguments:
         return tensors[k] if k < len(tensors) else None
 
     def _number(self, value: ir.Value) -> Tensor:
-        """A value; a rounded integer as the number that it stands for, where it is only moved."""
+        """A residual; a rounded integer becomes the number it stands for where it is only moved."""
         tensor = self.op.tensor(value)
         if ROUNDED in value.meta and is_moving(self.node.domain, self.node.op_type):
             return self.op.cast(tensor, value.meta[ROUNDED])

@@ -149,7 +149,7 @@ def describe(node: ir.Node) -> str:
     return f"operator {name}, node {node.name!r}"
 
 
-def refuse(
+def no_rule_error(
     node: ir.Node, index: int | None, reason: str, flow: Flow, where: str = ""
 ) -> NoRuleError:
     """The error for a node on a path that has no rule."""
@@ -173,4 +173,4 @@ def require_rules(flow: Flow) -> None:
     for node, edges in flow.steps:
         for e in edges:
             if e.state == "none":
-                raise refuse(node, e.index, e.reason, flow)
+                raise no_rule_error(node, e.index, e.reason, flow)

@@ -1,7 +1,9 @@
-"""Less memory for more time: what lies between checkpoints is computed again, not kept.
+"""Rematerialisation: less memory for more time, by checkpoints.
 
-When the walk comes to a node of the forward pass, its rule is given a copy of it, computed from the
-checkpoints before it. A copy is made once, so that all of them cost one forward pass at most.
+Residuals are the values of the forward pass that rules read. Those that are checkpoints are kept,
+the others are computed anew in the backward pass: a rule reads a copy of its node, which is
+computed from the checkpoints before it. No node is copied twice, so that all copies together cost
+one forward pass at most.
 T. Chen et al., "Training deep nets with sublinear memory cost", 2016.
 """
 
@@ -20,7 +22,7 @@ from onnxgrad.graph.constants import draws
 from onnxgrad.graph.facts import is_float, is_sequence, subgraphs
 
 
-def choose(flow: Flow) -> set[ir.Value]:
+def choose_checkpoints(flow: Flow) -> set[ir.Value]:
     """Checkpoints that cut n nodes into about √n parts, each where the fewest tensors cross."""
     nodes = flow.nodes
     place = {node: k for k, node in enumerate(nodes)}
@@ -47,15 +49,20 @@ def choose(flow: Flow) -> set[ir.Value]:
     }
 
 
-class Again:
-    """Gives nodes of the forward pass as copies that are computed again.
+class Rematerialisation:
+    """Copies of forward nodes, for the backward pass: see `reverse.Rematerialise`.
 
-    Operators that draw random numbers, and those that hold graphs, are not: what they gave is kept.
+    Nodes that draw random numbers or hold graphs are not copied; their outputs are kept.
+
+    Args:
+        op: Emits the copies.
+        flow: Has the nodes that can be copied.
+        checkpoints: The values that are kept.
     """
 
-    def __init__(self, op: Builder, flow: Flow, kept: Iterable[ir.Value]) -> None:
+    def __init__(self, op: Builder, flow: Flow, checkpoints: Iterable[ir.Value]) -> None:
         self._op = op
-        self._kept = set(kept)
+        self._checkpoints = set(checkpoints)
         self._place = {
             node: k
             for k, node in enumerate(flow.nodes)
@@ -65,7 +72,7 @@ class Again:
         self._gated: dict[ir.Value, ir.Value] = {}
 
     def __call__(self, node: ir.Node, after: Tensor) -> ir.Node:
-        """A copy of `node` that cannot run before the cotangent `after` is there."""
+        """A copy of `node` that cannot run before the cotangent `after` is computed."""
         if node not in self._place:
             return node
         needed: dict[ir.Node, None] = {}
@@ -74,14 +81,14 @@ class Again:
             n = stack.pop()
             if n not in self._copies and n not in needed:
                 needed[n] = None
-                stack += [p for v in n.inputs if (p := self._made_again(v)) is not None]
+                stack += [p for v in n.inputs if (p := self._copied_producer(v)) is not None]
         for n in sorted(needed, key=self._place.__getitem__):
             self._copies[n] = self._copy(n, after)
         return self._copies[node]
 
-    def _made_again(self, v: ir.Value | None) -> ir.Node | None:
-        """The node whose copy makes `v` again, if one does."""
-        if v is None or v in self._kept or not is_float(v):
+    def _copied_producer(self, v: ir.Value | None) -> ir.Node | None:
+        """The node that computes `v`, if a copy of it has to; None where `v` itself is kept."""
+        if v is None or v in self._checkpoints or not is_float(v):
             return None
         producer = v.producer()
         return producer if producer in self._place else None
@@ -90,7 +97,7 @@ class Again:
         op = self._op
         copy = ir.node(
             node.op_type,
-            [self._stand_in(v, after) for v in node.inputs],
+            [self._operand(v, after) for v in node.inputs],
             domain=node.domain,
             attributes={name: a.value for name, a in node.attributes.items()},
             num_outputs=len(node.outputs),
@@ -105,10 +112,11 @@ class Again:
         op.emitted.update(copy.outputs)
         return copy
 
-    def _stand_in(self, v: ir.Value | None, after: Tensor) -> ir.Value | None:
+    def _operand(self, v: ir.Value | None, after: Tensor) -> ir.Value | None:
+        """What a copy reads in the place of `v`: the output of a copy, or a gated checkpoint."""
         if v is None or not is_float(v) or v.is_initializer():
             return v
-        producer = self._made_again(v)
+        producer = self._copied_producer(v)
         if producer is not None:
             return self._copies[producer].outputs[producer.outputs.index(v)]
         if v not in self._gated:
@@ -116,10 +124,11 @@ class Again:
         return self._gated[v]
 
     def _gate(self, x: Tensor, after: Tensor) -> Tensor:
-        """`x`, but not before `after` is there.
+        """A tensor equal to `x`, which a runtime can compute only once it has computed `after`.
 
-        Else a runtime would compute again at once, or see that it has computed the same before.
-        The cotangent enters by none of its elements, as a part of the shape that `x` has anyway.
+        Without it a runtime would run the copies at once, or find them equal to the originals and
+        keep those. Of `after` no element is taken: an empty slice of it is appended to the target
+        of a Reshape of `x` to its own shape.
         """
         op = self._op
         if is_sequence(after.value):

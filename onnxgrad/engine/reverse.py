@@ -1,12 +1,14 @@
-"""Reverse mode on a graph: what depends on what, the walk, accumulation. It names no operator.
+"""Reverse mode on a graph: the vjp of a node, and the backward pass made of these.
 
-The cotangent of a value is the derivative of the scalar with respect to it. No cotangent means
-zero, and no node is emitted for it.
+The cotangent of a value is the derivative of the scalar with respect to it. The vjp of a node, its
+vector-Jacobian product, takes the cotangents of its outputs to those of its operands. It names no
+operator: the rules do. No cotangent means zero, and no node is emitted for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -15,27 +17,38 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import copy_into, merged, total
 from onnxgrad.emit.tensor import Refusal, Tensor
 from onnxgrad.engine.arguments import Arguments
-from onnxgrad.engine.flow import Flow, describe, operand_name, operands, refuse, require_rules
+from onnxgrad.engine.flow import (
+    Flow,
+    describe,
+    no_rule_error,
+    operand_name,
+    operands,
+    require_rules,
+)
 from onnxgrad.engine.straight_through import entry_of, is_straight
 from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.facts import cotangent_dtype, subgraphs
 from onnxgrad.graph.functions import body_of
 
+# Gives the node whose values a rule reads in the place of a node of the forward pass; they may wait
+# for a cotangent of that node.
+Rematerialise = Callable[[ir.Node, Tensor], ir.Node]
 
-def pull_back(
+
+def backward(
     op: Builder,
     flow: Flow,
-    seeds: dict[ir.Value, Tensor],
-    again: Callable[[ir.Node, Tensor], ir.Node] | None = None,
+    seeds: Mapping[ir.Value, Tensor],
+    rematerialise: Rematerialise | None = None,
 ) -> dict[ir.Value, Tensor]:
     """Emit the backward pass.
 
     Args:
         op: Emits at the end of the graph.
-        flow: What matters.
+        flow: The nodes on the paths from the sources to the targets.
         seeds: The cotangents of the targets.
-        again: Gives the node that takes the place of one of the forward pass, whose values are
-            computed again once a cotangent of it is there.
+        rematerialise: Gives a copy of a node, computed from checkpoints, whose values its rule
+            reads. By default these are the node's own, kept since the forward pass.
 
     Returns:
         The cotangents of the sources; a source that none reaches is absent.
@@ -44,53 +57,82 @@ def pull_back(
         NoRuleError: A node on a path cannot be differentiated.
         RuleError: A rule returned what is no cotangent of its operand.
     """
-    parts: dict[ir.Value, list[Tensor]] = {v: [t] for v, t in seeds.items()}
-    sources = set(flow.sources)
-    scope, outer, op.guards = op.scope, op.replaced, True
-    op.replaced = {}  # what a walk within this one gives is put in place at its own end
-    whole: dict[ir.Value, Tensor] = {}
-
-    def cotangent(v: ir.Value) -> Tensor | None:
-        if v not in whole and v in parts:
-            whole[v] = total(op, parts.pop(v))
-        return whole.get(v) if v in sources else whole.pop(v, None)
-
-    for node, edges in reversed(flow.steps):
-        op.scope = f"{node.name}/grad"
-        gs = [cotangent(v) for v in node.outputs]
-        first = next((g for g in gs if g is not None), None)
-        if first is None:
-            continue
-        values = operands(node)
-        wanted = [e.index for e in edges]
-        try:
-            present = again(node, first) if again else node
-            for index, g in apply(op, present, gs, wanted).items():
-                v = values[index]
-                assert v is not None
-                if is_straight(node) and (dtype := cotangent_dtype(v)) is not None:
-                    g = op.cast(g, dtype)
-                _check(g, v, node, index)
-                parts.setdefault(v, []).append(g)
-        except Refusal as e:
-            raise refuse(node, None, str(e), flow) from None
-    op.scope = scope
-    found = {v: cotangent(v) for v in flow.sources}
-    _replace(op, {*flow.sources, *flow.targets})
-    op.replaced = outer
+    cotangents = Cotangents(op, seeds)
+    with _replacing(op, {*flow.sources, *flow.targets}):
+        for node, edges in reversed(flow.steps):
+            with _applying_rule_of(node, op, flow):
+                gs = [cotangents.of(v) for v in node.outputs]
+                if (first := next((g for g in gs if g is not None), None)) is None:
+                    continue
+                values = operands(node)
+                primal = rematerialise(node, first) if rematerialise else node
+                for index, g in vjp(op, primal, gs, [e.index for e in edges]).items():
+                    if (v := values[index]) is not None:
+                        cotangents.add(v, _checked(g, v, node, index))
+        found = {v: cotangents.of(v) for v in flow.sources}
     return {v: g for v, g in found.items() if g is not None}
 
 
-def _replace(op: Builder, kept: set[ir.Value]) -> None:
-    """Put in place what rules gave for outputs of nodes, but for those that have to stay."""
-    for old, new in op.replaced.items():
-        if old in kept:
-            continue
-        if old.is_graph_output():
-            old.name, new.name = op.names.fresh(f"{old.name}_replaced"), old.name
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if op.replaced:
-        op.graph.sort()
+class Cotangents:
+    """The cotangents found so far: of each value the sum of those that its uses contribute."""
+
+    def __init__(self, op: Builder, seeds: Mapping[ir.Value, Tensor]) -> None:
+        self._op = op
+        self._parts = {v: [g] for v, g in seeds.items()}
+
+    def add(self, value: ir.Value, g: Tensor) -> None:
+        """Add the contribution of one use of a value."""
+        self._parts.setdefault(value, []).append(g)
+
+    def of(self, value: ir.Value) -> Tensor | None:
+        """The cotangent of a value to which all uses have contributed; None if none has."""
+        parts = self._parts.get(value)
+        if parts is None:
+            return None
+        parts[:] = [total(self._op, parts)]
+        return parts[0]
+
+
+@contextlib.contextmanager
+def _replacing(op: Builder, kept: Collection[ir.Value]) -> Iterator[None]:
+    """Replace forward nodes at the end, where rules have given other tensors for their outputs.
+
+    A backward pass within this one replaces its own at its own end. From here on the builder guards
+    products against a zero times an infinity: see `finite`.
+
+    Args:
+        op: Collects the replacements.
+        kept: Values that stay, since they are differentiated themselves.
+    """
+    outer, op.replaced, op.guards = op.replaced, {}, True
+    try:
+        yield
+        for old, new in op.replaced.items():
+            if old in kept:
+                continue
+            if old.is_graph_output():
+                old.name, new.name = op.names.fresh(f"{old.name}_replaced"), old.name
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+        if op.replaced:
+            op.graph.sort()
+    finally:
+        op.replaced = outer
+
+
+@contextlib.contextmanager
+def _applying_rule_of(node: ir.Node, op: Builder, flow: Flow) -> Iterator[None]:
+    """Name what is emitted after a node, and raise its rule's refusal with the node and the path.
+
+    Raises:
+        NoRuleError: The rule refuses the node.
+    """
+    outer, op.scope = op.scope, f"{node.name}/grad"
+    try:
+        yield
+    except Refusal as refusal:
+        raise no_rule_error(node, None, str(refusal), flow) from None
+    finally:
+        op.scope = outer
 
 
 def pull(
@@ -99,33 +141,56 @@ def pull(
     sources: Sequence[ir.Value],
     nodes: Sequence[ir.Node] | None = None,
 ) -> dict[ir.Value, Tensor]:
-    """The cotangents of `sources`, as far as there are any, given those of other values.
+    """Pull cotangents back through a graph: trace what matters, then emit the backward pass.
 
-    They lie in the graph that `op` emits to, or among `nodes`, in topological order.
+    Args:
+        op: Emits at the end of its graph.
+        seeds: Cotangents of values.
+        sources: The values whose cotangents are asked for.
+        nodes: The nodes through which the sources influence those values, in topological order;
+            by default all of the builder's graph.
+
+    Returns:
+        The cotangents of `sources`; one that is zero is absent.
 
     Raises:
         NoRuleError: A node on a path cannot be differentiated.
     """
     flow = Flow.of(op.graph if nodes is None else nodes, sources, list(seeds))
     require_rules(flow)
-    return pull_back(op, flow, {v: g for v, g in seeds.items() if flow.matters(v)})
+    return backward(op, flow, {v: g for v, g in seeds.items() if flow.matters(v)})
 
 
 def matters(
     graph: ir.Graph, sources: Sequence[ir.Value], targets: Sequence[ir.Value]
 ) -> set[ir.Value]:
-    """Those of `sources` that influence `targets`: for rules of nodes with graphs."""
+    """The `sources` that influence `targets`; rules of nodes with graphs ask for them."""
     flow = Flow.of(graph, sources, targets)
     return {v for v in sources if flow.matters(v)}
 
 
-def apply(
+def vjp(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
-    """Apply a node's rule: the cotangents of its operands at `wanted`, given its outputs'."""
+    """The vector-Jacobian product of a node, by its rule.
+
+    Args:
+        op: Emits it.
+        node: Its operands and outputs are what a rule reads.
+        gs: The cotangents of its outputs.
+        wanted: The indices of the operands whose cotangents are asked for.
+
+    Returns:
+        The cotangents by the operands' indices; one that is zero is absent.
+
+    Raises:
+        Refusal: The rule refuses the node.
+        NoRuleError: A node inside of this one cannot be differentiated.
+        RuleError: The rule is wrong.
+    """
     entry = entry_of(node)
     if entry is None:
-        return _through_body(op, node, gs, wanted)
+        return _vjp_of_body(op, node, gs, wanted)
     values = operands(node)
     formal = [operand_name(node, k) for k in range(len(values))]
     result: dict[int, Tensor | None] = {}
@@ -151,10 +216,10 @@ def apply(
     return present
 
 
-def _through_body(
+def _vjp_of_body(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
-    """The cotangents of a node's operands by way of its function body, recomputed."""
+    """The vector-Jacobian product of a node without a rule, by a copy of its function body."""
     body = body_of(node, op.opset)
     if body is None:
         raise Refusal(f"no rule, and no function body in opset {op.opset} for these attributes")
@@ -169,25 +234,31 @@ def _through_body(
     return {k: found[v] for k, v in sources.items() if v in found}
 
 
-def _check(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> None:
-    """That `g` can be the cotangent of an operand; the rule is to blame if not."""
+def _checked(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> Tensor:
+    """What a rule returned for an operand, with the dtype and as far as known the shape of it.
+
+    Raises:
+        RuleError: It cannot be the operand's cotangent; the rule is to blame.
+    """
     where = f"the rule of {describe(node)}, operand {operand_name(node, index)!r}, returned"
     if not isinstance(g, Tensor):
         raise RuleError(f"{where} {type(g).__name__}, not a Tensor")
     dtype = cotangent_dtype(value)
+    if dtype is not None and is_straight(node):
+        g = g.op.cast(g, dtype)
     if dtype is not None and g.dtype != dtype:
         raise RuleError(f"{where} a cotangent of {g.dtype.name} for {dtype.name} {value.name!r}")
     if value.shape is None:
-        return
-    mismatch = g.shape is not None and (
-        len(g.shape) != len(value.shape)
-        or any(
-            isinstance(a, int) and isinstance(b, int) and a != b
+        return g
+    fits = g.shape is None or (
+        len(g.shape) == len(value.shape)
+        and all(
+            a == b or not (isinstance(a, int) and isinstance(b, int))
             for a, b in zip(g.shape, value.shape, strict=True)
         )
     )
-    if mismatch:
+    if not fits:
         raise RuleError(
             f"{where} a cotangent of shape {g.value.shape} for {value.name!r} of {value.shape}"
         )
-    g.op.typed(g, g.op.tensor(value))
+    return g.op.typed(g, g.op.tensor(value))

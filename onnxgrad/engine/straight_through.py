@@ -1,8 +1,8 @@
-"""Straight-through gradients: rounding that is differentiated as if it changed nothing.
+"""Straight-through gradients: rounding is differentiated as if it changed nothing.
 
-What is asked for is marked in the graph. A rounded integer that such a node gives then carries
-cotangents, of the dtype of the number that was rounded, to the nodes that use it and have a
-straight-through rule too.
+The nodes to be differentiated in this way are marked. A rounded integer that such a node computes
+then carries cotangents, of the dtype of the number that was rounded, to those nodes that use it and
+have a straight-through rule too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def is_straight(node: ir.Node) -> bool:
 
 
 def entry_of(node: ir.Node) -> registry.Entry | None:
-    """The entry that counts for a node."""
+    """The table's entry for a node, the straight-through one where it is marked."""
     return registry.lookup(node.domain, node.op_type, is_straight(node))
 
 
 def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
-    """Mark the nodes that cotangents are to pass, and no others.
+    """Mark the nodes of the named operators, and no others.
 
     Args:
         graph: Of typed values, the nodes in topological order.
@@ -54,11 +54,11 @@ def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
     _clear(graph)
     if chosen:
         _mark_chosen(graph, {split_name(name) for name in chosen})
-        spread(graph)
+        propagate_marks(graph)
 
 
-def spread(graph: ir.Graph) -> None:
-    """Mark the nodes that rounded integers pass, also those that a backward pass has added."""
+def propagate_marks(graph: ir.Graph) -> None:
+    """Mark the nodes through which rounded integers flow, those of a backward pass included."""
     passes = {split_name(name) for name in registry.straight_through()}
     for node in graph.all_nodes():
         moved = registry.is_moving(node.domain, node.op_type)

@@ -13,7 +13,7 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.subgraphs import renamed_copy
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
-from onnxgrad.engine.straight_through import spread
+from onnxgrad.engine.straight_through import propagate_marks
 from onnxgrad.transforms.blocks import (
     MAX_BYTES,
     Blocks,
@@ -195,7 +195,7 @@ def _gradients_of_one(
     }
     found = pull(inner, seeds, sources, nodes)
     if job.options.straight_through:
-        spread(inner.graph)
+        propagate_marks(inner.graph)
     gradients = [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources]
     return [renamed_copy(inner, g, "gradient") for g in gradients]
 

@@ -14,10 +14,10 @@ from onnxgrad.emit.finite import PICK
 from onnxgrad.emit.subgraphs import renamed_copy
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import Edge, Flow, describe, operands, require_rules
-from onnxgrad.engine.rematerialise import Again, choose
-from onnxgrad.engine.reverse import pull_back
+from onnxgrad.engine.rematerialise import Rematerialisation, choose_checkpoints
+from onnxgrad.engine.reverse import backward
 from onnxgrad.engine.stopped import is_gate, restore, stop
-from onnxgrad.engine.straight_through import mark, spread
+from onnxgrad.engine.straight_through import mark, propagate_marks
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.graph.facts import is_float
 from onnxgrad.graph.names import All, parameters, resolve_all
@@ -107,19 +107,22 @@ class Job:
         """
         sources = self.wrt if sources is None else sources
         flow = self.require(list(seeds), sources)
-        kept = self.checkpoints
-        again = None if kept is None else Again(self.op, flow, kept or choose(flow))
-        found = pull_back(self.op, flow, {y: g for y, g in seeds.items() if flow.matters(y)}, again)
-        if (
-            self.options.straight_through
-        ):  # the backward pass may use rounded integers: for a second order
-            spread(self.op.graph)
+        seeds = {y: g for y, g in seeds.items() if flow.matters(y)}
+        found = backward(self.op, flow, seeds, self._rematerialisation(flow))
+        if self.options.straight_through:  # for a second order
+            propagate_marks(self.op.graph)
         for v in sources:
             if v not in found:
                 if not self.zeros:
-                    raise _unreachable(self.op.graph, v, list(seeds))
+                    raise _unreachable(self.op.graph, v, list(flow.targets))
                 found[v] = shapes.full_like(self.op.tensor(v), 0)
         return found
+
+    def _rematerialisation(self, flow: Flow) -> Rematerialisation | None:
+        kept = self.checkpoints
+        if kept is None:
+            return None
+        return Rematerialisation(self.op, flow, kept or choose_checkpoints(flow))
 
     def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:
         """What matters between `sources` and `targets`; raises what `pull` does."""

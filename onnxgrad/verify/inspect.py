@@ -14,7 +14,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.emit.tensor import Refusal, Tensor
 from onnxgrad.engine.flow import Edge, Flow, edge, operand_name, operands
-from onnxgrad.engine.reverse import apply
+from onnxgrad.engine.reverse import vjp
 from onnxgrad.engine.straight_through import entry_of
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import NoRuleError, RuleError
@@ -134,7 +134,7 @@ def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple
         return "none", f"the type of {untyped.name!r} is unknown without a rule for what gives it"
     gs = [_stand_in(op, v) if flow.matters(v) else None for v in node.outputs]
     try:
-        apply(op, node, gs, [e.index for e in edges if e.state == "rule"])
+        vjp(op, node, gs, [e.index for e in edges if e.state == "rule"])
     except (Refusal, NoRuleError, RuleError) as e:
         return "none", str(e)
     return "rule", "; ".join(
