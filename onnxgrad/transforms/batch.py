@@ -31,7 +31,7 @@ from onnxgrad.transforms.examples import (
 )
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.notes import GRADIENTS, note
-from onnxgrad.transforms.options import Common, Options, Spec, Wrt, transform
+from onnxgrad.transforms.options import Common, Inputs, Options, Wrt, transform
 
 
 @transform
@@ -39,7 +39,7 @@ def per_example_gradient(
     net: ir.Model,
     wrt: Wrt = None,
     *,
-    batched: Spec | None = None,
+    batched: Inputs | None = None,
     max_bytes: int = MAX_BYTES,
     **options: Unpack[Common],
 ) -> None:
@@ -82,7 +82,7 @@ def per_example_gradient(
 
 @transform
 def vmap(
-    net: ir.Model, *, batched: Spec | None = None, batch: str = "batch", example: Any = None
+    net: ir.Model, *, batched: Inputs | None = None, batch: str = "batch", example: Any = None
 ) -> None:
     """A model with a new first axis, the batch, on its inputs and outputs.
 
@@ -132,7 +132,7 @@ def vmap(
 
 
 def examples_of(
-    net: ir.Model, wrt: Wrt, batched: Spec | None, max_bytes: int, options: Options
+    net: ir.Model, wrt: Wrt, batched: Inputs | None, max_bytes: int, options: Options
 ) -> tuple[Job, list[ir.Value]]:
     """What gradients by example start from, and the inputs with the batch."""
     job = Job(net, All.ALL if wrt is None else wrt, options)

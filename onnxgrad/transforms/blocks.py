@@ -78,7 +78,7 @@ class Linear:
                 node.replace_input_with(0, stands_for.get(v, same))
 
 
-def plan_mode(
+def choose_mode(
     of: Sequence[ir.Value],
     wrt: Sequence[ir.Value],
     mode: Mode,

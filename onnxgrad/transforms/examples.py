@@ -20,13 +20,13 @@ from onnxgrad.graph.facts import dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.options import Spec
+from onnxgrad.transforms.options import Inputs
 
 # Of a net for one example: its nodes, and what is there under a name.
 Emit = Callable[[Builder, list[ir.Node], dict[str, ir.Value]], Sequence[Tensor]]
 
 
-def batch_inputs(graph: ir.Graph, batched: Spec | None) -> list[ir.Value]:
+def batch_inputs(graph: ir.Graph, batched: Inputs | None) -> list[ir.Value]:
     inputs = {v.name: v for v in graph.inputs if not v.is_initializer()}
     if batched is not None and not isinstance(batched, str | Sequence):
         raise ArgumentError(f"batched: a name or a sequence of names is needed, not {batched!r}")

@@ -20,7 +20,7 @@ from onnxgrad.transforms.blocks import (
     Mode,
     by_columns,
     by_rows,
-    plan_mode,
+    choose_mode,
 )
 from onnxgrad.transforms.examples import (
     batch_inputs,
@@ -30,7 +30,7 @@ from onnxgrad.transforms.examples import (
 )
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.notes import JACOBIANS, OGRADS, names_of, note
-from onnxgrad.transforms.options import Common, Imposed, Options, Spec, Wrt, transform
+from onnxgrad.transforms.options import Common, Imposed, Inputs, Options, Wrt, transform
 
 
 @transform
@@ -39,7 +39,7 @@ def jacobian(
     wrt: Wrt = None,
     *,
     mode: Mode = "auto",
-    batched: bool | Spec = False,
+    batched: bool | Inputs = False,
     max_bytes: int = MAX_BYTES,
     **options: Unpack[Common],
 ) -> None:
@@ -69,7 +69,7 @@ def jacobian(
     job.require(job.of, job.wrt)
     job.require_moved()
     inputs, batch = batch_for(job, job.of, batched)
-    if plan_mode(job.of, job.wrt, mode, max_bytes, "jacobian", batch) == "forward":
+    if choose_mode(job.of, job.wrt, mode, max_bytes, "jacobian", batch) == "forward":
         blocks = by_columns(job, job.of, batch)
     else:
         own = [x for x in job.wrt if x in batch]
@@ -89,7 +89,7 @@ def hessian(
     net: ir.Model,
     wrt: Wrt = None,
     *,
-    batched: bool | Spec = False,
+    batched: bool | Inputs = False,
     max_bytes: int = MAX_BYTES,
     **options: Unpack[Imposed],
 ) -> None:
@@ -111,7 +111,7 @@ def hessian(
     single = net.clone()
     job = Job(net, wrt, Options(**options))
     inputs, batch = batch_for(job, [], batched)
-    plan_mode(job.wrt, job.wrt, "reverse", max_bytes, "hessian", batch)
+    choose_mode(job.wrt, job.wrt, "reverse", max_bytes, "hessian", batch)
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
     job.zeros = True
@@ -127,7 +127,7 @@ def hessian(
 
 
 def batch_for(
-    job: Job, of: Sequence[ir.Value], batched: bool | Spec
+    job: Job, of: Sequence[ir.Value], batched: bool | Inputs
 ) -> tuple[list[ir.Value], set[ir.Value]]:
     """The inputs with the batch, and all values with it: none where none was asked for."""
     if batched is False:

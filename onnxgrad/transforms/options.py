@@ -37,8 +37,12 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import All
 
-# A tensor's name, a position in the net such as ["layer1", 0, "weight"], or a sequence of these.
-Spec: TypeAlias = str | Sequence[Any]
+# Graph inputs, by their names.
+Inputs: TypeAlias = str | Sequence[str]
+# Tensors: a name, or a sequence of names and of positions, as in ["x", ["layer1", 0, "weight"]].
+# A position is a sequence of names and indices. Any, because mypy infers such a list, where it is
+# first given to a variable, as one of objects.
+Spec: TypeAlias = str | Sequence[str | Sequence[Any]]
 Wrt: TypeAlias = Spec | All | None
 # What a model is given as, but for an `onnx_ir.Model`.
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto

@@ -10,11 +10,11 @@ from onnxgrad.transforms.batch import examples_of
 from onnxgrad.transforms.blocks import (
     MAX_BYTES,
     Mode,
-    plan_mode,
+    choose_mode,
 )
 from onnxgrad.transforms.jacobian import batch_for
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.options import Options, Spec, Wrt
+from onnxgrad.transforms.options import Inputs, Options, Spec, Wrt
 
 
 def plan(
@@ -25,7 +25,7 @@ def plan(
     of: Spec | None = None,
     constant: Spec | None = None,
     mode: Mode = "auto",
-    batched: bool | Spec | None = None,
+    batched: bool | Inputs | None = None,
     max_bytes: int = MAX_BYTES,
     example: Any = None,
 ) -> Mode:
@@ -41,5 +41,5 @@ def plan(
         return "reverse"
     job = Job(net, wrt, options)
     _, batch = batch_for(job, [] if kind == "hessian" else job.of, batched or False)
-    of = job.wrt if kind == "hessian" else job.of
-    return plan_mode(of, job.wrt, mode, max_bytes, kind, batch)
+    rows = job.wrt if kind == "hessian" else job.of
+    return choose_mode(rows, job.wrt, mode, max_bytes, kind, batch)
