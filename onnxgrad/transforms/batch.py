@@ -17,18 +17,8 @@ from onnxgrad.graph.facts import dims_of
 from onnxgrad.graph.names import All
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
-from onnxgrad.transforms.blocks import (
-    MAX_BYTES,
-    alike,
-    require_fit,
-    size_in_bytes,
-)
-from onnxgrad.transforms.examples import (
-    batch_inputs,
-    by_example,
-    new_dim,
-    shapes_of_one,
-)
+from onnxgrad.transforms.blocks import MAX_BYTES, alike, require_fit, size_in_bytes
+from onnxgrad.transforms.examples import batch_inputs, by_example, new_dim, shapes_of_one
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.notes import GRADIENTS, note
 from onnxgrad.transforms.options import Common, Inputs, Options, Wrt, transform
@@ -45,27 +35,33 @@ def per_example_gradient(
 ) -> None:
     """A model that computes gradients example by example, without the sum over the batch.
 
-    For each tensor `w` of `wrt` it has an output `<w>_grad` of shape [N, *w.shape], N being the
-    size of the batch: the first axis of every tensor of `batched`. The metadata property
-    "onnxgrad.gradients" is as for `gradient`. The net is run once more for each example, as a batch
-    of one, so examples must not influence each other in it; it takes up to as long as N gradients
-    of a batch of one.
+    The net is run once more for each example, as a batch of one, so examples must not influence
+    each other in it.
 
     Args:
-        model, of, ...: As for `gradient`; `of` are
-            floating-point graph outputs.
+        model, of, ...: As for `gradient`; `of` are floating-point graph outputs.
         wrt: As for `gradient`, but no batched input; None means every weight that is learnt.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
+    Returns:
+        A model of the same kind. For each tensor `w` of `wrt` it has an output `<w>_grad` of shape
+        [N, *w.shape], N being the size of the batch: the first axis of every tensor of `batched`.
+        The metadata property "onnxgrad.gradients" is as for `gradient`.
+
     Raises:
         ArgumentError: A name in `batched` is no graph input, or the gradients would be larger than
             `max_bytes`. Else as for `gradient`.
+
+    Example:
+        >>> model = og.per_example_gradient("models/mlp.onnx", [["fc1", "weight"]])  # [N, 16, 4]
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'fc1.weight_grad']
     """
     single = net.clone()
-    job, rows = examples_of(net, wrt, batched, max_bytes, Options(**options))
-    job.require(job.of, job.wrt)
+    job, inputs = examples_of(net, wrt, batched, max_bytes, Options(**options))
+    job.trace(job.of, job.wrt)
     job.warn()
 
     def emit(inner: Builder, nodes: list[ir.Node], values: dict[str, ir.Value]) -> list[Tensor]:
@@ -75,7 +71,7 @@ def per_example_gradient(
         found = pull(inner, seeds, sources, nodes)
         return [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources]
 
-    stacks = by_example(job, single, rows, emit, alike(job.wrt))
+    stacks = by_example(job, single, inputs, emit, alike(job.wrt))
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)})
     note(net, {GRADIENTS: dict(zip(job.wrt_names, job.results, strict=True))})
 
@@ -100,28 +96,34 @@ def vmap(
     Raises:
         ArgumentError: A name in `batched` is no graph input, or an output cannot have the axis.
         ModelError: The model cannot be read or is not valid.
+        FeedError: The net cannot be run on the example.
+
+    Example:
+        >>> model = og.vmap("models/mlp.onnx", batch="nets")
+        >>> [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+        ['nets', 'N', 4]
     """
     normalise(net, [], example=example)
     graph = net.graph
-    rows = batch_inputs(graph, batched)
+    inputs = batch_inputs(graph, batched)
     for y in graph.outputs:
         if y.producer() is None or not isinstance(y.type, ir.TensorType):
             kind = "no tensor" if y.producer() else "an input too"
             raise ArgumentError(f"the output {y.name!r} is {kind}, so it cannot have a batch")
     batch = new_dim(graph, batch)
-    for v in rows:
+    for v in inputs:
         if v.shape is not None:
             v.shape = ir.Shape([batch, *v.shape])
     op = Builder(graph)
     outputs = list(graph.outputs)
 
     def of_one(inner: Builder, *slices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        _, copies = copy_graph(inner, graph, dict(zip(rows, slices, strict=True)))
+        _, copies = copy_graph(inner, graph, dict(zip(inputs, slices, strict=True)))
         return [], [copies[y] for y in outputs]
 
-    read = [op.tensor(v) for v in rows]
+    read = [op.tensor(v) for v in inputs]
     found = scan(op, of_one, [], read)[1]
-    stacks = unless_empty(op, shapes.dim(read[0], 0), found, shapes_of_one(op, rows))
+    stacks = unless_empty(op, shapes.dim(read[0], 0), found, shapes_of_one(op, inputs))
     names = [y.name for y in outputs]
     graph.outputs.clear()
     for y, name, stack in zip(outputs, names, stacks, strict=True):
@@ -134,7 +136,11 @@ def vmap(
 def examples_of(
     net: ir.Model, wrt: Wrt, batched: Inputs | None, max_bytes: int, options: Options
 ) -> tuple[Job, list[ir.Value]]:
-    """What gradients by example start from, and the inputs with the batch."""
+    """The job of gradients by example, and the inputs with the batch.
+
+    Raises:
+        ArgumentError: What is named cannot have such gradients, or they would be too large.
+    """
     job = Job(net, All.ALL if wrt is None else wrt, options)
     if wrt is None:
         job.wrt = [v for v in job.wrt if v.is_initializer()]
@@ -142,8 +148,8 @@ def examples_of(
             raise ArgumentError(
                 "the net has no weight that is learnt; name inputs without the batch in wrt"
             )
-    rows = batch_inputs(net.graph, batched)
-    for v in rows:
+    inputs = batch_inputs(net.graph, batched)
+    for v in inputs:
         if dims_of(v) == ():
             raise ArgumentError(f"batched: {v.name!r} is a scalar, so it has no batch")
     for x in job.wrt:
@@ -152,12 +158,12 @@ def examples_of(
                 f"wrt: {x.name!r} is an inner tensor; gradients by example are those of parameters "
                 "and of inputs without the batch"
             )
-        if x in rows:
+        if x in inputs:
             raise ArgumentError(
                 f"wrt: {x.name!r} is an input with the batch; its gradient, as og.gradient gives "
                 "it, has no sum over the batch"
             )
-    count = next((d for v in rows for d in (dims_of(v) or ())[:1] if isinstance(d, int)), None)
+    count = next((d for v in inputs for d in (dims_of(v) or ())[:1] if isinstance(d, int)), None)
     sizes = {f"the gradient of {x.name!r} by example": size_in_bytes(x, count) for x in job.wrt}
     require_fit(sizes, max_bytes, "Feed fewer examples at a time")
-    return job, rows
+    return job, inputs

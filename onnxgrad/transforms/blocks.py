@@ -34,10 +34,10 @@ Blocks: TypeAlias = dict[tuple[ir.Value, ir.Value], Tensor]
 class Linear:
     """The backward pass as a linear map of its seed, ready to be pulled back once more.
 
-    The seeds are stand-ins, ones: as the pass is linear in them, their values cancel out of what is
-    pulled back, and only their shapes can remain, and where a mask makes zeros of them. Shapes of
-    what the pass calculates are taken from the net where a value of it has the same, so that
-    nothing else of the pass remains either.
+    The seeds are stand-ins, ones. The pass is linear in them, so nothing that is pulled back
+    depends on their values; only their shapes can be read, and the zeros that a mask makes of them.
+    On leaving the context, shapes of tensors of the pass are read from values of the net with the
+    same shape, so that nothing else of the pass remains either.
     """
 
     def __init__(self, job: Job) -> None:
@@ -58,7 +58,13 @@ class Linear:
     def push(
         self, op: Builder, tangents: dict[ir.Value, Tensor], nodes: list[ir.Node]
     ) -> list[Tensor]:
-        """The tangents of `of`, emitted by `op`, given those of `wrt`; `nodes` hold the pass."""
+        """Push tangents of `wrt` forward to those of `of`: a Jacobian-vector product.
+
+        Args:
+            op: Emits it.
+            tangents: Those of `wrt`.
+            nodes: The nodes of the net and of its backward pass.
+        """
         seeds = merged(op, [(self.cotangents[x], t) for x, t in tangents.items()])
         found = pull(op, seeds, [t.value for t in self.stand_ins.values()], nodes)
         return [
@@ -86,9 +92,17 @@ def choose_mode(
     kind: str,
     batch: Collection[ir.Value] = (),
 ) -> Literal["reverse", "forward"]:
-    """The way with fewer steps, of Jacobians that are not too large.
+    """The mode that takes fewer steps.
 
-    `batch` are the values with a batch, if blocks are to be by example.
+    Args:
+        of, wrt: The Jacobians are those of each of the former with respect to each of the latter.
+        mode: What was asked for.
+        max_bytes: The size above which they are refused.
+        kind: What they are, for the message.
+        batch: The values with a batch, if blocks are to be by example.
+
+    Raises:
+        ArgumentError: The mode does not exist, or the Jacobians would be too large.
     """
     if mode not in ("auto", "reverse", "forward"):
         raise ArgumentError(f"mode is 'auto', 'reverse' or 'forward', not {mode!r}")
@@ -107,8 +121,17 @@ def choose_mode(
     return "forward" if all_known and sum(known[1]) < sum(known[0]) else "reverse"
 
 
-def require_fit(sizes: Mapping[str, int | None], max_bytes: int, instead: str) -> None:
-    """Raise if results, whose sizes in bytes are given as far as known, are too large together."""
+def require_fit(sizes: Mapping[str, int | None], max_bytes: int, remedy: str) -> None:
+    """Check that results are not too large together.
+
+    Args:
+        sizes: Their sizes in bytes, as far as known, by what they are.
+        max_bytes: The size above which they are refused.
+        remedy: What to do about it, for the message.
+
+    Raises:
+        ArgumentError: They are too large.
+    """
     known = {what: size for what, size in sizes.items() if size is not None}
     total = sum(known.values())
     if total > max_bytes:
@@ -116,7 +139,7 @@ def require_fit(sizes: Mapping[str, int | None], max_bytes: int, instead: str) -
         together = f" (all {len(known)} together: {total:,})" if len(known) > 1 else ""
         raise ArgumentError(
             f"{what} takes {known[what]:,} bytes{together}, more than max_bytes={max_bytes:,}. "
-            f"{instead}, or raise max_bytes."
+            f"{remedy}, or raise max_bytes."
         )
 
 
@@ -140,7 +163,7 @@ def by_rows(
 
         stacks = _scan_units(op, op.tensor(y), wrt, row, lead)
         for x, stack in zip(wrt, stacks, strict=True):
-            stack = _turned(stack, op.tensor(x).rank, 1) if lead else stack
+            stack = _move_first_axis(stack, 1, op.tensor(x).rank) if lead else stack
             blocks[y, x] = _unflatten(stack, y, x, lead)
     return blocks
 
@@ -159,7 +182,7 @@ def by_columns(job: Job, of: Sequence[ir.Value], batch: Collection[ir.Value] = (
             lead = 1 if x in batch else 0
             for y, stack in zip(of, _scan_units(op, op.tensor(x), of, column, lead), strict=True):
                 rank = op.tensor(y).rank
-                blocks[y, x] = _unflatten(_turned(stack, rank, rank), y, x, lead)
+                blocks[y, x] = _unflatten(_move_first_axis(stack, rank, rank), y, x, lead)
     return blocks
 
 
@@ -202,14 +225,13 @@ def alike(values: Sequence[ir.Value]) -> Callable[[Builder], list[Tensor]]:
     return lambda op: [shapes.shape(op.tensor(v)) for v in values]
 
 
-def _turned(stack: Tensor, of_one: int, behind: int) -> Tensor:
-    """A stack of tensors of a rank, with its first axis behind so many of theirs."""
-    return stack.op.Transpose(
-        stack, perm=[*range(1, behind + 1), 0, *range(behind + 1, of_one + 1)]
-    )
+def _move_first_axis(stack: Tensor, to: int, last: int) -> Tensor:
+    """A tensor whose first axis becomes axis `to`; `last` is its last axis."""
+    return stack.op.Transpose(stack, perm=[*range(1, to + 1), 0, *range(to + 1, last + 1)])
 
 
 def _unflatten(stack: Tensor, y: ir.Value, x: ir.Value, lead: int) -> Tensor:
+    """The block of y and x, whose axes of y or of x a stack has in one; with `lead` by example."""
     op = stack.op
     return shapes.reshape(stack, [*shapes.dims(op.tensor(y)), *shapes.dims(op.tensor(x))[lead:]])
 

@@ -90,7 +90,7 @@ def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
     options = Options(of=float_outputs(net), unreachable="zeros", example=example)
     job = Job(net, None, options)
     op, inputs, outputs = job.op, job.wrt, job.of
-    job.require(outputs, inputs)
+    job.trace(outputs, inputs)
     adj, fwd = _Prefix(net.graph, "adj"), _Prefix(net.graph, "fwd")
     seeds = {y: _new_input(op, y, [adj]) for y in outputs}
     reads = [_unstack(m, op.tensor(y), [_count(m, op.tensor(y))]) for y, m in seeds.items()]
@@ -103,19 +103,19 @@ def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
             both = _new_input(op, y, [fwd, adj])
             reads.append(_unstack(both, op.tensor(y), [count, _count(m, op.tensor(y))]))
 
-    def pulled(inner: Builder, given: dict[ir.Value, Tensor], nodes: Sequence[ir.Node]) -> Any:
+    def adjoint(inner: Builder, given: dict[ir.Value, Tensor], nodes: Sequence[ir.Node]) -> Any:
         found = pull(inner, given, inputs, nodes)
         return [found.get(x) or shapes.full_like(inner.tensor(x), 0) for x in inputs]
 
     def seed(inner: Builder, *slices: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """One seed: the adjoint, which is then pulled back along all directions."""
-        first = pulled(inner, dict(zip(outputs, slices, strict=False)), list(op.graph))
+        first = adjoint(inner, dict(zip(outputs, slices, strict=False)), list(op.graph))
 
         def direction(deeper: Builder, *along: Tensor) -> tuple[list[Tensor], list[Tensor]]:
             """The derivative of the adjoint: by the symmetry of the Hessian its gradient."""
             values = [*first, *map(deeper.tensor, outputs)]
             given = merged(deeper, zip(values, along, strict=True))
-            return [], pulled(deeper, given, [*op.graph, *inner.graph])
+            return [], adjoint(deeper, given, [*op.graph, *inner.graph])
 
         if not pushed:
             return [], first
@@ -194,8 +194,8 @@ def _unstack(seeds: Tensor, value: Tensor, counts: Sequence[Size]) -> Tensor:
     """The seeds of a matrix along first axes of their own, the innermost first."""
     rows, columns = _sizes(value)
     blocks = shapes.reshape(seeds, [rows, *counts, columns])
-    turned = seeds.op.Transpose(blocks, perm=_turn(len(counts)))
-    return shapes.reshape(turned, [*reversed(counts), *shapes.dims(value)])
+    transposed = seeds.op.Transpose(blocks, perm=_permutation(len(counts)))
+    return shapes.reshape(transposed, [*reversed(counts), *shapes.dims(value)])
 
 
 def _matrix(stack: Tensor, value: Tensor, prefixes: Sequence[_Prefix]) -> Tensor:
@@ -203,12 +203,12 @@ def _matrix(stack: Tensor, value: Tensor, prefixes: Sequence[_Prefix]) -> Tensor
     rows, columns = _sizes(value)
     counts = [shapes.dim(stack, k) for k in range(len(prefixes))]
     blocks = shapes.reshape(stack, [*counts, rows, columns])
-    turned = stack.op.Transpose(blocks, perm=_turn(len(counts)))
-    matrix = shapes.reshape(turned, [rows, shapes.product([*counts, columns])])
+    transposed = stack.op.Transpose(blocks, perm=_permutation(len(counts)))
+    matrix = shapes.reshape(transposed, [rows, shapes.product([*counts, columns])])
     matrix.value.shape = ir.Shape(_matrix_shape(value.value, prefixes))
     return matrix
 
 
-def _turn(counts: int) -> list[int]:
+def _permutation(counts: int) -> list[int]:
     """Between [row, counts ..., column] and [counts ..., row, column], innermost count first."""
     return [*reversed(range(counts + 1)), counts + 1]

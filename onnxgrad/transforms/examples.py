@@ -27,6 +27,11 @@ Emit = Callable[[Builder, list[ir.Node], dict[str, ir.Value]], Sequence[Tensor]]
 
 
 def batch_inputs(graph: ir.Graph, batched: Inputs | None) -> list[ir.Value]:
+    """The graph inputs with the batch: those named, by default all that are no parameters.
+
+    Raises:
+        ArgumentError: A name is not that of such an input, or there is none.
+    """
     inputs = {v.name: v for v in graph.inputs if not v.is_initializer()}
     if batched is not None and not isinstance(batched, str | Sequence):
         raise ArgumentError(f"batched: a name or a sequence of names is needed, not {batched!r}")
@@ -126,7 +131,7 @@ def _copy_of_one(
     normalise(single, names, straight_through, _first(job, examples))
     mark(single.graph, straight_through)
     stop(single.graph, job.constant, Names(single.graph))
-    stands = {}
+    replacements = {}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
         if v.name not in known:  # of a branch that runs for one example only
@@ -134,29 +139,29 @@ def _copy_of_one(
                 name=v.name, type=v.type, shape=v.shape, const_value=v.const_value
             )
             graph.register_initializer(known[v.name])
-        stands[v] = examples.get(v.name) or inner.tensor(known[v.name])
-    nodes, copies = copy_graph(inner, single.graph, stands)
+        replacements[v] = examples.get(v.name) or inner.tensor(known[v.name])
+    nodes, copies = copy_graph(inner, single.graph, replacements)
     values = {v.name or "": t.value for v, t in copies.items()}
     return nodes, values | {name or "": t.value for name, t in examples.items()}
 
 
 def _first(job: Job, batched: Collection[str | None]) -> Any:
-    """The example of the whole batch, less all but its first row."""
+    """The feeds of the option `example`, cut to the first example of the batch."""
     example = job.options.example
     if not isinstance(example, Mapping):
         return example if example is None else np.asarray(example)[:1]
     return {n: np.asarray(x)[:1] if n in batched else x for n, x in example.items()}
 
 
-def shapes_of_one(op: Builder, rows: list[ir.Value]) -> Callable[[Builder], list[Tensor]]:
+def shapes_of_one(op: Builder, inputs: list[ir.Value]) -> Callable[[Builder], list[Tensor]]:
     """The shapes of a net's outputs for one example: where they are computed, for one of zeros."""
     graph, outputs = op.graph, list(op.graph.outputs)
 
     def of_one(none: Builder) -> list[Tensor]:
         zeros = {}
-        for v in rows:
-            row, size = none.tensor(row_of(v)), none.Shape(none.tensor(v), start=1)
-            zeros[v] = none.typed(shapes.full_of(row, size, 0), row)
+        for v in inputs:
+            one, size = none.tensor(example_of(v)), none.Shape(none.tensor(v), start=1)
+            zeros[v] = none.typed(shapes.full_of(one, size, 0), one)
         _, copies = copy_graph(none, graph, zeros)
         return [_shape_of(none.tensor(y), copies[y]) for y in outputs]
 
@@ -189,7 +194,7 @@ def new_dim(graph: ir.Graph, stem: str) -> str:
     return name
 
 
-def row_of(value: ir.Value) -> ir.Value:
-    """One row of `value`, as far as dtype and shape go."""
+def example_of(value: ir.Value) -> ir.Value:
+    """A value of the dtype and shape of one example of `value`."""
     shape = None if value.shape is None else ir.Shape(value.shape[1:])
     return ir.Value(type=value.type, shape=shape)

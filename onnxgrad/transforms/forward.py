@@ -7,9 +7,7 @@ from typing_extensions import Unpack
 
 from onnxgrad.emit.subgraphs import merged
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.transforms.blocks import (
-    Linear,
-)
+from onnxgrad.transforms.blocks import Linear
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.notes import HVPS, OGRADS, TANGENTS, names_of, note
 from onnxgrad.transforms.options import Common, Imposed, Options, Wrt, transform
@@ -19,12 +17,22 @@ from onnxgrad.transforms.options import Common, Imposed, Options, Wrt, transform
 def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
     """A model that computes Jacobian-vector products: tangents in, tangents out.
 
-    For each tensor `x` of `wrt` the result has an input `<x>_tangent` of the shape and dtype of
-    `x`, for each tensor `y` of `of` an output `<y>_tangent` of the shape and dtype of `y`: the sum
-    over `wrt` of dy/dx times the tangent of x. The metadata property "onnxgrad.tangents" maps, in
-    JSON, the tensors' names to those of their tangents.
+    Args:
+        model, wrt, of, ...: As for `gradient`.
 
-    Args, Raises: As for `gradient`; a tensor of `of` that depends on none of `wrt` is unreachable.
+    Returns:
+        A model of the same kind. For each tensor `x` of `wrt` it has an input `<x>_tangent` of the
+        shape and dtype of `x`, for each tensor `y` of `of` an output `<y>_tangent` of the shape and
+        dtype of `y`: the sum over `wrt` of dy/dx times the tangent of x. The metadata property
+        "onnxgrad.tangents" maps, in JSON, the tensors' names to those of their tangents.
+
+    Raises:
+        UnreachableError: A tensor of `of` depends on none of `wrt`. Else as for `gradient`.
+
+    Example:
+        >>> model = og.jvp("models/mlp.onnx")
+        >>> [x.name for x in model.graph.input], [y.name for y in model.graph.output]
+        (['input', 'input_tangent'], ['logits', 'logits_tangent'])
     """
     job = Job(net, wrt, Options(**options))
     for x in job.wrt:
@@ -32,8 +40,8 @@ def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
             raise ArgumentError(
                 f"{x.name!r} is in wrt, so its tangent is an input: leave it out of `of`"
             )
-    tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
-    job.require_moved()
+    tangents = {x: job.add_input(f"{x.name}_tangent", x) for x in job.wrt}
+    job.require_dependent()
     job.zeros = True
     with Linear(job) as linear:
         moved = linear.push(job.op, tangents, list(net.graph))
@@ -46,15 +54,26 @@ def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
 def hvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Imposed]) -> None:
     """A model that computes Hessian-vector products of the scalar that `gradient` differentiates.
 
-    For each tensor `x` of `wrt` the result has an input `<x>_tangent` and an output `<x>_hvp`, both
-    of the shape and dtype of `x`. The outputs are the product of the Hessian with respect to all of
-    `wrt` together with the tangents. The metadata properties "onnxgrad.tangents" and
-    "onnxgrad.hvps" map, in JSON, the tensors' names to those of the inputs and outputs.
+    Args:
+        model, wrt, of, ograd, ...: As for `gradient`.
 
-    Args, Raises: As for `gradient`.
+    Returns:
+        A model of the same kind. For each tensor `x` of `wrt` it has an input `<x>_tangent` and an
+        output `<x>_hvp`, both of the shape and dtype of `x`. The outputs are the product of the
+        Hessian with respect to all of `wrt` together with the tangents. The metadata properties
+        "onnxgrad.tangents" and "onnxgrad.hvps" map, in JSON, the tensors' names to those of the
+        inputs and outputs.
+
+    Raises:
+        OnnxGradError: As for `gradient`.
+
+    Example:
+        >>> model = og.hvp("models/mlp.onnx")
+        >>> [x.name for x in model.graph.input], [y.name for y in model.graph.output]
+        (['input', 'input_tangent'], ['logits', 'input_hvp'])
     """
     job = Job(net, wrt, Options(**options))
-    tangents = {x: job.input(f"{x.name}_tangent", x) for x in job.wrt}
+    tangents = {x: job.add_input(f"{x.name}_tangent", x) for x in job.wrt}
     seeds, ograds = job.seeds()
     first = job.pull(seeds)
     job.zeros = True  # a gradient that does not depend on x has a Hessian of zero

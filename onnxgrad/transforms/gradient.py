@@ -1,6 +1,8 @@
 """The gradient: a model goes in, a model comes out. Read this page first.
 
 load -> normalise -> trace what matters -> seed -> pull back -> name the results -> clean up
+
+`transform` loads and gives back, a `Job` does the rest.
 """
 
 from __future__ import annotations
@@ -61,6 +63,11 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         UnreachableError: No gradient flows from the chosen outputs to a tensor.
         NoRuleError: An operator on the path has no gradient rule, or needs a rank that is unknown.
         FeedError: The net cannot be run on the example.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", ["input", ["fc1", "weight"]])
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'input_grad', 'fc1.weight_grad']
     """
     _differentiate(net, wrt, Options(**options))
 
@@ -69,11 +76,24 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
 def vjp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Kept]) -> None:
     """A model that computes vector-Jacobian products: seeds in, gradients out.
 
-    The same as `gradient` with ``ograd=True``: for each tensor `y` of `of` the result has an input
-    `<y>_ograd` of the shape and dtype of `y`, for each tensor `x` of `wrt` an output `<x>_grad` of
-    the shape and dtype of `x`, which is the sum over `of` of the seed times dy/dx.
+    The same as `gradient` with ``ograd=True``.
 
-    Args, Returns, Raises: As for `gradient`.
+    Args:
+        model, wrt, of, ...: As for `gradient`.
+
+    Returns:
+        A model of the same kind. For each tensor `y` of `of` it has an input `<y>_ograd` of the
+        shape and dtype of `y`, the seed, and for each tensor `x` of `wrt` an output `<x>_grad` of
+        the shape and dtype of `x`: the sum over `of` of the seed times dy/dx. The metadata
+        properties are as for `gradient`.
+
+    Raises:
+        OnnxGradError: As for `gradient`.
+
+    Example:
+        >>> model = og.vjp("models/mlp.onnx")
+        >>> [x.name for x in model.graph.input], [y.name for y in model.graph.output]
+        (['input', 'logits_ograd'], ['logits', 'input_grad'])
     """
     _differentiate(net, wrt, Options(ograd=True, **options))
 

@@ -14,20 +14,8 @@ from onnxgrad.emit.subgraphs import renamed_copy
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.engine.straight_through import propagate_marks
-from onnxgrad.transforms.blocks import (
-    MAX_BYTES,
-    Blocks,
-    Mode,
-    by_columns,
-    by_rows,
-    choose_mode,
-)
-from onnxgrad.transforms.examples import (
-    batch_inputs,
-    batch_of,
-    by_example,
-    require_batch,
-)
+from onnxgrad.transforms.blocks import MAX_BYTES, Blocks, Mode, by_columns, by_rows, choose_mode
+from onnxgrad.transforms.examples import batch_inputs, batch_of, by_example, require_batch
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.notes import JACOBIANS, OGRADS, names_of, note
 from onnxgrad.transforms.options import Common, Imposed, Inputs, Options, Wrt, transform
@@ -45,9 +33,7 @@ def jacobian(
 ) -> None:
     """A model that computes the Jacobian of each tensor of `of` with respect to each of `wrt`.
 
-    For each pair it has an output `<y>_<x>_jacobian` of shape [*y.shape, *x.shape] and the dtype of
-    `x`. The metadata property "onnxgrad.jacobians" maps, in JSON, y to x to the name of that
-    output. The forward values are computed once.
+    The forward values are computed once.
 
     Args:
         model, wrt, of, ...: As for `gradient`.
@@ -61,13 +47,23 @@ def jacobian(
             No example may influence another.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
+    Returns:
+        A model of the same kind. For each pair it has an output `<y>_<x>_jacobian` of shape
+        [*y.shape, *x.shape] and the dtype of `x`. The metadata property "onnxgrad.jacobians" maps,
+        in JSON, y to x to the name of that output.
+
     Raises:
         ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
+
+    Example:
+        >>> model = og.jacobian("models/mlp.onnx", batched=True)  # [N, 3, 4]
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'logits_input_jacobian']
     """
     single = net.clone()
     job = Job(net, wrt, Options(**options))
-    job.require(job.of, job.wrt)
-    job.require_moved()
+    job.trace(job.of, job.wrt)
+    job.require_dependent()
     inputs, batch = batch_for(job, job.of, batched)
     if choose_mode(job.of, job.wrt, mode, max_bytes, "jacobian", batch) == "forward":
         blocks = by_columns(job, job.of, batch)
@@ -95,9 +91,7 @@ def hessian(
 ) -> None:
     """A model that computes the Hessian of the scalar that `gradient` differentiates.
 
-    For each pair of tensors `a`, `b` of `wrt` it has an output `<a>_<b>_hessian` of shape
-    [*a.shape, *b.shape]. The metadata property "onnxgrad.jacobians" maps a to b to its name. To
-    pick one element of a larger output, impose an ograd of one 1 among zeros.
+    To pick one element of a larger output, impose an ograd of one 1 among zeros.
 
     Args:
         model, wrt, of, ograd, ...: As for `gradient`.
@@ -105,8 +99,18 @@ def hessian(
             each example adds to the scalar. Of tensors without the batch they have all axes.
         max_bytes: The size of all of them above which they are refused, where it is known.
 
+    Returns:
+        A model of the same kind. For each pair of tensors `a`, `b` of `wrt` it has an output
+        `<a>_<b>_hessian` of shape [*a.shape, *b.shape]. The metadata property "onnxgrad.jacobians"
+        maps, in JSON, a to b to the name of that output.
+
     Raises:
         ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
+
+    Example:
+        >>> model = og.hessian("models/mlp.onnx", batched=True)  # [N, 4, 4]
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'input_input_hessian']
     """
     single = net.clone()
     job = Job(net, wrt, Options(**options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -29,48 +30,82 @@ from onnxgrad.transforms.options import Options, Wrt
 from onnxgrad.transforms.probabilities import advice, warn
 
 
+@dataclass(frozen=True)
+class _Names:
+    """The tensors that the arguments of a transform stand for, by name."""
+
+    wrt: list[str]
+    of: list[str]
+    imposed: list[str]
+    constant: list[str]
+    checkpoints: list[str]
+
+    @classmethod
+    def resolve(cls, net: ir.Model, wrt: Wrt, options: Options) -> _Names:
+        """Resolve them in the model as the caller has it, whose nodes a position counts."""
+        given = options.of
+        of = results(net) or float_outputs(net) if given is None else resolve_all(net, given)
+        imposed = _imposed(net, options, of)
+        constant = resolve_all(net, options.constant) if options.constant else []
+        kept = options.checkpoints
+        return cls(
+            _wrt_names(net, wrt, constant),
+            imposed or of,
+            imposed,
+            constant,
+            [] if isinstance(kept, bool) else resolve_all(net, kept),
+        )
+
+
 class Job:
     """One differentiation: names resolved, the net normalised, results named.
+
+    Args:
+        net: A private model, which is changed.
+        wrt: As for `gradient`.
+        options: As for `gradient`.
 
     Attributes:
         op: Emits at the end of the net's graph.
         wrt, of: The tensors to differentiate with respect to, and those to differentiate.
         constant: The names of the tensors that no cotangent flows through.
+        zeros: Whether a tensor that nothing reaches has a gradient of zeros.
+        caution: What to say of a scalar that nobody has chosen and whose gradient means nothing.
         results: The names of the results, once they are finished.
+
+    Raises:
+        ModelError: The model is not valid.
+        UnknownNameError: No tensor of that name.
+        ArgumentError: The arguments make no sense together.
+        FeedError: The net cannot be run on the example.
     """
 
     def __init__(self, net: ir.Model, wrt: Wrt = None, options: Options | None = None) -> None:
         self.net = net
-        given = set(_values(net.graph))
         self.options = options = options or Options()
         self.zeros = options.unreachable == "zeros" or isinstance(wrt, All)
-        of = options.of
-        of_names = results(net) or float_outputs(net) if of is None else resolve_all(net, of)
-        self.imposed = _imposed(net, options, of_names)
-        of_names = self.imposed or of_names
-        self.constant = resolve_all(net, options.constant) if options.constant else []
-        wrt_names = _wrt_names(net, wrt, self.constant)
-        checkpoints = options.checkpoints
-        kept = [] if isinstance(checkpoints, bool) else resolve_all(net, checkpoints)
-        keep = [*wrt_names, *of_names, *kept, *self.constant]
+        self.results: list[str] = []
+        own = set(_values(net.graph))  # before normalising adds others
+        names = _Names.resolve(net, wrt, options)
+        self.imposed, self.constant = names.imposed, names.constant
+        keep = [*names.wrt, *names.of, *names.checkpoints, *names.constant]
         normalise(net, keep, options.straight_through, options.example)
         mark(net.graph, options.straight_through)
         self.op = Builder(net.graph, target=options.target)
-        stop(net.graph, self.constant, self.op.names)
-        values = _values(net.graph)
-        for name in self.constant:
+        stop(net.graph, names.constant, self.op.names)
+        self._find(names, isinstance(wrt, All))
+        self.caution = "" if self.imposed else advice(self.of, own)
+
+    def _find(self, names: _Names, learnt_only: bool) -> None:
+        """Find the values of the names in the normalised net."""
+        values = _values(self.net.graph)
+        for name in names.constant:
             _require_tensor(_value(values, name, "constant"))
-        # None where nothing is computed again; empty where they are to be chosen.
-        self.checkpoints = (
-            None if checkpoints is False else {_float_value(values, n, "checkpoints") for n in kept}
-        )
-        self.wrt = [_float_value(values, n, "wrt") for n in wrt_names]
-        self.of = [_float_value(values, n, "of") for n in of_names]
-        if isinstance(wrt, All):
+        self.checkpoints = {_float_value(values, n, "checkpoints") for n in names.checkpoints}
+        self.wrt = [_float_value(values, n, "wrt") for n in names.wrt]
+        self.of = [_float_value(values, n, "of") for n in names.of]
+        if learnt_only:
             self.wrt = [v for v in self.wrt if not v.is_initializer() or is_learnt(v)]
-        # What to say of the scalar that nothing else is chosen for, if its gradient means nothing.
-        self.caution = "" if self.imposed else advice(self.of, given)
-        self.results: list[str] = []
 
     @property
     def wrt_names(self) -> list[str]:
@@ -78,10 +113,13 @@ class Job:
         return [v.name or "" for v in self.wrt]
 
     def seeds(self) -> tuple[dict[ir.Value, Tensor], dict[ir.Value, Tensor]]:
-        """The cotangents of `of`, ones where none is imposed; and those that are graph inputs."""
-        op = self.op
+        """The cotangents of `of`, ones where none is imposed; and those that are graph inputs.
+
+        It warns of a scalar whose gradient means nothing.
+        """
+        op, imposed = self.op, [y for y in self.of if y.name in self.imposed]
         self.warn()
-        ograds = {y: self.input(f"{y.name}_ograd", y) for y in self.of if y.name in self.imposed}
+        ograds = {y: self.add_input(f"{y.name}_ograd", y) for y in imposed}
         return {y: ograds.get(y) or shapes.full_like(op.tensor(y), 1) for y in self.of}, ograds
 
     def warn(self) -> None:
@@ -89,7 +127,7 @@ class Job:
         if self.caution and self.options.of is None:
             warn(self.caution)
 
-    def input(self, name: str, like: ir.Value) -> Tensor:
+    def add_input(self, name: str, like: ir.Value) -> Tensor:
         """A new graph input of the dtype and shape of `like`; a taken name has its end repeated."""
         value = ir.Value(name=self._unique(name), type=like.type, shape=like.shape)
         self.op.graph.inputs.append(value)
@@ -99,14 +137,21 @@ class Job:
     def pull(
         self, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value] | None = None
     ) -> dict[ir.Value, Tensor]:
-        """The cotangents of `sources` (by default `wrt`), all of them, given those of others.
+        """Pull cotangents back to `sources`, by default `wrt`.
+
+        Args:
+            seeds: The cotangents of values of the net.
+            sources: The values whose cotangents are asked for.
+
+        Returns:
+            The cotangents of all `sources`; where none arrives it is zeros.
 
         Raises:
             UnreachableError: There is none, and it was not asked for zeros.
             NoRuleError: An operator on the path has no gradient rule.
         """
         sources = self.wrt if sources is None else sources
-        flow = self.require(list(seeds), sources)
+        flow = self.trace(list(seeds), sources)
         seeds = {y: g for y, g in seeds.items() if flow.matters(y)}
         found = backward(self.op, flow, seeds, self._rematerialisation(flow))
         if self.options.straight_through:  # for a second order
@@ -119,13 +164,17 @@ class Job:
         return found
 
     def _rematerialisation(self, flow: Flow) -> Rematerialisation | None:
-        kept = self.checkpoints
-        if kept is None:
+        if self.options.checkpoints is False:
             return None
-        return Rematerialisation(self.op, flow, kept or choose_checkpoints(flow))
+        return Rematerialisation(self.op, flow, self.checkpoints or choose_checkpoints(flow))
 
-    def require(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:
-        """What matters between `sources` and `targets`; raises what `pull` does."""
+    def trace(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:
+        """The flow from `sources` to `targets`.
+
+        Raises:
+            UnreachableError: No target depends on a source, and it was not asked for zeros.
+            NoRuleError: An operator on the path has no gradient rule.
+        """
         flow = Flow.of(self.op.graph, sources, targets)
         require_rules(flow)
         for v in sources:
@@ -133,11 +182,15 @@ class Job:
                 raise _unreachable(self.op.graph, v, targets)
         return flow
 
-    def require_moved(self) -> None:
-        """Raise for a tensor of `of` that depends on none of `wrt`."""
+    def require_dependent(self) -> None:
+        """Check that each tensor of `of` depends on one of `wrt`, unless it was asked for zeros.
+
+        Raises:
+            UnreachableError: One does not.
+        """
         for y in self.of:
             if not self.zeros and not Flow.of(self.op.graph, self.wrt, [y]).matters(y):
-                self.require([y], self.wrt)  # raises, and says why
+                self.trace([y], self.wrt)  # raises and says why
 
     def finish(self, results: dict[str, Tensor]) -> None:
         """List the results as outputs under their names, drop what is no longer needed."""
@@ -176,7 +229,7 @@ def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
 
 
 def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
-    """What to differentiate with respect to; what is not named leaves out what is constant."""
+    """The names of `wrt`; `ALL` and None leave out the tensors that are constant."""
     if wrt is not None and not isinstance(wrt, All):
         names = resolve_all(net, wrt)
         if both := [repr(name) for name in names if name in constant]:

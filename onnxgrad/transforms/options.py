@@ -114,11 +114,12 @@ class Transform(Protocol[P]):
 
     __name__: str
 
-    @overload
-    def __call__(self, model: ir.Model, *args: P.args, **kwargs: P.kwargs) -> ir.Model: ...
-
+    # This one first: where protobuf has no types, a ModelProto passes for any class.
     @overload
     def __call__(self, model: Source, *args: P.args, **kwargs: P.kwargs) -> onnx.ModelProto: ...
+
+    @overload
+    def __call__(self, model: ir.Model, *args: P.args, **kwargs: P.kwargs) -> ir.Model: ...
 
 
 def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:

@@ -1,4 +1,4 @@
-"""Only the decisions of a transform, for inputs of given sizes."""
+"""The decisions of a transform for inputs of given sizes, without building its result."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad.transforms.batch import examples_of
-from onnxgrad.transforms.blocks import (
-    MAX_BYTES,
-    Mode,
-    choose_mode,
-)
+from onnxgrad.transforms.blocks import MAX_BYTES, Mode, choose_mode
 from onnxgrad.transforms.jacobian import batch_for
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Inputs, Options, Spec, Wrt
@@ -29,10 +25,18 @@ def plan(
     max_bytes: int = MAX_BYTES,
     example: Any = None,
 ) -> Mode:
-    """Only the decisions of a transform: its mode, and whether its results are too large.
+    """The decisions of a transform for inputs of given sizes, without building its result.
 
-    `kind` is "jacobian", "hessian" or "per_example_gradient", the model a private one whose inputs
-    have the sizes to decide for. Raises what those raise for their arguments.
+    Args:
+        kind: "jacobian", "hessian" or "per_example_gradient".
+        net: A private model, which is changed; its inputs have the sizes to decide for.
+        wrt, of, ...: As for the transform.
+
+    Returns:
+        The mode that the transform would choose.
+
+    Raises:
+        ArgumentError: The results would be larger than `max_bytes`. Else as the transform.
     """
     options = Options(of=of, constant=constant, unreachable="zeros", example=example)
     if kind == "per_example_gradient":
@@ -41,5 +45,5 @@ def plan(
         return "reverse"
     job = Job(net, wrt, options)
     _, batch = batch_for(job, [] if kind == "hessian" else job.of, batched or False)
-    rows = job.wrt if kind == "hessian" else job.of
-    return choose_mode(rows, job.wrt, mode, max_bytes, kind, batch)
+    targets = job.wrt if kind == "hessian" else job.of
+    return choose_mode(targets, job.wrt, mode, max_bytes, kind, batch)

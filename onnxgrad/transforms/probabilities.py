@@ -65,7 +65,7 @@ def advice(values: Sequence[ir.Value], known: Collection[str]) -> str:
 
 def warn(message: str) -> None:
     """Warn the caller of the package, at his line."""
-    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    package, level, frame = str(Path(__file__).parents[1]), 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, ConstantSumWarning, stacklevel=level)
