@@ -1,4 +1,4 @@
-"""Reverse mode: what depends on what, the walk, what a rule may ask for, straight-through
-gradients, tensors that are computed again. It names no operator, and imports `passes` and all
-before it but the rules.
+"""Reverse mode: what depends on what, the backward pass, the arguments of rules, straight-through
+gradients, rematerialisation. It names no operator, and imports `passes` and all before it but the
+rules.
 """

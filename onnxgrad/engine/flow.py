@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -11,7 +12,7 @@ from onnxgrad.declare.expansions import REASON
 from onnxgrad.declare.registry import State
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.engine.stopped import is_gate
-from onnxgrad.engine.straight_through import entry_of, is_straight
+from onnxgrad.engine.straight_through import entry_of, is_straight_through
 from onnxgrad.graph.errors import NoRuleError
 from onnxgrad.graph.facts import carries
 from onnxgrad.graph.functions import has_body
@@ -29,6 +30,9 @@ class Edge:
     reason: str
 
 
+Operands: TypeAlias = dict[ir.Node, tuple[ir.Value | None, ...]]
+
+# The name under which a rule asks for outer values that a node's graphs capture.
 CAPTURES = "captures"
 
 
@@ -50,7 +54,7 @@ def edge(node: ir.Node, index: int, value: ir.Value) -> Edge:
     """What is known of the derivative of a node with respect to `value`, its operand at `index`."""
     if is_gate(node):
         return Edge(node, index, "zero", f"{node.outputs[0].name!r} is constant")
-    if ROUNDED in value.meta and not is_straight(node):
+    if ROUNDED in value.meta and not is_straight_through(node):
         return Edge(node, index, "zero", "takes rounded numbers for integers")
     entry = entry_of(node)
     if entry is None and has_body(node.domain, node.op_type):
@@ -91,37 +95,38 @@ class Flow:
     ) -> Flow:
         """Trace a graph, or a part of one, whose nodes are in topological order."""
         flow = cls(sources, targets, dict.fromkeys(sources))
-        useful = set(targets)
-        before: dict[ir.Node, tuple[ir.Value | None, ...]] = {}
-        for node in reversed(graph):
-            if any(v in useful for v in node.outputs):
-                before[node] = operands(node)
-                useful.update(v for v in before[node] if v is not None)
-        steps: list[tuple[ir.Node, list[Edge]]] = []
+        before = _before(graph, targets)
+        flow._go_forward(before)
+        flow._go_back(before)
+        return flow
+
+    def _go_forward(self, before: Operands) -> None:
+        """Follow what the sources influence; the nodes in `before` are in reversed order."""
         for node in reversed(before):
             edges = [
                 edge(node, k, v)
                 for k, v in enumerate(before[node])
-                if v is not None and v in flow.reached
+                if v is not None and v in self.reached
             ]
-            flow.blocked += [e for e in edges if e.state == "zero"]
+            self.blocked += [e for e in edges if e.state == "zero"]
             edges = [e for e in edges if e.state != "zero"]
             if not edges:
                 continue
-            steps.append((node, edges))
+            self.steps.append((node, edges))
             through = next((e for e in edges if e.state == "none"), edges[0])
             for v in node.outputs:
                 if carries(v):
-                    flow.reached.setdefault(v, through)
-        # A node is on a path only if a cotangent can come back to it.
-        live = {v for v in targets if v in flow.reached}
-        for node, edges in reversed(steps):
-            if any(v in live for v in node.outputs):
-                flow.steps.append((node, edges))
-                live |= {u for e in edges if (u := before[node][e.index]) is not None}
-        flow.steps.reverse()
-        flow.useful = live
-        return flow
+                    self.reached.setdefault(v, through)
+
+    def _go_back(self, before: Operands) -> None:
+        """Keep the nodes to which a cotangent can come back from the targets."""
+        self.useful = {v for v in self.targets if v in self.reached}
+        live = []
+        for node, edges in reversed(self.steps):
+            if any(v in self.useful for v in node.outputs):
+                live.append((node, edges))
+                self.useful |= {u for e in edges if (u := before[node][e.index]) is not None}
+        self.steps = live[::-1]
 
     @property
     def nodes(self) -> list[ir.Node]:
@@ -141,6 +146,16 @@ class Flow:
         if len(steps) > 7:
             steps[3:-3] = ["..."]
         return " -> ".join(reversed(steps))
+
+
+def _before(graph: ir.Graph | Sequence[ir.Node], targets: Sequence[ir.Value]) -> Operands:
+    """The nodes that targets depend on, from the last to the first, with their operands."""
+    useful, before = set(targets), {}
+    for node in reversed(graph):
+        if any(v in useful for v in node.outputs):
+            before[node] = operands(node)
+            useful.update(v for v in before[node] if v is not None)
+    return before
 
 
 def describe(node: ir.Node) -> str:

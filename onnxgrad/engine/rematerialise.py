@@ -69,7 +69,7 @@ class Rematerialisation:
             if not draws(node) and not any(subgraphs(node))
         }
         self._copies: dict[ir.Node, ir.Node] = {}
-        self._gated: dict[ir.Value, ir.Value] = {}
+        self._delayed: dict[ir.Value, ir.Value] = {}
 
     def __call__(self, node: ir.Node, after: Tensor) -> ir.Node:
         """A copy of `node` that cannot run before the cotangent `after` is computed."""
@@ -113,17 +113,17 @@ class Rematerialisation:
         return copy
 
     def _operand(self, v: ir.Value | None, after: Tensor) -> ir.Value | None:
-        """What a copy reads in the place of `v`: the output of a copy, or a gated checkpoint."""
+        """What a copy reads in the place of `v`: the output of a copy, or a delayed checkpoint."""
         if v is None or not is_float(v) or v.is_initializer():
             return v
         producer = self._copied_producer(v)
         if producer is not None:
             return self._copies[producer].outputs[producer.outputs.index(v)]
-        if v not in self._gated:
-            self._gated[v] = self._gate(self._op.tensor(v), after).value
-        return self._gated[v]
+        if v not in self._delayed:
+            self._delayed[v] = self._delay(self._op.tensor(v), after).value
+        return self._delayed[v]
 
-    def _gate(self, x: Tensor, after: Tensor) -> Tensor:
+    def _delay(self, x: Tensor, after: Tensor) -> Tensor:
         """A tensor equal to `x`, which a runtime can compute only once it has computed `after`.
 
         Without it a runtime would run the copies at once, or find them equal to the originals and

@@ -25,7 +25,7 @@ from onnxgrad.engine.flow import (
     operands,
     require_rules,
 )
-from onnxgrad.engine.straight_through import entry_of, is_straight
+from onnxgrad.engine.straight_through import entry_of, is_straight_through
 from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.facts import cotangent_dtype, subgraphs
 from onnxgrad.graph.functions import body_of
@@ -244,7 +244,7 @@ def _checked(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> Tensor:
     if not isinstance(g, Tensor):
         raise RuleError(f"{where} {type(g).__name__}, not a Tensor")
     dtype = cotangent_dtype(value)
-    if dtype is not None and is_straight(node):
+    if dtype is not None and is_straight_through(node):
         g = g.op.cast(g, dtype)
     if dtype is not None and g.dtype != dtype:
         raise RuleError(f"{where} a cotangent of {g.dtype.name} for {dtype.name} {value.name!r}")

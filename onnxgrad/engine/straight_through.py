@@ -23,14 +23,14 @@ StraightThrough = registry.Asked
 _MARK = "onnxgrad.straight_through"
 
 
-def is_straight(node: ir.Node) -> bool:
+def is_straight_through(node: ir.Node) -> bool:
     """Whether a straight-through gradient of the node was asked for."""
     return _MARK in node.meta
 
 
 def entry_of(node: ir.Node) -> registry.Entry | None:
     """The table's entry for a node, the straight-through one where it is marked."""
-    return registry.lookup(node.domain, node.op_type, is_straight(node))
+    return registry.lookup(node.domain, node.op_type, is_straight_through(node))
 
 
 def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:

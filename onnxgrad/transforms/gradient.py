@@ -41,8 +41,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             True for all that have such a gradient.
         constant: Names of tensors through which no gradient flows, as `detach` and `stop_gradient`
             do: inputs, weights, inner tensors. `ALL` and None in `wrt` leave them out.
-        checkpoints: For less memory: names of tensors between which the backward pass computes the
-            others again, at the cost of one more forward pass, in place of keeping them all. True
+        checkpoints: For less memory, by rematerialisation: names of tensors to keep. The backward
+            pass computes what lies between them anew, at the cost of one more forward pass. True
             to have about √n of them chosen, for n nodes.
         example: Feeds of which the ranks, not the sizes, are learnt by running the net once: for
             tensors of which neither the operators nor the inputs tell how many axes they have, as

@@ -79,10 +79,10 @@ def _gradient(
         if not is_float(t.value):
             op.refuse(f"{name!r} is {t.dtype.name}; only floating-point tensors have a gradient")
     nodes = _between(op, [t.value for t in named], target.value)
-    stands = {n.value: a for n, a in zip(named, at, strict=True) if n.value is not a.value}
-    if stands:
-        nodes, target, stands = _substitute(op, nodes, target, stands)
-    sources = [stands.get(t.value, t) for t in named[: len(xs)]]
+    substitutes = {n.value: a for n, a in zip(named, at, strict=True) if n.value is not a.value}
+    if substitutes:
+        nodes, target, substitutes = _substitute(op, nodes, target, substitutes)
+    sources = [substitutes.get(t.value, t) for t in named[: len(xs)]]
     seed = {target.value: shapes.full_like(target, 1)}
     try:
         found = pull(op, seed, [t.value for t in sources], nodes)
@@ -115,34 +115,38 @@ def _between(op: Builder, cut: list[ir.Value], target: ir.Value) -> list[ir.Node
 
 
 def _substitute(
-    op: Builder, nodes: list[ir.Node], target: Tensor, stands: dict[ir.Value, Tensor]
+    op: Builder, nodes: list[ir.Node], target: Tensor, substitutes: dict[ir.Value, Tensor]
 ) -> tuple[list[ir.Node], Tensor, dict[ir.Value, Tensor]]:
-    """Compute anew what depends on values that others stand for.
+    """Compute anew what depends on values that have substitutes.
 
     Returns:
-        The nodes between all sources and the target, the target, and what stands for each value: a
-        copy, because one tensor can be given for several, or be used by the nodes already.
+        The nodes between all sources and the target, the target, and the substitute of each value:
+        a copy, because one tensor can be given for several, or be used by the nodes already.
     """
-    for named, given in stands.items():
+    for named, given in substitutes.items():
         if given.value.dtype != named.dtype or given.rank != op.tensor(named).rank:
             op.refuse(f"what it is given for {named.name!r} is of another dtype or rank")
-    copies = {v: op.tensor(renamed_copy(op, t, f"{v.name}_given")) for v, t in stands.items()}
-    moved, again = set(stands), []
+    copies = {v: op.tensor(renamed_copy(op, t, f"{v.name}_given")) for v, t in substitutes.items()}
+    affected, recomputed = set(substitutes), []
     for node in nodes:
-        if any(v in moved for v in operands(node)):
-            again.append(node)
-            moved.update(node.outputs)
-    if not again:
+        if any(v in affected for v in operands(node)):
+            recomputed.append(node)
+            affected.update(node.outputs)
+    if not recomputed:
         return nodes, copies.get(target.value, target), copies
-    made = {v for n in again for v in n.outputs}
-    reads = {v: op.tensor(v) for n in again for v in operands(n) if v and v not in made} | copies
+    made = {v for n in recomputed for v in n.outputs}
+    reads = {
+        v: op.tensor(v) for n in recomputed for v in operands(n) if v and v not in made
+    } | copies
     opsets = dict(op.graph.opset_imports)
-    view = ir.GraphView(list(reads), [target.value], nodes=again, opset_imports=opsets, name="copy")
+    view = ir.GraphView(
+        list(reads), [target.value], nodes=recomputed, opset_imports=opsets, name="copy"
+    )
     done, (target,) = copy_into(op, view.clone(), list(reads.values()))
-    if any(dims_of(v) != t.shape for v, t in stands.items()):
+    if any(dims_of(v) != t.shape for v, t in substitutes.items()):
         for node in done:
             _resize(op, node)
-    return [n for n in nodes if n not in again] + done, target, copies
+    return [n for n in nodes if n not in recomputed] + done, target, copies
 
 
 def _resize(op: Builder, node: ir.Node) -> None:

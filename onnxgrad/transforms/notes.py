@@ -1,7 +1,7 @@
 """What a model with derivatives says of itself: which of its inputs and outputs belong to what.
 
-It stands in the model's metadata, as JSON, so that a consumer in any language finds it. It is that
-of the latest differentiation.
+The notes stand in the model's metadata, as JSON, so that a consumer in any language finds them.
+They are those of the latest differentiation.
 """
 
 from __future__ import annotations

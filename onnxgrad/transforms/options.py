@@ -167,7 +167,7 @@ def spelt_out(function: Callable[P, T]) -> Callable[P, T]:
 def uncollected() -> Iterator[None]:
     """Let Python's collector of cycles rest.
 
-    It would walk through the growing graph again and again: a fifth of the time to build.
+    The collector would walk through the growing graph many times.
     """
     if not gc.isenabled():
         yield
