@@ -295,6 +295,8 @@ def half(dtype: type, sample: Sample) -> Iterator[Net]:
 
 def near(got: Array, want: Array, tolerance: float) -> bool:
     """Whether each element agrees, relative to the largest and to 1; NaN in `want` is anything."""
+    if got.shape != want.shape:
+        return False
     known = ~np.isnan(want)
     scale = max(1.0, *np.abs(want[known]), 0.0)
     return np.allclose(got[known].astype(np.float64), want[known], 0, tolerance * scale)

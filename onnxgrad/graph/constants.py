@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from onnxgrad.graph.facts import Dim, dims_of, elements_of, subgraphs
 SMALL = 1024
 
 # Operators that move elements of their first operand, one of all, and look at none of them.
+# Small operands have results that are not large, whose size need not be known beforehand.
 _MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 
 # The dtypes that hold any size.
@@ -126,7 +128,11 @@ def _computed(node: ir.Node, value: ir.Value) -> _Computation:
     if node.op_type == "Size":
         size = None if first is None else elements_of(first)
         return None if size is None else _Contents(np.array(size))
-    if (out := elements_of(value)) is None or out > SMALL:
+    out = elements_of(value)
+    if out is None and node.op_type == "ConstantOfShape" and first is not None:
+        sizes = yield first
+        out = math.prod(sizes.array.tolist()) if sizes is not None and sizes.whole else None
+    if (out is None and node.op_type not in _MOVES) or (out is not None and out > SMALL):
         return None
     operands: dict[ir.Value, _Contents] = {}
     for k, v in enumerate(node.inputs):

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
+from onnxgrad.graph.constants import dims_in
 from onnxgrad.graph.facts import common_shape, dims_of, subgraphs
 
 Found: TypeAlias = Iterable[tuple[ir.Value | None, Sequence[Any]]]
@@ -51,9 +52,14 @@ def _operand(node: ir.Node, k: int) -> ir.Value | None:
 
 
 def _length(value: ir.Value | None) -> int | None:
-    """The number of elements of a vector, where it is known."""
+    """The number of elements of a vector, where it is known or follows from known elements."""
     dims = None if value is None else dims_of(value)
-    return dims[0] if dims is not None and len(dims) == 1 and isinstance(dims[0], int) else None
+    if value is None or dims is None or len(dims) != 1:
+        return None
+    if isinstance(dims[0], int):
+        return dims[0]
+    held = dims_in(value)
+    return None if held is None else len(held)
 
 
 def _same(*pairs: tuple[ir.Value | None, int | None]) -> Found:

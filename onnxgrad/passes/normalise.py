@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.declare.registry import Asked, declared, lookup
 from onnxgrad.emit.builder import Builder
+from onnxgrad.graph.constants import forget_constant
 from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import Dim, dims_of, is_sequence, subgraphs
 from onnxgrad.graph.functions import inline_body
@@ -281,6 +282,9 @@ def _always_gives_sequence(op_type: str) -> bool:
 
 
 def _keep_ranks(graph: ir.Graph) -> bool:
+    for node in graph.all_nodes():
+        for v in node.outputs:
+            forget_constant(v)  # more sizes may be known now
     kept = [keep_rank(node) for node in graph.all_nodes()]
     return any(kept)
 

@@ -1,4 +1,4 @@
-"""Pools and transposed convolutions whose size is often inferred wrongly, in plainer attributes.
+"""Pools, transposed convolutions and ranges that inference gets wrong or refuses, written plainer.
 
 The standard's inference counts a pool's window that lies beyond the input, below opset 22, and what
 a ConvTranspose pads its output with although it is cut off again; it gives up where an output is
@@ -20,7 +20,25 @@ def settle(node: ir.Node) -> bool:
         return False
     if node.op_type in POOLS:
         return _settle_pool(node)
+    if node.op_type == "Range":
+        return _settle_range(node)
     return node.op_type == "ConvTranspose" and _settle_transposed(node)
+
+
+def _settle_range(node: ir.Node) -> bool:
+    """Make scalars of vectors of one element: a runtime refuses those that it knows when it loads.
+
+    onnx's own function body of AffineGrid has them.
+    """
+    assert node.graph is not None
+    vectors = [(k, v) for k, v in enumerate(node.inputs) if v is not None and dims_of(v) == (1,)]
+    for k, v in vectors:
+        scalar = ir.node("Squeeze", [v], name=f"{node.name}_scalar{k}")
+        out = scalar.outputs[0]
+        out.name, out.type = f"{node.outputs[0].name}_scalar{k}", v.type
+        node.graph.insert_before(node, scalar)
+        node.replace_input_with(k, out)
+    return bool(vectors)
 
 
 def _settle_pool(node: ir.Node) -> bool:

@@ -127,6 +127,32 @@ def test_a_rank_that_nothing_tells(name: str, with_example: bool) -> None:
     assert close(analytic, numeric, 1e-2)
 
 
+# Targets whose length the standard's inference does not calculate.
+CALCULATED = {
+    "by a negation": "p = Slice(s, zero, last) n = Neg(last) q = ConstantOfShape<value = int64[1] "
+    "{1}>(n) t = Concat<axis = 0>(p, q) m = ReduceMean<axes = [-1]>(x) y = Reshape(m, t)",
+    "a slice": "n = Neg(last) p = Slice(s, zero, n) t = Concat<axis = 0>(p, last, one, one) "
+    "m = Exp(x) y = Reshape(m, t)",
+    "of a branch": "n = Neg(last) k = Size(x) c = Less(k, one) h = If(c)<then_branch = a () => "
+    "(int64[A] u) { u = Identity(s) }, else_branch = b () => (int64[B] v) { q = ConstantOfShape"
+    "<value = int64[1] {1}>(n) v = Concat<axis = 0>(last, q, q, q) }> m = Exp(x) y = Reshape(m, h)",
+}
+
+
+@pytest.mark.parametrize("name", CALCULATED)
+def test_a_rank_that_is_calculated(name: str) -> None:
+    model = net(
+        "g (float[4,3,2] x) => (float[A] y) <int64[1] zero = {0}, int64[1] one = {1}, int64[1] "
+        f"last = {{-1}}> {{ s = Shape(x) {CALCULATED[name]} }}"
+    )
+    backward = og.gradient(model, ograd=True, forward=False)
+    onnx.checker.check_model(backward, full_check=True)
+    feeds = {"x": RNG.standard_normal((4, 3, 2)).astype(np.float32)}
+    assert rank(backward.graph.input[-1]) == run(model, feeds)[0].ndim
+    analytic, numeric = vjp_error(model, backward, feeds, RNG, lambda m: lambda f: run(m, f))
+    assert close(analytic, numeric, 1e-2)
+
+
 NEEDED = """g (float[N,1,K] x, float[K,1,N] z) => (float[N] y) {
   h = Squeeze(x) i = Squeeze(z) y = MatMul(h, i)
 }"""

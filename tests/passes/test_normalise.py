@@ -174,3 +174,27 @@ def test_branches_of_equal_size_are_not_broadcast() -> None:
     }
     for found, expected in zip(runner(grad)(feeds), runner(static)(feeds), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_range_of_vectors() -> None:
+    """As in onnx's function body of AffineGrid: onnxruntime refuses it where it sees the sizes."""
+    text = """
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[2] x, int64[3] n) => (float[3] y) <
+            int64 three = {3}, int64[1] some = {3}, int64[1] more = {4}, int64 zero = {0},
+            int64[1] one = {1}
+        > {
+            size = Size(n)
+            c = Equal(size, three)
+            end = If(c)<then_branch = a () => (int64[A] p) { p = Identity(some) },
+                else_branch = b () => (int64[B] q) { q = Identity(more) }>
+            r = Range(zero, end, one)
+            f = Cast<to = 1>(r)
+            s = ReduceSumSquare<keepdims = 0>(x)
+            y = Mul(f, s)
+        }"""
+    model = onnx.parser.parse_model(text)
+    feeds = {"x": np.array([1, 2], np.float32), "n": np.zeros(3, np.int64)}
+    y, x_grad = runner(og.gradient(model))(feeds)
+    np.testing.assert_array_equal(y, [0, 5, 10])
+    np.testing.assert_array_equal(x_grad, [6, 12])

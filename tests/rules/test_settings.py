@@ -34,6 +34,7 @@ ALWAYS = {
     "GridSample[2,2,3,4]x[2,2,3,2]mode=linear,padding_mode=zeros,align_corners=0-empty",
     "Identity[2,3]-in-loop",
     "NegativeLogLikelihoodLoss[4,3]x[4]reduction=none-empty",
+    "Slice[2,3]x[1]x[1]x[1]x[1]-float16",
     "STFT[2,10,1]x[]x[4]onesided=1-empty",
 }
 
