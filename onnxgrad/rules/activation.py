@@ -15,13 +15,14 @@ from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 
-elementwise("Relu", lambda op, Y: op.Cast(Y, to=ir.DataType.BOOL))  # 0 at 0
-elementwise("ThresholdedRelu", lambda X, alpha: alpha < X)  # 0 at alpha
+# Derivatives with a name are also those of the activations of RNN, GRU and LSTM.
+relu = elementwise("Relu", lambda op, Y: op.Cast(Y, to=ir.DataType.BOOL))  # 0 at 0
+thresholded_relu = elementwise("ThresholdedRelu", lambda X, alpha: alpha < X)  # 0 at alpha
 elementwise("Shrink", lambda op, input, lambd: op.Abs(input) > lambd)  # 0 at both bounds
 
-elementwise("Sigmoid", lambda Y: Y * (1 - Y))
-elementwise("Softplus", lambda op, X: op.Sigmoid(X))
-elementwise("Elu", lambda op, X, Y, alpha: _elu(op, X, Y, 1, alpha))
+sigmoid = elementwise("Sigmoid", lambda Y: Y * (1 - Y))
+softplus = elementwise("Softplus", lambda op, X: op.Sigmoid(X))
+elu = elementwise("Elu", lambda op, X, Y, alpha: _elu(op, X, Y, 1, alpha))
 elementwise("Selu", lambda op, X, Y, gamma, alpha: _elu(op, X, Y, gamma, gamma * alpha))
 elementwise("Celu", lambda op, X, Y, alpha: _elu(op, X, Y / alpha, 1, 1))
 
@@ -32,13 +33,19 @@ def _elu(op: Builder, X: Tensor, Y: Tensor, right: float, left: float) -> Tensor
 
 
 @elementwise("LeakyRelu")  # alpha at 0
-def _(op, X, alpha):
+def leaky_relu(op, X, alpha):
     return op.Cast(X > 0, to=X.dtype) * (1 - alpha) + alpha if alpha else X > 0
 
 
 @elementwise("Softsign")
 def _(op, input):
     r = op.bounded(1 / (1 + op.Abs(input)))
+    return r * r
+
+
+def softsign_of_output(op: Builder, y: Tensor) -> Tensor:
+    """The derivative of Softsign where only its output is at hand; less exact for large inputs."""
+    r = 1 - op.Abs(y)
     return r * r
 
 
@@ -63,7 +70,12 @@ def _(op, X, approximate):
 
 @rule("HardSigmoid", "X")
 def _(op, g, Y, alpha):
-    return op.mask(g * alpha, (Y > 0) & (Y < 1))  # 0 at both bounds
+    return op.mask(g * alpha, between_bounds(Y))
+
+
+def between_bounds(Y: Tensor) -> Tensor:
+    """Where a HardSigmoid has the derivative alpha; at both bounds it is 0."""
+    return (Y > 0) & (Y < 1)
 
 
 @elementwise("HardSwish")  # 0 at -3, 1 at 3

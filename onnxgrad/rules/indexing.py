@@ -35,10 +35,8 @@ from onnxgrad.emit.tensor import Tensor
 
 
 def add_along(op: Builder, sizes: Sequence[Size], axis: int, places: Tensor, g: Tensor) -> Tensor:
-    """The cotangent of a tensor with `sizes`, of which `places` (a vector) along `axis` were read.
-
-    With the axis in front whole rows are added, on the CPU four times as fast as single elements.
-    """
+    """The cotangent of a tensor with `sizes`, if `places` (a vector) along `axis` were read."""
+    # With the axis in front whole rows are added, on the CPU four times as fast as single elements.
     front = [axis, *(a for a in range(len(sizes)) if a != axis)]
     zeros = full(g, [sizes[a] for a in front], 0)
     rows = op.Unsqueeze(op.cast(places, DataType.INT64), op.const([1]))
@@ -62,9 +60,9 @@ def _(op, g, data, indices, axis):
 
 
 def _put_back(op: Builder, g: Tensor, data: Tensor, axis: int | None, places: Tensor) -> Tensor:
-    """The cotangent of `data`, whatever its rank, of which `places` along `axis` were read.
+    """The cotangent of `data`, whose rank may be unknown, if `places` along `axis` were read.
 
-    It is taken for a vector where `axis` is None.
+    Where `axis` is None, they are places in the flat `data`.
     """
     if axis is None:
         return reshape_like(add_along(op, [count(data)], 0, places, g), data)
@@ -74,7 +72,7 @@ def _put_back(op: Builder, g: Tensor, data: Tensor, axis: int | None, places: Te
 
 
 def _place(op: Builder, g: Tensor, sizes: list[Size], axis: int, index: Tensor) -> Tensor:
-    """`g`, of size 1 along `axis`, at one index, as of x[:, 0]: with zeros before and after it."""
+    """Zeros with `sizes`, but `g` at one index of `axis`: the transpose of reading x[:, 0]."""
     known = index.const
     k = int(known.item()) if known is not None else op.cast(reshape(index, [1]), DataType.INT64)
     k = from_front(k, sizes[axis])
@@ -88,7 +86,7 @@ def _(op, g, input, condition, axis):
     return _put_back(op, g, input, axis, places)
 
 
-# The values come from where each first occurs, and so go their cotangents. PyTorch has no rule.
+# The cotangent of a value goes to where the value first occurs. PyTorch has no rule.
 @rule("Unique", "X")
 def _(op, g, X, indices, axis):
     return _put_back(op, g, X, axis, indices)
@@ -194,8 +192,8 @@ def _written(
 ) -> Tensor:
     """The cotangent of what is written.
 
-    Where "none" writes a place twice, which of the updates stays is undefined, and as in PyTorch
-    each gets the whole cotangent.
+    Where "none" writes a place twice, it is undefined which update stays. Each gets the whole
+    cotangent, as in PyTorch.
     """
     if reduction in ("none", "add"):
         return at.read(g)
@@ -209,8 +207,8 @@ def _written(
 def _other_factors(op: Builder, at: _Elements | _Slices, data: Tensor, updates: Tensor) -> Tensor:
     """For each update the product of all that it is multiplied with.
 
-    The factors that are not 0 by division; of the others all but one make it 0, and a single one is
-    a factor here, so that second derivatives are right too.
+    The product of the factors that are not 0 is divided by the update. A single other factor that
+    is 0 is multiplied in, so that second derivatives are right too; several make the result 0.
     """
     is_zero, nothing = updates.equals(0), full_like(data, 0)
     zeros = op.Where(is_zero, updates, op.const(0, like=updates))

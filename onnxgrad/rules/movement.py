@@ -122,30 +122,33 @@ def _(op, g, data, starts, ends, axes, steps, node):
     for k, start in enumerate(_entries(starts, n)):
         axis, step = axis_of(int(known_axes[k]), data), int(known_steps[k])
         length, size = dim(g, axis), dim(data, axis)
-        # A longer step, such as INT_MAX, leads beyond the end like this one.
+        # A longer step, such as INT_MAX, leads beyond the end as one of `size` does.
         stride = clamp(op, min(abs(step), _MAX), 1, at_least(size, 1))
         start = clamp(op, from_front(start, size), 0, size if step > 0 else size - 1)
         if step < 0:
             _check_end(op, ends, k, length)
             g, start = flip(g, axis), clamp(op, start - (length - 1) * stride, 0, size)
-        g = _spread(g, axis, stride)
+        g = _dilate(g, axis, stride)
         around[axis] = start, size - start - length * stride
     return pad(g, around)
 
 
 def _check_end(op: Builder, ends: Tensor, k: int, length: Size) -> None:
-    """By the standard INT_MAX is the last element; onnxruntime runs backwards to the first."""
+    """Refuse a negative step to INT_MAX, the last element by the standard.
+
+    onnxruntime goes on to the first.
+    """
     if ends.const is not None and isinstance(length, int) and ends.const[k] in (2**31 - 1, _MAX):
         op.refuse("runtimes differ on a negative step to the end INT_MAX; write INT_MIN")
 
 
 def flip(x: Tensor, axis: int) -> Tensor:
-    """`x` backwards along one axis."""
+    """`x` flipped along one axis."""
     op = x.op
     return op.Slice(x, op.const([-1]), op.const([_MIN]), op.const([axis]), op.const([-1]))
 
 
-def _spread(x: Tensor, axis: int, step: Size) -> Tensor:
+def _dilate(x: Tensor, axis: int, step: Size) -> Tensor:
     """`x` with `step` - 1 zeros after every element along one axis."""
     if step == 1:
         return x
@@ -153,18 +156,18 @@ def _spread(x: Tensor, axis: int, step: Size) -> Tensor:
     lead, size, rest = sizes[:axis], sizes[axis], sizes[axis + 1 :]
     zeros = full(x, [*lead, size, step - 1, *rest], 0)
     # On the CPU this is six times as fast along the last axis as Pad, which goes row by row.
-    spread = x.op.Concat(reshape(x, [*lead, size, 1, *rest]), zeros, axis=axis + 1)
-    return reshape(spread, [*lead, size * step, *rest])
+    dilated = x.op.Concat(reshape(x, [*lead, size, 1, *rest]), zeros, axis=axis + 1)
+    return reshape(dilated, [*lead, size * step, *rest])
 
 
 def _unslice_flat(op: Builder, g: Tensor, data: Tensor, node: ir.Node) -> Tensor:
-    """The transpose of a Slice of which axes or steps are known at run time only."""
+    """The transpose of a Slice whose axes or steps are known at run time only."""
     size, flat = count(data), op.const([-1])
     operands = [None if v is None else op.tensor(v) for v in node.inputs[1:]]
     places = op.Slice(reshape_like(arange(op, size), data), *operands)
     zeros = full(g, [size], 0)
-    spread = op.ScatterElements(zeros, op.Reshape(places, flat), op.Reshape(g, flat))
-    return reshape_like(spread, data)
+    scattered = op.ScatterElements(zeros, op.Reshape(places, flat), op.Reshape(g, flat))
+    return reshape_like(scattered, data)
 
 
 def _entries(x: Tensor, n: int) -> list[Size]:
@@ -195,7 +198,7 @@ def _(op, g, data, pads, constant_value, axes, mode):
 
 
 def _crop(op: Builder, g: Tensor, pads: Tensor, axes: Tensor | None) -> Tensor:
-    """The transpose of Pad: with negated pads, which for known ones that only add is a Slice."""
+    """The transpose of Pad: a Pad with negated pads, or a Slice where known pads only add."""
     known = axes.const if axes is not None else None if g.shape is None else np.arange(g.rank)
     if pads.const is None or known is None or (pads.const < 0).any():
         return op.Pad(g, -pads, None, axes)
@@ -227,9 +230,9 @@ def _pads_by_axis(
 def _fold(
     op: Builder, g: Tensor, size: Size, axis: int, before: Size, after: Size, mode: str
 ) -> Tensor:
-    """The transpose of Pad along one axis with copies: its borders are added to what they copy.
+    """The transpose of a Pad that copies, along one axis: its borders are added to their origins.
 
-    Pad itself, applied to positions, says what that is.
+    Pad itself, applied to positions, tells the origins.
     """
     length = dim(g, axis)
     head, tail = clamp(op, before, 0, length), clamp(op, after, 0, length)

@@ -48,10 +48,10 @@ def _may_miss(a: Axis) -> bool:
 
 
 def _windows(op, x, kernel, strides, dilations, pads, auto_pad):
-    """The axes of a pool, but for what the standard and onnxruntime disagree on.
+    """The axes of a pool; an auto_pad on which the standard and onnxruntime disagree is refused.
 
-    The latter takes SAME for that of the kernel without its dilation, and may begin behind the
-    first element where strides leave gaps.
+    onnxruntime computes SAME without the dilation of the kernel, and its first window may begin
+    behind the first element where strides leave gaps.
     """
     axes = windows.sliding(x, kernel, strides, dilations, pads, auto_pad)
     if auto_pad.startswith("SAME") and any(
@@ -70,10 +70,11 @@ def _is_searched(x: Tensor, kernel: list[int]) -> bool:
 
 
 def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
-    """Where the first element of each window is that equals its maximum `y`; none overlap.
+    """Where each window has the first element that equals its maximum `y`; no windows overlap.
 
-    From that element on, row by row, the beginnings of the window hold the maximum. So of all but
-    the whole as many do as elements come after it. None does for a NaN: the last is taken then.
+    The elements of a window are taken row by row. The beginnings of this row that hold the maximum
+    are those that reach its first occurrence. So the number of them, without the whole window, is
+    the number of elements behind that occurrence. For NaN there are none: the last is taken.
     """
     op, last, size = x.op, len(kernel) - 1, shapes.dims(y)[2:]
 
@@ -86,7 +87,7 @@ def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
 
     after = []
     for tap in list(np.ndindex(*kernel))[:-1]:
-        # A beginning is the rows before and a part of the last: boxes in the window's corner.
+        # A beginning is some whole rows and a part of the next: boxes in the window's corner.
         boxes = [[*(i + 1 for i in tap[:a]), tap[a], *kernel[a + 1 :]] for a in range(last + 1)]
         boxes[last][last] += 1
         held = functools.reduce(operator.or_, [holds(box) for box in boxes if all(box)])
@@ -112,15 +113,15 @@ def _flat(x: Tensor) -> Tensor:
 def _(op, g, X, I, output_shape, kernel_shape, pads, strides):  # noqa: E741
     if output_shape is None:
         return shapes.reshape_like(op.GatherElements(_flat(g), _flat(I)), X)
-    # Runtimes differ on what the indices count then, so each is asked where it puts an element:
-    # their numbers are unpooled, from 1 on.
+    # With an output_shape, runtimes differ on what the indices count. So the runtime is asked where
+    # it puts each element: the numbers of the elements, from 1 on, are unpooled.
     planes, count = shapes.product(shapes.dims(X)[:2]), shapes.product(shapes.dims(X)[2:])
     numbers = op.Cast(shapes.arange(op, count) + 1, to=ir.DataType.FLOAT)
     numbers = shapes.expand_like(shapes.reshape(numbers, [1, 1, *shapes.dims(X)[2:]]), X)
     how = {"kernel_shape": kernel_shape, "pads": pads, "strides": strides}
     found = op.Cast(op.MaxUnpool(numbers, I, output_shape, **how), to=ir.DataType.INT64)
     found, g = (shapes.reshape(t, [planes, -1]) for t in (found, g))
-    sums = shapes.full(g, [planes, count + 1], 0)  # the first of what no element was put into
+    sums = shapes.full(g, [planes, count + 1], 0)  # the first sums the places without an element
     sums = op.ScatterElements(sums, found, g, axis=1, reduction="add")
     return shapes.reshape_like(shapes.part(sums, 1, count + 1, 1), X)
 
@@ -140,9 +141,9 @@ def _(op, g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, cou
 
 
 def _filled(op: Builder, a: Axis) -> Size:
-    """How many elements a window holds that goes from end to end, where no window fits whole.
+    """How many elements a window holds: the kernel's, or fewer where the padded input is shorter.
 
-    There a step of more than 1 makes onnxruntime take one window.
+    onnxruntime takes one window there if the stride is above 1.
     """
     if a.stride == 1:
         return a.kernel
@@ -169,21 +170,21 @@ def _is_bare(axes: list[Axis]) -> bool:
 
 
 def _repeated(x: Tensor, times: list[int]) -> Tensor:
-    """`x` with each element so often along the spatial axes."""
+    """`x` with each element repeated `times` along the spatial axes."""
     scales = x.op.const([1, 1, *times], dtype=np.float32)
     how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return x.op.Resize(x, None, scales, **how)
 
 
 def _extended(x: Tensor, by: list[Size]) -> Tensor:
-    """`x` with so many zeros behind each spatial axis."""
+    """`x` with `by` zeros behind each spatial axis."""
     if not any(windows.known(by) or [1]):
         return x
     return shapes.pad(x, {a + 2: (0, n) for a, n in enumerate(by)})
 
 
 def _spread(g: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:
-    """Each element of `g` added to all of `x` that its window holds."""
+    """The cotangent of `x` if `g` is that of the sums over windows."""
     n, c, *outputs = shapes.dims(g)
     ones = shapes.full(g, [1, 1, *(a.kernel for a in axes)], 1)
     y = windows.spread(shapes.reshape(g, [n * c, 1, *outputs]), ones, axes)
@@ -207,7 +208,7 @@ def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
     return shapes.reshape(counts, [-1] + [1] * (g.rank - 1 - axis))
 
 
-# As the mean of |x|**p over the window would be, times its size. 0 where all of a window is 0.
+# The derivative of the p-th root of the sum of |x|**p over a window; 0 where the window is all 0.
 @rule("LpPool", "X")
 def _(op, g, X, Y, p, kernel_shape, strides, dilations, pads, auto_pad):
     axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)

@@ -1,4 +1,7 @@
-"""Pooling over boxes. Each box has bins along either axis, and each bin samples of the image."""
+"""Pooling over boxes, the regions of interest.
+
+Each box has bins along either axis, and each bin has samples of the image.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ def _(
     bins = (output_height, output_width)
     sides = _sides(X, rois, bins, sampling_ratio, spatial_scale, half_pixel)
     if mode == "max":
-        return _Maximum(X, batch_indices, sides).pull_x(g)
-    return _pull_average(g, X, batch_indices, sides)
+        return _Maximum(X, batch_indices, sides).vjp_x(g)
+    return _average_vjp_x(g, X, batch_indices, sides)
 
 
 @rule("RoiAlign", "rois")
@@ -37,11 +40,11 @@ def _(
     bins = (output_height, output_width)
     sides = _sides(X, rois, bins, sampling_ratio, spatial_scale, half_pixel)
     if mode == "max":
-        points = _Maximum(X, batch_indices, sides).pull_points(g)
+        points = _Maximum(X, batch_indices, sides).vjp_points(g)
     else:
-        points = _pull_average_points(g, X, batch_indices, sides)
+        points = _average_vjp_points(g, X, batch_indices, sides)
     (top, bottom), (left, right) = (
-        s.pull_ends(p * spatial_scale) for s, p in zip(sides, points, strict=True)
+        s.vjp_ends(p * spatial_scale) for s, p in zip(sides, points, strict=True)
     )
     return op.typed(op.Concat(left, top, right, bottom, axis=1), rois)
 
@@ -115,7 +118,7 @@ class Side:
         """What a sample counts for in the mean of its bin."""
         return self.counts * self.start.op.bounded(1 / self._divisor)
 
-    def pull_ends(self, g: Tensor) -> tuple[Tensor, Tensor]:
+    def vjp_ends(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """The cotangents [R, 1] of a box's start and end, given that of its samples."""
         towards_end = self.fraction * self.moves
         end = shapes.reduce_sum(g * towards_end, [1])
@@ -172,8 +175,8 @@ def _matrix(side: Side) -> Tensor:
     return shapes.reduce_sum(weights * op.Unsqueeze(side.share, op.const([3])), [2])
 
 
-def _pull_average(g: Tensor, X: Tensor, batch_indices: Tensor, sides: list[Side]) -> Tensor:
-    """The boxes of each image, chosen by a factor of 0 or 1, add up within one product."""
+def _average_vjp_x(g: Tensor, X: Tensor, batch_indices: Tensor, sides: list[Side]) -> Tensor:
+    """The cotangent of X: one product sums the boxes of each image, by factors of 0 and 1."""
     op = X.op
     vertical, horizontal = (_matrix(s) for s in sides)
     n, c, h, w = shapes.dims(X)
@@ -187,7 +190,7 @@ def _pull_average(g: Tensor, X: Tensor, batch_indices: Tensor, sides: list[Side]
     return op.typed(op.Transpose(shapes.reshape(y, [n, h, c, w]), perm=[0, 2, 1, 3]), X)
 
 
-def _pull_average_points(
+def _average_vjp_points(
     g: Tensor, X: Tensor, batch_indices: Tensor, sides: list[Side]
 ) -> list[Tensor]:
     op = X.op
@@ -219,10 +222,10 @@ def _joined(x: Tensor, perm: list[int], lead: bool = True) -> Tensor:
 
 
 class _Maximum:
-    """What the samples of each bin see, as candidates T for the maximum: [R, T, bins, C].
+    """The candidates for the maximum of each bin: [R, T, bins, C], T of them to a bin.
 
-    As onnxruntime and the standard's reference have it, the elements around a sample compete one by
-    one, each with its weight, and not what is interpolated from them.
+    As in onnxruntime and the standard's reference, the candidates are the elements around the
+    samples, each times its weight, and not what is interpolated from them.
     """
 
     def __init__(self, X: Tensor, batch_indices: Tensor, sides: list[Side]) -> None:
@@ -243,11 +246,11 @@ class _Maximum:
         table = shapes.reshape(interpolation.rows(X), [-1, c])
         self.values = self.op.Gather(table, self.index, axis=0)
 
-    def pull_x(self, g: Tensor) -> Tensor:
+    def vjp_x(self, g: Tensor) -> Tensor:
         weight = self.op.Unsqueeze(self.weight, self.op.const([3]))
         return interpolation.scatter(self._won(g) * weight, self.index, self.X)
 
-    def pull_points(self, g: Tensor) -> list[Tensor]:
+    def vjp_points(self, g: Tensor) -> list[Tensor]:
         op = self.op
         g_weight = shapes.reduce_sum(self._won(g) * self.values, [3])
         (_, k, m), (_, j, n) = (shapes.dims(w) for w in self.weights)
@@ -347,7 +350,7 @@ def _held(rois: Tensor, axis: int, bins: int, size: Size, scale: float) -> list[
 
 
 def _first(x: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Where along the last axis the first of the largest elements held is, and what it is."""
+    """The first of the largest elements held along the last axis: its position and its value."""
     op = x.op
     seen = op.Where(held, x, op.const(-np.inf, like=x))
     return op.ArgMax(seen, axis=3, keepdims=1), op.ReduceMax(seen, op.const([3]), keepdims=1)

@@ -1,4 +1,4 @@
-"""Resampling: on a regular grid, at given points, in boxes."""
+"""Resampling on a regular grid and at given points."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from onnxgrad.graph.facts import Dim
 
 # -- Resize --------------------------------------------------------------------------------------
 #
-# It is linear, and one axis after the other: along each a matrix, which is what Resize makes of the
-# identity. So every mode is the runtime's own, and where the sizes are known it folds the matrix.
+# Resize is linear, and goes along one axis after the other. Along each it is a product with a
+# matrix, which is what Resize makes of the identity. So no formula of a mode is written here, and a
+# runtime folds the matrix where the sizes are known.
 
 not_implemented("Resize", "scales", reason="how large the result is follows from them")
 
@@ -74,7 +75,7 @@ class _Resize:
     how: dict[str, Any]
 
     def back(self, g: Tensor, but: int | None = None) -> Tensor:
-        """The cotangent pulled back along every axis, or every one but one of them."""
+        """The transpose of the Resize along every axis, or along all axes but one."""
         op, X, n = g.op, self.X, len(self.axes)
         named = None if self.sizes is None else dims_in(self.sizes.value)
         for k, a in enumerate(self.axes):
@@ -165,7 +166,7 @@ def _blocks(g: Tensor, X: Tensor, axes: list[int], scales: Tensor | None) -> lis
 
 
 def _given(x: Tensor | None) -> Tensor | None:
-    """An operand that older models leave empty instead of out."""
+    """The operand, or None where it is empty: so older models write an absent one."""
     return None if x is None or x.static == (0,) else x
 
 
@@ -192,7 +193,7 @@ def _resized_eye(
 ) -> Tensor:
     """The matrix [sizes[k], resized] of resizing along axis k of a tensor with `sizes`.
 
-    The identity's rows are channels of an image, constant along the other axes.
+    Each row of the identity is a channel of an image that is constant along the other axes.
     """
     op, n = like.op, len(sizes)
     square = shapes.full(like, [sizes[k]] * 2, 0)
@@ -216,7 +217,7 @@ def _resized_eye(
 
 
 def _contract(matrix: Tensor, g: Tensor, axis: int) -> Tensor:
-    """The sum over `axis` of `g` and the last of `matrix`, whose other takes its place."""
+    """`g` multiplied by `matrix` along `axis`: each vector v along it becomes `matrix` v."""
     op = g.op
     sizes = shapes.dims(g)
     if axis == len(sizes) - 1:
@@ -263,7 +264,7 @@ def _(op, g, X, grid, mode, padding_mode, align_corners):
 def _grid_taps(
     X: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: int
 ) -> tuple[list[Taps], list[float | Tensor]]:
-    """The taps along each axis, and the derivatives of their coordinates to those of the grid."""
+    """The taps along each axis, and the derivatives of their points by the grid's coordinates."""
     op, n, kernel = X.op, X.rank - 2, _KERNELS[mode]
     every, slopes = [], []
     for a in range(n):
@@ -274,7 +275,7 @@ def _grid_taps(
         points = (part + 1) * slope - (0 if align_corners else 0.5)
         fold = None
         if padding_mode == "reflection" and kernel is interpolation.CUBIC:
-            # Here it is the taps that are folded back, not the point between them.
+            # The taps are folded back, and the point between them is not.
             fold = functools.partial(_folded, size=size, align_corners=align_corners)
         elif padding_mode != "zeros" and kernel is not interpolation.CUBIC:
             if padding_mode == "reflection":
@@ -290,7 +291,7 @@ def _grid_taps(
 
 
 def _mirrors(size: float | Tensor, align_corners: int) -> tuple[float, float | Tensor]:
-    """Where the mirrors stand: the first, and how far apart they are."""
+    """The coordinate of the first mirror, and the distance from one to the next."""
     if not align_corners:
         return -0.5, size
     span = size - 1

@@ -32,9 +32,9 @@ def _(op, g, input, dft_length, axis, inverse, onesided):
 
 def _adjoint(op: Builder, g: Tensor, axis: Tensor, length: Size, inverse: int) -> Tensor:
     """The adjoint of a DFT that gives complex numbers; of those left out `g` is 0."""
-    turned = _dft(op, _resized(op, g, axis, length), axis, inverse=1 - inverse)
+    transformed = _dft(op, _resized(op, g, axis, length), axis, inverse=1 - inverse)
     n = shapes.as_float(length, like=g)
-    return turned / n if inverse else turned * n
+    return transformed / n if inverse else transformed * n
 
 
 def _mirrored(op: Builder, axis: Tensor, length: Size, spectrum: Tensor) -> Tensor:

@@ -1,0 +1,314 @@
+"""The cells of RNN, GRU and LSTM: the equations of a step forward and backward.
+
+The forward equations are those under "Equations" on the operators' pages in the standard
+(https://onnx.ai/onnx/operators), with its names for weights and gates but for two: n is the hidden
+gate `ht` of a GRU, and F the forget gate `ft` of an LSTM. H and C are the states before a step, H'
+and C' those after it, a the argument of a gate, and ⊙ the product of elements. In the backward
+equations dv is the cotangent of v. They go from the last step to the first, and dY is what the
+cotangent of the output Y adds to that of a state.
+
+Given the values of all steps, the backward equations are linear in the cotangents of the states. So
+each cell computes the coefficients k of all steps in bulk, and the body of its Scan holds the
+products with them and with R alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.subgraphs import scan
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.rules.recurrent_activations import Activation
+from onnxgrad.rules.recurrent_direction import Direction, Tensors, split
+
+# -- RNN -------------------------------------------------------------------------------------------
+
+
+def rnn(one: Direction, f: Activation) -> Tensors:
+    """The cotangents of an RNN's operands.
+
+    Forward:
+
+        a  = X Wᵀ + Wb + H Rᵀ + Rb
+        H' = f(a)
+
+    Backward:
+
+        da = dH' ⊙ f'(a)
+        dH = da R + dY
+    """
+    k = f.slope(one.arguments(), one.Y)
+
+    def back(op, dH, k, g_Y):
+        da = dH * k
+        return [op.Gemm(da, one.R, g_Y)], [da]
+
+    dH, g_Y = one.seeds(one.g_Y, one.g_Y_h)
+    (dH,), (da,) = scan(one.op, back, [dH], [k, g_Y], backwards=True)
+    return one.gradients(da, da, [(da, one.H)]) | {"initial_h": dH}
+
+
+# -- GRU -------------------------------------------------------------------------------------------
+
+
+class _GruArguments(NamedTuple):
+    """The arguments of a GRU's gates, and hn, the part of an that the recurrence makes."""
+
+    az: Tensor
+    ar: Tensor
+    hn: Tensor
+    an: Tensor
+
+
+class _GruForward(NamedTuple):
+    """What a GRU's backward pass reads: H and the arguments of all steps.
+
+    The outputs are those of the forward pass by steps, else none.
+    """
+
+    H: Tensor
+    a: _GruArguments
+    outputs: Tensors
+
+
+def gru(one: Direction, activations: Sequence[Activation], linear: bool) -> Tensors:
+    """The cotangents of a GRU's operands; `linear` is the attribute linear_before_reset.
+
+    Forward:
+
+        z  = f(az)    az = X Wzᵀ + Wbz + H Rzᵀ + Rbz
+        r  = f(ar)    ar = X Wrᵀ + Wbr + H Rrᵀ + Rbr
+        n  = g(an)    an = X Wnᵀ + Wbn + (r ⊙ H) Rnᵀ + Rbn
+           if linear: an = X Wnᵀ + Wbn + r ⊙ hn,  hn = H Rnᵀ + Rbn
+        H' = (1 - z) ⊙ n + z ⊙ H
+
+    Backward, e being the cotangent of r ⊙ H:
+
+        dan = dH' ⊙ (1 - z) ⊙ g'(an)
+        daz = dH' ⊙ (H - n) ⊙ f'(az)
+        dar = e ⊙ H ⊙ f'(ar),  e = dan Rn
+        dH  = daz Rz + dar Rr + e ⊙ r + dH' ⊙ z + dY
+
+    and if linear:
+
+        dar = dan ⊙ hn ⊙ f'(ar)
+        dH  = daz Rz + dar Rr + (dan ⊙ r) Rn + dH' ⊙ z + dY
+
+    dH is one Gemm. What R does not multiply passes it through identities that are stacked below R.
+    """
+    f, g = activations
+    H, a, outputs = _gru_forward(one, f, g, linear)
+    z, r, n = f(a.az), f(a.ar), g(a.an)
+    kn = (1 - z) * g.slope(a.an, n)
+    kz = (H - n) * f.slope(a.az, z)
+    kr = (kn * a.hn if linear else H) * f.slope(a.ar, r)
+    op = one.op
+    Rz, Rr, Rn = split(one.R, 3, axis=0)
+    identity = op.EyeLike(Rn)
+    stack = op.Concat(Rz, Rr, Rn if linear else identity, identity, axis=0)
+
+    def back(op, dH, k, kn, g_Y):
+        dan = dH * kn
+        e = dH if linear else op.MatMul(dan, Rn)
+        d = op.Concat(dH, e, e, dH, axis=-1) * k
+        return [op.Gemm(d, stack, g_Y)], [d, dan]
+
+    dH, g_Y = one.seeds(one.g_Y, one.g_Y_h)
+    k = op.Concat(kz, kr, kn * r if linear else r, z, axis=-1)
+    (dH,), (d, dan) = scan(op, back, [dH], [k, kn, g_Y], backwards=True)
+    daz, dar, dhn, _ = split(d, 4)
+    dx = op.Concat(daz, dar, dan, axis=-1)
+    if linear:
+        dh = op.Concat(daz, dar, dhn, axis=-1)
+        found = one.gradients(dx, dh, [(dh, H)])
+    else:
+        found = one.gradients(dx, dx, [(op.Concat(daz, dar, axis=-1), H), (dan, r * H)])
+    return found | {"initial_h": dH} | outputs
+
+
+def _gru_forward(one: Direction, f: Activation, g: Activation, linear: bool) -> _GruForward:
+    """The values of all steps: in bulk from the output Y, or by a Scan in place of the node."""
+    Rn = split(one.R, 3, axis=0)[2]
+    Wb, Rb = one.biases
+    bn = None if Rb is None else split(Rb, 3)[2]
+
+    def arguments(x: Tensor, H: Tensor, product: Callable[..., Tensor]) -> _GruArguments:
+        xz, xr, xn = split(x, 3)
+        hz, hr, hn = split(product(H, one.R, Rb), 3)
+        az, ar = xz + hz, xr + hr
+        if not linear:
+            hn = product(f(ar) * H, Rn, bn)
+        return _GruArguments(az, ar, hn, xn + (f(ar) * hn if linear else hn))
+
+    def step(op, H, x):
+        a = arguments(x, H, lambda x, W, plus: op.Gemm(x, W, plus, transB=1))
+        z = f(a.az)
+        H = (1 - z) * g(a.an) + z * H
+        return [H], [H, *a]
+
+    x, start = one.product(one.inputs, one.W, Wb), one.start(one.initial_h)
+    if not one.by_steps:
+        return _GruForward(one.H, arguments(x, one.H, one.product), {})
+    (Y_h,), (Y, *a) = scan(one.op, step, [start], [x])
+    return _GruForward(one.before(Y, start), _GruArguments(*a), {"Y": Y, "Y_h": Y_h})
+
+
+# -- LSTM ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _LstmCell:
+    """The functions and peepholes of an LSTM, and its forward equations."""
+
+    f: Activation
+    g: Activation
+    h: Activation
+    coupled: bool
+    Pi: Tensor | None
+    Po: Tensor | None
+    PF: Tensor | None
+
+    def input_and_forget(self, ai: Tensor, aF: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates i and F; where they are coupled, F is what i leaves."""
+        i = self.f(ai)
+        return i, 1 - i if self.coupled else self.f(aF)
+
+    def next_C(self, C: Tensor, ai: Tensor, aF: Tensor, c: Tensor) -> Tensor:
+        """C' = F ⊙ C + i ⊙ c, of arguments without their peepholes."""
+        i, F = self.input_and_forget(_peep(ai, C, self.Pi), _peep(aF, C, self.PF))
+        return C * F + i * c
+
+
+class _LstmForward(NamedTuple):
+    """What an LSTM's backward pass reads: states and arguments of all steps, without peepholes.
+
+    The outputs are those of the forward pass by steps, else none.
+    """
+
+    H: Tensor
+    C: Tensor
+    C_new: Tensor
+    a: Tensor
+    outputs: Tensors
+
+
+class _LstmCoefficients(NamedTuple):
+    """What the cotangents of an LSTM's states are multiplied with, at all steps."""
+
+    gates: Tensor  # ki, ko, kF and kc side by side
+    into_C: Tensor  # from dH' to dC'
+    through_C: Tensor  # from dC' to dC
+
+
+def lstm(one: Direction, activations: Sequence[Activation], coupled: bool) -> Tensors:
+    """The cotangents of an LSTM's operands; `coupled` is the attribute input_forget.
+
+    Forward:
+
+        i  = f(ai)    ai = X Wiᵀ + Wbi + H Riᵀ + Rbi + Pi ⊙ C
+        F  = f(aF)    aF = X WFᵀ + WbF + H RFᵀ + RbF + PF ⊙ C     if coupled: F = 1 - i
+        c  = g(ac)    ac = X Wcᵀ + Wbc + H Rcᵀ + Rbc
+        C' = F ⊙ C + i ⊙ c
+        o  = f(ao)    ao = X Woᵀ + Wbo + H Roᵀ + Rbo + Po ⊙ C'
+        H' = o ⊙ h(C')
+
+    where the arguments of f and g are clipped, and that of h is not. Backward, dC'' being the
+    cotangent of C' that comes from later steps:
+
+        dao = dH' ⊙ h(C') ⊙ f'(ao)
+        dC' = dH' ⊙ o ⊙ h'(C') + dao ⊙ Po + dC''
+        dai = dC' ⊙ c ⊙ f'(ai)                   if coupled: dai = dC' ⊙ (c - C) ⊙ f'(ai)
+        daF = dC' ⊙ C ⊙ f'(aF)                   if coupled: daF = 0
+        dac = dC' ⊙ i ⊙ g'(ac)
+        dH  = dai Ri + dao Ro + daF RF + dac Rc + dY
+        dC  = dC' ⊙ F + dai ⊙ Pi + daF ⊙ PF
+    """
+    f, g, h = activations
+    peepholes = (None,) * 3 if one.P is None else split(one.P, 3)
+    cell = _LstmCell(f, g, h.unclipped(), coupled, *peepholes)
+    forward = _lstm_by_steps(one, cell) if one.by_steps else _lstm_in_bulk(one, cell)
+    k = _lstm_coefficients(cell, forward)
+    op = one.op
+
+    def back(op, dH, dC, gates, into_C, through_C, g_Y, g_C):
+        dC = dH * into_C + dC
+        d = op.Concat(dC, dH, dC, dC, axis=-1) * gates
+        dC = dC * through_C
+        return [op.Gemm(d, one.R, g_Y), dC if g_C is None else dC + g_C], [d]
+
+    dH, g_Y = one.seeds(one.g_Y, one.g_Y_h)
+    dC, g_C = one.seeds(None, one.g_Y_c)
+    (dH, dC), (d,) = scan(op, back, [dH, dC], [*k, g_Y, g_C], backwards=True)
+    found = one.gradients(d, d, [(d, forward.H)])
+    if "P" in one.wanted:
+        dai, dao, daF, _ = split(d, 4)
+        products = op.Concat(dai * forward.C, dao * forward.C_new, daF * forward.C, axis=-1)
+        found["P"] = shapes.reduce_sum(products, [0, 1])
+    return found | {"initial_h": dH, "initial_c": dC} | forward.outputs
+
+
+def _lstm_coefficients(cell: _LstmCell, forward: _LstmForward) -> _LstmCoefficients:
+    """The factors in the backward equations, from the values of all steps."""
+    f, g, h = cell.f, cell.g, cell.h
+    C, C_new = forward.C, forward.C_new
+    ai, ao, aF, ac = split(forward.a, 4)
+    ai, ao, aF = _peep(ai, C, cell.Pi), _peep(ao, C_new, cell.Po), _peep(aF, C, cell.PF)
+    i, F = cell.input_and_forget(ai, aF)
+    o, c, t = f(ao), g(ac), h(C_new)
+    ko, kc = t * f.slope(ao, o), i * g.slope(ac, c)
+    ki = (c - C if cell.coupled else c) * f.slope(ai, i)
+    kF = shapes.full_like(C, 0) if cell.coupled else C * f.slope(aF, F)
+    return _LstmCoefficients(
+        gates=C.op.Concat(ki, ko, kF, kc, axis=-1),
+        into_C=_peep(o * h.slope(C_new, t), ko, cell.Po),
+        through_C=_peep(_peep(F, ki, cell.Pi), kF, cell.PF),
+    )
+
+
+def _lstm_by_steps(one: Direction, cell: _LstmCell) -> _LstmForward:
+    """The forward pass as a Scan, which takes the place of the node."""
+
+    def step(op, H, C, x):
+        a = op.Gemm(H, one.R, x, transB=1)
+        ai, ao, aF, ac = split(a, 4)
+        C = cell.next_C(C, ai, aF, cell.g(ac))
+        H = cell.f(_peep(ao, C, cell.Po)) * cell.h(C)
+        return [H, C], [H, C, a]
+
+    H, C = one.start(one.initial_h), one.start(one.initial_c)
+    x = one.product(one.inputs, one.W, one.bias)
+    (Y_h, Y_c), (Y, C_new, a) = scan(one.op, step, [H, C], [x])
+    outputs = {"Y": Y, "Y_h": Y_h, "Y_c": Y_c}
+    return _LstmForward(one.before(Y, H), one.before(C_new, C), C_new, a, outputs)
+
+
+def _lstm_in_bulk(one: Direction, cell: _LstmCell) -> _LstmForward:
+    """The arguments of all steps from the output Y; a Scan of C alone, which the node lacks."""
+    start, a = one.start(one.initial_c), one.arguments()
+    ai, _, aF, ac = split(a, 4)
+    c = cell.g(ac)
+
+    def peeping(op, C, ai, aF, c):
+        C = cell.next_C(C, ai, aF, c)
+        return [C], [C]
+
+    def step(op, C, F, added):
+        kept = C * F
+        return [kept + added], [kept]
+
+    if cell.Pi is None:
+        i, F = cell.input_and_forget(ai, aF)
+        added = i * c
+        _, (kept,) = scan(one.op, step, [start], [F, added])
+        C_new = kept + added
+    else:
+        _, (C_new,) = scan(one.op, peeping, [start], [ai, aF, c])
+    return _LstmForward(one.H, one.before(C_new, start), C_new, a, {})
+
+
+def _peep(a: Tensor, C: Tensor, P: Tensor | None) -> Tensor:
+    """a + P ⊙ C; a where there is no peephole."""
+    return a if P is None else a + C * P
