@@ -57,7 +57,7 @@ def per_example_gradient(
         wrt: As for `gradient`, but no batched input; None means every weight that is learnt.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
-        max_bytes: The size of all of them above which they are refused, where it is known.
+        max_bytes: The size in bytes above which results are refused, where it is known.
 
     Raises:
         ArgumentError: A name in `batched` is no graph input, or the gradients would be larger than

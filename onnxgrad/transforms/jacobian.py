@@ -59,7 +59,7 @@ def jacobian(
             first axis, or the names of those that have. Then `of` have it too, and of `wrt` what
             depends on such inputs; of another tensor `w` the block is [N, *y.shape[1:], *w.shape].
             No example may influence another.
-        max_bytes: The size of all of them above which they are refused, where it is known.
+        max_bytes: The size in bytes above which results are refused, where it is known.
 
     Raises:
         ArgumentError: The Jacobians would be larger than `max_bytes`. Else as for `gradient`.
@@ -103,7 +103,7 @@ def hessian(
         model, wrt, of, ograd, ...: As for `gradient`.
         batched: As for `jacobian`, for blocks [N, *a.shape[1:], *b.shape[1:]]: the Hessians of what
             each example adds to the scalar. Of tensors without the batch they have all axes.
-        max_bytes: The size of all of them above which they are refused, where it is known.
+        max_bytes: The size in bytes above which results are refused, where it is known.
 
     Raises:
         ArgumentError: The Hessians would be larger than `max_bytes`. Else as for `gradient`.
