@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
 from onnxgrad.graph.names import ALL, All
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.options import Options, Spec
+from onnxgrad.transforms.options import Options
 
 Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
 Inputs = Annotated[
@@ -175,7 +175,7 @@ def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> 
         return ARGUMENTS[name]
     kind = (get_type_hints(Options) | get_type_hints(transform))[name]
     words = _documented(transform, name) or _documented(gradient, name)
-    if kind == Spec | None:
+    if any(get_origin(member) is Sequence for member in get_args(kind)):  # names of tensors
         return Argument({name: _several(words)}, several)
     kind = str if get_origin(kind) is Literal else kind  # the transform refuses other words
     return Argument({name: Annotated[kind, typer.Option(help=words)]}, lambda given: given)
