@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxgrad.declare import registry
-from onnxgrad.declare.expansions import expandable
+from onnxgrad.declare.expansions import expandable, module_of
 from onnxgrad.graph.functions import has_body
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,8 @@ A model of an opset below 21 is raised to 21 before it is differentiated.
 - **zero derivative**: zero wherever it exists, or no floating-point path leads through it.
 - **not implemented**: refused, with the reason in the last column, when it lies on a path.
 
+The module is the one of the folder `onnxgrad` that declares the operator.
+
 """
 
 
@@ -52,6 +54,7 @@ class Line:
     since: int | None
     state: str
     operands: tuple[str, ...]
+    module: str
     note: str
 
 
@@ -95,13 +98,14 @@ def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: i
     if entry is None:
         floats = [p.name for p in schema.inputs if floating(schema, p.name)] if schema else []
         if (domain, operator) in expandable():
-            note = expandable()[domain, operator]
-            return Line(domain, operator, since, "expanded", tuple(floats), note)
+            note, module = expandable()[domain, operator], module_of(domain, operator)
+            return Line(domain, operator, since, "expanded", tuple(floats), module, note)
         if schema and schema.deprecated:
-            return Line(domain, operator, since, "expanded", tuple(floats), "by raising the opset")
+            note = "by raising the opset"
+            return Line(domain, operator, since, "expanded", tuple(floats), "", note)
         if has_body(domain, operator):
-            return Line(domain, operator, since, "body", tuple(floats), "")
-        return Line(domain, operator, since, "none", (), "no rule yet")
+            return Line(domain, operator, since, "body", tuple(floats), "", "")
+        return Line(domain, operator, since, "none", (), "", "no rule yet")
     state, note = entry.state
     if state == "rule":
         note = remarks(entry)
@@ -110,7 +114,7 @@ def line(domain: str, operator: str, schema: onnx.defs.OpSchema | None, since: i
         for name in entry.schema.inputs
         if entry.operand_state(name)[0] == "rule" and (schema is None or floating(schema, name))
     )
-    return Line(domain, operator, since, state, operands, note)
+    return Line(domain, operator, since, state, operands, entry.module, note)
 
 
 def lines() -> list[Line]:
@@ -139,8 +143,10 @@ def page(table: list[Line]) -> str:
     parts = [HEAD, summary(table)]
     for domain in sorted({entry.domain for entry in table}):
         parts.append(f"\n## {domain or 'ai.onnx'}\n\n")
-        parts.append("| operator | since opset | state | gradient with respect to | remarks |\n")
-        parts.append("| --- | ---: | --- | --- | --- |\n")
+        parts.append(
+            "| operator | since opset | state | gradient with respect to | module | remarks |\n"
+        )
+        parts.append("| --- | ---: | --- | --- | --- | --- |\n")
         parts.extend(row(entry) for entry in table if entry.domain == domain)
     return "".join(parts)
 
@@ -148,7 +154,9 @@ def page(table: list[Line]) -> str:
 def row(entry: Line) -> str:
     """One line of the table, as Markdown."""
     since = "" if entry.since is None else str(entry.since)
-    cells = [entry.operator, since, STATES[entry.state], ", ".join(entry.operands), entry.note]
+    module = entry.module.removeprefix("onnxgrad.").replace(".", "/")
+    operands = ", ".join(entry.operands)
+    cells = [entry.operator, since, STATES[entry.state], operands, module, entry.note]
     return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |\n"
 
 

@@ -1,5 +1,7 @@
-"""The command line. It imports everything, and nothing imports it."""
+"""The command line: arguments in, the Python functions' words, tables out; no logic of its own. It
+imports all other folders, and nothing imports it.
+"""
 
-from onnxgrad.cli.commands import main
+from onnxgrad.cli.app import main
 
 __all__ = ["main"]

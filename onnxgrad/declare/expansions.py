@@ -64,6 +64,11 @@ def expandable() -> dict[tuple[str, str], str]:
     return dict(sorted(_NOTES.items()))
 
 
+def module_of(domain: str, op_type: str) -> str:
+    """The module that declares the expansion of an operator, such as "onnxgrad.expansions.ml"."""
+    return _TABLE[domain, op_type].__module__
+
+
 def expansion_of(node: ir.Node) -> Function | None:
     """The expansion of a node's operator, if there is one."""
     return _TABLE.get((node.domain, node.op_type))

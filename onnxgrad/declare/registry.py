@@ -50,6 +50,8 @@ class Entry:
     domain: str
     op_type: str
     schema: Schema
+    # The module that declares it, such as "onnxgrad.rules.activation".
+    module: str
     # Operand name -> function; the name "" is the rule of the whole node.
     functions: dict[str, tuple[Function, tuple[str, ...]]] = field(default_factory=dict)
     # Operand name -> reason; the name "" stands for all operands without an entry of their own.
@@ -185,8 +187,16 @@ def _entry(
                     f"For one of your own write 'domain::{op_type}'."
                 )
             schema = Schema(tuple(inputs or ("x",)), tuple(outputs or ("y",)), {})
-        table[domain, op_type] = Entry(domain, op_type, schema)
+        table[domain, op_type] = Entry(domain, op_type, schema, _declaring_module())
     return table[domain, op_type]
+
+
+def _declaring_module() -> str:
+    """The name of the module that calls a decorator of this one."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"] == __name__:
+        frame = frame.f_back
+    return frame.f_globals["__name__"] if frame is not None else ""
 
 
 def _parameters(entry: Entry, function: Function) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def per_example_gradient(
         wrt: As for `gradient`, but no batched input; None means every weight that is learnt.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
-        max_bytes: The size of all of them above which they are refused, where it is known.
+        max_bytes: The size in bytes above which results are refused, where it is known.
 
     Returns:
         A model of the same kind. For each tensor `w` of `wrt` it has an output `<w>_grad` of shape

@@ -45,7 +45,7 @@ def jacobian(
             first axis, or the names of those that have. Then `of` have it too, and of `wrt` what
             depends on such inputs; of another tensor `w` the block is [N, *y.shape[1:], *w.shape].
             No example may influence another.
-        max_bytes: The size of all of them above which they are refused, where it is known.
+        max_bytes: The size in bytes above which results are refused, where it is known.
 
     Returns:
         A model of the same kind. For each pair it has an output `<y>_<x>_jacobian` of shape
@@ -97,7 +97,7 @@ def hessian(
         model, wrt, of, ograd, ...: As for `gradient`.
         batched: As for `jacobian`, for blocks [N, *a.shape[1:], *b.shape[1:]]: the Hessians of what
             each example adds to the scalar. Of tensors without the batch they have all axes.
-        max_bytes: The size of all of them above which they are refused, where it is known.
+        max_bytes: The size in bytes above which results are refused, where it is known.
 
     Returns:
         A model of the same kind. For each pair of tensors `a`, `b` of `wrt` it has an output

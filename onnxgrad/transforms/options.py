@@ -122,6 +122,10 @@ class Transform(Protocol[P]):
     def __call__(self, model: ir.Model, *args: P.args, **kwargs: P.kwargs) -> ir.Model: ...
 
 
+# Every transform by its name; each is a command of the command line too.
+TRANSFORMS: dict[str, Transform[Any]] = {}
+
+
 def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
     """A public transform, made of a function that changes a private copy of the model in place."""
 
@@ -133,7 +137,9 @@ def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P
             function(net, *args, **kwargs)
         return io.like(net, model)
 
-    return cast(Transform[P], build)
+    public = cast(Transform[P], build)
+    TRANSFORMS[public.__name__] = public
+    return public
 
 
 def spelt_out(function: Callable[P, T]) -> Callable[P, T]:

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxgrad as og
-from onnxgrad.cli import commands as cli
+from onnxgrad import cli
 
 W = np.array([[1, -2], [3, 0.5], [-1, 2]], np.float32)
 X = np.array([[1, 2, 3], [-1, 0, 1]], np.float32)
@@ -306,7 +306,7 @@ def test_inspect(run: Run) -> None:
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line from outside."""
     code = "from onnxgrad.cli import main; main()"
-    folder = Path(cli.__file__).parents[1]
+    folder = Path(cli.__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,

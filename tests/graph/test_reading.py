@@ -16,7 +16,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
 import onnxgrad as og
-from onnxgrad.cli import commands as cli
+from onnxgrad import cli
 from onnxgrad.declare.expansions import _TABLE
 from onnxgrad.passes.flags import FLAGS
 

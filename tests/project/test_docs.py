@@ -122,6 +122,27 @@ def test_every_module_is_described() -> None:
     assert not {name for name in modules if f"`{name}`" not in text}
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\((.*?)\)", index.read_text())
+    }
+    assert {*PAGES, ROOT / "CHANGELOG.md"} - {index} <= listed
+    assert "(docs/index.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_operator_names_its_module() -> None:
+    table = re.findall(r"^\| (.*?) \|$", (ROOT / "docs" / "operators.md").read_text(), re.MULTILINE)
+    modules = {}
+    for cells in (line.split(" | ") for line in table):
+        if len(cells) == 6 and cells[2] in ("rule", "zero derivative", "replaced by others"):
+            modules[cells[0]] = cells[4]
+    raised = {name for name, module in modules.items() if not module.strip()}
+    assert raised == {"Scatter", "Upsample"}  # deprecated, and replaced when the opset is raised
+    for name in modules.keys() - raised:
+        assert (ROOT / "onnxgrad" / f"{modules[name]}.py").exists(), name
+
+
 def test_the_tables_of_operators_are_current() -> None:
     made_with = re.findall(r"of onnx (\S+)\.", (ROOT / "docs" / "operators.md").read_text())[0]
     if made_with != onnx.__version__:

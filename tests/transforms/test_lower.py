@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnx.backend.test.case import node as node_cases
 
 import onnxgrad as og
-from onnxgrad.cli import commands as cli
+from onnxgrad import cli
 from tests.oracle import directional, runner
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "ai.onnx.preview.training" : 1]>\n'

@@ -1,0 +1,49 @@
+"""The command line as a whole: its commands, and the entry point."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated
+
+import typer
+
+import onnxgrad
+from onnxgrad.cli.commands import check, inspect, run
+from onnxgrad.cli.printing import fail, say, warn
+from onnxgrad.cli.transforms import command_of, family
+from onnxgrad.graph.errors import OnnxGradError
+from onnxgrad.transforms.options import TRANSFORMS
+
+app = typer.Typer(
+    name="onnxgrad",
+    help="The gradient of any ONNX net, as an ONNX net.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        say(f"onnxgrad {onnxgrad.__version__}")
+        raise typer.Exit
+
+
+for _name, _transform in sorted(TRANSFORMS.items()):
+    _command = command_of(_transform)
+    app.command(_name.replace("_", "-"), short_help=_command.__doc__)(_command)
+for _command in (family, run, check, inspect):
+    app.command()(_command)
+
+
+def main() -> None:
+    """The console entry point. Exit status: 0, 1 for a refusal or a failed check, 2 for usage."""
+    warnings.showwarning = warn
+    try:
+        app()
+    except OnnxGradError as error:
+        fail(str(error))

@@ -1,0 +1,188 @@
+"""What the commands take: the options of each, and the Python arguments that are made of them.
+
+A parameter of a transform is an option of its name, which its type and its docstring describe.
+`ARGUMENTS` lists those that are given in another way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import typer
+
+from onnxgrad.graph.names import ALL, All
+from onnxgrad.transforms.gradient import gradient
+from onnxgrad.transforms.options import Options
+
+Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Values for the inputs: .npy, .npz (arrays by input name) or an image, as FILE or "
+        "NAME=FILE.",
+        show_default=False,
+    ),
+]
+Wrt = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
+        "Default: every floating-point input; for gradients by example every weight that is "
+        "learnt.",
+        show_default=False,
+    ),
+]
+Of = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor to differentiate. Repeat for several. Default: every floating-point output.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        help="The size of a symbolic dimension for random inputs, as in N=4. Default: 1.",
+        show_default=False,
+    ),
+]
+
+StraightThrough = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An operator that rounds, such as QuantizeLinear, to be differentiated as if it did "
+        "not, or 'all'. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+Constant = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor through which no gradient flows. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+Example = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Values of an input, as FILE or NAME=FILE, with which the net runs once where only "
+        "that tells how many axes a tensor has. Repeat for several.",
+        show_default=False,
+    ),
+]
+
+
+def tensors(names: list[str] | None) -> list[str] | All | None:
+    """The tensors to differentiate with respect to."""
+    return ALL if names == ["all"] else names or None
+
+
+def several(names: list[str] | None) -> list[str] | None:
+    """The names that an option was given, None for none."""
+    return names or None
+
+
+def every_or(word: str, names: list[str] | None) -> list[str] | bool:
+    """The names that an option was given; True for the one word that stands for every one."""
+    return names == [word] or names or False
+
+
+class Argument(NamedTuple):
+    """How one argument of a Python function is given on the command line.
+
+    Attributes:
+        options: The options for it: their names, and what each is.
+        made: Makes the argument of the options' values.
+    """
+
+    options: dict[str, Any]
+    made: Callable[..., Any]
+
+
+def _several(help: str) -> Any:
+    text = f"{help} Repeat for several."
+    return Annotated[list[str] | None, typer.Option(help=text, show_default=False)]
+
+
+def _flag(name: str, help: str) -> Any:
+    return Annotated[bool, typer.Option(f"--{name}", help=help)]
+
+
+ARGUMENTS = {
+    "wrt": Argument({"wrt": Wrt}, tensors),
+    "of": Argument({"of": Of}, several),
+    "ograd": Argument(
+        {
+            "ograd": _flag(
+                "ograd",
+                "An input for each tensor of --of, its output gradient: differentiated is their "
+                "dot product, in place of the sum of all elements.",
+            ),
+            "ograd_at": _several("Such an input for this tensor only."),
+        },
+        lambda every, some: some or every,
+    ),
+    "unreachable": Argument(
+        {"zeros": _flag("zeros", "Zeros, not an error, where no gradient flows.")},
+        lambda zeros: "zeros" if zeros else "error",
+    ),
+    "straight_through": Argument(
+        {"straight_through": StraightThrough}, lambda names: every_or("all", names)
+    ),
+    "constant": Argument({"constant": Constant}, several),
+    "checkpoints": Argument(
+        {
+            "checkpoint": _several(
+                "A tensor to keep; what lies between those is computed again, for less memory. "
+                "'auto' to have them chosen."
+            )
+        },
+        lambda names: every_or("auto", names),
+    ),
+    "example": Argument({"example": Example}, lambda feeds: feeds),
+}
+
+# Of a transform that has a batch only where it is asked for.
+_BLOCKS = Argument(
+    {
+        "by_example": _flag(
+            "batched",
+            "Blocks by example, not the whole batch with the whole batch: every input but "
+            "parameters has the batch for its first axis.",
+        ),
+        "batched_at": _several("The same, with the batch in this input only."),
+    },
+    lambda every, some: some or every,
+)
+
+
+def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> Argument:
+    """How a parameter of a transform is given."""
+    name = parameter.name
+    if name == "batched" and parameter.default is False:
+        return _BLOCKS
+    if name in ARGUMENTS:
+        return ARGUMENTS[name]
+    kind = (get_type_hints(Options) | get_type_hints(transform))[name]
+    words = _documented(transform, name) or _documented(gradient, name)
+    if any(get_origin(member) is Sequence for member in get_args(kind)):  # names of tensors
+        return Argument({name: _several(words)}, several)
+    kind = str if get_origin(kind) is Literal else kind  # the transform refuses other words
+    return Argument({name: Annotated[kind, typer.Option(help=words)]}, lambda given: given)
+
+
+def _documented(function: Callable[..., Any], parameter: str) -> str:
+    """What a function's docstring says of a parameter, in one line."""
+    text = inspect.getdoc(function) or ""
+    found = re.search(rf"^    {parameter}: (.*(?:\n {{8}}.*)*)", text, re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""

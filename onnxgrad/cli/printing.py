@@ -1,0 +1,88 @@
+"""What the commands print: tables to the standard output, one line for a refusal or a warning."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx_ir as ir
+from rich.console import Console
+from rich.table import Table
+
+from onnxgrad.runtimes.ports import Port
+
+_out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def say(what: str | Table) -> None:
+    """Print a line or a table."""
+    _out.print(what)
+
+
+def fail(message: str) -> NoReturn:
+    """Print why a command failed, in one line, and end with the exit status 1."""
+    _err.print(f"onnxgrad: {' '.join(message.split())}")
+    sys.exit(1)
+
+
+def warn(*warning: Any, **_: Any) -> None:
+    """Print a warning in one line, in the place of `warnings.showwarning`."""
+    _err.print(f"onnxgrad: {in_options(str(warning[0]))}")
+
+
+def table(*columns: str) -> Table:
+    """An empty table."""
+    empty = Table(box=None, pad_edge=False)
+    for column in columns:
+        empty.add_column(column, overflow="fold")
+    return empty
+
+
+def show_ports(source: ir.Model, result: ir.Model) -> None:
+    """Print which inputs a transform's model has beyond those of its source, and its outputs."""
+    rows = table("", "name", "dtype", "shape")
+    known = {value.name for value in source.graph.inputs}
+    for value in result.graph.inputs:
+        if value.name not in known:
+            rows.add_row("new input", *_described(Port.of(value)))
+    for value in result.graph.outputs:
+        rows.add_row("output", *_described(Port.of(value)))
+    say(rows)
+
+
+def _described(port: Port) -> tuple[str, str, str]:
+    return port.name, port.dtype.name if port.dtype is not None else "?", port.shape_text()
+
+
+def show_results(results: Mapping[str, Any]) -> None:
+    """Print the dtype and shape of each result, and how large its numbers are."""
+    rows = table("result", "dtype", "shape", "norm", "min", "max")
+    for name, value in results.items():
+        array = np.asarray(value)
+        if array.dtype.kind in "fiu" and array.size:
+            norm = np.linalg.norm(array.astype(np.float64))
+            numbers = [f"{norm:.6g}", f"{array.min():.6g}", f"{array.max():.6g}"]
+        else:
+            numbers = [""] * 3
+        rows.add_row(name, str(array.dtype), str(array.shape), *numbers)
+    say(rows)
+
+
+def in_options(message: str) -> str:
+    """A transform's advice in the words of its command."""
+
+    def option(name: str) -> Callable[[re.Match[str]], str]:
+        def given(found: re.Match[str]) -> str:
+            return "give " + " ".join(f"{name} {one}" for one in re.findall(r"'(.*?)'", found[1]))
+
+        return given
+
+    message = message.replace("pass unreachable='zeros'", "give --zeros")
+    message = message.replace("with ograd.", "with --ograd.")
+    message = message.replace("feeds in example=", "files of inputs in --example")
+    message = re.sub(r"pass of=\[?('.*')\]?(?=,)", option("--of"), message)
+    return re.sub(r"pass straight_through=\[(.*?)\]", option("--straight-through"), message)
