@@ -45,8 +45,11 @@ if __name__ == "__main__":
 
 import onnxgrad as og
 from onnxgrad.graph import io
+from onnxgrad.runtimes.onnxruntime import OnnxRuntime
+from onnxgrad.runtimes.protocol import Runtime
+from onnxgrad.runtimes.reference import Reference
 from onnxgrad.transforms.notes import OGRADS
-from onnxgrad.verify.check import Start, check_on, on_onnxruntime, on_reference
+from onnxgrad.verify.check import check_on
 from tests import reference_ops
 from tools.operators import PAGE, between
 
@@ -57,10 +60,10 @@ BEGIN, END = "<!-- sweep: made by tools/sweep.py -->", "<!-- /sweep -->"
 INTRODUCTION = """\
 Each test counts once for each input, and once more where shape-like inputs are constants."""
 
-ORT, REFERENCE = "onnxruntime", "onnx's reference"
-RUNTIMES: Mapping[str, Start] = {
-    ORT: on_onnxruntime,
-    REFERENCE: functools.partial(on_reference, operators=reference_ops.OPS),
+ORT, REFERENCE = "onnxruntime", "reference"
+RUNTIMES: Mapping[str, Runtime] = {
+    ORT: OnnxRuntime(["CPUExecutionProvider"]),
+    REFERENCE: Reference(reference_ops.OPS),
 }
 # The most precise first. An operator that onnxruntime has in float32 alone is noise to the first.
 WAYS = [(ORT, "float64"), (REFERENCE, "float64"), (ORT, "float32")]
@@ -179,7 +182,7 @@ def run(
     Raises:
         ModelError, FeedError: The runtime cannot run the model, or not on these values.
     """
-    return RUNTIMES[runtime](io.load(model))(feeds, outputs)
+    return RUNTIMES[runtime].load(io.load(model)).run(feeds, outputs)
 
 
 def why_not(net: Net) -> str:
@@ -193,7 +196,7 @@ def why_not(net: Net) -> str:
             continue
         if not all(map(np.array_equal, once, again)):
             return "the forward net is random, and its values are other ones in every run"
-        errors.append(f"{runtime} gives other values than the test expects")
+        errors.append(f"{RUNTIMES[runtime].title} gives other values than the test expects")
     return "; ".join(errors)
 
 
@@ -298,7 +301,7 @@ def confirm(net: Net, name: str) -> tuple[str, str]:
         try:
             report = check_on(way, net.model, net.feeds, name, of=net.of, precision=precision)
         except og.OnnxGradError as e:
-            reason += f" {runtime} in {precision}: {e}"
+            reason += f" {RUNTIMES[runtime].title} in {precision}: {e}"
             continue
         (row,) = report.rows
         if np.isfinite(row.analytic):

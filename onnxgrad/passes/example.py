@@ -14,11 +14,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import FeedError, ModelError, RuntimeMissingError
+from onnxgrad.graph.errors import FeedError, ModelError
 from onnxgrad.graph.marks import learn_rank
-from onnxgrad.runtimes.onnxruntime import on_onnxruntime
 from onnxgrad.runtimes.ports import Array, Port, arrays
-from onnxgrad.runtimes.reference import on_reference
+from onnxgrad.runtimes.registry import on_cpu
 
 
 def learn(model: ir.Model, example: Any) -> bool:
@@ -58,9 +57,9 @@ def _values(model: ir.Model, feeds: Mapping[str, Any], wanted: Sequence[ir.Value
     probe.graph.outputs[:] = [found[name] for name in names]
     common.RemoveUnusedNodesPass()(probe)
     refusals = []
-    for start in (on_onnxruntime, on_reference):
+    for runtime in on_cpu().values():
         try:
-            return start(probe)(feeds, names)
-        except (ModelError, FeedError, RuntimeMissingError) as error:
+            return runtime.load(io.load(probe)).run(feeds, names)
+        except (ModelError, FeedError) as error:
             refusals.append(str(error))
     raise FeedError(f"The example cannot be run. {' '.join(refusals)}")

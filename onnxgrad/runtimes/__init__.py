@@ -1,3 +1,3 @@
-"""What runs a model: onnxruntime and onnx's reference evaluator, each in a module of its own, and
-the ports that feeds are checked against. It imports `graph`.
+"""What runs a model: the protocol, the registry, one module for each runtime, and the ports that
+feeds are checked against. It imports `graph`.
 """

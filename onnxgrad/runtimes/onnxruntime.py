@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError
-from onnxgrad.runtimes.ports import Array, Run
+from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.protocol import require_numbers
+from onnxgrad.runtimes.registry import runtime
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 
@@ -46,50 +49,81 @@ def onnxruntime() -> Any:
 
 
 class Weights:
-    """One `OrtValue` per weight, over the array's own memory, for all sessions of a net."""
+    """One `OrtValue` per weight, over the array's own memory, for as long as a session uses it."""
 
     def __init__(self) -> None:
-        self._values: dict[tuple[Any, ...], Any] = {}
-        self._arrays: list[Array] = []
+        self._values: weakref.WeakValueDictionary[tuple[Any, ...], Any]
+        self._values = weakref.WeakValueDictionary()
 
     def value(self, array: Array) -> Any:
-        """The `OrtValue` of a C-contiguous array; the same one for the same memory."""
+        """The `OrtValue` of a C-contiguous array; the same one for the same memory.
+
+        It keeps the array alive.
+        """
         key = (array.__array_interface__["data"][0], array.dtype.str, array.shape)
-        if key not in self._values:
-            self._values[key] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
-            self._arrays.append(array)
-        return self._values[key]
+        value = self._values.get(key)
+        if value is None:
+            value = self._values[key] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
+        return value
+
+
+@runtime("onnxruntime")
+class OnnxRuntime:
+    """onnxruntime on some execution providers. All models that it loads share their large weights.
+
+    Args:
+        providers: Execution providers in order of preference; None for CUDA where there is
+            one, then the CPU.
+        threads: Threads within an operator; None for onnxruntime's choice.
+
+    Raises:
+        RuntimeMissingError: onnxruntime is not installed.
+        ArgumentError: A provider that this onnxruntime does not have.
+    """
+
+    title = "onnxruntime"
+
+    def __init__(
+        self, providers: Sequence[Provider] | None = None, threads: int | None = None
+    ) -> None:
+        self._providers, self._threads = available(providers), threads
+        self._weights = Weights()
+        self.target = device_of(self._providers)
+
+    def load(self, model: ir.Model, *, lean: bool = False) -> Session:
+        """A model that runs.
+
+        Args:
+            model: A private one. Its large initializers are taken out of it.
+            lean: Keep no copy of large weights on the CPU, at some cost in speed.
+
+        Raises:
+            ModelError: onnxruntime refuses the model.
+        """
+        return Session(model, self._weights, self._providers, threads=self._threads, lean=lean)
 
 
 class Session:
     """A model that runs on onnxruntime, with its large weights shared with other sessions.
 
-    Args:
-        model: The model. Its large initializers are taken out of it, into `weights`.
-        weights: The weights of the sessions that share them.
-        providers: Execution providers in order of preference; None for CUDA where there is
-            one, then the CPU.
-        threads: Threads within an operator; None for onnxruntime's choice.
-        lean: Keep no copy of large weights on the CPU, at some cost in speed.
-
-    Raises:
-        RuntimeMissingError: onnxruntime is not installed.
-        ArgumentError: A provider that this onnxruntime does not have.
-        ModelError: onnxruntime refuses the model.
+    Attributes:
+        outputs: The names of the outputs, in order.
+        inner: onnxruntime's own session.
+        fed: By name, the weights that are inputs of it.
+        device: Where it runs.
     """
 
     def __init__(
         self,
         model: ir.Model,
         weights: Weights,
-        providers: Sequence[Provider] | None = None,
+        providers: Sequence[Provider],
         *,
-        threads: int | None = None,
-        lean: bool = False,
+        threads: int | None,
+        lean: bool,
     ) -> None:
         ort = onnxruntime()
-        chosen = available(providers)
-        self.outputs = [value.name or "" for value in model.graph.outputs]
+        self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors arrive as exceptions
         # Else some processors' int8 becomes uint8, in nodes that are refused from opset 21 on:
@@ -98,26 +132,19 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         taken = _take_out(model, weights)
-        tensors = (model.graph.initializers[name].const_value for name in taken)
-        size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         # Sharing by SessionOptions.add_initializer is no way: it takes the place of what
         # onnxruntime's optimizer has made of a weight under the same name.
-        self._fed: dict[str, Any] = {}
-        if lean and size > _COPY_LIMIT and all(_name(provider) == _CPU for provider in chosen):
-            for name in [n for n, value in taken.items() if value.data_type() in _FLOATS]:
-                value = model.graph.initializers.pop(name)
-                value.const_value = None
-                model.graph.inputs.append(value)
-                self._fed[name] = taken.pop(name)
+        on_cpu = all(_name(provider) == _CPU for provider in providers)
+        self.fed = _feed_weights(model, taken) if lean and on_cpu else {}
         if taken:
             options.add_external_initializers(list(taken), list(taken.values()))
-        self._device = device_of(chosen)
-        self._weights = weights  # onnxruntime does not keep their memory alive
+        self.device = device_of(providers)
+        self._taken = taken  # onnxruntime does not keep their memory alive
         try:
-            self._session = ort.InferenceSession(
+            self.inner = ort.InferenceSession(
                 io.to_proto(model).SerializeToString(),
                 options,
-                providers=chosen,
+                providers=providers,
             )
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise ModelError(f"onnxruntime cannot load the model: {error}") from error
@@ -129,7 +156,7 @@ class Session:
             FeedError: onnxruntime cannot run the net on these values.
         """
         try:
-            return list(self._session.run(outputs, {**self._fed, **feeds}))
+            return list(self.inner.run(outputs, {**self.fed, **feeds}))
         except Exception as error:  # as above
             raise _cannot_run(error) from error
 
@@ -139,12 +166,7 @@ class Session:
         Raises:
             FeedError: onnxruntime cannot run the net on these values, or cannot bind them.
         """
-        return Binding(self._session, feeds, self._fed, self.run(feeds), self._device)
-
-
-def on_onnxruntime(model: ir.Model) -> Run:
-    """The model on onnxruntime's CPU provider."""
-    return Session(io.load(model), Weights(), ["CPUExecutionProvider"]).run
+        return Binding(self, feeds, self.run(feeds))
 
 
 class Binding:
@@ -156,32 +178,26 @@ class Binding:
     """
 
     def __init__(
-        self,
-        session: Any,
-        feeds: Mapping[str, Array],
-        fed: Mapping[str, Any],
-        outputs: Sequence[Array],
-        device: str,
+        self, session: Session, feeds: Mapping[str, Array], outputs: Sequence[Array]
     ) -> None:
-        names = [value.name for value in session.get_outputs()]
-        self._session, self._io = session, session.io_binding()
-        self.inputs: dict[str, Any] = {}
-        self.outputs: list[Any] = []
-        self._values: list[Any] = []  # onnxruntime does not keep them alive
-        for name, value in fed.items():
+        self._session = session  # with the weights, which onnxruntime does not keep alive
+        self._io = session.inner.io_binding()
+        self._values: list[Any] = []  # nor these
+        for name, value in session.fed.items():
             self._io.bind_ortvalue_input(name, value)
-        for name, array in feeds.items():
-            self.inputs[name] = self._place(name, array, device, self._io.bind_ortvalue_input)
-        for name, array in zip(names, outputs, strict=True):
-            array = np.require(array, requirements=["W"])
-            self.outputs.append(self._place(name, array, device, self._io.bind_ortvalue_output))
+        self.inputs: Mapping[str, Any] = {
+            name: self._place(name, array, self._io.bind_ortvalue_input)
+            for name, array in feeds.items()
+        }
+        writable = [np.require(array, requirements=["W"]) for array in outputs]
+        self.outputs: Sequence[Any] = [
+            self._place(name, array, self._io.bind_ortvalue_output)
+            for name, array in zip(session.outputs, writable, strict=True)
+        ]
 
-    def _place(self, name: str, array: Any, device: str, bind: Any) -> Any:
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-            raise FeedError(
-                f"{name!r} cannot be bound: it is no tensor of numbers that numpy has. Call the "
-                "net instead."
-            )
+    def _place(self, name: str, array: Any, bind: Any) -> Any:
+        require_numbers(name, array)
+        device = self._session.device
         value = onnxruntime().OrtValue.ortvalue_from_numpy(array, device, 0)
         self._values.append(value)
         bind(name, value)
@@ -194,7 +210,7 @@ class Binding:
             FeedError: onnxruntime cannot run the net on these values.
         """
         try:
-            self._session.run_with_iobinding(self._io)
+            self._session.inner.run_with_iobinding(self._io)
         except Exception as error:  # as above
             raise _cannot_run(error) from error
 
@@ -222,7 +238,7 @@ def available(providers: Sequence[Provider] | None) -> list[Provider]:
     return chosen
 
 
-def device_of(providers: Sequence[Provider]) -> Literal["cpu", "cuda"]:
+def device_of(providers: Sequence[Provider]) -> str:
     """Where models on these providers run."""
     return "cuda" if _name(providers[0]) == _PREFERRED[0] else "cpu"
 
@@ -249,3 +265,20 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
             "weights", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
     return taken
+
+
+def _feed_weights(model: ir.Model, taken: dict[str, Any]) -> dict[str, Any]:
+    """Make inputs of the floating-point weights, in place, if all are large together.
+
+    They leave `taken`. Returned is what to feed.
+    """
+    tensors = (model.graph.initializers[name].const_value for name in taken)
+    if sum(tensor.nbytes for tensor in tensors if tensor is not None) <= _COPY_LIMIT:
+        return {}
+    fed = {}
+    for name in [n for n, value in taken.items() if value.data_type() in _FLOATS]:
+        value = model.graph.initializers.pop(name)
+        value.const_value = None
+        model.graph.inputs.append(value)
+        fed[name] = taken.pop(name)
+    return fed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,9 +12,6 @@ import onnx_ir as ir
 from onnxgrad.graph.errors import FeedError, nearest
 
 Array: TypeAlias = np.ndarray
-
-# From feeds and the names of outputs to their values.
-Run: TypeAlias = Callable[[Mapping[str, Any], Sequence[str]], list[Array]]
 
 
 @dataclass(frozen=True)

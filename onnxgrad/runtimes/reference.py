@@ -1,4 +1,4 @@
-"""Models on onnx's reference evaluator."""
+"""Models on onnx's reference evaluator: slow, but with every operator, and nothing to install."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from onnx.reference.op_run import OpRun
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, ModelError
-from onnxgrad.runtimes.ports import Array, Run
+from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.protocol import Copied
+from onnxgrad.runtimes.registry import runtime
 
 
 # The reference's own Erf, which its Gelu uses too, rounds to single precision.
@@ -37,18 +39,58 @@ def _erf(x: Array) -> Array:
     return np.vectorize(math.erf, otypes=[x.dtype])(x)
 
 
-def on_reference(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Run:
-    """The model on onnx's reference evaluator, with some operators in place of its own."""
-    try:
-        own: list[type[OpRun]] = [Erf, Gelu, *operators]
-        evaluator = ReferenceEvaluator(io.to_proto(model), new_ops=own)
-    except Exception as error:  # whatever its operators raise
-        raise ModelError(f"onnx's reference evaluator cannot load the net: {error}") from error
+@runtime("reference")
+class Reference:
+    """onnx's reference evaluator.
 
-    def run(feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Array]:
+    Args:
+        operators: Implementations in place of the reference's own.
+    """
+
+    title = "onnx's reference"
+    # A transposed convolution, which "portable" emits, takes it seconds.
+    target = "cpu"
+
+    def __init__(self, operators: Sequence[type[OpRun]] = ()) -> None:
+        self._operators: list[type[OpRun]] = [Erf, Gelu, *operators]
+
+    def load(self, model: ir.Model, *, lean: bool = False) -> ReferenceSession:
+        """A model that runs.
+
+        Raises:
+            ModelError: The reference refuses the model.
+        """
         try:
-            return list(evaluator.run(list(outputs), dict(feeds)))
+            evaluator = ReferenceEvaluator(io.to_proto(model), new_ops=self._operators)
+        except Exception as error:  # whatever its operators raise
+            raise ModelError(f"onnx's reference evaluator cannot load the net: {error}") from error
+        return ReferenceSession(evaluator)
+
+
+class ReferenceSession:
+    """A model on onnx's reference evaluator."""
+
+    def __init__(self, evaluator: ReferenceEvaluator) -> None:
+        self._evaluator = evaluator
+        self.outputs: Sequence[str] = list(evaluator.output_names)
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
+        """The values of `outputs` (all when None), in order.
+
+        Raises:
+            FeedError: The reference cannot run the net on these values.
+        """
+        wanted = self.outputs if outputs is None else outputs
+        try:
+            found = self._evaluator.run(list(wanted), dict(feeds))
         except Exception as error:  # as above
             raise FeedError(f"onnx's reference evaluator cannot run the net: {error}") from error
+        return [np.asarray(y) if isinstance(y, np.generic) else y for y in found]
 
-    return run
+    def bind(self, feeds: Mapping[str, Any]) -> Copied:
+        """The model at fixed places, into which results are copied.
+
+        Raises:
+            FeedError: The reference cannot run the net on these values, or they cannot be bound.
+        """
+        return Copied(self, feeds)

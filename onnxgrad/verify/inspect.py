@@ -27,7 +27,7 @@ _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorRow:
     """One operator on the way, in one state."""
 
     operator: str
@@ -39,12 +39,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class InspectReport:
     """Every operator on the paths from `wrt` to `of`, those without a rule first."""
 
     wrt: tuple[str, ...]
     of: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[OperatorRow, ...]
     unreached: tuple[str, ...]
     """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
     caution: str = ""
@@ -55,7 +55,7 @@ class Report:
         """Whether every operator on a path has a rule or is known to have a zero derivative."""
         return all(row.state != "none" for row in self.rows)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[OperatorRow]:
         return iter(self.rows)
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Report:
 @spelt_out
 def inspect(
     model: Any, wrt: Wrt = None, of: Spec | None = None, **options: Unpack[Traced]
-) -> Report:
+) -> InspectReport:
     """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 
     A rule may refuse a particular node, so every rule on the way is tried. The opset of the model
@@ -116,7 +116,7 @@ def inspect(
         found |= _within(node, flow)  # before the trial, which can add to the inner graphs
         found[node] = _judge(op, node, flow, blocked.pop(node, []))
     found |= {node: ("zero", edges[0].reason) for node, edges in blocked.items()}
-    return Report(
+    return InspectReport(
         tuple(v.name or "" for v in job.wrt),
         tuple(v.name or "" for v in job.of),
         _rows(found),
@@ -178,10 +178,12 @@ def _remark(e: Edge) -> str:
     return f"{operand_name(e.node, e.index)}: {e.reason}"
 
 
-def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[Row, ...]:
+def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[OperatorRow, ...]:
     groups: dict[tuple[str, str, State, str], list[str]] = {}
     for node, (state, reason) in found.items():
         key = (node.op_type, node.domain, state, reason)
         groups.setdefault(key, []).append(node.name or "")
-    rows = [Row(*key, count=len(nodes), nodes=tuple(nodes)) for key, nodes in groups.items()]
+    rows = [
+        OperatorRow(*key, count=len(nodes), nodes=tuple(nodes)) for key, nodes in groups.items()
+    ]
     return tuple(sorted(rows, key=lambda r: (_ORDER[r.state], r.domain, r.operator)))

@@ -90,7 +90,7 @@ def test_the_sizes_of_the_feed_choose_the_mode() -> None:
         want[:, k, :, k] = np.sin(X)
     close(net.jacobian(X, "w"), want)
     close(net.jacobian(X[:1], "w"), want[:1])
-    assert set(net._modes.values()) == {"forward", "reverse"}
+    assert set(net._sessions.modes.values()) == {"forward", "reverse"}
 
 
 def test_hessian_and_hvp() -> None:
@@ -121,14 +121,14 @@ def test_each_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def net_module_built(monkeypatch: pytest.MonkeyPatch, built: list[Any]) -> Any:
-    from onnxgrad.run import net as module
+    from onnxgrad.run import sessions as module
 
-    class Counted(module._Built):
+    class Counted(module.TransformSession):
         def __init__(self, *arguments: Any) -> None:
             built.append(self)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(module, "_Built", Counted)
+    monkeypatch.setattr(module, "TransformSession", Counted)
     return Counted
 
 
@@ -143,7 +143,7 @@ def test_too_large_for_the_feed() -> None:
         net.hessian(many, max_bytes=10**6)
     with pytest.raises(og.ArgumentError, match=r"48,000 bytes.* Feed fewer examples"):
         net.per_example_gradient(many, max_bytes=10**4)
-    assert not any(transform is og.hessian for transform, *_ in net._built)
+    assert not any(transform is og.hessian for transform, *_ in net._sessions.transformed)
 
 
 def test_what_makes_no_sense() -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import onnxgrad as og
-from onnxgrad.verify.inspect import Report
+from onnxgrad.verify.inspect import InspectReport
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -24,7 +24,7 @@ def ramp():
     og.forget("com.acme::Ramp")
 
 
-def states(report: Report) -> dict[str, str]:
+def states(report: InspectReport) -> dict[str, str]:
     return {row.operator: row.state for row in report}
 
 

@@ -1,0 +1,178 @@
+"""The sessions of a net: one of the net itself, one of each transform of it, built at first use."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxgrad.graph import io
+from onnxgrad.graph.errors import ModelError, NoRuleError
+from onnxgrad.passes.expand import needs_expansion
+from onnxgrad.passes.normalise import normalise
+from onnxgrad.runtimes.ports import Array, Port
+from onnxgrad.runtimes.protocol import Runtime, Session
+from onnxgrad.transforms.blocks import Mode
+from onnxgrad.transforms.notes import OGRADS, TANGENTS
+from onnxgrad.transforms.planning import plan
+
+# Sizes are checked for every feed, not when the model is built.
+ANY_SIZE = 2**63
+
+
+class Sessions:
+    """The sessions of a net, each built at the first request for it. Safe in several threads.
+
+    Args:
+        model: The net, which stays as it is.
+        runtime: What they run on.
+        options: Those of every transform.
+    """
+
+    def __init__(self, model: ir.Model, runtime: Runtime, options: Mapping[str, Any]) -> None:
+        self._model, self._runtime, self._options = model, runtime, options
+        self._lock = threading.Lock()
+        self._forward: Session | None = None
+        self.transformed: dict[Any, TransformSession] = {}
+        self._open: set[Any] = set()  # what is built for each shape of the feeds
+        self.modes: dict[Any, Mode] = {}
+
+    def forward(self) -> Session:
+        """That of the net itself."""
+        with self._lock:
+            if self._forward is None:
+                self._forward = self._load_forward()
+            return self._forward
+
+    def _load_forward(self) -> Session:
+        model = io.load(self._model)
+        # Only initializers can be shared.
+        common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+        try:
+            return self._runtime.load(model)
+        except ModelError:
+            standard = io.load(self._model)
+            if not needs_expansion(standard.graph):
+                raise
+        # The runtime lacks operators of other domains, which the standard's can replace.
+        normalise(standard, [])
+        return self._runtime.load(standard)
+
+    def of(
+        self,
+        transform: Callable[..., ir.Model],
+        results: str,
+        wrt: Any,
+        values: Mapping[str, Any],
+        **options: Any,
+    ) -> TransformSession:
+        """That of a transform of the net.
+
+        `results` is the metadata property in which it notes what its outputs are. Where the ranks
+        of tensors follow from the feeds alone, there is one session for each of their shapes.
+        """
+        key: Any = (transform, _hashable(wrt), _hashable(options))
+        with self._lock:
+            if key in self._open:
+                key = (key, _shapes(values))
+            if key not in self.transformed:
+                try:
+                    model = transform(self._model, wrt, **self._options, **options)
+                except NoRuleError:
+                    options["example"] = values
+                    model = transform(self._model, wrt, **self._options, **options)
+                    self._open.add(key)
+                    key = (key, _shapes(values))
+                self.transformed[key] = TransformSession(model, results, self._runtime)
+            return self.transformed[key]
+
+    def plan(
+        self, kind: str, values: Mapping[str, Any], wrt: Any, max_bytes: int, **options: Any
+    ) -> Mode:
+        """The decisions of a transform for inputs of these sizes; raises if it gives too much."""
+        sizes = {name: np.shape(value) for name, value in values.items()}
+        key = (kind, _hashable(wrt), max_bytes, _hashable(options), _hashable(sizes))
+        with self._lock:
+            if key not in self.modes:
+                model = _of_sizes(self._model, sizes)
+                options |= {"max_bytes": max_bytes, "example": values}
+                options["constant"] = self._options["constant"]
+                self.modes[key] = plan(kind, model, wrt, **options)
+            return self.modes[key]
+
+
+class TransformSession:
+    """The session of one transform of a net, and what its inputs and outputs belong to.
+
+    Attributes:
+        seeds, tangents: By tensor name, the ports that take what is imposed and the tangents.
+    """
+
+    def __init__(self, model: ir.Model, results: str, runtime: Runtime) -> None:
+        inputs = {value.name: Port.of(value) for value in model.graph.inputs}
+        self.seeds, self.tangents = (
+            {
+                name: inputs[port]
+                for name, port in json.loads(model.metadata_props.get(key, "{}")).items()
+                if port in inputs
+            }
+            for key in (OGRADS, TANGENTS)
+        )
+        self._results: dict[str, Any] = json.loads(model.metadata_props[results])
+        self.session = runtime.load(model, lean=True)
+
+    def named(self, outputs: list[Any]) -> dict[str, Any]:
+        """The results by tensor name; by two names where they belong to two tensors."""
+        found = dict(zip(self.session.outputs, outputs, strict=True))
+        return {
+            name: {x: found[o] for x, o in out.items()} if isinstance(out, dict) else found[out]
+            for name, out in self._results.items()
+            if isinstance(out, dict) or out in found  # a tangent is an input or an output
+        }
+
+    def only(self, outputs: list[Any]) -> Any:
+        """The one result."""
+        return next(iter(self.named(outputs).values()))
+
+
+def hold_weights(model: ir.Model) -> None:
+    """Keep each weight as one array, which gradient models and sessions then share.
+
+    One that stayed in the model's message, however small, would keep all of the message alive.
+    """
+
+    def held(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if tensor.dtype == ir.DataType.STRING:
+            return tensor
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+
+    io.replace_tensors(model, held)
+
+
+def _hashable(value: Any) -> Any:
+    """A key for names, positions, sizes, options."""
+    if isinstance(value, Mapping):
+        return tuple((name, _hashable(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _shapes(values: Mapping[str, Array]) -> Hashable:
+    return tuple((name, np.shape(value)) for name, value in sorted(values.items()))
+
+
+def _of_sizes(model: ir.Model, sizes: Mapping[str, Sequence[int]]) -> ir.Model:
+    """A copy of a model for inputs of exactly these sizes."""
+    copy = io.load(model)
+    for value in copy.graph.inputs:
+        if (name := value.name or "") in sizes:
+            value.shape = ir.Shape(sizes[name])
+    for value in copy.graph.outputs:
+        value.shape = None  # inferred anew, without names of dimensions
+    return copy

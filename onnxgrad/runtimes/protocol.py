@@ -1,0 +1,124 @@
+"""What a runtime is: it loads models, a loaded model runs, and can be bound to fixed places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph.errors import FeedError
+
+
+class Binding(Protocol):
+    """A loaded model with its inputs and outputs at fixed places.
+
+    Attributes:
+        inputs: By name, the places that runs read, to be written into.
+        outputs: In order, the places that runs write.
+    """
+
+    inputs: Mapping[str, Any]
+    outputs: Sequence[Any]
+
+    def run(self) -> None:
+        """Run on what `inputs` hold now; the results are in `outputs`.
+
+        Raises:
+            FeedError: The net cannot be run on these values.
+        """
+
+
+class Session(Protocol):
+    """A loaded model.
+
+    Attributes:
+        outputs: The names of the outputs, in order.
+    """
+
+    outputs: Sequence[str]
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
+        """The values of `outputs` (all when None), in order.
+
+        Raises:
+            FeedError: The net cannot be run on these values.
+        """
+
+    def bind(self, feeds: Mapping[str, Any]) -> Binding:
+        """The model at fixed places; it runs once for the sizes of the outputs.
+
+        A runtime without places of its own returns `Copied`.
+
+        Raises:
+            FeedError: The net cannot be run on these values, or they cannot be bound.
+        """
+
+
+class Runtime(Protocol):
+    """What runs models. Those that one `Runtime` loads may share memory with each other.
+
+    Attributes:
+        title: How messages and reports name it.
+        target: The name of the target that gradients are formulated for, when they run on it.
+    """
+
+    title: str
+    target: str
+
+    def load(self, model: ir.Model, *, lean: bool = False) -> Session:
+        """A model that runs.
+
+        Args:
+            model: A private one, which may be changed.
+            lean: Keep no copy of large weights where that can be avoided, at some cost in speed.
+
+        Raises:
+            ModelError: The runtime refuses the model.
+        """
+
+
+class Copied:
+    """The `Binding` of a runtime without places of its own: results are copied into arrays.
+
+    Raises:
+        FeedError: The net cannot be run on `feeds`, or an input or output is no tensor of numbers.
+    """
+
+    def __init__(self, session: Session, feeds: Mapping[str, Any]) -> None:
+        self._session = session
+        for name, value in feeds.items():
+            require_numbers(name, value)
+        self.inputs: Mapping[str, Any] = dict(feeds)
+        results = session.run(feeds)
+        for name, value in zip(session.outputs, results, strict=True):
+            require_numbers(name, value)
+        self.outputs: Sequence[Any] = list(map(np.array, results))
+
+    def run(self) -> None:
+        """Run on what `inputs` hold now; the results are in `outputs`.
+
+        Raises:
+            FeedError: The net cannot be run on these values, or a result has another shape.
+        """
+        for place, value in zip(self.outputs, self._session.run(self.inputs), strict=True):
+            if np.shape(value) != place.shape:
+                raise FeedError(
+                    f"An output is bound at the shape {place.shape} and got {np.shape(value)}: "
+                    "call the net instead."
+                )
+            place[...] = value
+
+
+def require_numbers(name: str, array: Any) -> None:
+    """Refuse to bind what is no array of numbers.
+
+    Raises:
+        FeedError: It is none.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise FeedError(
+            f"{name!r} cannot be bound: it is no tensor of numbers that numpy has. Call the "
+            "net instead."
+        )

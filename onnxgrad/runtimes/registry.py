@@ -1,0 +1,81 @@
+"""Runtimes by name. A module of this folder that declares one is found; nothing else lists it.
+
+@runtime("mine")
+class Mine:
+    title, target = "my runtime", "portable"
+
+    def __init__(self, threads: int | None = None) -> None: ...
+
+    def load(self, model: ir.Model, *, lean: bool = False) -> Session: ...
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnxgrad.graph.errors import ArgumentError, RuntimeMissingError, nearest
+from onnxgrad.runtimes.protocol import Runtime
+
+R = TypeVar("R", bound=Callable[..., Runtime])
+
+_makers: dict[str, Callable[..., Runtime]] = {}
+
+
+def runtime(name: str) -> Callable[[R], R]:
+    """Declare what makes the runtime of a name. Its parameters are the options that it takes."""
+
+    def declare(maker: R) -> R:
+        _makers[name] = maker
+        return maker
+
+    return declare
+
+
+def start(name: str, **options: Any) -> Runtime:
+    """The runtime of a name, with those of the options that are not None.
+
+    Raises:
+        ArgumentError: There is no such runtime, or it does not take one of the options.
+        RuntimeMissingError: Its library is not installed.
+    """
+    _load_all()
+    if not isinstance(name, str) or name not in _makers:
+        known = ", ".join(map(repr, sorted(_makers)))
+        raise ArgumentError(
+            f"There is no runtime {name!r}.{nearest(str(name), _makers)} Runtimes: {known}."
+        )
+    given = {key: value for key, value in options.items() if value is not None}
+    takes = inspect.signature(_makers[name]).parameters
+    if surplus := [key for key in given if key not in takes]:
+        raise ArgumentError(f"The runtime {name!r} does not take {', '.join(surplus)}.")
+    return _makers[name](**given)
+
+
+def on_cpu() -> dict[str, Runtime]:
+    """By name, what runs nets for the package's own purposes: onnxruntime, if it is installed, and
+    onnx's reference.
+    """
+    found = {}
+    for name, options in (
+        ("onnxruntime", {"providers": ["CPUExecutionProvider"]}),
+        ("reference", {}),
+    ):
+        try:
+            found[name] = start(name, **options)
+        except RuntimeMissingError:
+            continue
+    return found
+
+
+@functools.cache
+def _load_all() -> None:
+    """Import each module of the folder; only here, as a gradient that is built needs none."""
+    folder = Path(__file__).parent
+    for module in pkgutil.iter_modules([str(folder)]):
+        importlib.import_module(f"{__package__}.{module.name}")
