@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 import onnx.reference
-from onnx.reference.op_run import OpRun
 
-from tests import reference_ops
+from onnxgrad.runtimes.reference_ops import OPS
 
 Array = np.ndarray
 Feeds = dict[str, Array]
@@ -36,26 +34,9 @@ def runner(model: onnx.ModelProto) -> Run:
     return functools.partial(session.run, None)
 
 
-class Erf(OpRun):
-    """The reference evaluator's own rounds to float32."""
-
-    def _run(self, x: Array) -> tuple[Array]:
-        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
-
-
-class Gelu(OpRun):
-    """The reference evaluator goes through a function body, with its own Erf."""
-
-    def _run(self, x: Array, approximate: str) -> tuple[Array]:
-        if approximate == "tanh":
-            return (x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,)
-        return (x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x * math.sqrt(0.5))) / 2,)
-
-
 def reference(model: onnx.ModelProto) -> Run:
     """Runs `model` on onnx's ReferenceEvaluator."""
-    own = [Erf, Gelu, *reference_ops.OPS]
-    return functools.partial(onnx.reference.ReferenceEvaluator(model, new_ops=own).run, None)
+    return functools.partial(onnx.reference.ReferenceEvaluator(model, new_ops=list(OPS)).run, None)
 
 
 def directional(

@@ -50,7 +50,6 @@ from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.reference import Reference
 from onnxgrad.transforms.notes import OGRADS
 from onnxgrad.verify.check import check_on
-from tests import reference_ops
 from tools.operators import PAGE, between
 
 OUTCOMES = ["correct", "zero", "kink", "refused", "skipped", "noise"]
@@ -63,7 +62,7 @@ Each test counts once for each input, and once more where shape-like inputs are 
 ORT, REFERENCE = "onnxruntime", "reference"
 RUNTIMES: Mapping[str, Runtime] = {
     ORT: OnnxRuntime(["CPUExecutionProvider"]),
-    REFERENCE: Reference(reference_ops.OPS),
+    REFERENCE: Reference(),
 }
 # The most precise first. An operator that onnxruntime has in float32 alone is noise to the first.
 WAYS = [(ORT, "float64"), (REFERENCE, "float64"), (ORT, "float32")]

@@ -15,7 +15,8 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_lp_normalization import LpNormalization
 
 import onnxgrad as og
-from tests import reference_ops, samples
+from onnxgrad.runtimes import reference_ops
+from tests import samples
 from tests.oracle import runner
 from tests.rules.test_rules import floats, sample_model
 from tests.samples import Array, Sample, ints, normal

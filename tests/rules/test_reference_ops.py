@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import onnxgrad as og
-from tests import reference_ops
+from onnxgrad.runtimes import reference_ops
 from tests.oracle import reference, runner
 from tests.rules.test_rules import floats, sample_model
 from tests.samples import Sample, load_samples

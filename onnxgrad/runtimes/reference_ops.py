@@ -1,4 +1,4 @@
-"""Operators for the reference evaluator, in float64, where onnx's own are wrong or very slow.
+"""Operators for the reference evaluator where onnx's own are wrong, inexact or very slow.
 
 onnx's Conv ignores dilations with auto_pad, its ConvTranspose slices the filters of groups wrongly,
 its Pad refuses negative padding, its Loop takes no step without a condition and joins what they
@@ -9,6 +9,7 @@ give along an axis of it. Its MaxPool numbers the elements of each plane anew wh
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,8 @@ from onnx.reference.ops.aionnx_preview_training.op_momentum import Momentum
 from onnx.reference.ops.op_layer_normalization import _layer_normalization
 from onnx.reference.ops.op_loop import Loop as Base
 
-from tests import reference_recurrent
-
-Array = np.ndarray
+from onnxgrad.runtimes import reference_recurrent
+from onnxgrad.runtimes.ports import Array
 
 
 def begin_end(
@@ -46,10 +46,32 @@ def filled(
     return strides or [1] * n, dilations or [1] * n, list(zip(pads[:n], pads[n:], strict=True))
 
 
+class Erf(OpRun):
+    """onnx's own, which its Gelu uses too, rounds to single precision."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (_erf(x),)
+
+
+class Gelu(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
+        if approximate == "tanh":
+            return (x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+        return (x / 2 * (1 + _erf(x / math.sqrt(2))),)
+
+
+def _erf(x: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+
+
 class Conv(OpRun):
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, X, W, B=None, auto_pad="NOTSET", dilations=None, group=1, kernel_shape=None,
         pads=None, strides=None,
     ):  # fmt: skip
@@ -67,7 +89,7 @@ class Conv(OpRun):
         w = W.reshape(group, W.shape[0] // group, *W.shape[1:])
         Y = np.zeros((X.shape[0], group, w.shape[1], *size), X.dtype)
         for tap in itertools.product(*map(range, kernel)):
-            part = x[(..., *taken(tap, size, strides, dilations))]
+            part = x[taken(tap, size, strides, dilations)]
             Y += np.einsum("ngc...,gmc->ngm...", part, w[(..., *tap)])
         Y = Y.reshape(X.shape[0], W.shape[0], *size)
         return (Y if B is None else Y + B.reshape(-1, *[1] * n),)
@@ -76,7 +98,7 @@ class Conv(OpRun):
 class ConvTranspose(OpRun):
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, X, W, B=None, auto_pad="NOTSET", dilations=None, group=1, kernel_shape=None,
         output_padding=None, output_shape=None, pads=None, strides=None,
     ):  # fmt: skip
@@ -97,22 +119,25 @@ class ConvTranspose(OpRun):
         ample = [f + e for f, e in zip(full, extra, strict=True)]
         Y = np.zeros((X.shape[0], group, W.shape[1], *ample), X.dtype)
         for tap in itertools.product(*map(range, kernel)):
-            Y[(..., *taken(tap, inner, strides, dilations))] += np.einsum(
+            Y[taken(tap, inner, strides, dilations)] += np.einsum(
                 "ngc...,gcm->ngm...", x, w[(..., *tap)]
             )
-        crop = [slice(b, ample[a] - e) for a, (b, e) in enumerate(pairs)]
-        Y = Y.reshape(X.shape[0], group * W.shape[1], *ample)[(..., *crop)]
+        crop: Any = (..., *(slice(b, ample[a] - e) for a, (b, e) in enumerate(pairs)))
+        Y = Y.reshape(X.shape[0], group * W.shape[1], *ample)[crop]
         return (Y if B is None else Y + B.reshape(-1, *[1] * n),)
 
 
 def taken(
     tap: Sequence[int], size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> list[slice]:
-    """The elements that one tap of the window meets at all outputs."""
-    return [
-        slice(k * d, k * d + s * (o - 1) + 1, s)
-        for k, o, s, d in zip(tap, size, strides, dilations, strict=True)
-    ]
+) -> tuple[Any, ...]:
+    """The index of the elements that one tap of the window meets at all outputs."""
+    return (
+        ...,
+        *(
+            slice(k * d, k * d + s * (o - 1) + 1, s)
+            for k, o, s, d in zip(tap, size, strides, dilations, strict=True)
+        ),
+    )
 
 
 def windows(
@@ -139,13 +164,13 @@ def windows(
     kind = np.pad(kind, [(0, p[2]) for p in places])
     X = np.pad(X, [(0, 0), (0, 0), *((p[0], p[1] + p[2]) for p in places)])
     taps = [taken(tap, size, strides, dilations) for tap in itertools.product(*map(range, kernel))]
-    return np.stack([X[(..., *t)] for t in taps]), np.stack([kind[tuple(t)] for t in taps])
+    return np.stack([X[t] for t in taps]), np.stack([kind[t] for t in taps])
 
 
 class AveragePool(OpRun):
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, X, auto_pad="NOTSET", ceil_mode=0, count_include_pad=0, dilations=None,
         kernel_shape=None, pads=None, strides=None,
     ):  # fmt: skip
@@ -157,7 +182,7 @@ class AveragePool(OpRun):
 class LpPool(OpRun):
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, X, auto_pad="NOTSET", ceil_mode=0, dilations=None, kernel_shape=None, p=2, pads=None,
         strides=None,
     ):  # fmt: skip
@@ -168,7 +193,7 @@ class LpPool(OpRun):
 class GlobalLpPool(OpRun):
     op_domain = ""
 
-    def _run(self, X, p=2):  # type: ignore[override]
+    def _run(self, X, p=2):
         return ((abs(X) ** p).sum(tuple(range(2, X.ndim)), keepdims=True) ** (1 / p),)
 
 
@@ -177,7 +202,7 @@ class GlobalMaxPool(OpRun):
 
     op_domain = ""
 
-    def _run(self, X):  # type: ignore[override]
+    def _run(self, X):
         return (X.max(tuple(range(2, X.ndim)), keepdims=True),)
 
 
@@ -198,7 +223,7 @@ class LinearAttention(OpRun):
 
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, query, key, value, past_state=None, decay=None, beta=None, chunk_size=None,
         kv_num_heads=None, q_num_heads=None, scale=None, update_rule=None,
     ):  # fmt: skip
@@ -222,7 +247,7 @@ class LinearAttention(OpRun):
 class Pad(OpRun):
     op_domain = ""
 
-    def _run(self, data, pads, value=None, axes=None, mode="constant"):  # type: ignore[override]
+    def _run(self, data, pads, value=None, axes=None, mode="constant"):
         axes = range(data.ndim) if axes is None else axes
         both = np.zeros((data.ndim, 2), np.int64)
         for a, begin, end in zip(axes, *np.reshape(pads, (2, -1)), strict=True):
@@ -236,7 +261,7 @@ class Pad(OpRun):
 class MaxPool(OpRun):
     op_domain = ""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, x, auto_pad="NOTSET", ceil_mode=0, dilations=None, kernel_shape=None, pads=None,
         storage_order=0, strides=None,
     ):  # fmt: skip
@@ -245,7 +270,9 @@ class MaxPool(OpRun):
         kind = kind.reshape(len(kind), 1, 1, *kind.shape[1:])
         seen = np.where(kind == 2, seen, np.asarray(-np.inf, x.dtype))
         planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
-        inner = np.arange(np.prod(x.shape[2:])).reshape(x.shape[2:], order="FC"[not storage_order])
+        inner = np.arange(np.prod(x.shape[2:])).reshape(
+            x.shape[2:], order="F" if storage_order else "C"
+        )
         places, _ = windows(planes * inner.size + inner, *more)
         first = seen.argmax(0)[None]
         given = len(self.onnx_node.output)
@@ -255,7 +282,7 @@ class MaxPool(OpRun):
 class Flatten(OpRun):
     op_domain = ""
 
-    def _run(self, x, axis=1):  # type: ignore[override]
+    def _run(self, x, axis=1):
         axis += x.ndim if axis < 0 else 0
         return (x.reshape(np.prod(x.shape[:axis], dtype=int), np.prod(x.shape[axis:], dtype=int)),)
 
@@ -263,7 +290,7 @@ class Flatten(OpRun):
 class GatherElements(OpRun):
     op_domain = ""
 
-    def _run(self, data, indices, axis=0):  # type: ignore[override]
+    def _run(self, data, indices, axis=0):
         part = [slice(n) for n in indices.shape]
         part[axis] = slice(None)
         return (np.take_along_axis(data[tuple(part)], indices, axis),)
@@ -274,7 +301,7 @@ class LayerNormalization(OpRun):
 
     op_domain = ""
 
-    def _run(self, X, Scale, B=None, axis=-1, epsilon=1e-5, stash_type=1):  # type: ignore[override]
+    def _run(self, X, Scale, B=None, axis=-1, epsilon=1e-5, stash_type=1):
         x = X.astype(np.float32) if X.dtype.itemsize == 2 else X
         Y, *statistics = _layer_normalization(x, Scale, B, axis=axis, epsilon=epsilon)
         return (Y.astype(X.dtype), *statistics)
@@ -282,10 +309,10 @@ class LayerNormalization(OpRun):
 
 class Loop(Base):
     op_domain = ""
+    body: Any  # the evaluator sets it
+    _run_body: Any
 
-    def _run(  # type: ignore[no-untyped-def]
-        self, M, cond, *states, context=None, body=None, attributes=None, bindings=None
-    ):
+    def _run(self, M, cond, *states, context=None, body=None, attributes=None, bindings=None):
         graph, n = self.body, len(states)
         given, slices, step = dict(context or {}), [], 0
         cond = np.array(True) if cond is None else cond
@@ -307,7 +334,7 @@ def in_full(base: type[OpRun], kinds: int) -> type[OpRun]:
     class Full(base):  # type: ignore[misc, valid-type]
         op_domain = "ai.onnx.preview.training"
 
-        def _run(self, *data, **attributes):  # type: ignore[no-untyped-def]
+        def _run(self, *data, **attributes):
             n = (len(data) - 2) // kinds
             steps = [self._run1(*data[:2], *data[2 + k :: n], **attributes) for k in range(n)]
             return tuple(t for kind in zip(*steps, strict=True) for t in kind)
@@ -322,7 +349,7 @@ def rounded(base: type[OpRun]) -> type[OpRun]:
     class Rounded(base):  # type: ignore[misc, valid-type]
         op_domain = ""
 
-        def _run(self, *data, **attributes):  # type: ignore[no-untyped-def]
+        def _run(self, *data, **attributes):
             dtype = data[0].dtype
             if dtype.itemsize > 2:
                 return super()._run(*data, **attributes)
@@ -333,7 +360,9 @@ def rounded(base: type[OpRun]) -> type[OpRun]:
     return Rounded
 
 
-OPS = [
+OPS: list[type[OpRun]] = [
+    Erf,
+    Gelu,
     Flatten,
     GatherElements,
     GlobalMaxPool,

@@ -6,11 +6,13 @@ onnx's own ignore sequence_lens, activations and clip, and its Scan goes in one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-Array = np.ndarray
+from onnxgrad.runtimes.ports import Array
+
 # Name: the function of x, alpha and beta, and the defaults of those that it takes.
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], Sequence[float]]] = {
     "Relu": (lambda x: np.maximum(x, 0), []),
@@ -27,6 +29,10 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], Sequence[float]]] = {
 }
 
 
+def _with(function: Callable[..., Array], arguments: Sequence[float]) -> Callable[[Array], Array]:
+    return lambda x: function(x, *arguments)
+
+
 class Recurrent(OpRun):
     """What the three share; a subclass has the default activations and the cell."""
 
@@ -41,9 +47,9 @@ class Recurrent(OpRun):
         for name in names or [*self.default] * directions:
             function, defaults = ACTIVATIONS[name]
             arguments = [next(a, d) for a, d in zip((alpha, beta), defaults, strict=False)]
-            yield lambda x, f=function, arguments=arguments: f(x, *arguments)
+            yield _with(function, arguments)
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None,
         activation_alpha=None, activation_beta=None, activations=None, clip=None,
         direction="forward", hidden_size=None, layout=0, input_forget=0, linear_before_reset=0,
@@ -76,21 +82,21 @@ class Recurrent(OpRun):
             Y, last = Y.transpose(2, 0, 1, 3), last.swapaxes(1, 2)
         return tuple(y.astype(X.dtype) for y in (Y, *last))[: len(self.onnx_node.output)]
 
-    def step(self, x, h, c, W, R, Wb, Rb, P, *functions):  # type: ignore[no-untyped-def]
+    def step(self, x, h, c, W, R, Wb, Rb, P, *functions):
         raise NotImplementedError
 
 
 class RNN(Recurrent):
     default = ("Tanh",)
 
-    def step(self, x, h, c, W, R, Wb, Rb, P, f):  # type: ignore[no-untyped-def]
+    def step(self, x, h, c, W, R, Wb, Rb, P, f):
         return f(self._clip(W @ x + R @ h + Wb + Rb)), c
 
 
 class GRU(Recurrent):
     default = ("Sigmoid", "Tanh")
 
-    def step(self, x, h, c, W, R, Wb, Rb, P, f, g):  # type: ignore[no-untyped-def]
+    def step(self, x, h, c, W, R, Wb, Rb, P, f, g):
         xz, xr, xn = np.split(W @ x + Wb, 3)
         hz, hr, hn = np.split(R @ h + Rb, 3)
         z, r = f(self._clip(xz + hz)), f(self._clip(xr + hr))
@@ -101,7 +107,7 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     default = ("Sigmoid", "Tanh", "Tanh")
 
-    def step(self, x, h, c, W, R, Wb, Rb, P, f, g, k):  # type: ignore[no-untyped-def]
+    def step(self, x, h, c, W, R, Wb, Rb, P, f, g, k):
         ai, ao, af, ac = np.split(W @ x + R @ h + Wb + Rb, 4)
         pi, po, pf = np.split(P, 3)
         i = f(self._clip(ai + pi * c))
@@ -112,11 +118,13 @@ class LSTM(Recurrent):
 
 class Scan(OpRun):
     op_domain = ""
+    body: Any  # the evaluator sets it
+    _run_body: Any
 
     def need_context(self) -> bool:
         return True
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, *args, context=None, body=None, num_scan_inputs=None, scan_input_axes=None,
         scan_input_directions=None, scan_output_axes=None, scan_output_directions=None,
         attributes=None,
@@ -148,4 +156,4 @@ class Scan(OpRun):
         return (*states, *stacks)
 
 
-OPS = [GRU, LSTM, RNN, Scan]
+OPS: list[type[OpRun]] = [GRU, LSTM, RNN, Scan]
