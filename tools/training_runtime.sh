@@ -24,4 +24,4 @@ if [[ ! $venv/installed -nt pyproject.toml ]]; then
     touch "$venv/installed"
 fi
 
-"$venv/bin/python" -m pytest -q tests/run/test_runtimes.py
+"$venv/bin/python" -m pytest -q tests/runtimes/test_runtimes.py

@@ -14,7 +14,7 @@ from onnxgrad.graph.names import All
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.bound import Bound
 from onnxgrad.run.derivatives import Derivatives
-from onnxgrad.run.requests import NetPortGradient, Request, requests
+from onnxgrad.run.requests import NetPortGradient, One, Request, requests
 from onnxgrad.run.sessions import Sessions, TransformSession, hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array
@@ -101,7 +101,7 @@ class Net(Derivatives):
 
     @overload
     def __call__(
-        self, feeds: Any, request: NetPortGradient[Spec], *, of: Spec | None = None
+        self, feeds: Any, request: NetPortGradient[One], *, of: Spec | None = None
     ) -> Array: ...
 
     @overload

@@ -10,10 +10,11 @@ from typing_extensions import TypeVar
 
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import All
-from onnxgrad.transforms.options import Spec
 
+# One tensor: a name, or a position such as ["layer1", 0, "weight"].
+One: TypeAlias = str | Sequence[Any]
 # Whether one tensor is named or all are decides on the type of a result.
-Named = TypeVar("Named", bound=Spec | All, covariant=True, default=Spec | All)
+Named = TypeVar("Named", bound=One | All, covariant=True, default=One | All)
 
 
 @dataclass(frozen=True)

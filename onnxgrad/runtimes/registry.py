@@ -16,9 +16,9 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
+from onnxgrad import runtimes
 from onnxgrad.graph.errors import ArgumentError, RuntimeMissingError, nearest
 from onnxgrad.runtimes.protocol import Runtime
 
@@ -76,6 +76,5 @@ def on_cpu() -> dict[str, Runtime]:
 @functools.cache
 def _load_all() -> None:
     """Import each module of the folder; only here, as a gradient that is built needs none."""
-    folder = Path(__file__).parent
-    for module in pkgutil.iter_modules([str(folder)]):
-        importlib.import_module(f"{__package__}.{module.name}")
+    for module in pkgutil.iter_modules(runtimes.__path__):
+        importlib.import_module(f"{runtimes.__name__}.{module.name}")

@@ -1,0 +1,58 @@
+"""Calls of `Net` as a user writes them, for mypy. `test_types.py` checks this file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from typing_extensions import assert_type
+
+import onnxgrad as og
+
+
+def what_is_asked_for_decides(net: og.Net, x: np.ndarray) -> None:
+    assert_type(net(x, og.NetPortGradient("x")), np.ndarray)
+    assert_type(net(x, og.NetPortGradient(["layer1", 0, "weight"]), of="y"), np.ndarray)
+    position = ["layer1", 0, "weight"]
+    assert_type(net(x, og.NetPortGradient(position)), np.ndarray)
+    assert_type(net(x, og.NetPortGradient(og.ALL)), dict[str, np.ndarray])
+    several = [og.NetPortGradient("x"), og.NetPortGradient(["layer1", 0])]
+    assert_type(net(x, several), dict[str, np.ndarray])
+    assert_type(net({"x": x, og.NetPortGradient("y"): x}, og.NetPortGradient("x")), np.ndarray)
+    assert_type(net.bind(x, several)(), dict[str, Any])
+
+
+def what_the_net_decides_is_any(
+    net: og.Net, x: np.ndarray, request: og.NetPortGradient | None
+) -> None:
+    assert_type(net(x), Any)
+    assert_type(net(x, request), Any)
+    assert_type(net.bind(x)(), Any)
+    assert_type(net.jacobian(x), Any)
+    assert_type(net.jvp(x, x), Any)
+
+
+def transforms(net: og.Net, x: np.ndarray) -> None:
+    nested = ["x", ["layer1", 0, "weight"]]
+    assert_type(net.vjp(x, x, "x"), np.ndarray)
+    assert_type(net.vjp(x, x, nested), dict[str, np.ndarray])
+    assert_type(net.vjp(x, x, og.ALL), dict[str, np.ndarray])
+    assert_type(net.jvp(x, {"x": x}, of="y"), np.ndarray)
+    assert_type(net.jvp(x, x, of=["y"]), dict[str, np.ndarray])
+    assert_type(net.hvp(x, x), np.ndarray)
+    assert_type(net.hvp(x, {"x": x}), dict[str, np.ndarray])
+    assert_type(net.jacobian(x, "x", of="y", mode="forward"), np.ndarray)
+    assert_type(net.jacobian(x, nested, of="y"), dict[str, np.ndarray])
+    assert_type(net.jacobian(x, "x", of=["y"]), dict[str, np.ndarray])
+    assert_type(net.jacobian(x, nested, of=["y"]), dict[str, dict[str, np.ndarray]])
+    assert_type(net.hessian(x, "x", batched=True), np.ndarray)
+    assert_type(net.hessian(x, og.ALL), dict[str, dict[str, np.ndarray]])
+    assert_type(net.per_example_gradient(x, "w"), np.ndarray)
+    assert_type(net.per_example_gradient(x), dict[str, np.ndarray])
+
+
+def mistakes_are_found(net: og.Net, x: np.ndarray) -> None:
+    og.NetPortGradient(3)  # type: ignore[type-var]
+    net(x, "x")  # type: ignore[arg-type]
+    net.jacobian(x, "x", mode="sideways")  # type: ignore[call-overload]
+    og.Net("net.onnx", runtime=3)  # type: ignore[arg-type]
