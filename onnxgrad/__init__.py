@@ -18,8 +18,7 @@ from onnxgrad.graph.errors import (
 )
 from onnxgrad.graph.io import save
 from onnxgrad.graph.names import ALL
-from onnxgrad.run.net import Net
-from onnxgrad.run.requests import NetPortGradient
+from onnxgrad.run.net import Net, NetPortGradient
 from onnxgrad.transforms.batch import per_example_gradient, vmap
 from onnxgrad.transforms.casadi import family
 from onnxgrad.transforms.forward import hvp, jvp

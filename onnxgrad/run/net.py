@@ -24,6 +24,8 @@ from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.notes import GRADIENTS
 from onnxgrad.transforms.options import Spec
 
+__all__ = ["Net", "NetPortGradient"]
+
 
 class Net(Derivatives):
     """A net that runs, and gives gradients when they are asked for.
