@@ -40,8 +40,6 @@ LONG = {
     "emit/builder.py": {"node"},
     "rules/control_flow.py": {"backward"},
     "rules/recurrent.py": {"", "_gru"},
-    "run/net.py": {""},
-    "verify/check.py": {"", "check_on"},
 }
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)
 
