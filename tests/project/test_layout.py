@@ -38,8 +38,6 @@ MODULE_LINES, FUNCTION_LINES = 450, 45
 # What is longer: a list that only becomes shorter. An entry that is no longer true fails.
 LONG = {
     "emit/builder.py": {"node"},
-    "rules/control_flow.py": {"backward"},
-    "rules/recurrent.py": {"", "_gru"},
 }
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)
 
