@@ -16,20 +16,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxgrad.emit.finite import FACTOR, Numbers, guarded
-from onnxgrad.emit.halves import lacking
+from onnxgrad.emit.finite import FACTOR, Numbers
+from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
 from onnxgrad.emit.tensor import Refusal, Tensor
 from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import FLOATS, HALVES, dims_of, type_proto
+from onnxgrad.graph.facts import HALVES, dims_of, type_proto
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.ranks import keep_rank
 from onnxgrad.graph.schemas import onnx_schema
 from onnxgrad.graph.window_sizes import misjudged, name_sizes
 
-# Cheap operators without a way to fail: emitted outside of a loop where their operands are outside.
+# Operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
+
+_Operands = tuple[ir.Value | None, ...]
 
 
 class Builder:
@@ -94,109 +96,76 @@ class Builder:
             RuleError: no such operator, attribute or number of operands in this opset, or the
                 operands' dtypes or shapes do not fit it.
         """
-        attributes = {k: v for k, v in (attributes or {}).items() if v is not None}
-        schema = onnx_schema("", op_type, self.opset)
+        given = {k: v for k, v in (attributes or {}).items() if v is not None}
+        found = rewritten(self, Call(op_type, inputs, outputs, given, like))
+        if isinstance(found, Call):
+            values = self._place(found, _values(found.inputs))
+            return tuple(Tensor(self, v) for v in values)
+        return found
+
+    def _place(self, call: Call, operands: _Operands) -> tuple[ir.Value, ...]:
+        """The outputs of an equal node, of one outside of this graph, or of a new one."""
+        key = (call.op_type, operands, call.outputs, _frozen(call.attributes))
+        found = self._recall(key)
+        if found is not None:
+            return found
+        if self.parent and self._is_invariant(call, operands):
+            return self.parent._place(call, operands)
+        schema = onnx_schema("", call.op_type, self.opset)
         if schema is None:
-            raise RuleError(f"opset {self.opset} has no operator {op_type!r} ({self.scope})")
-        if op_type == "Pad" and len(inputs) > 3 and inputs[3] is not None:
-            inputs = self._along_all_axes(inputs)
-        if self.guards:
-            inputs = guarded(self, op_type, inputs, attributes)
-        values = tuple(t.value if t is not None else None for t in inputs)
-        while values and values[-1] is None:
-            values = values[:-1]
-        if like is None and (half := lacking(schema, values, attributes)) is not None:
-            return self._in_single(half, op_type, inputs, outputs, attributes)
-        key: Any = (op_type, values, outputs, _frozen(attributes))
-        known = self._recall(key)
-        if known is not None:
-            return tuple(Tensor(self, v) for v in known)
-        if self.parent and self._is_invariant(op_type, values, attributes):
-            hoisted = self.parent.node(op_type, inputs, outputs, attributes)
-            return tuple(Tensor(self, t.value) for t in hoisted)
-        for name in attributes:
-            if name not in schema.attributes:
-                raise RuleError(
-                    f"{op_type} has no attribute {name!r} in opset {self.opset} ({self.scope}); "
-                    f"it has {', '.join(schema.attributes) or 'none'}"
-                )
-        if not schema.min_input <= len(values) <= schema.max_input:
-            raise RuleError(
-                f"{op_type} takes {schema.min_input} to {schema.max_input} operands, "
-                f"not {len(values)} ({self.scope})"
-            )
-        node = ir.node(
-            op_type,
-            values,
-            attributes,
-            num_outputs=outputs,
-            name=self.names.fresh(f"{self.scope}/{op_type}"),
-        )
-        for k, out in enumerate(node.outputs):
-            formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
-            out.name = self.names.fresh(f"{node.name}_{formal}")
-        if op_type == "Scan":
-            for v in node.attributes["body"].as_graph().outputs:
-                _ = self.tensor(v).rank  # onnxruntime runs no step whose results have none
-        if like is None:
-            self._infer(schema, node)
-        else:
-            for out, t in zip(node.outputs, like, strict=True):
-                out.type, out.shape = t.value.type, t.value.shape
-        self.graph.append(node)
-        self.emitted.update(node.outputs)
-        self._memo[key] = tuple(node.outputs)
-        return tuple(Tensor(self, v) for v in node.outputs)
-
-    def _in_single(
-        self,
-        half: ir.DataType,
-        op_type: str,
-        inputs: Sequence[Tensor | None],
-        outputs: int,
-        attributes: dict[str, Any],
-    ) -> tuple[Tensor, ...]:
-        """A node that calculates in float32 what is wanted in half precision."""
-        single = ir.DataType.FLOAT
-        wide = [self.cast(t, single) if t is not None and t.dtype == half else t for t in inputs]
-        if attributes.get("dtype") == half:
-            attributes = {**attributes, "dtype": single}
-        values = self.node(op_type, wide, outputs, attributes)
-        return tuple(self.cast(t, half) if t.dtype == single else t for t in values)
-
-    def _along_all_axes(self, inputs: Sequence[Any]) -> Sequence[Tensor | None]:
-        """The operands of a Pad without axes, where they are known.
-
-        onnxruntime's optimizer moves a Transpose over a Pad as if it had none. Without them it
-        would take a Pad of a Conv's filters for one of its image, but for a value that is not +0.
-        """
-        data, pads, value, axes = inputs
-        if data.shape is None or axes.const is None:
-            return inputs
-        if value is None and data.dtype in FLOATS:
-            value = self.const(-0.0, like=data)
-        rank, n = len(data.shape), axes.const.size
-        places = np.full(2 * rank, 2 * n)  # where no axis is padded, the 0 behind the pads
-        for k, axis in enumerate(axes.const):
-            places[[axis % rank, axis % rank + rank]] = k, n + k
-        if pads.const is not None:
-            return data, self.const(np.append(pads.const, 0)[places]), value
-        all_pads = self.Concat(pads, self.const([0]), axis=0)
-        return data, self.Gather(all_pads, self.const(places)), value
+            raise RuleError(f"opset {self.opset} has no operator {call.op_type!r} ({self.scope})")
+        self._check(schema, call, operands)
+        self._memo[key] = self._append(schema, call, operands)
+        return self._memo[key]
 
     def _recall(self, key: Any) -> tuple[ir.Value, ...] | None:
         if key in self._memo:
             return self._memo[key]
         return self.parent._recall(key) if self.parent else None
 
-    def _is_invariant(
-        self, op_type: str, values: Sequence[ir.Value | None], attributes: dict[str, Any]
-    ) -> bool:
+    def _is_invariant(self, call: Call, operands: _Operands) -> bool:
         """Whether a node of an inner graph can stand outside of it."""
-        if any(isinstance(a, ir.Graph) for a in attributes.values()):
+        if any(isinstance(a, ir.Graph) for a in call.attributes.values()):
             return False
-        outside = all(v is None or v.graph is not self.graph for v in values)
-        return outside and (self.hoists or op_type in _HOISTED)
+        outside = all(v is None or v.graph is not self.graph for v in operands)
+        return outside and (self.hoists or call.op_type in _HOISTED)
+
+    def _check(self, schema: onnx.defs.OpSchema, call: Call, operands: _Operands) -> None:
+        """Raise a RuleError where the operator has no such attribute or number of operands."""
+        for name in call.attributes:
+            if name not in schema.attributes:
+                raise RuleError(
+                    f"{schema.name} has no attribute {name!r} in opset {self.opset} "
+                    f"({self.scope}); it has {', '.join(schema.attributes) or 'none'}"
+                )
+        if not schema.min_input <= len(operands) <= schema.max_input:
+            raise RuleError(
+                f"{schema.name} takes {schema.min_input} to {schema.max_input} operands, "
+                f"not {len(operands)} ({self.scope})"
+            )
+
+    def _append(
+        self, schema: onnx.defs.OpSchema, call: Call, operands: _Operands
+    ) -> tuple[ir.Value, ...]:
+        """Append a node, whose outputs get names, dtypes and shapes."""
+        node = ir.node(
+            schema.name,
+            operands,
+            call.attributes,
+            num_outputs=call.outputs,
+            name=self.names.fresh(f"{self.scope}/{schema.name}"),
+        )
+        for k, out in enumerate(node.outputs):
+            formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
+            out.name = self.names.fresh(f"{node.name}_{formal}")
+        if call.like is None:
+            self._infer(schema, node)
+        else:
+            for out, t in zip(node.outputs, call.like, strict=True):
+                out.type, out.shape = t.value.type, t.value.shape
+        self.graph.append(node)
+        self.emitted.update(node.outputs)
+        return tuple(node.outputs)
 
     def child(self, name: str, hoists: bool = False) -> Builder:
         """A builder of a new inner graph, which sees all that this one has emitted.
@@ -421,6 +390,14 @@ def _declared_once(inputs: Sequence[ir.Value]) -> dict[str, tuple[ir.Value, int]
             if isinstance(d, str):
                 found.setdefault(d, []).append((v, axis))
     return {name: places[0] for name, places in found.items() if len(places) == 1}
+
+
+def _values(inputs: Sequence[Tensor | None]) -> _Operands:
+    """Operands as values, without absent ones at the end."""
+    values = [None if t is None else t.value for t in inputs]
+    while values and values[-1] is None:
+        values.pop()
+    return tuple(values)
 
 
 def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:

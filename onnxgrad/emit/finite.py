@@ -15,10 +15,12 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.graph.bounds import Bounds, excludes_zero, settle
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
@@ -278,17 +280,30 @@ _SINGULAR: dict[str, Any] = {
 # -- what is emitted -------------------------------------------------------------------------------
 
 
-def guarded(op: Builder, op_type: str, inputs: Any, attributes: dict[str, Any]) -> Any:
-    """The operands of a product or quotient, with none that is not finite beside a mask's zero."""
-    if op_type not in _GUARDS or len(inputs) < 2 or inputs[0].dtype not in FLOATS:
-        return inputs
-    return _GUARDS[op_type](op, *inputs, **attributes)
+def _guard(op_type: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register what gives the operands of a product or quotient that the walk emits.
+
+    None of them is not finite beside a mask's zero.
+    """
+
+    def register(operands: Callable[..., Any]) -> Callable[..., Any]:
+        @rewrite(op_type)
+        def guarded(op: Builder, call: Call) -> Call:
+            inputs = call.inputs
+            if not op.guards or len(inputs) < 2 or inputs[0].dtype not in FLOATS:  # type: ignore[union-attr]
+                return call
+            return call._replace(inputs=operands(op, *inputs, **call.attributes))
+
+        return operands
+
+    return register
 
 
 def _zeros(op: Builder, mask: Tensor) -> Tensor:
     return op.tensor(op.numbers.carrier(mask.value)).equals(0)
 
 
+@_guard("Mul")
 def _product(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return (
         _without(a, _zeros(op, b)) if op.numbers.harms(a.value, b.value) else a,
@@ -305,6 +320,7 @@ def _without(factor: Tensor, zeros: Tensor) -> Tensor:
     return y
 
 
+@_guard("Div")
 def _quotient(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     numbers = op.numbers
     zero = numbers.may_be_zero(b.value) and numbers.masked(a.value)
@@ -314,27 +330,29 @@ def _quotient(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, op.Where(drop, op.const(1, like=b), b)
 
 
+@_guard("MatMul")
 def _matrices(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """A row of `b` counts where the column of `a` that it meets is not all zero, and conversely."""
     if len(a.shape or ()) < 2 or len(b.shape or ()) < 2:
         return a, b
     if op.numbers.harms(b.value, a.value):
-        b = _without(b, _turned(_none(a, -2)))
+        b = _without(b, _transposed(_none(a, -2)))
     elif op.numbers.harms(a.value, b.value):
-        a = _without(a, _turned(_none(b, -1)))
+        a = _without(a, _transposed(_none(b, -1)))
     return a, b
 
 
+@_guard("Gemm")
 def _gemm(
     op: Builder, a: Tensor, b: Tensor, *rest: Any, transA: int = 0, transB: int = 0, **_: Any
 ) -> tuple[Any, ...]:
-    """The same for a Gemm, whose operands may lie turned."""
+    """The same for a Gemm, whose operands may be transposed."""
     if op.numbers.harms(b.value, a.value):
         none = _none(a, -1 if transA else -2)
-        b = _without(b, none if bool(transA) != bool(transB) else _turned(none))
+        b = _without(b, none if bool(transA) != bool(transB) else _transposed(none))
     elif op.numbers.harms(a.value, b.value):
         none = _none(b, -2 if transB else -1)
-        a = _without(a, none if bool(transA) != bool(transB) else _turned(none))
+        a = _without(a, none if bool(transA) != bool(transB) else _transposed(none))
     return a, b, *rest
 
 
@@ -343,9 +361,6 @@ def _none(t: Tensor, axis: int) -> Tensor:
     return t.op.ReduceL1(t, t.op.const([axis]), keepdims=1).equals(0)
 
 
-def _turned(t: Tensor) -> Tensor:
+def _transposed(t: Tensor) -> Tensor:
     rank = len(t.shape or ())
     return t.op.Transpose(t, perm=[*range(rank - 2), rank - 1, rank - 2])
-
-
-_GUARDS = {"Mul": _product, "Div": _quotient, "MatMul": _matrices, "Gemm": _gemm}

@@ -1,0 +1,155 @@
+"""What the builder emits in the place of a node as a rule asks for it: a table by operator.
+
+Runtimes have faults, operators lack dtypes, and zero times infinity is NaN; no rule knows of that.
+Each workaround is one function here, found by its operator::
+
+    @rewrite("Pad")
+    def _along_all_axes(op, call):
+        \"\"\"Which runtime does what.\"\"\"
+        return call._replace(inputs=...)
+
+`finite` has the entries for products and quotients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxgrad.graph.facts import FLOATS, HALVES
+from onnxgrad.graph.schemas import onnx_schema
+
+if TYPE_CHECKING:
+    from onnxgrad.emit.builder import Builder
+    from onnxgrad.emit.tensor import Tensor
+
+
+class Call(NamedTuple):
+    """A node that is asked for: the arguments of `Builder.node`, attributes without any None."""
+
+    op_type: str
+    inputs: Sequence[Tensor | None]
+    outputs: int
+    attributes: dict[str, Any]
+    like: Sequence[Tensor] | None
+
+
+# Gives the call with other operands or attributes, or the outputs of what it has emitted instead.
+Rewrite = Callable[["Builder", Call], "Call | tuple[Tensor, ...]"]
+
+_REWRITES: dict[str, list[Rewrite]] = {}
+_OF_EVERY_OPERATOR: list[Rewrite] = []
+
+
+def rewrite(*op_types: str) -> Callable[[Rewrite], Rewrite]:
+    """Register a rewrite of these operators; of every operator if none is named, after the others.
+
+    Rewrites of one operator apply in the order of their registration.
+    """
+
+    def register(function: Rewrite) -> Rewrite:
+        for table in [_REWRITES.setdefault(n, []) for n in op_types] or [_OF_EVERY_OPERATOR]:
+            table.append(function)
+        return function
+
+    return register
+
+
+def rewritten(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """The call to emit in the place of `call`, or the outputs of what has been emitted instead."""
+    for function in (*_REWRITES.get(call.op_type, ()), *_OF_EVERY_OPERATOR):
+        result = function(op, call)
+        if not isinstance(result, Call):
+            return result
+        call = result
+    return call
+
+
+# -- faults of runtimes ----------------------------------------------------------------------------
+
+
+@rewrite("Pad")
+def _along_all_axes(op: Builder, call: Call) -> Call:
+    """A Pad without axes, where they are known.
+
+    onnxruntime's transpose optimizer moves a Transpose over a Pad as if it had no axes. Without
+    them its PadFusion (microsoft/onnxruntime#18136) would take a Pad of a Conv's filters for one of
+    its image, but for a value that is not +0.
+    """
+    data, pads, value, axes = (*call.inputs, None, None)[:4]
+    if data is None or pads is None or axes is None:
+        return call
+    if data.shape is None or axes.const is None:
+        return call
+    if value is None and data.dtype in FLOATS:
+        value = op.const(-0.0, like=data)
+    rank, n = len(data.shape), axes.const.size
+    places = np.full(2 * rank, 2 * n)  # where no axis is padded, the 0 behind the pads
+    for k, axis in enumerate(axes.const):
+        places[[axis % rank, axis % rank + rank]] = k, n + k
+    if pads.const is not None:
+        return call._replace(inputs=(data, op.const(np.append(pads.const, 0)[places]), value))
+    all_pads = op.Concat(pads, op.const([0]), axis=0)
+    return call._replace(inputs=(data, op.Gather(all_pads, op.const(places)), value))
+
+
+@rewrite("Scan")
+def _of_known_ranks(op: Builder, call: Call) -> Call:
+    """A refusal where the rank of a step's result is not known: onnxruntime runs no such Scan."""
+    for v in call.attributes["body"].outputs:
+        _ = op.tensor(v).rank
+    return call
+
+
+# -- half precision --------------------------------------------------------------------------------
+
+
+@rewrite("ScatterElements", "ScatterND")
+def _sums_in_single(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """A sum at run-time places in float32.
+
+    In half precision it loses digits, and onnxruntime's CPU refuses it
+    (microsoft/onnxruntime#32025, #32065).
+    """
+    halves = [t.dtype for t in call.inputs if t is not None and _is_half(t)]
+    sums = call.attributes.get("reduction") == "add"
+    return _in_single(op, call, halves[0]) if sums and halves else call
+
+
+@rewrite()
+def _lacks_half(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """A node in float32 whose operator the standard does not define in half precision."""
+    wanted = call.attributes.get("dtype")
+    halves = [(k, t) for k, t in enumerate(call.inputs) if t is not None and _is_half(t)]
+    schema = onnx_schema("", call.op_type, op.opset) if halves or wanted in HALVES else None
+    if call.like is not None or schema is None:
+        return call
+    for k, t in halves if schema.inputs else ():
+        formal = schema.inputs[min(k, len(schema.inputs) - 1)]
+        if not _takes(formal, t.dtype):
+            return _in_single(op, call, t.dtype)
+    if wanted in HALVES and not _takes(schema.outputs[0], wanted):
+        return _in_single(op, call, wanted)
+    return call
+
+
+def _is_half(t: Tensor) -> bool:
+    return t.value.dtype in HALVES and isinstance(t.value.type, ir.TensorType)
+
+
+def _takes(formal: onnx.defs.OpSchema.FormalParameter, dtype: ir.DataType) -> bool:
+    return f"tensor({dtype.name.lower()})" in formal.types
+
+
+def _in_single(op: Builder, call: Call, half: ir.DataType) -> tuple[Tensor, ...]:
+    """A node that calculates in float32 what is wanted in half precision."""
+    single, attributes = ir.DataType.FLOAT, call.attributes
+    wide = [op.cast(t, single) if t is not None and t.dtype == half else t for t in call.inputs]
+    if attributes.get("dtype") == half:
+        attributes = {**attributes, "dtype": single}
+    values = op.node(call.op_type, wide, call.outputs, attributes)
+    return tuple(op.cast(t, half) if t.dtype == single else t for t in values)
