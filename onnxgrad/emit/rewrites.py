@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxgrad.graph.constants import dims_in
 from onnxgrad.graph.facts import FLOATS, HALVES
 from onnxgrad.graph.schemas import onnx_schema
 
@@ -95,6 +96,16 @@ def _along_all_axes(op: Builder, call: Call) -> Call:
         return call._replace(inputs=(data, op.const(np.append(pads.const, 0)[places]), value))
     all_pads = op.Concat(pads, op.const([0]), axis=0)
     return call._replace(inputs=(data, op.Gather(all_pads, op.const(places)), value))
+
+
+@rewrite("Expand")
+def _to_no_elements(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """An Expand to no elements as a product: onnxruntime drops one of an axis of 1 to 0."""
+    data, sizes = (*call.inputs, None, None)[:2]
+    if data is None or sizes is None or 0 not in (dims_in(sizes.value) or ()):
+        return call
+    one = ir.tensor(np.ones(1, data.dtype.numpy()))
+    return (data * op.ConstantOfShape(sizes, value=one),)
 
 
 @rewrite("Scan")

@@ -104,7 +104,7 @@ class Tensor:
         if isinstance(other, int | float) and self.dtype in FLOATS and other:
             if self.dtype in HALVES and abs(other) > _EXACT:
                 return self.op.cast(self.op.wide(self) / other, self.dtype)
-            return self * (1 / other)  # a division costs more than a product
+            return self * (1 / other)
         return self._binary("Div", other)
 
     def __rtruediv__(self, other: Any) -> Tensor:

@@ -86,27 +86,27 @@ def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
     ]
 
 
-def one_hot(like: Tensor, kernel: Sequence[Size], turned: bool = False) -> Tensor:
+def one_hot(like: Tensor, kernel: Sequence[Size], flip: bool = False) -> Tensor:
     """The filters [K, 1, *kernel] that pick each of the K elements of a window."""
     op, elements, sizes = like.op, shapes.product(kernel), known(kernel)
     if sizes is not None and isinstance(elements, int):
-        eye = np.eye(elements)[:: -1 if turned else 1]
+        eye = np.eye(elements)[:: -1 if flip else 1]
         return op.const(eye.reshape(elements, 1, *sizes), like=like)
     eye = op.EyeLike(shapes.full(like, [elements, elements], 0), dtype=like.dtype)
     return shapes.reshape(eye, [elements, 1, *kernel])
 
 
-def columns(x: Tensor, axes: list[Axis], turned: bool = False) -> Tensor:
+def columns(x: Tensor, axes: list[Axis], flip: bool = False) -> Tensor:
     """What each window sees of `x` [N, C, ...]: [N, C * K, ...] or [N * C, K, ...], K per window.
 
-    Turned, they come in reverse, for a kernel of known size. A convolution with filters that each
-    pick one element is as fast as slicing, in a single node.
+    Flipped, they come in reverse, for a kernel of known size. The filters of a convolution pick one
+    element each.
     """
     x, axes = padded(x, axes)
     if all(a.kernel == 1 and a.begin == a.end == 0 for a in axes):
         return strided(x, axes)
     n, c, *size = shapes.dims(x)
-    pick = one_hot(x, [a.kernel for a in axes], turned)
+    pick = one_hot(x, [a.kernel for a in axes], flip)
     if isinstance(c, int):
         pick = x.op.Tile(pick, x.op.const([c] + [1] * (x.rank - 1)))
         return x.op.Conv(x, pick, group=c, **attributes(axes))

@@ -87,14 +87,14 @@ def _transposed(
 
 
 def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | None:
-    """The adjoint at stride 1: a convolution with the filters turned round.
+    """The adjoint at stride 1: a convolution with flipped filters.
 
-    The runtime folds the turning where W is a constant. None where it does not apply.
+    The runtime folds the flip where W is a constant. None where it does not apply.
     """
-    back = windows.adjoint(g, axes) if g.op.target.turned_filters else None
+    back = windows.adjoint(g, axes) if g.op.target.flipped_filters else None
     if back is None:
         return None
-    W = _turned(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
+    W = _flipped(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
     return g.op.Conv(g, W, group=group, **windows.attributes(back))
 
 
@@ -109,7 +109,7 @@ def _swapped(W: Tensor, group: int) -> Tensor:
     return shapes.reshape(y, [c * group, m // group, *kernel])
 
 
-def _turned(W: Tensor, axes: list[int]) -> Tensor:
+def _flipped(W: Tensor, axes: list[int]) -> Tensor:
     """`W` with the order of the elements along `axes` reversed."""
     if not axes:
         return W
@@ -122,20 +122,19 @@ def _turned(W: Tensor, axes: list[int]) -> Tensor:
 def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
     """The cotangent of the filters: for each of their elements, g times what it has seen of x.
 
-    That is a product of matrices, of g and what each window sees of x, or of all that see an
-    element of x and x. The latter is up to twice as fast where g has not more channels, and slower
-    where a filter gives one channel of one.
+    That is a product of matrices: of g and what each window sees of x, or of what the windows of
+    the adjoint see of g, and x.
     """
-    taps = shapes.product([a.kernel for a in axes])
-    if isinstance(taps, int) and taps > _MANY_TAPS:
+    target, taps = g.op.target, shapes.product([a.kernel for a in axes])
+    if isinstance(taps, int) and taps > target.one_hot_taps:
         return _filter_by_convolution(g, x, W, axes, group)
     m, c, kernel = shapes.dim(W, 0) // group, shapes.dim(W, 1), [a.kernel for a in axes]
-    swap = windows.known([m, c, taps]) and 1 < m <= c and taps > 1
+    swap = target.windows_of_fewer and windows.known([m, c, taps]) and 1 < m <= c and taps > 1
     back = windows.adjoint(g, axes) if swap else None
     if back is None:
         y = _sum_of_products(g, windows.columns(x, axes), m, taps * c, group)
         return shapes.reshape_like(y, W)
-    y = _sum_of_products(windows.columns(g, back, turned=True), x, taps * m, c, group)
+    y = _sum_of_products(windows.columns(g, back, flip=True), x, taps * m, c, group)
     y = shapes.reshape(y, [group * m, *kernel, c])
     last = len(kernel) + 1
     return g.op.typed(g.op.Transpose(y, perm=[0, last, *range(1, last)]), W)
@@ -144,12 +143,12 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
 def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group: int) -> Tensor:
     """left rightᵀ for each group, of `high` and `wide` rows of places, summed over the batch.
 
-    What it gives has its elements in this order, in a shape for the caller to change: two nodes in
-    a row that do so become one in onnxruntime, which it puts last, and with it all of the filters.
+    Its elements are in this order, and the caller gives it its shape: of two nodes in a row that
+    change it onnxruntime makes one, which it runs last, and with it those of all filters.
     """
     op, n = left.op, shapes.dim(left, 0)
     places = shapes.count(left, range(2, left.rank))
-    if group == 1 and _batch_inside(n, high, wide, places):
+    if group == 1 and op.target.transposed_batch and _is_less_inside(n, high, wide, places):
         left, right = (
             shapes.reshape(
                 op.Transpose(shapes.reshape(t, [n, size, places]), perm=[1, 0, 2]), [size, -1]
@@ -166,17 +165,13 @@ def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group:
     return y if n == 1 else shapes.reduce_sum(op.Flatten(y, axis=1), [0])
 
 
-def _batch_inside(n: Size, high: Size, wide: Size, places: Size) -> bool:
-    """Whether the factors of a batch, to be made one with it inside, are less than its products."""
+def _is_less_inside(n: Size, high: Size, wide: Size, places: Size) -> bool:
+    """Whether the factors of a batch have fewer elements than the products of its examples."""
     sizes = windows.known([high, wide, places])
     if n == 1 or sizes is None:
         return False
     high, wide, places = sizes
     return high * wide > (high + wide) * places
-
-
-# Picking elements takes the square of this many operations per element of x; above, it is slower.
-_MANY_TAPS = 32
 
 
 def _filter_by_convolution(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:

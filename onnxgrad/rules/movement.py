@@ -155,7 +155,6 @@ def _dilate(x: Tensor, axis: int, step: Size) -> Tensor:
     sizes = dims(x)
     lead, size, rest = sizes[:axis], sizes[axis], sizes[axis + 1 :]
     zeros = full(x, [*lead, size, step - 1, *rest], 0)
-    # On the CPU this is six times as fast along the last axis as Pad, which goes row by row.
     dilated = x.op.Concat(reshape(x, [*lead, size, 1, *rest]), zeros, axis=axis + 1)
     return reshape(dilated, [*lead, size * step, *rest])
 

@@ -25,7 +25,7 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
     if rest is not None and _is_searched(X, kernel_shape):
         took = _first_maximum(X, Y, kernel_shape)
         return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
-    # A node of its own: asked for Indices, that of the forward pass would lose its fast kernel.
+    # A node of its own: the one of the forward pass is not to be asked for Indices.
     _, indices = op.MaxPool(
         X,
         outputs=2,
@@ -65,8 +65,9 @@ def _windows(op, x, kernel, strides, dilations, pads, auto_pad):
 
 
 def _is_searched(x: Tensor, kernel: list[int]) -> bool:
-    """Whether searching the windows is faster than MaxPool's Indices; for doubles nothing is."""
-    return x.dtype != ir.DataType.DOUBLE and 1 < math.prod(kernel) <= x.op.target.searched_window
+    """Whether to search the windows for their maximum, not to ask MaxPool for its Indices."""
+    target = x.op.target
+    return x.dtype in target.searched_dtypes and 1 < math.prod(kernel) <= target.searched_window
 
 
 def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
@@ -154,9 +155,9 @@ def _filled(op: Builder, a: Axis) -> Size:
 def _rest(axes: list[Axis], g: Tensor, ceil_mode: int) -> list[Size] | None:
     """What remains of each axis behind windows that neither overlap nor leave a gap, else None.
 
-    Also None over more than two axes, along which onnxruntime's Resize is slow.
+    Also None where the target resizes no such number of axes.
     """
-    if len(axes) > 2 or not _is_bare(axes):
+    if len(axes) > g.op.target.resized_axes or not _is_bare(axes):
         return None
     if any(a.stride != a.kernel or a.dilation != 1 for a in axes):
         return None

@@ -109,7 +109,7 @@ def _backward(
     def reverse(x: Tensor) -> Tensor:
         return op.ReverseSequence(x, full if lens is None else lens, time_axis=0, batch_axis=1)
 
-    by_steps = lens is None and isinstance(batch, int) and batch >= op.target.stepped_from
+    by_steps = lens is None and isinstance(batch, int) and batch >= op.target.scan_from_batch
     by_steps = by_steps and op.holds(present["Y"])
     columns = None if lens is None else op.Unsqueeze(lens, op.const([0]))
     reversals = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]

@@ -88,6 +88,13 @@ def test_pad_without_axes():
     np.testing.assert_array_equal(x.op.tensor(pad.inputs[1]).const, [0, 1, 0, 2])
 
 
+@pytest.mark.parametrize("target", [[2, 3, 4], [0, 3, 4]])
+def test_expand_to_no_elements(target):
+    x = operand()
+    y = x.op.Expand(x, x.op.const(target))
+    assert ("Expand" in operators(x)) == (0 not in target) and y.static == tuple(target)
+
+
 @pytest.mark.parametrize("reduction", ["add", None])
 def test_sums_in_single(reduction):
     x = operand(ir.DataType.FLOAT16)

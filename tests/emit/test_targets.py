@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 import onnxgrad as og
-from onnxgrad.emit import shapes
+from onnxgrad.emit import shapes, targets
 from onnxgrad.emit.builder import Builder
 from tests.oracle import runner
 from tests.rules.test_rules import floats, sample_model, validate
-from tests.samples import Sample, load_samples, sample_id
+from tests.samples import Sample, distinct, load_samples, normal, sample_id
 
 # The operators whose rules, or the masks and sums in them, depend on the target.
 CHOOSE = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip", "Add", "Mul", "Max")
+CONV = Sample("Conv", [normal(2, 4, 3, 3), normal(4, 4, 3, 3)], {"pads": [1, 1, 1, 1]})
+POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
 SAMPLES = [s for s in load_samples() if s.op in CHOOSE and not s.single and not s.reference]
 
 
@@ -58,6 +62,31 @@ def test_formulations():
     for target in ("cuda", "portable"):
         chosen = operators(net(), wrt="x", target=target)
         assert "ConvTranspose" in chosen and "Where" in chosen
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sample"),
+    [
+        ("one_hot_taps", 8, CONV),
+        ("windows_of_fewer", False, CONV),
+        ("transposed_batch", False, Sample("Conv", [normal(2, 8, 2, 1), normal(8, 8, 1, 1)])),
+        ("resized_axes", 1, Sample("AveragePool", [normal(2, 3, 8, 8)], POOL)),
+        ("searched_window", 3, Sample("MaxPool", [distinct(2, 3, 8, 8)], POOL)),
+        ("searched_dtypes", {ir.DataType.DOUBLE}, Sample("MaxPool", [distinct(2, 3, 8, 8)], POOL)),
+    ],
+)
+def test_rules_ask_the_target(field, value, sample, monkeypatch):
+    """Another value of a field is another formulation, of the same gradient."""
+    sample = dataclasses.replace(sample, single=field == "searched_window")
+    model, feeds = sample_model(sample, symbolic=False, fed=False)
+    before = og.gradient(model, floats(sample))
+    other = dataclasses.replace(targets.target_of("cpu"), **{field: value})
+    monkeypatch.setitem(targets._TARGETS, "cpu", other)
+    after = og.gradient(model, floats(sample))
+    nodes = [[n.op_type for n in m.graph.node] for m in (before, after)]
+    assert nodes[0] != nodes[1]
+    for a, b in zip(runner(before)(feeds), runner(after)(feeds), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", ["4, 5", "N, 5", "N, K"])

@@ -157,7 +157,7 @@ STEPPED = [s for s in SAMPLES if s.op in ("LSTM", "GRU") and "lens=None" in s.no
 @pytest.mark.parametrize("sample", STEPPED, ids=sample_id)
 def test_forward_pass_by_steps(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Scan takes the place of the node, with the same outputs under the same names."""
-    stepped = dataclasses.replace(targets.target_of("cpu"), stepped_from=1)
+    stepped = dataclasses.replace(targets.target_of("cpu"), scan_from_batch=1)
     monkeypatch.setitem(targets._TARGETS, "cpu", stepped)
     model, feeds = sample_model(sample, symbolic=False, fed=False)
     model, of = through_tanh(model)
