@@ -361,7 +361,7 @@ class Builder:
         """Whether `t` is of the very graph that this builder emits to."""
         return t.value.graph is self.graph
 
-    def instead(self, node: ir.Node, outputs: Sequence[Tensor]) -> None:
+    def replace(self, node: ir.Node, outputs: Sequence[Tensor]) -> None:
         """Let equal tensors take the place of a node's outputs, so that it need not run.
 
         For a rule that computes them anyway, in order to keep what the node does not give out.

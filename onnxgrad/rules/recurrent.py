@@ -124,7 +124,7 @@ def _backward(
                 found.setdefault(name, []).append(in_order)
     whole = {name: _join(op, name, ts, layout) for name, ts in found.items()}
     if outputs := [whole.pop(name) for name in _OUTPUTS if name in whole]:
-        op.instead(node, outputs)
+        op.replace(node, outputs)
     return whole
 
 
