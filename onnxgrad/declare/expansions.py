@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import RuleError
+from onnxgrad.graph.marks import ITEMS
 from onnxgrad.graph.schemas import split_name
 
 Function = Callable[..., Any]
@@ -19,12 +20,6 @@ _NOTES: dict[tuple[str, str], str] = {}
 
 # The attributes of an operator that hold names of tensors.
 _NAMING: dict[tuple[str, str], tuple[str, ...]] = {}
-
-# Where the reason is kept why an operator with an expansion could not be replaced.
-REASON = "onnxgrad.not_expanded"
-
-# Where the elements of a sequence are kept.
-ITEMS = "onnxgrad.items"
 
 
 def expansion(
@@ -56,7 +51,7 @@ def expansion(
 
 def items(sequence: Tensor) -> list[Tensor] | None:
     """The elements of a sequence; None where they are not known one by one."""
-    return sequence.value.meta.get(ITEMS)
+    return ITEMS.of(sequence.value)
 
 
 def expandable() -> dict[tuple[str, str], str]:

@@ -92,9 +92,9 @@ class Arguments:
 
     def _number(self, value: ir.Value) -> Tensor:
         """A residual; a rounded integer becomes the number it stands for where it is only moved."""
-        tensor = self.op.tensor(value)
-        if ROUNDED in value.meta and is_moving(self.node.domain, self.node.op_type):
-            return self.op.cast(tensor, value.meta[ROUNDED])
+        tensor, dtype = self.op.tensor(value), ROUNDED.of(value)
+        if dtype is not None and is_moving(self.node.domain, self.node.op_type):
+            return self.op.cast(tensor, dtype)
         return tensor
 
     def _attribute(self, name: str) -> Any:

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnxgrad.declare.expansions import REASON
 from onnxgrad.declare.registry import State
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.engine.stopped import is_gate
@@ -16,7 +15,7 @@ from onnxgrad.engine.straight_through import entry_of, is_straight_through
 from onnxgrad.graph.errors import NoRuleError
 from onnxgrad.graph.facts import carries
 from onnxgrad.graph.functions import has_body
-from onnxgrad.graph.marks import ROUNDED
+from onnxgrad.graph.marks import NOT_EXPANDED, ROUNDED
 from onnxgrad.graph.schemas import joined_name, schema_of
 
 
@@ -54,7 +53,7 @@ def edge(node: ir.Node, index: int, value: ir.Value) -> Edge:
     """What is known of the derivative of a node with respect to `value`, its operand at `index`."""
     if is_gate(node):
         return Edge(node, index, "zero", f"{node.outputs[0].name!r} is constant")
-    if ROUNDED in value.meta and not is_straight_through(node):
+    if ROUNDED.on(value) and not is_straight_through(node):
         return Edge(node, index, "zero", "takes rounded numbers for integers")
     entry = entry_of(node)
     if entry is None and has_body(node.domain, node.op_type):
@@ -63,7 +62,7 @@ def edge(node: ir.Node, index: int, value: ir.Value) -> Edge:
     if entry is None:
         known = schema_of(node.domain, node.op_type) is not None
         reason = "no rule yet" if known else "not an operator of the standard, and no rule for it"
-        reason = node.meta.get(REASON, reason)
+        reason = NOT_EXPANDED.of(node) or reason
         return Edge(node, index, "none", reason)
     state, reason = entry.operand_state(operand_name(node, index))
     if not any(carries(v) for v in node.outputs):

@@ -20,6 +20,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import Flow
 from onnxgrad.graph.constants import draws
 from onnxgrad.graph.facts import is_float, is_sequence, subgraphs
+from onnxgrad.graph.marks import copy_notes
 
 
 def choose_checkpoints(flow: Flow) -> set[ir.Value]:
@@ -103,9 +104,9 @@ class Rematerialisation:
             num_outputs=len(node.outputs),
             name=op.names.fresh(f"{node.name}/again"),
         )
-        copy.meta.update(node.meta)
+        copy_notes(node, copy)
         for new, old in zip(copy.outputs, node.outputs, strict=True):
-            new.meta.update(old.meta)
+            copy_notes(old, new)
             new.name = op.names.fresh(f"{old.name}_again") if old.name else ""
             new.type, new.shape = old.type, old.shape
         op.graph.append(copy)

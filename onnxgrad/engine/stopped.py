@@ -24,7 +24,7 @@ def stop(graph: ir.Graph, constant: Collection[str], names: Names) -> None:
         gate = ir.node("Identity", [v], name=names.fresh(f"{v.name}/constant"))
         out = gate.outputs[0]
         out.type, out.shape = v.type, v.shape
-        out.meta[STOPPED] = True
+        STOPPED.set(out, True)
         v.replace_all_uses_with(out, replace_graph_outputs=True)
         gate.replace_input_with(0, v)
         out.name, v.name = v.name, names.fresh(f"{v.name}/computed")
@@ -33,7 +33,7 @@ def stop(graph: ir.Graph, constant: Collection[str], names: Names) -> None:
 
 def is_gate(node: ir.Node) -> bool:
     """Whether a node is one that no cotangent passes."""
-    return any(STOPPED in v.meta for v in node.outputs)
+    return any(STOPPED.on(v) for v in node.outputs)
 
 
 def restore(graph: ir.Graph) -> None:

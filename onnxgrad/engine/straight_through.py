@@ -14,18 +14,16 @@ import onnx_ir as ir
 from onnxgrad.declare import registry
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import carries, cotangent_dtype, is_float
-from onnxgrad.graph.marks import ROUNDED
+from onnxgrad.graph.marks import ROUNDED, STRAIGHT
 from onnxgrad.graph.schemas import split_name
 
 # Names of operators; True stands for every one that has a straight-through rule.
 StraightThrough = registry.Asked
 
-_MARK = "onnxgrad.straight_through"
-
 
 def is_straight_through(node: ir.Node) -> bool:
     """Whether a straight-through gradient of the node was asked for."""
-    return _MARK in node.meta
+    return STRAIGHT.on(node)
 
 
 def entry_of(node: ir.Node) -> registry.Entry | None:
@@ -64,7 +62,7 @@ def propagate_marks(graph: ir.Graph) -> None:
         moved = registry.is_moving(node.domain, node.op_type)
         source = _moved(node) if moved else _source(node)
         passed = moved or (node.domain, node.op_type) in passes
-        if source is not None and ROUNDED in source.meta and passed:
+        if source is not None and ROUNDED.on(source) and passed:
             _mark(node, source)
 
 
@@ -81,9 +79,9 @@ def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
 
 def _clear(graph: ir.Graph) -> None:
     for node in graph.all_nodes():
-        node.meta.pop(_MARK, None)
+        STRAIGHT.drop(node)
         for v in node.outputs:
-            v.meta.pop(ROUNDED, None)
+            ROUNDED.drop(v)
 
 
 def _mark_chosen(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
@@ -102,15 +100,15 @@ def _moved(node: ir.Node) -> ir.Value | None:
     """The first rounded integers among the operands whose elements a node moves."""
     entry = registry.lookup(node.domain, node.op_type)
     assert entry is not None
-    rounded = ((k, v) for k, v in enumerate(node.inputs) if v is not None and ROUNDED in v.meta)
+    rounded = ((k, v) for k, v in enumerate(node.inputs) if v is not None and ROUNDED.on(v))
     states = ((v, entry.operand_state(entry.schema.operand(k))[0]) for k, v in rounded)
     return next((v for v, state in states if state == "rule"), None)
 
 
 def _mark(node: ir.Node, source: ir.Value) -> None:
-    node.meta[_MARK] = True
+    STRAIGHT.set(node, True)
     moves = registry.is_moving(node.domain, node.op_type)
     for v in node.outputs if moves else node.outputs[:1]:
         integer = not is_float(v) and v.dtype != ir.DataType.BOOL
         if integer and (v.dtype == source.dtype or not moves):  # MaxPool's Indices are not moved
-            v.meta[ROUNDED] = cotangent_dtype(source)
+            ROUNDED.set(v, cotangent_dtype(source))

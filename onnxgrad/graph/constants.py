@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ import onnx.reference
 import onnx_ir as ir
 
 from onnxgrad.graph.facts import Dim, dims_of, elements_of, subgraphs
+from onnxgrad.graph.marks import CONTENTS, Contents
 
 # Constants of up to this many elements are computed when the graph is built.
 SMALL = 1024
@@ -64,26 +65,15 @@ def dims_in(value: ir.Value) -> list[Dim] | None:
     return None if known is None else known.array.ravel().tolist()
 
 
-class _Contents(NamedTuple):
-    """The elements of a tensor; of one that is not known as a whole, objects: a Dim each."""
-
-    array: np.ndarray
-    whole: bool = True
-
-
-# In a value's meta: its contents, where a node gives it.
-_CONTENTS = "onnxgrad.contents"
-
-
 def forget_constant(value: ir.Value) -> None:
     """Let the value be computed anew: more is known of what it depends on."""
-    value.meta.pop(_CONTENTS, None)
+    CONTENTS.drop(value)
 
 
-_Computation = Generator[ir.Value, _Contents | None, _Contents | None]
+_Computation = Generator[ir.Value, Contents | None, Contents | None]
 
 
-def _contents(value: ir.Value) -> _Contents | None:
+def _contents(value: ir.Value) -> Contents | None:
     """What is known of a tensor's elements when the graph is built.
 
     Who needs to know the same of another value first waits here: a net is deeper than Python's
@@ -106,13 +96,13 @@ def _told(value: ir.Value) -> _Computation:
     """The contents of `value`. It yields values to be sent theirs."""
     tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
     if tensor is not None:
-        return _Contents(tensor.numpy())
+        return Contents(tensor.numpy())
     node = value.producer()
     if node is None:
         return _unknown(value)
-    if _CONTENTS not in value.meta:
-        value.meta[_CONTENTS] = yield from _computed(node, value)
-    return value.meta[_CONTENTS]
+    if CONTENTS.on(value):
+        return CONTENTS.of(value)
+    return CONTENTS.set(value, (yield from _computed(node, value)))
 
 
 def _computed(node: ir.Node, value: ir.Value) -> _Computation:
@@ -127,14 +117,14 @@ def _computed(node: ir.Node, value: ir.Value) -> _Computation:
         return _unknown(value) if dims is None else _of_dims(value, dims[slice(*ends)], (-1,))
     if node.op_type == "Size":
         size = None if first is None else elements_of(first)
-        return None if size is None else _Contents(np.array(size))
+        return None if size is None else Contents(np.array(size))
     out = elements_of(value)
     if out is None and node.op_type == "ConstantOfShape" and first is not None:
         sizes = yield first
         out = math.prod(sizes.array.tolist()) if sizes is not None and sizes.whole else None
     if (out is None and node.op_type not in _MOVES) or (out is not None and out > SMALL):
         return None
-    operands: dict[ir.Value, _Contents] = {}
+    operands: dict[ir.Value, Contents] = {}
     for k, v in enumerate(node.inputs):
         if v is None:
             continue
@@ -144,11 +134,11 @@ def _computed(node: ir.Node, value: ir.Value) -> _Computation:
             return _unknown(value)
         operands[v] = known
     if all(known.whole for known in operands.values()):
-        return _Contents(_run(node, value, {v: known.array for v, known in operands.items()}))
+        return Contents(_run(node, value, {v: known.array for v, known in operands.items()}))
     return _moved(node, value, operands)
 
 
-def _moved(node: ir.Node, value: ir.Value, operands: dict[ir.Value, _Contents]) -> _Contents | None:
+def _moved(node: ir.Node, value: ir.Value, operands: dict[ir.Value, Contents]) -> Contents | None:
     """What an operator that moves elements gives: it is run on their places."""
     elements: list[Dim] = []
     arrays = {}
@@ -174,15 +164,15 @@ def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> 
     return np.asarray(run([value.name], {v.name: array for v, array in arrays.items()})[0])
 
 
-def _of_dims(value: ir.Value, dims: Sequence[Dim], shape: tuple[int, ...]) -> _Contents:
+def _of_dims(value: ir.Value, dims: Sequence[Dim], shape: tuple[int, ...]) -> Contents:
     """The contents of a tensor of sizes; what is no size, as a fraction, is not known."""
     dims = [d if isinstance(d, int | str) else None for d in dims]
     whole = all(isinstance(d, int) for d in dims)
     dtype = value.dtype.numpy() if whole and value.dtype is not None else object
-    return _Contents(np.array(dims, dtype).reshape(shape), whole)
+    return Contents(np.array(dims, dtype).reshape(shape), whole)
 
 
-def _unknown(value: ir.Value) -> _Contents | None:
+def _unknown(value: ir.Value) -> Contents | None:
     """The contents of a small tensor of sizes, of which there is no more to say than their number.
 
     What is put together of it and of others may be known in part.

@@ -34,7 +34,7 @@ def is_sequence(value: ir.Value) -> bool:
 
 def cotangent_dtype(value: ir.Value) -> ir.DataType | None:
     """The dtype of the cotangents of `value`: its own, unless it is a rounded number."""
-    return value.meta.get(ROUNDED, value.dtype)
+    return ROUNDED.of(value) if ROUNDED.on(value) else value.dtype
 
 
 def carries(value: ir.Value) -> bool:
@@ -43,9 +43,9 @@ def carries(value: ir.Value) -> bool:
     Of a value whose type is unknown it has to be assumed.
     """
     kind = value.type
-    if STOPPED in value.meta:
+    if STOPPED.on(value):
         return False
-    if ROUNDED in value.meta:
+    if ROUNDED.on(value):
         return True
     while isinstance(kind, ir.SequenceType | ir.OptionalType):
         kind = kind.elem_type

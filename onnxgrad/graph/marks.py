@@ -1,41 +1,78 @@
-"""What is noted on values while a net is differentiated."""
+"""What is noted on the values and nodes of a net while it is differentiated.
+
+Every note is declared here, with what it holds and on what it stands. No other module looks into
+the `meta` of a value or a node.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
 import onnx_ir as ir
 
-# In a value's meta: the dtype of its cotangents, where it is a rounded number that a
-# straight-through gradient takes for the number itself.
-ROUNDED = "onnxgrad.rounded"
-
-# In a value's meta: no cotangent is to flow through it.
-STOPPED = "onnxgrad.stopped"
-
-# In an output's meta: the shape that the file declares.
-_DECLARED = "onnxgrad.declared"
+T = TypeVar("T")
+Noted = ir.Value | ir.Node
 
 
-def keep_declared(output: ir.Value) -> None:
-    """Note what the file declares of an output, which may be wrong."""
-    output.meta.setdefault(_DECLARED, output.shape)
+class Note(Generic[T]):
+    """A note of one kind, which a value or a node may bear."""
+
+    def __init__(self, name: str) -> None:
+        self._key = f"onnxgrad.{name}"
+
+    def on(self, noted: Noted) -> bool:
+        """Whether the value or node bears this note."""
+        return self._key in noted.meta
+
+    def of(self, noted: Noted) -> T | None:
+        """What is noted; None where nothing is."""
+        return noted.meta.get(self._key)
+
+    def set(self, noted: Noted, content: T) -> T:
+        """Note the content, and give it back."""
+        noted.meta[self._key] = content
+        return content
+
+    def drop(self, noted: Noted) -> None:
+        """Remove this note, if there is one."""
+        noted.meta.pop(self._key, None)
 
 
-def restore_declared(output: ir.Value) -> None:
-    """Declare what the file did, where no shape is known: a graph's output needs one."""
-    if output.shape is None:
-        output.shape = output.meta.get(_DECLARED)
+class Contents(NamedTuple):
+    """The elements of a tensor; of one that is not known as a whole, objects: a `Dim` each."""
+
+    array: np.ndarray
+    whole: bool = True
 
 
-# In a value's meta: its rank, where an example has told it.
-_LEARNT = "onnxgrad.rank"
+# On a value: the dtype of its cotangents, where it is a rounded number that a straight-through
+# gradient takes for the number itself.
+ROUNDED: Note[ir.DataType | None] = Note("rounded")
+
+# On a node: a straight-through gradient of it was asked for.
+STRAIGHT: Note[bool] = Note("straight_through")
+
+# On a value: no cotangent is to flow through it.
+STOPPED: Note[bool] = Note("stopped")
+
+# On an output of the net: the shape that the file declares, which may be wrong.
+DECLARED: Note[ir.Shape | None] = Note("declared")
+
+# On a value: its rank, where an example has told it.
+RANK: Note[int] = Note("rank")
+
+# On a value: what it holds, as far as that is known when the graph is built.
+CONTENTS: Note[Contents | None] = Note("contents")
+
+# On a sequence: its elements, where they are known one by one: `Tensor`s, in the list
+# that its expansion has returned.
+ITEMS: Note[list[Any]] = Note("items")
+
+# On a node: why it could not be replaced although its operator has an expansion.
+NOT_EXPANDED: Note[str] = Note("not_expanded")
 
 
-def learn_rank(value: ir.Value, rank: int) -> None:
-    """Note the rank that a value had in an example."""
-    value.meta[_LEARNT] = rank
-
-
-def learnt(value: ir.Value) -> ir.Shape | None:
-    """The shape of a value as far as an example has told it."""
-    rank = value.meta.get(_LEARNT)
-    return None if rank is None else ir.Shape([None] * rank)
+def copy_notes(source: Noted, target: Noted) -> None:
+    """Note on `target` what is noted on `source`."""
+    target.meta.update(source.meta)

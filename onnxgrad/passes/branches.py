@@ -8,6 +8,7 @@ from onnxgrad.emit.subgraphs import discard, rename
 from onnxgrad.graph.constants import constant_of, forget_constant
 from onnxgrad.graph.facts import subgraphs
 from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.marks import copy_notes
 
 
 def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
@@ -37,7 +38,7 @@ def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
         for result, v in zip(results, node.outputs, strict=True):
             copy = ir.node("Identity", [result], name=names.fresh(node.name or "If"))
             copy.outputs[0].name = v.name
-            copy.outputs[0].meta.update(v.meta)
+            copy_notes(v, copy.outputs[0])
             graph.insert_before(node, copy)
             ir.convenience.replace_all_uses_with(v, copy.outputs[0], replace_graph_outputs=True)
         discard(graph, [node])

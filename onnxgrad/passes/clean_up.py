@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.emit.subgraphs import prune
-from onnxgrad.graph.marks import restore_declared
+from onnxgrad.graph.marks import DECLARED
 from onnxgrad.graph.schemas import onnx_schema
 
 
@@ -24,7 +24,7 @@ def optimise(model: ir.Model) -> None:
     common.RemoveUnusedOpsetsPass()(model)
     _results_last(model.graph)
     for v in model.graph.outputs:
-        restore_declared(v)
+        v.shape = DECLARED.of(v) if v.shape is None else v.shape  # an output needs one
 
 
 def _fill_operands(graph: ir.Graph | ir.Function) -> None:

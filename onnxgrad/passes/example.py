@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, ModelError
-from onnxgrad.graph.marks import learn_rank
+from onnxgrad.graph.marks import RANK
 from onnxgrad.runtimes.ports import Array, Port, arrays
 from onnxgrad.runtimes.registry import on_cpu
 
@@ -39,7 +39,7 @@ def learn(model: ir.Model, example: Any) -> bool:
         v.shape = ir.Shape([None] * np.ndim(feeds[v.name or ""]))
     inner = [v for node in graph for v in node.outputs if v.name and _is_open(v)]
     for v, array in zip(inner, _values(model, feeds, inner), strict=True):
-        learn_rank(v, np.ndim(array))
+        RANK.set(v, np.ndim(array))
     return bool(free or inner)
 
 

@@ -22,11 +22,12 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxgrad.declare.expansions import ITEMS, REASON, Function, expansion_of, naming_of
+from onnxgrad.declare.expansions import Function, expansion_of, naming_of
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Refusal, Tensor
 from onnxgrad.graph.errors import ModelError, RuleError, nearest
 from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.marks import ITEMS, NOT_EXPANDED
 
 
 def needs_expansion(graph: ir.Graph) -> bool:
@@ -74,7 +75,7 @@ def _named(node: ir.Node) -> list[str]:
 def expand(graph: ir.Graph) -> None:
     """Replace the operators that have an expansion; their outputs keep their names.
 
-    The nodes are left out of order. One that cannot be replaced stays, with the reason in its meta.
+    The nodes are left out of order. One that cannot be replaced stays, with a note of the reason.
 
     Args:
         graph: Of inferred types, as far as inference knows the operators.
@@ -94,13 +95,13 @@ def _expand(op: Builder) -> None:
         try:
             results = _call(op, function, node)
         except (Refusal, RuleError) as e:
-            node.meta[REASON] = str(e)
+            NOT_EXPANDED.set(node, str(e))
             node.resize_inputs(len(node.inputs) - len(_named(node)))
             continue
         for old, new in zip(node.outputs, results, strict=False):
             if isinstance(new, list):
-                old.meta[ITEMS] = new
-                node.meta[REASON] = "a later use of it is not known when the graph is built"
+                ITEMS.set(old, new)
+                NOT_EXPANDED.set(node, "a later use of it is not known when the graph is built")
             elif new is not None and old.name:
                 _replace(op, old, new)
         if not any(v.uses() or v.is_graph_output() for v in node.outputs):

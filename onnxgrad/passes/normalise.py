@@ -23,7 +23,7 @@ from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import Dim, dims_of, is_sequence, subgraphs
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
-from onnxgrad.graph.marks import keep_declared, learnt
+from onnxgrad.graph.marks import DECLARED, RANK
 from onnxgrad.graph.ranks import keep_rank
 from onnxgrad.graph.schemas import onnx_schema
 from onnxgrad.graph.window_sizes import is_window, misjudged
@@ -73,7 +73,8 @@ def normalise(
     graph = model.graph
     del graph.outputs[len(outputs) :]
     for v in graph.outputs:
-        keep_declared(v)
+        if not DECLARED.on(v):
+            DECLARED.set(v, v.shape)
     for name, v in weights.items():
         if name not in graph.initializers:  # nothing uses it, so a pass has removed it
             tensor = ir.convenience.get_const_tensor(v)
@@ -175,11 +176,17 @@ def _infer(model: ir.Model) -> None:
             for v in (*node.outputs, *inner_states(node)):
                 # Inference tells little of a sequence's elements: there the file's rank is taken.
                 kept = v.shape is not None and (hidden or is_sequence(v))
-                v.shape = ir.Shape([None] * len(v.shape or ())) if kept else learnt(v)
+                v.shape = ir.Shape([None] * len(v.shape or ())) if kept else _learnt(v)
     _infer_all(model)
     if infer_inner(model.graph):
         _infer_all(model)
     _infer_names(model.graph)
+
+
+def _learnt(value: ir.Value) -> ir.Shape | None:
+    """The shape of a value as far as an example has told it."""
+    rank = RANK.of(value)
+    return None if rank is None else ir.Shape([None] * rank)
 
 
 def _infer_all(model: ir.Model) -> None:

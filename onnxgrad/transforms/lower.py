@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxgrad.declare.expansions import REASON, expansion
+from onnxgrad.declare.expansions import expansion
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import copy_into, renamed_copy
@@ -21,6 +21,7 @@ from onnxgrad.engine.flow import describe, operands
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import NoRuleError, RuleError
 from onnxgrad.graph.facts import dims_of, is_float, subgraphs
+from onnxgrad.graph.marks import NOT_EXPANDED
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.options import transform
@@ -56,7 +57,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
     normalise(net, [], example=example)
     for node in net.graph.all_nodes():
         if node.domain == TRAINING:
-            raise NoRuleError(f"{describe(node)} cannot be lowered: {node.meta.get(REASON)}")
+            raise NoRuleError(f"{describe(node)} cannot be lowered: {NOT_EXPANDED.of(node)}")
     optimise(net)
 
 

@@ -89,6 +89,12 @@ def test_libraries_stay_in_their_modules(path: Path) -> None:
         assert library not in packages or name_of(path) == home
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_notes_are_declared_in_their_module(path: Path) -> None:
+    fields = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+    assert "meta" not in fields or name_of(path) == "graph/marks.py"
+
+
 def test_every_folder_has_its_place_and_says_what_it_holds() -> None:
     folders = {p.parent.name: p for p in PACKAGE.glob("*/__init__.py")}
     assert set(folders) == set(LEVEL)
