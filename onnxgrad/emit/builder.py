@@ -8,8 +8,7 @@ shows at the line that caused it. Equal nodes are emitted once.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,11 @@ from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
 from onnxgrad.emit.tensor import Refusal, Tensor
-from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import HALVES, dims_of, type_proto
+from onnxgrad.graph.facts import HALVES, dims_of
 from onnxgrad.graph.fresh import Names
-from onnxgrad.graph.ranks import keep_rank
+from onnxgrad.graph.inference import Inference, attributes_key
 from onnxgrad.graph.schemas import onnx_schema
-from onnxgrad.graph.window_sizes import misjudged, name_sizes
 
 # Operators without a way to fail: emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
@@ -59,8 +56,7 @@ class Builder:
             parent.declared if parent else _declared_once(graph.inputs)
         )
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
-        # What inference told of a node, by operator, attributes and operand types: nets repeat.
-        self._inferred: dict[Any, list[Any]] = parent._inferred if parent else {}
+        self.inference: Inference = parent.inference if parent else Inference(self.opset)
         self._consts: dict[Any, ir.Value] = {}
         # A product of cotangents is 0 where a mask makes it so: see `finite`. Of forward values,
         # which stay what the net makes them, it is not.
@@ -105,7 +101,7 @@ class Builder:
 
     def _place(self, call: Call, operands: _Operands) -> tuple[ir.Value, ...]:
         """The outputs of an equal node, of one outside of this graph, or of a new one."""
-        key = (call.op_type, operands, call.outputs, _frozen(call.attributes))
+        key = (call.op_type, operands, call.outputs, attributes_key(call.attributes))
         found = self._recall(key)
         if found is not None:
             return found
@@ -159,7 +155,7 @@ class Builder:
             formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
             out.name = self.names.fresh(f"{node.name}_{formal}")
         if call.like is None:
-            self._infer(schema, node)
+            self.infer_outputs(node)
         else:
             for out, t in zip(node.outputs, call.like, strict=True):
                 out.type, out.shape = t.value.type, t.value.shape
@@ -187,74 +183,10 @@ class Builder:
         Raises:
             RuleError: The operands' dtypes or shapes do not fit the operator.
         """
-        schema = onnx_schema(node.domain, node.op_type, self.opset)
-        if schema is not None:
-            self._infer(schema, node)
-
-    def infer_again(self, node: ir.Node, outputs: Iterable[ir.Value]) -> None:
-        """Infer some of a node's outputs as if their shapes were not known, which may remain so.
-
-        What does not fit the operator is not for this to judge.
-        """
-        for v in outputs:
-            v.shape = None
-        with contextlib.suppress(RuleError):
-            self.infer_outputs(node)
-
-    def _infer(self, schema: onnx.defs.OpSchema, node: ir.Node) -> None:
-        key: list[Any] = [schema.name, len(node.outputs)]
-        key.append(_frozen({name: a.value for name, a in node.attributes.items()}))
-        for v in node.inputs:
-            if v is not None and v.type is None:
-                raise RuleError(f"the dtype of {v.name!r} is unknown ({self.scope})")
-            sizes = v and _shape_like(v)
-            key.append(v and (v.type.__class__, v.dtype, dims_of(v), sizes and sizes.tobytes()))
-        known = self._inferred.get(tuple(key))
-        if known is None:
-            known = self._inferred[tuple(key)] = self._infer_anew(schema, node)
-        for v, (kind, shape) in zip(node.outputs, known, strict=True):
-            if v.type is None and kind is not None:
-                v.type, v.shape = kind, shape
-            elif v.shape is None:
-                v.shape = shape
-            else:
-                continue
-            if shape is not None and misjudged(node):
-                v.shape = ir.Shape([None] * len(shape))
-        keep_rank(node)
-        name_sizes(node)
-
-    def _infer_anew(
-        self, schema: onnx.defs.OpSchema, node: ir.Node
-    ) -> list[tuple[ir.TypeProtocol | None, ir.Shape | None]]:
-        types: dict[Any, onnx.TypeProto] = {}
-        data: dict[Any, onnx.TensorProto] = {}
-        for v in node.inputs:
-            if v is not None:
-                types[v.name] = type_proto(v)
-                if (sizes := _shape_like(v)) is not None:
-                    data[v.name] = ir.serde.serialize_tensor(sizes)
         try:
-            inferred = onnx.shape_inference.infer_node_outputs(
-                schema,
-                ir.serde.serialize_node(node),
-                types,
-                data,
-                opset_imports=[onnx.helper.make_opsetid("", self.opset)],
-            )
-        except Exception as e:
-            operands = ", ".join(str(v) for v in node.inputs)
-            raise RuleError(f"{node.op_type}({operands}) does not fit: {e} ({self.scope})") from e
-        found = (inferred.get(v.name or "") for v in node.outputs)
-        return [
-            (None, None)
-            if proto is None
-            else (
-                ir.serde.deserialize_type_proto_for_type(proto),
-                ir.serde.deserialize_type_proto_for_shape(proto),
-            )
-            for proto in found
-        ]
+            self.inference.infer(node)
+        except RuleError as e:
+            raise RuleError(f"{e} ({self.scope})") from e
 
     # -- values --------------------------------------------------------------------------------
 
@@ -398,26 +330,3 @@ def _values(inputs: Sequence[Tensor | None]) -> _Operands:
     while values and values[-1] is None:
         values.pop()
     return tuple(values)
-
-
-def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:
-    """Attributes as a key: equal ones are equal, but for graphs."""
-    return tuple((name, _key_of(value)) for name, value in sorted(attributes.items()))
-
-
-def _key_of(value: Any) -> Any:
-    if isinstance(value, int | float | str):  # the most, and to tell a protocol takes long
-        return value
-    if isinstance(value, list | tuple):
-        return tuple(map(_key_of, value))
-    if isinstance(value, ir.TensorProtocol):
-        return (value.dtype, tuple(value.shape), value.tobytes())
-    return id(value) if isinstance(value, ir.Graph) else value
-
-
-def _shape_like(value: ir.Value) -> ir.TensorProtocol | None:
-    """A small constant of integers: axes, sizes, starts."""
-    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > SMALL:
-        return None
-    return tensor

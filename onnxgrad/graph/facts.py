@@ -1,6 +1,6 @@
 """What is known of a value when the graph is built: its dtype, its sizes, its contents.
 
-Mostly that is what the standard's inference tells; what that misses or gets wrong stands here.
+Dtypes and sizes are what `inference` has told; here they are only looked up.
 """
 
 from __future__ import annotations

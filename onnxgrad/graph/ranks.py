@@ -1,46 +1,12 @@
-"""Ranks that an operator fixes where the standard's inference leaves them open.
-
-A function by operator gives, for operands and outputs, the dimensions that the operator requires or
-makes. What it says of an operand counts only in the graph that the node lies in: a branch that does
-not run requires nothing of a value outside of it.
-"""
+"""Ranks that operators fix where the standard's inference leaves them open: see `corrections`."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
 from onnxgrad.graph.constants import dims_in
+from onnxgrad.graph.corrections import Found, rank
 from onnxgrad.graph.facts import common_shape, dims_of, subgraphs
-
-Found: TypeAlias = Iterable[tuple[ir.Value | None, Sequence[Any]]]
-
-_RULES: dict[str, Callable[[ir.Node], Found]] = {}
-
-
-def rank(*op_types: str) -> Callable[[Callable[[ir.Node], Found]], Callable[[ir.Node], Found]]:
-    """Declare what operators fix of the shapes of their operands and outputs."""
-
-    def declare(function: Callable[[ir.Node], Found]) -> Callable[[ir.Node], Found]:
-        _RULES.update(dict.fromkeys(op_types, function))
-        return function
-
-    return declare
-
-
-def keep_rank(node: ir.Node) -> bool:
-    """Set ranks of operands and outputs that inference has not but could have; whether it did."""
-    rule = None if node.domain else _RULES.get(node.op_type)
-    missing = [
-        (v, dims)
-        for v, dims in (rule(node) if rule is not None else ())
-        if v is not None and v.type is not None and v.shape is None and v.graph is node.graph
-    ]
-    for v, dims in missing:
-        v.shape = ir.Shape(dims)
-    return bool(missing)
 
 
 def _rank_of(value: ir.Value | None) -> int | None:
@@ -70,9 +36,9 @@ def _same(*pairs: tuple[ir.Value | None, int | None]) -> Found:
 @rank("Attention")
 def _attention(node: ir.Node) -> Found:
     """The caches and scores have 4 axes; the query has 3 where the number of heads is told."""
-    rank = 3 if "q_num_heads" in node.attributes else 4
+    axes = 3 if "q_num_heads" in node.attributes else 4
     return _same(
-        *((v, rank) for v in (*node.inputs[:3], node.outputs[0])),
+        *((v, axes) for v in (*node.inputs[:3], node.outputs[0])),
         *((v, 4) for v in (*node.inputs[4:6], *node.outputs[1:])),
     )
 
@@ -207,6 +173,15 @@ def _reduce(node: ir.Node) -> Found:
 
 def _idle(node: ir.Node) -> bool:
     return bool(node.attributes.get_int("noop_with_empty_axes", 0))
+
+
+@rank("If")
+def _if(node: ir.Node) -> Found:
+    """An output has the sizes in which the branches agree."""
+    for out, *given in zip(node.outputs, *(g.outputs for g in subgraphs(node)), strict=True):
+        shape = common_shape(*(v.shape for v in given))
+        if shape is not None:
+            yield out, list(shape)
 
 
 @rank("Loop")

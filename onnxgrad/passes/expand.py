@@ -89,7 +89,7 @@ def _expand(op: Builder) -> None:
             _expand(Builder(inner, op))
         function = expansion_of(node)
         if function is None:
-            _infer(op, node)
+            op.inference.infer_open(node)  # a type that follows from an expansion before it
             continue
         op.scope = node.name or node.op_type
         try:
@@ -106,20 +106,6 @@ def _expand(op: Builder) -> None:
                 _replace(op, old, new)
         if not any(v.uses() or v.is_graph_output() for v in node.outputs):
             op.graph.remove(node, safe=True)
-
-
-def _infer(op: Builder, node: ir.Node) -> None:
-    """The types and ranks that follow from an expansion, which inference did not know before."""
-    declared = {v: v.type for v in node.outputs if v.type is None or v.shape is None}
-    for v in declared:
-        v.type = None
-    try:
-        if declared:
-            op.infer_outputs(node)
-    except RuleError:
-        pass  # a later operator that needs the type will say so
-    for v, kind in declared.items():
-        v.type = v.type or kind
 
 
 def _call(

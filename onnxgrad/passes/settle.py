@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxgrad.graph.corrections import plain
 from onnxgrad.graph.facts import Dim, dims_of
 from onnxgrad.graph.window_sizes import POOLS, drops_windows, windows_of
 
 
 def settle(node: ir.Node) -> bool:
-    """Write a node in attributes that inference understands; whether it was another way before."""
-    if node.domain:
-        return False
-    if node.op_type in POOLS:
-        return _settle_pool(node)
-    if node.op_type == "Range":
-        return _settle_range(node)
-    return node.op_type == "ConvTranspose" and _settle_transposed(node)
+    """Write a node as inference understands it; whether it was another way before."""
+    correction = plain.of(node)
+    return correction is not None and correction(node)
 
 
+@plain("Range")
 def _settle_range(node: ir.Node) -> bool:
     """Make scalars of vectors of one element: a runtime refuses those that it knows when it loads.
 
@@ -41,6 +38,7 @@ def _settle_range(node: ir.Node) -> bool:
     return bool(vectors)
 
 
+@plain(*POOLS)
 def _settle_pool(node: ir.Node) -> bool:
     """Round down, not up, along the axes where rounding up gives a window that is dropped again."""
     if not node.attributes.get_int("ceil_mode", False):
@@ -100,6 +98,7 @@ def _take_apart(node: ir.Node, x: ir.Value, dropped: list[bool]) -> None:
         node.graph.insert_before(node, pool)
 
 
+@plain("ConvTranspose")
 def _settle_transposed(node: ir.Node) -> bool:
     """Write out the padding that the attributes imply, where their inference is wrong."""
     x, w = node.inputs[:2]

@@ -20,7 +20,8 @@ from onnxgrad.declare.registry import declared
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.names import resolve, resolve_all
-from onnxgrad.passes.normalise import infer, inline_holders
+from onnxgrad.passes.inference import infer
+from onnxgrad.passes.normalise import inline_holders
 from onnxgrad.passes.opsets import inline
 from onnxgrad.runtimes.ports import Port, arrays
 from onnxgrad.runtimes.protocol import Runtime

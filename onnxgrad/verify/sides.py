@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, RuleError
-from onnxgrad.passes.normalise import infer
+from onnxgrad.passes.inference import infer
 from onnxgrad.passes.precision import widen
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime

@@ -14,7 +14,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad.declare import registry
-from onnxgrad.passes.normalise import infer
+from onnxgrad.passes.inference import infer
 from onnxgrad.passes.precision import widen
 from onnxgrad.verify.check import check
 

@@ -1,0 +1,148 @@
+"""Inference of one node: what the standard tells of its outputs, with `corrections` of that.
+
+Inference of a whole model, which sees constants and inner graphs, is `passes.inference`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from onnxgrad.graph import ranks, sizes, types, window_sizes  # noqa: F401 - they declare corrections
+from onnxgrad.graph.constants import SMALL
+from onnxgrad.graph.corrections import complete_ranks, complete_sizes, is_misjudged
+from onnxgrad.graph.errors import RuleError
+from onnxgrad.graph.facts import dims_of, type_proto
+from onnxgrad.graph.schemas import onnx_schema
+
+# The type and the shape of each output, where they are found.
+Told: TypeAlias = list[tuple[ir.TypeProtocol | None, ir.Shape | None]]
+
+
+class Inference:
+    """Infers outputs node by node, and remembers what it was told: nets repeat their nodes."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        # By operator, attributes and operands' types.
+        self._told: dict[Any, Told] = {}
+
+    def infer(self, node: ir.Node) -> None:
+        """Set types and shapes of a node's outputs that have none.
+
+        Raises:
+            RuleError: The operands' dtypes or shapes do not fit the operator.
+        """
+        schema = onnx_schema(node.domain, node.op_type, self.opset)
+        if schema is None:
+            return
+        key = _key(schema, node)
+        told = self._told.get(key)
+        if told is None:
+            told = self._told[key] = self._ask(schema, node)
+        for v, (kind, shape) in zip(node.outputs, told, strict=True):
+            if v.type is None and kind is not None:
+                v.type, v.shape = kind, shape
+            elif v.shape is None:
+                v.shape = shape
+            else:
+                continue
+            if shape is not None and is_misjudged(node):
+                v.shape = ir.Shape([None] * len(shape))
+        complete_ranks(node)
+        complete_sizes(node)
+
+    def infer_again(self, node: ir.Node, outputs: Iterable[ir.Value]) -> None:
+        """Infer some of a node's outputs as if their shapes were not known, which may remain so.
+
+        What does not fit the operator is not for this to judge.
+        """
+        for v in outputs:
+            v.shape = None
+        with contextlib.suppress(RuleError):
+            self.infer(node)
+
+    def infer_open(self, node: ir.Node) -> None:
+        """Infer the outputs whose type or shape is open.
+
+        A declared type counts where nothing is found. What does not fit the operator is not for
+        this to judge.
+        """
+        declared = {v: v.type for v in node.outputs if v.type is None or v.shape is None}
+        for v in declared:
+            v.type = None
+        if declared:
+            with contextlib.suppress(RuleError):
+                self.infer(node)
+        for v, kind in declared.items():
+            v.type = v.type or kind
+
+    def _ask(self, schema: onnx.defs.OpSchema, node: ir.Node) -> Told:
+        """What the standard's inference tells of a node's outputs."""
+        operands: dict[Any, onnx.TypeProto] = {}
+        contents: dict[Any, onnx.TensorProto] = {}
+        for v in node.inputs:
+            if v is not None:
+                operands[v.name] = type_proto(v)
+                if (tensor := _sizes_in(v)) is not None:
+                    contents[v.name] = ir.serde.serialize_tensor(tensor)
+        try:
+            inferred = onnx.shape_inference.infer_node_outputs(
+                schema,
+                ir.serde.serialize_node(node),
+                operands,
+                contents,
+                opset_imports=[onnx.helper.make_opsetid("", self.opset)],
+            )
+        except Exception as e:  # of its own kinds
+            given = ", ".join(str(v) for v in node.inputs)
+            raise RuleError(f"{node.op_type}({given}) does not fit: {e}") from e
+        found = (inferred.get(v.name or "") for v in node.outputs)
+        return [
+            (None, None)
+            if proto is None
+            else (
+                ir.serde.deserialize_type_proto_for_type(proto),
+                ir.serde.deserialize_type_proto_for_shape(proto),
+            )
+            for proto in found
+        ]
+
+
+def attributes_key(attributes: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A node's attributes as a key: equal ones are equal, but for graphs."""
+    return tuple((name, _value_key(value)) for name, value in sorted(attributes.items()))
+
+
+def _value_key(value: Any) -> Any:
+    if isinstance(value, int | float | str):  # the most, and to tell a protocol takes long
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(map(_value_key, value))
+    if isinstance(value, ir.TensorProtocol):
+        return (value.dtype, tuple(value.shape), value.tobytes())
+    return id(value) if isinstance(value, ir.Graph) else value
+
+
+def _key(schema: onnx.defs.OpSchema, node: ir.Node) -> tuple[Any, ...]:
+    """All that the standard's inference depends on."""
+    key: list[Any] = [schema.name, len(node.outputs)]
+    key.append(attributes_key({name: a.value for name, a in node.attributes.items()}))
+    for v in node.inputs:
+        if v is not None and v.type is None:
+            raise RuleError(f"the dtype of {v.name!r} is unknown")
+        tensor = v and _sizes_in(v)
+        key.append(v and (v.type.__class__, v.dtype, dims_of(v), tensor and tensor.tobytes()))
+    return tuple(key)
+
+
+def _sizes_in(value: ir.Value) -> ir.TensorProtocol | None:
+    """A small constant of integers: axes, sizes, starts."""
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > SMALL:
+        return None
+    return tensor

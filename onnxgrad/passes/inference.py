@@ -1,0 +1,137 @@
+"""Inference of a whole model: the standard's, and what that leaves open or gets wrong.
+
+Inference of one node, with the corrections by operator, is `graph.inference`. Here are constants of
+the main graph seen from inner graphs, types and ranks that follow from each other, and names for
+sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxgrad.graph.constants import forget_constant
+from onnxgrad.graph.corrections import complete_ranks, is_misjudged
+from onnxgrad.graph.facts import Dim, dims_of, is_sequence, subgraphs
+from onnxgrad.graph.inference import Inference
+from onnxgrad.graph.marks import RANK
+from onnxgrad.graph.schemas import onnx_schema
+from onnxgrad.graph.window_sizes import is_window
+from onnxgrad.passes.example import learn
+from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
+from onnxgrad.passes.opsets import HIDDEN
+from onnxgrad.passes.settle import settle
+from onnxgrad.passes.types import type_own_operators, type_sequences
+
+
+def infer(model: ir.Model, example: Any = None) -> None:
+    """Infer dtypes and shapes anew, whatever the file declares of inner values and outputs.
+
+    Runtimes only warn of a declaration that is wrong, and files hold such. What the operands do not
+    tell stays open, but for ranks that an example has told.
+
+    Args:
+        model: Its functions are inlined.
+        example: Feeds from which ranks are learnt that nothing else tells, if they are given.
+
+    Raises:
+        FeedError: The net cannot be run on the example.
+    """
+    _infer_settled(model)
+    if example is not None and learn(model, example):
+        _infer_settled(model)
+
+
+def _infer_settled(model: ir.Model) -> None:
+    """Infer with no node in the way that inference would misjudge."""
+    _infer_anew(model)
+    while any(settle(node) for node in model.graph.all_nodes()):
+        _infer_anew(model)  # the first of them alone: what follows from a wrong size may be wrong
+    nodes = [n for n in model.graph.all_nodes() if is_misjudged(n)]
+    if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
+        model.graph.opset_imports[HIDDEN] = 1
+        for node in nodes:
+            node.domain = HIDDEN
+        _infer_anew(model)
+        for node in nodes:
+            node.domain = ""
+        del model.graph.opset_imports[HIDDEN]
+
+
+def _infer_anew(model: ir.Model) -> None:
+    _forget_shapes(model.graph)
+    _infer_until_all_is_told(model)
+    if see_outer_constants(model.graph):
+        _infer_until_all_is_told(model)
+    _name_sizes(model.graph)
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Leave what no inference tells: ranks of hidden nodes and of sequences, and learnt ones."""
+    for node in graph.all_nodes():
+        hidden = node.domain == HIDDEN
+        if hidden or onnx_schema(node.domain, node.op_type) is not None:
+            for v in (*node.outputs, *inner_states(node)):
+                # Inference tells little of a sequence's elements: there the file's rank is taken.
+                kept = v.shape is not None and (hidden or is_sequence(v))
+                rank = len(v.shape or ()) if kept else RANK.of(v)
+                v.shape = None if rank is None else ir.Shape([None] * rank)
+
+
+def _infer_until_all_is_told(model: ir.Model) -> None:
+    standard = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    standard(model)
+    more = (type_sequences, type_own_operators, _complete_all_ranks, agree_on_states)
+    while any(pass_(model.graph) for pass_ in more):
+        standard(model)
+
+
+def _complete_all_ranks(graph: ir.Graph) -> bool:
+    for node in graph.all_nodes():
+        for v in node.outputs:
+            forget_constant(v)  # more sizes may be known now
+    completed = [complete_ranks(node) for node in graph.all_nodes()]
+    return any(completed)
+
+
+def _name_sizes(graph: ir.Graph) -> None:
+    """Name the sizes that windows leave of named ones, and infer what follows, node by node."""
+    if not any(_slides_along_names(node) for node in graph):
+        return
+    inference, names = Inference(graph.opset_imports[""]), _Names(graph)
+    for node in graph:
+        before = {v: dims for v in node.outputs if (dims := dims_of(v)) is not None}
+        if any(subgraphs(node)) or all(
+            isinstance(d, int) for dims in before.values() for d in dims
+        ):
+            continue
+        inference.infer_again(node, before)
+        for v, dims in before.items():
+            after = dims_of(v)
+            if after is None or len(after) != len(dims):
+                after = (None,) * len(dims)
+            v.shape = ir.Shape([names.of(*d) for d in zip(dims, after, strict=True)])
+
+
+def _slides_along_names(node: ir.Node) -> bool:
+    x = node.inputs[0] if is_window(node) else None
+    return x is not None and any(isinstance(d, str) for d in (dims_of(x) or ())[2:])
+
+
+class _Names:
+    """What stands for the names that inference made up for sizes which now have another."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.given = {d for v in graph.inputs for d in dims_of(v) or ()}
+        self.better: dict[Dim, Dim] = {}
+
+    def of(self, before: Dim, after: Dim) -> Dim:
+        """The dimension that was `before`, if it is found to be `after`, too."""
+        before = self.better.get(before, before)
+        if after is None or before in self.given or isinstance(before, int):
+            return before
+        if before is not None and before != after:
+            self.better[before] = after
+        return after

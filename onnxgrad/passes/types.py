@@ -1,0 +1,61 @@
+"""Types in a whole model that onnx_ir's pass of inference leaves open."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxgrad.declare.registry import lookup
+from onnxgrad.graph.facts import is_sequence, subgraphs
+from onnxgrad.graph.types import gives_sequence, type_of
+
+
+def type_sequences(graph: ir.Graph) -> bool:
+    """Set the types of sequences, of which the pass sees the elements' dtype alone."""
+    found = False
+    for node in graph:
+        if node.op_type == "Loop" and not node.domain:  # its states, where its body declares none
+            formal = next(iter(subgraphs(node))).inputs
+            for v, given in zip(formal[2:], node.inputs[2:], strict=False):
+                found |= given is not None and is_sequence(given) and _make_sequence(v)
+        for inner in subgraphs(node):
+            found |= type_sequences(inner)
+            for v in inner.inputs:
+                _forget_names(v)
+        for k, v in enumerate(node.outputs):
+            _forget_names(v)
+            found |= gives_sequence(node, k) and _make_sequence(v)
+    return found
+
+
+def _make_sequence(value: ir.Value) -> bool:
+    """Let a value whose elements' dtype is known be a sequence; whether it was none before."""
+    if value.dtype is None or is_sequence(value):
+        return False
+    value.type = ir.SequenceType(ir.TensorType(value.dtype))
+    return True
+
+
+def _forget_names(value: ir.Value) -> None:
+    """Elements of a sequence may differ in a size that has a name."""
+    if is_sequence(value) and value.shape is not None:
+        value.shape = ir.Shape([d if isinstance(d, int) else None for d in value.shape])
+
+
+def type_own_operators(graph: ir.Graph) -> bool:
+    """Give outputs of operators with a rule a type where neither inference nor the file tells it.
+
+    An operator without a schema gives the type of its first operand; and its shape too where the
+    operator is element-wise in one.
+    """
+    found = False
+    for node in graph.all_nodes():
+        entry = lookup(node.domain, node.op_type)
+        source = next((v for v in node.inputs if v is not None), None)
+        if entry is None or source is None or source.type is None:
+            continue
+        for k, v in enumerate(node.outputs):
+            if v.type is None:
+                v.type = type_of(node, k)
+                v.shape = source.shape if entry.broadcast and len(node.inputs) == 1 else None
+                found |= v.type is not None
+    return found
