@@ -59,9 +59,6 @@ STOPPED: Note[bool] = Note("stopped")
 # On an output of the net: the shape that the file declares, which may be wrong.
 DECLARED: Note[ir.Shape | None] = Note("declared")
 
-# On a value: its rank, where an example has told it.
-RANK: Note[int] = Note("rank")
-
 # On a value: what it holds, as far as that is known when the graph is built.
 CONTENTS: Note[Contents | None] = Note("contents")
 

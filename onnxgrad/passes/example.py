@@ -1,7 +1,8 @@
 """Ranks learnt from an example: feeds for which the forward pass runs once.
 
 Where neither the operators nor the ports tell how many axes a tensor has, as after a Squeeze
-without axes, one run does. Its ranks are learnt, its sizes are not.
+without axes, one run does. Its ranks are learnt, its sizes are not. A rank can depend on what is
+fed, so the graph checks each that is learnt: a run fails on feeds for which it is another.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from onnx_ir.passes import common
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, ModelError
-from onnxgrad.graph.marks import RANK
+from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.marks import DECLARED
 from onnxgrad.runtimes.ports import Array, Port, arrays
 from onnxgrad.runtimes.registry import on_cpu
 
 
-def learn(model: ir.Model, example: Any) -> bool:
-    """Note the ranks of tensors of the main graph that are open; whether there was one.
+def learn(model: ir.Model, example: Any) -> dict[ir.Value, int]:
+    """The ranks of the open tensors of the main graph.
 
     Args:
         model: Its shapes are inferred, as far as they can be.
@@ -30,17 +32,60 @@ def learn(model: ir.Model, example: Any) -> bool:
     Raises:
         FeedError: The example does not fit the inputs, or the net cannot be run on it.
     """
-    graph = model.graph
-    ports = {v.name or "": Port.of(v) for v in graph.inputs}
-    required = [name for name in ports if name not in graph.initializers]
-    feeds = arrays(ports, required, example)
-    free = [v for v in graph.inputs if v.name in feeds and _is_open(v)]
-    for v in free:
-        v.shape = ir.Shape([None] * np.ndim(feeds[v.name or ""]))
+    graph, feeds = model.graph, _feeds(model.graph, example)
     inner = [v for node in graph for v in node.outputs if v.name and _is_open(v)]
-    for v, array in zip(inner, _values(model, feeds, inner), strict=True):
-        RANK.set(v, np.ndim(array))
-    return bool(free or inner)
+    values = _values(model, feeds, inner)
+    return {v: np.ndim(array) for v, array in zip(inner, values, strict=True)}
+
+
+def declare_inputs(graph: ir.Graph, example: Any) -> None:
+    """Declare the ranks of inputs whose shape the file leaves out."""
+    feeds = _feeds(graph, example)
+    for v in graph.inputs:
+        if v.name in feeds and _is_open(v):
+            v.shape = ir.Shape([None] * np.ndim(feeds[v.name]))
+
+
+def _feeds(graph: ir.Graph, example: Any) -> dict[str, Any]:
+    ports = {v.name or "": Port.of(v) for v in graph.inputs}
+    return arrays(ports, [name for name in ports if name not in graph.initializers], example)
+
+
+def roots(ranks: Mapping[ir.Value, int]) -> list[ir.Value]:
+    """Those that are open still, though what they are calculated from is not."""
+    still = {v for v in ranks if v.shape is None}
+    return [v for v in still if not still.intersection(_operands(v))]
+
+
+def _operands(value: ir.Value) -> list[ir.Value]:
+    node = value.producer()
+    return [] if node is None else [v for v in node.inputs if v is not None]
+
+
+def pin(graph: ir.Graph, value: ir.Value, rank: int, names: Names) -> None:
+    """Put the same tensor, whose rank is told, in the place and under the name of a value.
+
+    It is a Reshape to the value's own shape, as a vector of so many sizes, which no other rank has.
+    """
+    count = ir.Value(name=names.fresh("rank"), const_value=ir.tensor(np.array([rank], np.int64)))
+    count.type, count.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])
+    graph.register_initializer(count)
+    shape = ir.node("Shape", [value])
+    sizes = ir.node("Reshape", [*shape.outputs, count], {"allowzero": 1})
+    same = ir.node("Reshape", [value, *sizes.outputs], {"allowzero": 1})
+    told, name = same.outputs[0], value.name
+    ir.convenience.replace_all_uses_with(value, told, replace_graph_outputs=True)
+    for node in (shape, sizes, same):
+        node.name = names.fresh(f"{name}/{node.op_type}")
+        node.outputs[0].name = names.fresh(f"{node.name}_output")
+    for node in (shape, same):
+        node.replace_input_with(0, value)
+    told.name, value.name = name, told.name
+    told.type = value.type
+    DECLARED.set(told, DECLARED.of(value))
+    producer = value.producer()
+    assert producer is not None
+    producer.append([shape, sizes, same])
 
 
 def _is_open(value: ir.Value) -> bool:

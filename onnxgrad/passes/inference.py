@@ -15,11 +15,11 @@ from onnx_ir.passes import common
 from onnxgrad.graph.constants import forget_constant
 from onnxgrad.graph.corrections import complete_ranks, is_misjudged
 from onnxgrad.graph.facts import Dim, dims_of, is_sequence, subgraphs
+from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference
-from onnxgrad.graph.marks import RANK
 from onnxgrad.graph.schemas import onnx_schema
 from onnxgrad.graph.window_sizes import is_window
-from onnxgrad.passes.example import learn
+from onnxgrad.passes.example import declare_inputs, learn, pin, roots
 from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
 from onnxgrad.passes.opsets import HIDDEN
 from onnxgrad.passes.settle import settle
@@ -39,8 +39,15 @@ def infer(model: ir.Model, example: Any = None) -> None:
     Raises:
         FeedError: The net cannot be run on the example.
     """
+    if example is not None:
+        declare_inputs(model.graph, example)
     _infer_settled(model)
-    if example is not None and learn(model, example):
+    if example is None or not (ranks := learn(model, example)):
+        return
+    names = Names(model.graph)
+    while found := roots(ranks):
+        for v in found:
+            pin(model.graph, v, ranks.pop(v), names)
         _infer_settled(model)
 
 
@@ -69,15 +76,14 @@ def _infer_anew(model: ir.Model) -> None:
 
 
 def _forget_shapes(graph: ir.Graph) -> None:
-    """Leave what no inference tells: ranks of hidden nodes and of sequences, and learnt ones."""
+    """Leave what no inference tells: ranks of hidden nodes and of sequences."""
     for node in graph.all_nodes():
         hidden = node.domain == HIDDEN
         if hidden or onnx_schema(node.domain, node.op_type) is not None:
             for v in (*node.outputs, *inner_states(node)):
                 # Inference tells little of a sequence's elements: there the file's rank is taken.
                 kept = v.shape is not None and (hidden or is_sequence(v))
-                rank = len(v.shape or ()) if kept else RANK.of(v)
-                v.shape = None if rank is None else ir.Shape([None] * rank)
+                v.shape = ir.Shape([None] * len(v.shape or ())) if kept else None
 
 
 def _infer_until_all_is_told(model: ir.Model) -> None:

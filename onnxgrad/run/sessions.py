@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ModelError, NoRuleError
+from onnxgrad.graph.errors import FeedError, ModelError, NoRuleError
 from onnxgrad.passes.expand import needs_expansion
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.runtimes.ports import Array, Port
-from onnxgrad.runtimes.protocol import Runtime, Session
+from onnxgrad.runtimes.protocol import Binding, Runtime, Session
 from onnxgrad.transforms.blocks import Mode
 from onnxgrad.transforms.notes import OGRADS, TANGENTS
 from onnxgrad.transforms.planning import plan
@@ -81,14 +82,15 @@ class Sessions:
             if key in self._open:
                 key = (key, _shapes(values))
             if key not in self.transformed:
+                build = functools.partial(transform, self._model, wrt, **self._options, **options)
                 try:
-                    model = transform(self._model, wrt, **self._options, **options)
+                    session = TransformSession(build(), results, self._runtime.load)
                 except NoRuleError:
-                    options["example"] = values
-                    model = transform(self._model, wrt, **self._options, **options)
                     self._open.add(key)
                     key = (key, _shapes(values))
-                self.transformed[key] = TransformSession(model, results, self._runtime)
+                    relearning = functools.partial(Relearning, build, values, self._runtime)
+                    session = TransformSession(build(example=values), results, relearning)
+                self.transformed[key] = session
             return self.transformed[key]
 
     def plan(
@@ -113,7 +115,7 @@ class TransformSession:
         seeds, tangents: By tensor name, the ports that take what is imposed and the tangents.
     """
 
-    def __init__(self, model: ir.Model, results: str, runtime: Runtime) -> None:
+    def __init__(self, model: ir.Model, results: str, load: Callable[..., Session]) -> None:
         inputs = {value.name: Port.of(value) for value in model.graph.inputs}
         self.seeds, self.tangents = (
             {
@@ -124,7 +126,7 @@ class TransformSession:
             for key in (OGRADS, TANGENTS)
         )
         self._results: dict[str, Any] = json.loads(model.metadata_props[results])
-        self.session = runtime.load(model, lean=True)
+        self.session = load(model, lean=True)
 
     def named(self, outputs: list[Any]) -> dict[str, Any]:
         """The results by tensor name; by two names where they belong to two tensors."""
@@ -138,6 +140,40 @@ class TransformSession:
     def only(self, outputs: list[Any]) -> Any:
         """The one result."""
         return next(iter(self.named(outputs).values()))
+
+
+class Relearning:
+    """A session of a model whose ranks were learnt from feeds, and are again where others fail."""
+
+    def __init__(
+        self,
+        build: Callable[..., ir.Model],
+        inputs: Collection[str],
+        runtime: Runtime,
+        model: ir.Model,
+        lean: bool,
+    ) -> None:
+        self._build, self._inputs = build, inputs
+        self._load = functools.partial(runtime.load, lean=lean)
+        self._session = self._load(model)
+        self.outputs = self._session.outputs
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
+        """As of any session."""
+        try:
+            return self._session.run(feeds, outputs)
+        except FeedError:
+            self._learn(feeds)
+            return self._session.run(feeds, outputs)
+
+    def bind(self, feeds: Mapping[str, Any]) -> Binding:
+        """As of any session; what is bound keeps the ranks of these feeds."""
+        self.run(feeds)
+        return self._session.bind(feeds)
+
+    def _learn(self, feeds: Mapping[str, Any]) -> None:
+        example = {name: feeds[name] for name in self._inputs}
+        self._session = self._load(self._build(example=example))
 
 
 def hold_weights(model: ir.Model) -> None:

@@ -195,6 +195,30 @@ def test_a_net_learns_ranks_from_its_feeds() -> None:
         assert f.jacobian(feeds, "x", of="y").shape == (*f(feeds).shape, n, 1, 3)
 
 
+BY_VALUES = """g (float[N,2] x, float[A,B,C] z) => (float y, float k)
+<float zero = {0}, int64[1] last = {-1}> {
+  s = ReduceSum<keepdims = 0>(x, last) c = Greater(s, zero) rows = Compress<axis = 0>(x, c)
+  h = Squeeze(rows) y = ReduceL2<keepdims = 0>(h, last) v = Squeeze(z) k = MatMul(v, v)
+}"""
+
+
+def test_ranks_that_depend_on_values() -> None:
+    """One row passes, or two, of feeds of equal shapes: the rank is checked as the net runs."""
+    model = net(BY_VALUES)
+    one = {"x": np.float32([[1, 2], [-1, -2]]), "z": np.ones((1, 2, 2), np.float32)}
+    two = {**one, "x": np.float32([[1, 2], [3, 4]])}
+    want = two["x"] / np.linalg.norm(two["x"], axis=1, keepdims=True)
+    f, ask = og.Net(model), [og.NetPortGradient("x"), og.NetPortGradient("z")]
+    for feeds in (one, two, one, two):
+        found = f(feeds, ask)["x"]
+        np.testing.assert_allclose(found[0], [0.2**0.5, 2 * 0.2**0.5], rtol=1e-6)
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    backward = og.gradient(model, ["x", "z"], of=["y", "k"], example=one)
+    run(backward, one)
+    with pytest.raises(Exception, match="h/Reshape"):  # onnxruntime's own
+        run(backward, two)
+
+
 def test_a_scan_over_results_of_unknown_rank_is_refused() -> None:
     model = net("g (float[2,1,2] x, bool b) => (float[2] y) { c = Constant<value_ints = [1]>() "
     "h = If(b)<then_branch = p () => (float[A] s) { s = Squeeze(x, c) }, "
