@@ -19,6 +19,7 @@ from onnxgrad.graph.errors import ArgumentError, RuleError
 from onnxgrad.graph.facts import dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.passes.normalise import normalise
+from onnxgrad.transforms.blocks import Blocks
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Inputs
 
@@ -76,6 +77,32 @@ def require_batch(
             raise ArgumentError(
                 f"batched: the first axis of {v.name!r} {v.shape} is not the batch, of size {size}"
             )
+
+
+def hold_to_batch(
+    blocks: Blocks, inputs: Sequence[ir.Value], batch: Collection[ir.Value]
+) -> Blocks:
+    """The blocks of y and x by example, by nodes that fail if y or x has not as many rows.
+
+    Emitted where the sizes are not known to be equal, as only a run can tell then.
+    """
+    return {
+        (y, x): _hold(block, [v for v in dict.fromkeys((y, x)) if v in batch], inputs)
+        for (y, x), block in blocks.items()
+    }
+
+
+def _hold(block: Tensor, values: Sequence[ir.Value], inputs: Sequence[ir.Value]) -> Tensor:
+    op, known = block.op, (dims_of(inputs[0]) or (None,))[0] if inputs else None
+    unsure = [v for v in values if known is None or (dims_of(v) or (None,))[0] != known]
+    scope = op.scope
+    for v in [*inputs[:1], *unsure] if unsure else []:
+        op.scope = f"the first axis of {v.name} is to be the batch"  # runtimes name the node
+        size = shapes.vector(block, [shapes.dim(op.tensor(v), 0)])
+        rows = op.Concat(size, op.Shape(block, start=1), axis=0)
+        block = op.typed(op.Reshape(block, rows, allowzero=1), block)
+    op.scope = scope
+    return block
 
 
 def by_example(

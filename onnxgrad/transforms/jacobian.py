@@ -14,8 +14,15 @@ from onnxgrad.emit.subgraphs import renamed_copy
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.engine.straight_through import propagate_marks
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.transforms.blocks import MAX_BYTES, Blocks, Mode, by_columns, by_rows, choose_mode
-from onnxgrad.transforms.examples import batch_inputs, batch_of, by_example, require_batch
+from onnxgrad.transforms.examples import (
+    batch_inputs,
+    batch_of,
+    by_example,
+    hold_to_batch,
+    require_batch,
+)
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.notes import JACOBIANS, OGRADS, names_of, note
 from onnxgrad.transforms.options import Common, Imposed, Inputs, Options, Wrt, transform
@@ -77,6 +84,7 @@ def jacobian(
         elif shared:
             blocks = by_rows(job.op, job.of, shared, nodes)
     ordered = {(y, x): blocks[y, x] for y in job.of for x in job.wrt}
+    ordered = hold_to_batch(ordered, inputs, batch)
     note(net, {JACOBIANS: _finish_blocks(job, ordered, "jacobian")})
 
 
@@ -127,6 +135,7 @@ def hessian(
         nodes = list(job.op.graph)
         found = by_rows(job.op, list(gradients), job.wrt, nodes, lead=int(bool(inputs)))
         blocks = {(gradients[g], x): block for (g, x), block in found.items()}
+    blocks = hold_to_batch(blocks, inputs, batch)
     note(net, {JACOBIANS: _finish_blocks(job, blocks, "hessian"), OGRADS: names_of(ograds)})
 
 
@@ -164,11 +173,19 @@ def _blocks_by_example(
             given = {y: values[t.value.name or ""] for y, t in (ograds or {}).items()}
             ys = _gradients_of_one(inner, job, nodes, values, given, xs)
             nodes = [*job.op.graph, *inner.graph]  # what is the same for all examples lies outside
-        found = by_rows(inner, ys, xs, nodes)
-        return [
-            shapes.reshape(block, sizes(inner, pair))
-            for pair, block in zip(pairs, found.values(), strict=True)
-        ]
+        found = by_rows(inner, ys, xs, nodes).values()
+        return [without_batch(block, *pair) for pair, block in zip(pairs, found, strict=True)]
+
+    def without_batch(block: Tensor, y: ir.Value, x: ir.Value) -> Tensor:
+        places = {0: y, block.op.tensor(y).rank: x}
+        axes = [axis for axis, v in places.items() if v in batch]
+        for axis in axes:
+            if isinstance(n := (block.shape or {axis: None})[axis], int) and n != 1:
+                raise ArgumentError(
+                    f"batched: the first axis of {places[axis].name!r} is not the batch, as one "
+                    f"example has {n} rows of it"
+                )
+        return block.op.Squeeze(block, block.op.const(axes)) if axes else block
 
     def sizes(op: Builder, pair: tuple[ir.Value, ir.Value]) -> list[Size]:
         return [d for v in pair for d in shapes.dims(op.tensor(v))[int(v in batch) :]]

@@ -146,3 +146,56 @@ def test_net() -> None:
     with pytest.raises(og.ArgumentError, match="48,000 bytes"):
         net.jacobian(np.zeros((1000, 3)), of="y", batched=True, max_bytes=47_999)
     net.jacobian(np.zeros((1000, 3)), of="y", batched=True, max_bytes=48_000)
+
+
+# By name: y of x where it or what it is differentiated by has not one row for each row of x.
+ROWS = {
+    "Concat": ("y = Concat<axis = 0>(x, x)", "x"),
+    "Reshape": ("y = Reshape(x, flat)", "x"),
+    "one row": ("y = Slice(x, zero, one)", "x"),
+    "of a parameter": ("p = MatMul(x, w) y = Concat<axis = 0>(p, p)", "w"),
+    "by an inner tensor": (
+        "c = Concat<axis = 0>(x, x) h = Mul(c, c) r = Shape<end = 1>(x) y = Slice(h, zero, r)",
+        "h",
+    ),
+}
+
+
+def rows_net(body: str) -> onnx.ModelProto:
+    return parse(f"""g (float[N, 4] x) => (float[M, K] y)
+    <float[4, 2] w = {{1, 2, 3, 4, 5, 6, 7, 8}}, int64[2] flat = {{-1, 2}},
+     int64[2] same = {{-1, 4}}, int64[1] zero = {{0}}, int64[1] one = {{1}}> {{ {body} }}""")
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("mode", ["reverse", "forward", "hessian"])
+@pytest.mark.parametrize(("body", "wrt"), ROWS.values(), ids=list(ROWS))
+def test_rows_that_are_not_the_batch(body: str, wrt: str, mode: str, named: bool) -> None:
+    """They are not summed: where no size tells it, the run fails, and names the tensor."""
+    net = rows_net(body)
+    if not named:
+        net.graph.input[0].type.tensor_type.shape.dim[0].Clear()
+    feeds = {"x": np.ones((2, 4), np.float32)}
+    if mode == "hessian" and wrt != "h":  # of a sum, to which each example may add several rows
+        assert len(run(og.hessian(net, wrt, batched="x", forward=False), **feeds))
+        return
+    with pytest.raises(Exception, match=r"first axis of .+ is|Reshape"):
+        if mode == "hessian":
+            run(og.hessian(net, wrt, batched="x", forward=False), **feeds)
+        else:
+            run(og.jacobian(net, wrt, mode=mode, batched="x", forward=False), **feeds)
+
+
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize("wrt", ["x", "w", "h"])
+def test_rows_of_unknown_number_that_are_the_batch(wrt: str, mode: str) -> None:
+    net = rows_net("h = Reshape(x, same) p = MatMul(h, w) y = Tanh(p)")
+    x = np.arange(12, dtype=np.float32).reshape(3, 4) / 12
+    got = run(og.jacobian(net, wrt, mode=mode, batched="x", forward=False), x=x)[
+        f"y_{wrt}_jacobian"
+    ]
+    w = np.arange(1, 9, dtype=np.float32).reshape(4, 2)
+    slope = 1 - np.tanh(x @ w) ** 2
+    by_w = slope[:, :, None, None] * x[:, None, :, None] * np.eye(2)[:, None, :]
+    want = by_w if wrt == "w" else slope[:, :, None] * w.T
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
