@@ -10,7 +10,7 @@ import contextlib
 import graphlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -23,7 +23,7 @@ from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import subgraphs
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.functions import called, fits, substitute
-from onnxgrad.graph.schemas import onnx_schema
+from onnxgrad.graph.schemas import joined_name, onnx_schema
 
 # The opset that rules are written for. Newer models stay as they are. 21 is the newest that
 # onnxruntime 1.19 knows.
@@ -51,7 +51,8 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
         keeps: Whether the calls of a function stay, and the function with all that it calls.
 
     Raises:
-        ModelError: A function calls itself, or an opset is too new or cannot be raised.
+        ModelError: A function calls itself or has the name of an operator of the standard, or an
+            opset is too new or cannot be raised.
     """
     functions = dict(model.functions)
     opsets, versions = model.graph.opset_imports, _versions(functions)
@@ -60,6 +61,8 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
         _require_known(version)
     _require_order(functions, len({opsets[""], *versions}) == 1)
     model.functions.clear()
+    for f in _reached(model.graph, functions).values():
+        _require_own_name(f, [model.graph, *functions.values()])
     used = _reached(model.graph, {key: f for key, f in functions.items() if not keeps(f)})
     for function in used.values():
         _give_own_outputs(function)
@@ -70,6 +73,17 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
         _inline_raised(model, used, max(FLOOR, opsets[""], *versions))
     model.functions.update(_reached(model.graph, functions))
     _fill_defaults(model)
+
+
+def _require_own_name(function: ir.Function, holders: Sequence[ir.Graph | ir.Function]) -> None:
+    """Refuse a function with the name of an operator of the standard: runtimes take either."""
+    versions = (h.opset_imports.get(function.domain) for h in holders)
+    if any(v and onnx_schema(function.domain, function.name, v) for v in versions):
+        name = joined_name(function.domain, function.name)
+        raise ModelError(
+            f"the model has a function {name!r}, which is an operator of the standard too, and "
+            "runtimes do not agree which of them counts: give the function another domain or name"
+        )
 
 
 def raise_opset(model: ir.Model, target: int) -> None:

@@ -298,3 +298,19 @@ def test_functions_that_call_each_other_deep(count: int, last: int) -> None:
     else:
         values = onnx.reference.ReferenceEvaluator(og.gradient(model)).run(["x_grad"], {"x": X})
         np.testing.assert_allclose(values[0], 2 * X)
+
+
+def test_a_function_with_the_name_of_an_operator_of_the_standard() -> None:
+    """onnxruntime runs the operator, others the function."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[N,2] x) => (float[N,2] y) { y = Sin(x) }
+        <domain: "", opset_import: ["" : 21]> Sin (p) => (o) { o = Mul(p, p) }""")
+    with pytest.raises(og.ModelError, match="function 'Sin', which is an operator of the standard"):
+        og.gradient(model)
+
+
+def test_a_function_with_the_name_of_an_operator_of_a_later_opset() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 18]>
+        net (float[N,2] x) => (float[N,2] y) { y = Gelu(x) }
+        <domain: "", opset_import: ["" : 18]> Gelu (p) => (o) { o = Mul(p, p) }""")
+    np.testing.assert_allclose(run(og.gradient(model), x=X)["x_grad"], 2 * X)
