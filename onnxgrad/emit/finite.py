@@ -13,6 +13,7 @@ derivative is 1, and the product of the cotangent 2 sqrt(x) with an infinite der
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxgrad.emit.einsum import ELLIPSIS, einsum, parse
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.graph.bounds import Bounds, excludes_zero, settle
 from onnxgrad.graph.constants import constant_of
@@ -73,7 +75,7 @@ class Numbers:
 
         That sums and products overflow is left out.
         """
-        return bool(settle(value, self._faults, _floats, self._fault))
+        return bool(settle(value, self._faults, _judged, self._fault))
 
     def trust(self, value: ir.Value) -> None:
         """Let `value` be finite wherever the values of the forward pass are that led to it."""
@@ -81,7 +83,7 @@ class Numbers:
         while stack:
             for u in _floats(stack.pop()):
                 if u not in self.emitted:
-                    found |= settle(u, self._faults, _floats, self._fault)
+                    found |= settle(u, self._faults, _judged, self._fault)
                 elif u not in seen:
                     seen.add(u)
                     stack.append(u)
@@ -101,7 +103,7 @@ class Numbers:
             before |= _NAN
         if before and node.op_type in _MIXES:
             before = _NAN
-        if node.op_type == "Where" and value not in self.emitted:
+        if node.op_type == "Where" and value not in self.emitted and not self._compares(node):
             # The net's own: one that picks between what is finite and what is not knows why.
             before = functools.reduce(operator.and_, (self._faults[u] for u in _floats(value)))
         test = _SINGULAR.get(node.op_type) if not node.domain else None
@@ -110,6 +112,10 @@ class Numbers:
         if found == _INF and not any(map(math.isinf, self.bounds.of(value))):
             return 0  # a limit, such as the 0 of 1 / (1 + exp(x))
         return found
+
+    def _compares(self, node: ir.Node) -> bool:
+        """Whether a Where asks what may be NaN for a number alone, which NaN is not."""
+        return any(self._faults[u] for u in _compared(node))
 
     def _has_limit(self, node: ir.Node) -> bool:
         """Whether what a node gives of inf is its limit there, and not NaN as inf - inf is."""
@@ -164,7 +170,7 @@ class Numbers:
 
     def harms(self, factor: ir.Value, mask: ir.Value) -> bool:
         """Whether `factor` may be not finite where `mask` is the zero of a mask."""
-        if not (fault := settle(factor, self._faults, _floats, self._fault)):
+        if not (fault := settle(factor, self._faults, _judged, self._fault)):
             return False
         mine = self.masked(mask)
         return bool((fault & _INF and mine) or (fault & _NAN and mine == PICK))
@@ -193,6 +199,27 @@ def _floats(value: ir.Value) -> list[ir.Value]:
     """The floating-point operands of the node that gives `value`."""
     node = value.producer()
     return [] if node is None else [v for v in node.inputs if v is not None and v.dtype in FLOATS]
+
+
+def _judged(value: ir.Value) -> list[ir.Value]:
+    """The values that tell whether `value` is finite."""
+    node = value.producer()
+    compared = _compared(node) if node is not None and node.op_type == "Where" else []
+    return [*_floats(value), *compared]
+
+
+def _compared(node: ir.Node) -> list[ir.Value]:
+    """The floating-point values that a Where compares for its condition, if only by Equal."""
+    found, stack = [], [node.inputs[0]]
+    while stack:
+        test = None if (v := stack.pop()) is None else v.producer()
+        if test is not None and test.op_type in ("And", "Not", "Or"):
+            stack += test.inputs
+        elif test is not None and test.op_type == "Equal":
+            found += [u for u in test.inputs if u is not None and u.dtype in FLOATS]
+        else:
+            return []
+    return found
 
 
 def _same_shape(a: ir.Value, b: ir.Value) -> bool:
@@ -354,6 +381,24 @@ def _gemm(
         none = _none(b, -2 if transB else -1)
         a = _without(a, none if bool(transA) != bool(transB) else _transposed(none))
     return a, b, *rest
+
+
+@_guard("Einsum")
+def _labelled(op: Builder, *inputs: Tensor, equation: str, **_: Any) -> tuple[Tensor, ...]:
+    """The same for an Einsum: an element counts where not all that it meets of a factor is zero."""
+    terms, found = parse(equation)[0], list(inputs)
+    for k, m in itertools.permutations(range(len(inputs)), 2):
+        labels, its = terms[k], terms[m]
+        if ELLIPSIS in labels[1:] or (ELLIPSIS in its and ELLIPSIS not in labels):
+            continue
+        if op.numbers.harms(inputs[k].value, inputs[m].value):
+            met = [a for a in dict.fromkeys(labels) if a in its]
+            sizes = einsum([(its, op.Abs(inputs[m]))], met)
+            first = [labels.index(a) for a in met]
+            others = [j - len(labels) for j in range(len(labels)) if j not in first]
+            none = sizes.equals(0)
+            found[k] = _without(found[k], op.Unsqueeze(none, op.const(others)) if others else none)
+    return tuple(found)
 
 
 def _none(t: Tensor, axis: int) -> Tensor:

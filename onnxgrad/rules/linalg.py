@@ -4,6 +4,7 @@ import functools
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes
+from onnxgrad.emit.einsum import ELLIPSIS, einsum, parse
 from onnxgrad.graph.facts import Dim
 
 
@@ -86,55 +87,29 @@ def _(g, beta):
 # summed (expand), axes of size 1 that met another size (sum or expand), repeated labels (put on the
 # diagonal).
 
-_ELLIPSIS = "..."
-
 
 @rule("Einsum", "Inputs")
 def _(op, g, i, Inputs, equation):
-    terms, result = _parse(equation)
+    terms, result = parse(equation)
     X, labels = Inputs[i], list(dict.fromkeys(terms[i]))
-    like = _einsum(op, [(terms[i], X)], labels)  # X, or its diagonal
+    like = einsum([(terms[i], X)], labels)  # X, or its diagonal
     others = [(a, t) for k, (a, t) in enumerate(zip(terms, Inputs, strict=True)) if k != i]
     others.insert(0, (result, g))
     found = [a for a in labels if any(a in term for term, _ in others)]
-    if _ELLIPSIS in result and _ELLIPSIS not in labels:
-        gX = _einsum(op, others, [_ELLIPSIS, *found])
+    if ELLIPSIS in result and ELLIPSIS not in labels:
+        gX = einsum(others, [ELLIPSIS, *found])
         gX = shapes.reduce_sum(gX, range(gX.rank - len(found)))
     else:
-        gX = _einsum(op, others, found)
+        gX = einsum(others, found)
     missing = [k for k, (a, _) in enumerate(_axes(labels, like)) if a not in found]
     gX = _fitted(op.Unsqueeze(gX, op.const(missing)) if missing else gX, labels, like, others)
     return gX if like is X else _embed(op, gX, terms[i], X)
 
 
-def _parse(equation):
-    """The labels of the operands and of the output; an ellipsis is one label."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = [_labels(term) for term in left.split(",")]
-    if arrow:
-        return terms, _labels(right)
-    every = [a for term in terms for a in term]
-    once = sorted(a for a in set(every) if every.count(a) == 1 and a != _ELLIPSIS)
-    return terms, [_ELLIPSIS] * (_ELLIPSIS in every) + once
-
-
-def _labels(term):
-    before, dots, after = term.partition(_ELLIPSIS)
-    return [*before, *([dots] if dots else []), *after]
-
-
-def _einsum(op, terms, result):
-    """The Einsum of (labels, tensor) pairs."""
-    if [a for a, _ in terms] == [result]:
-        return terms[0][1]
-    equation = ",".join("".join(a) for a, _ in terms) + "->" + "".join(result)
-    return op.Einsum(*(t for _, t in terms), equation=equation)
-
-
 def _axes(labels, t):
     """For each axis of `t` its label and its number within it: more than 0 in an ellipsis."""
-    dots = range(t.rank - len(labels) + 1) if _ELLIPSIS in labels else ()
-    return [(a, k) for a in labels for k in (dots if a == _ELLIPSIS else [0])]
+    dots = range(t.rank - len(labels) + 1) if ELLIPSIS in labels else ()
+    return [(a, k) for a in labels for k in (dots if a == ELLIPSIS else [0])]
 
 
 def _fitted(gX, labels, like, others):

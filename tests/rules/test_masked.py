@@ -46,8 +46,16 @@ ELEMENTS = {
     "a quotient": ("l = Log(x) s = Sqrt(x) t = Mul(l, w) p = Div(t, s)", 0, [-1, 0, 0]),
     "Max": ("q = Log(x) p = Max(q, w)", 0, [-1, -2, -3]),
     "Min": ("q = Log(x) p = Min(q, w)", 0, [-1, -2, -3]),
+    "Einsum": ('l = Log(x) p = Einsum<equation = "ij,ij->ij">(l, l)', 0, [-1, 0, 0]),
+    "Einsum of three": (
+        'l = Log(x) p = Einsum<equation = "...i,...i,i->...i">(l, w, v)', 0, [-1, 0, 0]),
+    "ReduceL2 of one": ("l = Log(x) o = Unsqueeze(l, last) p = ReduceL2<keepdims = 0>(o, last)",
+                        0, [-1, 0, 0]),
+    "ReduceProd of two": (
+        "l = Log(x) o = Unsqueeze(l, last) e = Concat<axis = 2>(o, o) "
+        "p = ReduceProd<keepdims = 0>(e, last)", 0, [-1, 0, 0]),
     "a chain": ("s = Sqrt(x) r = Reciprocal(s) l = Log(r) p = Mul(l, l)", 0, [-1, 0, 0]),
-}
+}  # fmt: skip
 WHOLE_ROWS = {
     "a norm by hand": (
         "q = Mul(x, x) n = ReduceSum<keepdims = 1>(q, axes) s = Sqrt(n) p = Div(x, s)", 0, [0] * 3),
@@ -68,6 +76,10 @@ WHOLE_ROWS = {
     "standardised": (
         "m = ReduceMean<keepdims = 1>(x, axes) d = Sub(x, m) q = Mul(d, d) "
         "n = ReduceMean<keepdims = 1>(q, axes) s = Sqrt(n) p = Div(d, s)", 0, [2] * 3),
+    "Einsum of matrices": ('l = Log(x) p = Einsum<equation = "ij,jk->ik">(l, w)', 0, [-1, 0, 2]),
+    "Einsum turned": ('l = Log(x) p = Einsum<equation = "ij,kj,k->ik">(l, w, v)', 0, [-1, 0, 2]),
+    "Einsum with a diagonal": (
+        'l = Log(x) p = Einsum<equation = "ij,jj->ij">(l, w)', 0, [-1, 0, 2]),
     "LayerNormalization": ("l = Log(x) p = LayerNormalization(l, v)", 0, [-1, 0, 0]),
 }  # fmt: skip
 
@@ -122,6 +134,7 @@ def net(body: str, c: float, discard: str, opset: int = 21) -> onnx.ModelProto:
         <ir_version: 10, opset_import: ["": {opset}]>
         net (double[3, 3] x, double[3, 3] w, double[3] v, bool[3, 3] kept) => (double[M, N] y)
         <double c = {{{c}}}, double zero = {{0.0}}, double one = {{1.0}}, int64[1] axes = {{1}},
+         int64[1] last = {{2}},
          double much = {{500.0}}, double little = {{-500.0}}, double more = {{1000.0}},
          int64[2] rows = {{0, 2}}, int64 axis = {{1}}, int64[1] first = {{0}},
          int64[1] second = {{1}}> {{
