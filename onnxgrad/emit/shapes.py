@@ -266,8 +266,9 @@ def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
 
 def full_of(like: Tensor, sizes: Tensor, number: float) -> Tensor:
     """A tensor of the sizes that a vector holds and the dtype of `like`, filled with a number."""
-    value = ir.tensor(np.full([1], number, like.dtype.numpy()))
-    return like.op.ConstantOfShape(sizes, value=value)
+    text = like.dtype == ir.DataType.STRING  # of which ConstantOfShape makes none
+    value = ir.tensor(np.full([1], number, np.int64 if text else like.dtype.numpy()))
+    return like.op.cast(like.op.ConstantOfShape(sizes, value=value), like.dtype)
 
 
 def full_like(x: Tensor, number: float) -> Tensor:

@@ -123,8 +123,10 @@ def _value_key(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return tuple(map(_value_key, value))
-    if isinstance(value, ir.TensorProtocol):
-        return (value.dtype, tuple(value.shape), value.tobytes())
+    if hasattr(value, "tobytes"):  # a tensor; isinstance of the protocol fails at one of strings
+        strings = value.dtype == ir.DataType.STRING
+        content = tuple(value.numpy().flat) if strings else value.tobytes()
+        return (value.dtype, tuple(value.shape), content)
     return id(value) if isinstance(value, ir.Graph) else value
 
 

@@ -242,6 +242,15 @@ def test_vmap() -> None:
         og.vmap(net, batched=["y"])
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_vmap_of_strings(count: int) -> None:
+    net = parse("""g (string[2] s, float[2] x) => (float[2] y)
+        { a = Constant<value_strings = ["a"]>() e = Equal(s, a) f = Cast<to = 1>(e) y = Mul(x, f) }""")
+    x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    s = np.array([["b", "a"]] * count, object).reshape(count, 2)
+    np.testing.assert_array_equal(run(og.vmap(net), s=s, x=x)["y"], x * [0, 1])
+
+
 def test_what_is_the_same_for_all_examples_is_computed_once() -> None:
     """Weights too that are kept as integers: onnxruntime 1.32 takes none of those in a Scan."""
     weights = "<int8[2, 2] q = {1, 2, 3, 4}, float s = {0.5}>"
