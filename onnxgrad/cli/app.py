@@ -9,7 +9,7 @@ import typer
 
 import onnxgrad
 from onnxgrad.cli.commands import check, inspect, run
-from onnxgrad.cli.printing import fail, say, warn
+from onnxgrad.cli.printing import fail, in_options, say, warn
 from onnxgrad.cli.transforms import command_of, family
 from onnxgrad.graph.errors import OnnxGradError
 from onnxgrad.transforms.options import TRANSFORMS
@@ -46,4 +46,4 @@ def main() -> None:
     try:
         app()
     except OnnxGradError as error:
-        fail(str(error))
+        fail(in_options(str(error)))

@@ -83,6 +83,14 @@ def in_options(message: str) -> str:
 
     message = message.replace("pass unreachable='zeros'", "give --zeros")
     message = message.replace("with ograd.", "with --ograd.")
+    message = message.replace("wrt: ALL is", "wrt: 'all' is").replace(
+        "leave it out of `of`", "leave it out of --of"
+    )
+    message = re.sub(r"\bin wrt or of\b", "in --wrt or --of", message)
+    message = re.sub(r"\b(in|among) (wrt|of|constant)\b", r"\1 --\2", message)
+    message = re.sub(r"^(wrt|of|constant|batched): ", r"--\1: ", message)
+    message = re.sub(r"^ograd names", "--ograd-at names", message)
+    message = message.replace("max_bytes", "--max-bytes")
     message = message.replace("feeds in example=", "files of inputs in --example")
     message = re.sub(r"pass of=\[?('.*')\]?(?=,)", option("--of"), message)
     return re.sub(r"pass straight_through=\[(.*?)\]", option("--straight-through"), message)

@@ -17,6 +17,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import CAPTURES
+from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.marks import ROUNDED
 from onnxgrad.graph.schemas import Schema, schema_of
 
@@ -53,7 +54,25 @@ class Arguments:
                 self.op.refuse(f"there is no rule for its output {formal!r}, which is used")
         if "g" in names and self.gs[0] is None:
             given["g"] = shapes.full_like(self.op.tensor(self.node.outputs[0]), 0)
-        return function(*(given[n] if n in given else self._get(n, schema) for n in names))
+        values = [given[n] if n in given else self._get(n, schema) for n in names]
+        try:
+            return function(*values)
+        except (AttributeError, TypeError) as error:  # of an argument that is None, perhaps
+            absent = [n for n, v in zip(names, values, strict=True) if v is None]
+            unknown = [n for n in absent if not n.startswith("g") and self._is_no_name(n)]
+            if not unknown:
+                raise
+            raise RuleError(
+                f"the rule of {self.entry.name}: its parameter {unknown[0]!r} is neither an "
+                f"operand ({', '.join(schema.inputs)}) nor an output "
+                f"({', '.join(schema.outputs)}), and node {self.node.name!r} has no attribute of "
+                f"that name. Name operands in inputs=[...] where the rule is declared. ({error})"
+            ) from error
+
+    def _is_no_name(self, name: str) -> bool:
+        """Whether an operator without a schema is not known to have an operand so named."""
+        known = (*self.entry.schema.inputs, *self.entry.schema.outputs)
+        return schema_of(self.node.domain, self.node.op_type) is None and name not in known
 
     def _get(self, name: str, schema: Schema) -> Any:
         node, op = self.node, self.op

@@ -30,6 +30,25 @@ def check_counts(graph: ir.Graph) -> None:
                 )
 
 
+def check_sources(graph: ir.Graph) -> None:
+    """That something gives every tensor which a node or the graph itself takes.
+
+    Raises:
+        ModelError: Nothing does.
+    """
+    uses = [
+        (v, f"operator {n.op_type}, node {n.name!r}") for n in graph.all_nodes() for v in n.inputs
+    ]
+    uses += [(v, "the graph, as an output") for v in graph.outputs]
+    for v, user in uses:
+        if v is not None and not (v.producer() or v.is_graph_input() or v.is_initializer()):
+            known = (w.name or "" for n in graph for w in n.outputs)
+            raise ModelError(
+                f"{user}: it takes the tensor {v.name!r}, which is no input and no initializer, "
+                f"and no node gives it.{nearest(v.name or '', known)}"
+            )
+
+
 def _counts(node: ir.Node) -> tuple[int, int] | None:
     """The number of inputs and outputs of the graphs that a node holds."""
     given, taken = len(node.inputs), len(node.outputs)

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from onnxgrad.graph import maps, protos
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
-from onnxgrad.graph.holders import own_outputs
+from onnxgrad.graph.holders import check_sources, own_outputs
 
 # Bytes are those of a model's file.
 ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -37,9 +37,11 @@ def load(model: ModelLike) -> ir.Model:
 
     Raises:
         ModelError: The file is missing, truncated or not ONNX; a weight's file is missing, too
-            short, or outside the model's folder; a `ModelProto` came without its external weights.
+            short, or outside the model's folder; a `ModelProto` came without its external weights;
+            a node takes a tensor that nothing gives.
     """
     private = _load(model)
+    check_sources(private.graph)
     own_outputs(private)
     return private
 

@@ -66,6 +66,13 @@ def hides(model: ir.Model) -> bool:
     return _TYPES in model.metadata_props
 
 
+def source_of(value: ir.Value) -> str | None:
+    """The name of the tensor that the maps of a value are made of, where its node makes them."""
+    node = value.producer()
+    made = node is not None and node.domain.startswith(_HIDDEN) and node.op_type == "ZipMap"
+    return node.inputs[0].name if made and node.inputs[0] else None  # type: ignore[union-attr]
+
+
 def show(proto: onnx.ModelProto) -> None:
     """Show the maps of a model that were hidden, in place."""
     kept = next(p for p in proto.metadata_props if p.key == _TYPES)

@@ -71,9 +71,11 @@ def require_inside(name: str | None, location: str, folder: str) -> None:
     """Refuse a weight that lies outside the model's folder, or could.
 
     Raises:
-        ModelError: Its file is another one of the machine.
+        ModelError: Its file is another one of the machine, or none.
     """
     weight = f"The weight {name!r} lies in {location!r}"
+    if "\0" in location:
+        raise ModelError(f"{weight}, which names no file: a NUL character is in it.")
     target, home = os.path.realpath(os.path.join(folder, location)), os.path.realpath(folder)
     if os.path.isabs(location) or os.path.commonpath([target, home]) != home:
         raise ModelError(

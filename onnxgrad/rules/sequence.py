@@ -121,6 +121,8 @@ def _(op, input):
             op.refuse("its operand holds nothing")
         input = known[0]
         known = items(input)
+    elif known is None and isinstance(input.value.type, ir.OptionalType):
+        op.refuse("what its operand holds is not known when the graph is built")
     return input if known is None else known
 
 

@@ -99,7 +99,13 @@ class Net(Derivatives):
         known = names.parameters(model)
         normalise(model, list(known), self._options["straight_through"])
         weights = model.graph.initializers
-        return tuple(name for name in known if name in weights and is_learnt(weights[name]))
+        fixed = self._options["constant"]
+        constant = names.resolve_all(self._model, fixed) if fixed else []
+        return tuple(
+            name
+            for name in known
+            if name in weights and name not in constant and is_learnt(weights[name])
+        )
 
     @overload
     def __call__(

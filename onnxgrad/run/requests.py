@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeAlias
 
 from typing_extensions import TypeVar
 
-from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.errors import ArgumentError, UnknownNameError
 from onnxgrad.graph.names import All
 
 # One tensor: a name, or a position such as ["layer1", 0, "weight"].
@@ -37,6 +37,11 @@ class NetPortGradient(Generic[Named]):
                 raise ArgumentError(
                     "NetPortGradient takes a tensor's name, a position (a sequence of names and "
                     f"indices) or ALL, not {self.spec!r}."
+                )
+            if not self.spec:
+                raise UnknownNameError(
+                    "A tensor's name or its position, names and indices, is needed, "
+                    f"not {self.spec!r}."
                 )
             if any(not isinstance(part, Hashable) for part in self.spec):
                 raise ArgumentError(

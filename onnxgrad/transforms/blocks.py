@@ -8,6 +8,7 @@ influences another, what comes back to an example is its own row.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -130,8 +131,10 @@ def require_fit(sizes: Mapping[str, int | None], max_bytes: int, remedy: str) ->
         remedy: What to do about it, for the message.
 
     Raises:
-        ArgumentError: They are too large.
+        ArgumentError: They are too large, or `max_bytes` is no number.
     """
+    if not isinstance(max_bytes, numbers.Real) or max_bytes < 0:
+        raise ArgumentError(f"max_bytes is a number of bytes, not {max_bytes!r}")
     known = {what: size for what, size in sizes.items() if size is not None}
     total = sum(known.values())
     if total > max_bytes:

@@ -19,6 +19,7 @@ from onnxgrad.engine.rematerialise import Rematerialisation, choose_checkpoints
 from onnxgrad.engine.reverse import backward
 from onnxgrad.engine.stopped import is_gate, restore, stop
 from onnxgrad.engine.straight_through import mark, propagate_marks
+from onnxgrad.graph import maps
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
 from onnxgrad.graph.facts import is_float
 from onnxgrad.graph.names import All, parameters, resolve_all
@@ -106,6 +107,11 @@ class Job:
         self.of = [_float_value(values, n, "of") for n in names.of]
         if learnt_only:
             self.wrt = [v for v in self.wrt if not v.is_initializer() or is_learnt(v)]
+            if not self.wrt:
+                raise ArgumentError(
+                    "wrt: ALL is empty, as the model has no floating-point input and no weight "
+                    "that is learnt, but for those in constant; name other tensors in wrt"
+                )
 
     @property
     def wrt_names(self) -> list[str]:
@@ -258,7 +264,11 @@ def float_outputs(net: ir.Model) -> list[str]:
     """
     names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
     if not names:
-        raise ArgumentError("the model has no floating-point output; name an inner tensor in of")
+        sources = [repr(s) for v in net.graph.outputs if (s := maps.source_of(v))]
+        such = f", such as {', '.join(sources)}, which its maps are made of" if sources else ""
+        raise ArgumentError(
+            f"the model has no floating-point output; name an inner tensor in of{such}"
+        )
     return list(dict.fromkeys(names))
 
 
@@ -286,11 +296,22 @@ def _require_tensor(value: ir.Value) -> None:
 def _float_value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:
     value = _value(values, name, argument)
     if not is_float(value):
-        kind = value.dtype.name if value.dtype is not None else "a value of unknown type"
         raise ArgumentError(
-            f"{argument}: {name!r} is {kind}; only floating-point tensors have a gradient"
+            f"{argument}: {name!r} is {_kind(value)}; only floating-point tensors have a gradient"
         )
     return value
+
+
+def _kind(value: ir.Value) -> str:
+    """What a value is, in words."""
+    if source := maps.source_of(value):
+        return f"a sequence of maps made of {source!r}"
+    if value.dtype is None:
+        return "a value of unknown type"
+    if isinstance(value.type, ir.SequenceType):
+        return f"a sequence of {value.dtype.name}"
+    optional = isinstance(value.type, ir.OptionalType)
+    return f"an optional {value.dtype.name}" if optional else value.dtype.name
 
 
 def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> UnreachableError:

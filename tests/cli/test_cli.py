@@ -183,6 +183,19 @@ def test_transforms_refuse(run: Run) -> None:
     assert not Path("out.onnx").exists()
 
 
+def test_refusals_in_the_words_of_the_command_line(run: Run) -> None:
+    zipmap = str(Path(__file__).parents[1] / "cases" / "zipmap.onnx")
+    refused(run("inspect", zipmap), "in --of, such as 'p'")
+    refused(run("gradient", zipmap, "-o", "out.onnx"), "in --of, such as 'p'")
+    refused(run("check", zipmap, "--wrt", "X", "--of", "output_probability"), "--of: 'output_p")
+    constant = run("gradient", "linear.onnx", "-o", "out.onnx", "--wrt", "x", "--constant", "x")
+    refused(constant, "in --wrt and in --constant")
+    ograd = run("gradient", "linear.onnx", "-o", "out.onnx", "--of", "y", "--ograd-at", "x")
+    refused(ograd, "--ograd-at names 'x', which is not among --of")
+    none = run("jacobian", "linear.onnx", "-o", "out.onnx", "--wrt", "w", "--max-bytes", "-1")
+    refused(none, "--max-bytes is a number of bytes, not -1")
+
+
 def test_family(run: Run) -> None:
     result = run("family", "linear.onnx", "out", "--name", "f")
     assert (result.code, result.err) == (0, "")

@@ -131,6 +131,13 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         io.load(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("place", ["path", "ir"])
+def test_a_location_that_names_no_file_is_refused(tmp_path: Path, place: str) -> None:
+    path = external(tmp_path, "weights\0.bin")
+    with pytest.raises(og.ModelError, match="names no file: a NUL character"):
+        io.load(path if place == "path" else ir.load(path))
+
+
 def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

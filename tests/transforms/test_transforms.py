@@ -245,7 +245,8 @@ def test_vmap() -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_vmap_of_strings(count: int) -> None:
     net = parse("""g (string[2] s, float[2] x) => (float[2] y)
-        { a = Constant<value_strings = ["a"]>() e = Equal(s, a) f = Cast<to = 1>(e) y = Mul(x, f) }""")
+        { a = Constant<value_strings = ["a"]>() e = Equal(s, a) c = Cast<to = 1>(e)
+          y = Mul(x, c) }""")
     x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     s = np.array([["b", "a"]] * count, object).reshape(count, 2)
     np.testing.assert_array_equal(run(og.vmap(net), s=s, x=x)["y"], x * [0, 1])
