@@ -99,7 +99,8 @@ class _Kept:
 
     def __init__(self, graph: ir.Graph, keep: list[str]) -> None:
         names = set(keep)
-        self._outputs = len(graph.outputs)
+        # Before inference forgets them, and by place, as passes put others in outputs' places.
+        self._declared = [_without_anonymous(v.shape) for v in graph.outputs]
         self._weights = {name: v for name, v in graph.initializers.items() if name in names}
         inner = names.difference(v.name for v in graph.outputs)
         for v in [v for node in graph for v in node.outputs if v.name in inner]:
@@ -110,10 +111,10 @@ class _Kept:
 
     def restore(self, graph: ir.Graph) -> None:
         """List the outputs that the file does, and the weights that a pass has removed."""
-        del graph.outputs[self._outputs :]
-        for v in graph.outputs:
+        del graph.outputs[len(self._declared) :]
+        for v, shape in zip(graph.outputs, self._declared, strict=True):
             if not DECLARED.on(v):
-                DECLARED.set(v, v.shape)
+                DECLARED.set(v, shape)
         for name, v in self._weights.items():
             if name not in graph.initializers:
                 tensor = ir.convenience.get_const_tensor(v)
@@ -142,8 +143,11 @@ def forget_anonymous_sizes(model: ir.Model) -> None:
     """Forget names that exporters write for any size."""
     for graph in (model.graph, *model.graph.subgraphs()):
         for v in [*graph.inputs, *graph.outputs]:
-            if v.shape is not None:
-                v.shape = ir.Shape([None if _is_anonymous(d) else d for d in v.shape])
+            v.shape = _without_anonymous(v.shape)
+
+
+def _without_anonymous(shape: ir.Shape | None) -> ir.Shape | None:
+    return shape and ir.Shape([None if _is_anonymous(d) else d for d in shape])
 
 
 def _is_anonymous(dim: int | ir.SymbolicDim) -> bool:

@@ -198,3 +198,29 @@ def test_a_range_of_vectors() -> None:
     y, x_grad = runner(og.gradient(model))(feeds)
     np.testing.assert_array_equal(y, [0, 5, 10])
     np.testing.assert_array_equal(x_grad, [6, 12])
+
+
+# What nothing infers the shape of an output of: the expansion of a classifier, a rank that only a
+# run tells, elements of a sequence.
+OPEN = {
+    "an expansion": """g (float[N, 2] x) => (int64[N] l, float[N, 2] p) {
+        l, p = ai.onnx.ml.SVMClassifier<kernel_type = "POLY", kernel_params = [0.5, 1.0, 2.0],
+            support_vectors = [1.0, 2.0, -1.0, 0.5], vectors_per_class = [1, 1],
+            coefficients = [0.7, -0.4], rho = [0.1], prob_a = [-1.2], prob_b = [0.1],
+            classlabels_ints = [0, 1]>(x) }""",
+    "a squeeze": "g (float[N, 2, 1] x) => (float[A, B] y) { z = Squeeze(x) y = Sin(z) }",
+    "a function": """g (float[N, 2, 1] x) => (float[A, B] y) { y = my.F(x) }
+        <domain: "my", opset_import: ["" : 21]> F (x) => (y) { z = Squeeze(x) y = Sin(z) }""",
+    "a sequence": """g (float[N, 2] a, float[N, 2] b) => (float[C, 2] y) {
+        s = SequenceConstruct(a, b) c = Constant<value = int64 {1}>() t = SequenceErase(s, c)
+        y = ConcatFromSequence<axis = 0>(t) }""",
+}
+
+
+@pytest.mark.parametrize("text", OPEN.values(), ids=list(OPEN))
+def test_the_models_own_outputs_keep_the_shapes_that_it_declares(text: str) -> None:
+    """Where nothing else tells one: onnx.checker refuses an output that has none."""
+    imports = '["" : 21, "ai.onnx.ml" : 3, "my" : 1]'
+    model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: {imports}> {text}")
+    onnx.checker.check_model(model)
+    onnx.checker.check_model(og.gradient(model, unreachable="zeros"))
