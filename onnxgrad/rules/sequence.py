@@ -1,7 +1,7 @@
 """Sequences of which only the run tells the elements, as where a loop collects them.
 
-The cotangent of a sequence is the sequence of the cotangents of its elements. Where the elements are
-known when the graph is built, `expansions.sequence` has replaced the operators.
+The cotangent of a sequence is the sequence of the cotangents of its elements. Where the elements
+are known when the graph is built, `expansions.sequence` has replaced the operators.
 """
 
 from __future__ import annotations
