@@ -31,8 +31,8 @@ Wrt = Annotated[
     list[str] | None,
     typer.Option(
         help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
-        "Default: every floating-point input; for gradients by example every weight that is "
-        "learnt.",
+        "Default: every floating-point input; for gradients by example every trainable "
+        "weight.",
         show_default=False,
     ),
 ]

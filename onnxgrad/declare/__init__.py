@@ -1,3 +1,3 @@
-"""The decorators and tables of rules and of expansions, and which weights are learnt. It imports
-`graph` and `emit`.
+"""The decorators and tables of rules and of expansions, and which weights are trainable. This
+folder imports `graph` and `emit`.
 """

@@ -1,4 +1,4 @@
-"""Operators that are replaced by others: the table of expansions and its decorator."""
+"""The table of expansions, which replace operators by others, and its decorator."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def expansion(
 
     Args:
         names: ``"domain::Op"`` each.
-        note: What a user is to know of it, in a few words.
+        note: A remark for the user, in a few words.
         naming: Attributes that hold names of tensors, which become operands after the others.
 
     Raises:
-        RuleError: One is declared twice.
+        RuleError: An operator has an expansion already.
     """
 
     def decorate(function: Function) -> Function:

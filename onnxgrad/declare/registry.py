@@ -1,7 +1,7 @@
 """The table of gradient rules and the decorators that fill it.
 
-A rule is a function whose parameters are named after what the standard calls them: the operator's
-operands, outputs and attributes. The engine passes what the signature asks for, and nothing else:
+A rule is a function whose parameters have the standard's names for the operator's operands,
+outputs and attributes. The engine passes what the signature asks for, and nothing else:
 
     @rule("Gemm", "C")
     def _(op, g, beta):
@@ -91,13 +91,13 @@ class Entry:
 
 _TABLE: dict[tuple[str, str], Entry] = {}
 
-# What else is known of operators where a straight-through gradient is asked for.
+# Further entries of operators, which count where a straight-through gradient is asked for.
 _STRAIGHT: dict[tuple[str, str], Entry] = {}
 
-# Those that move elements of their operands that have a rule, and look at none of them.
+# Operators that only move the elements of those operands that have a rule.
 _MOVING: set[tuple[str, str]] = set()
 
-# The operators of which a straight-through gradient is asked for; True stands for all.
+# The operators for which a straight-through gradient is asked; True stands for all.
 Asked = str | Collection[str] | bool
 
 
@@ -116,14 +116,14 @@ def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry |
     )
 
 
-def settle() -> None:
-    """What is declared so far are the package's own rules; what comes later is the user's."""
+def mark_as_own() -> None:
+    """Mark all entries declared so far as the package's own; later ones count as the user's."""
     for entry in (*_TABLE.values(), *_STRAIGHT.values()):
         entry.users = False
 
 
 def declared(domain: str, op_type: str, straight_through: Asked = False) -> bool:
-    """Whether the user of the package has declared an operator, in what is asked for."""
+    """Whether the user has declared an operator; straight-through rules count if asked for."""
     key = "" if domain == "ai.onnx" else domain, op_type
     entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
     if entry is not None and entry.users:
@@ -142,9 +142,10 @@ def straight_through() -> list[str]:
 
 
 def moving(names: Iterable[str]) -> None:
-    """Declare operators that only move elements: a rounded integer is one behind them too.
+    """Declare operators that only move elements.
 
-    Their rules take it for a number, and see it as one.
+    Behind them a rounded integer is still a rounded integer. Their rules apply to it as to a
+    floating-point number.
     """
     _MOVING.update(map(split_name, names))
 
@@ -298,14 +299,14 @@ def elementwise(
         names = _parameters(entry, derivative)
         extra = tuple(n for n in ("op", "g") if n not in names)
 
-        def pull(
+        def cotangent(
             *args: Any, _f: Function = derivative, _names: tuple[str, ...] = names, _all: Any = None
         ) -> Any:
             given = dict(zip(_all, args, strict=True))
             return given["op"].scale(given["g"], _f(**{n: given[n] for n in _names}))
 
         signature = names + extra
-        bound = functools.partial(pull, _all=signature)
+        bound = functools.partial(cotangent, _all=signature)
         _declare(entry, entry.functions, operand, (bound, signature))
     return function
 

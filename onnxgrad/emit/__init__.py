@@ -1,4 +1,4 @@
-"""What makes nodes: the builder and its tensors, sizes that are static or not, windows,
-interpolation, inner graphs, and the targets that formulations are chosen for. It imports
-`graph`.
+"""Everything that emits nodes: the builder and its tensors, static and symbolic sizes, windows,
+interpolation, inner graphs, and the targets for which formulations are chosen. This folder
+imports `graph`.
 """

@@ -1,9 +1,9 @@
 """The typed emitter `op`: the one place that creates nodes.
 
-``op.MatMul(a, b, ...)`` appends a node of the standard and gives back a `Tensor`, whose arithmetic
-emits nodes too, so that a rule reads like a formula: ``g * (1 - y * y)``. The node is checked
-against the operator's schema and its output gets a dtype and a shape at once, so that an error
-shows at the line that caused it. Equal nodes are emitted once.
+``op.MatMul(a, b, ...)`` appends a node of the standard and returns a `Tensor`. The arithmetic of a
+`Tensor` emits nodes too, so that a rule reads like a formula: ``g * (1 - y * y)``. The node is
+checked against the operator's schema and its output gets a dtype and a shape at once, so that an
+error shows at the line that caused it. Equal nodes are emitted once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference, attributes_key
 from onnxgrad.graph.schemas import onnx_schema
 
-# Operators without a way to fail: emitted outside of a loop where their operands are outside.
+# Operators that cannot fail: they are emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
 
 _Operands = tuple[ir.Value | None, ...]
@@ -51,15 +51,16 @@ class Builder:
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
         # Values of the forward pass, and what takes their place once the walk is over.
         self.replaced: dict[ir.Value, ir.Value] = {}
-        # The input and its axis that alone declares a dimension of this name: see shapes.dim.
+        # By the name of a dimension that one input alone declares: that input and its axis, from
+        # which shapes.dim reads the size.
         self.declared: dict[str, tuple[ir.Value, int]] = (
             parent.declared if parent else _declared_once(graph.inputs)
         )
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
         self.inference: Inference = parent.inference if parent else Inference(self.opset)
         self._consts: dict[Any, ir.Value] = {}
-        # A product of cotangents is 0 where a mask makes it so: see `finite`. Of forward values,
-        # which stay what the net makes them, it is not.
+        # Where `guards` is set, a mask's zero times what is not finite is 0: see `finite`. It is
+        # not set for forward values, which stay as the net makes them.
         self.numbers: Numbers = parent.numbers if parent else Numbers(graph, self.emitted)
         self.guards: bool = parent.guards if parent else False
 
@@ -85,8 +86,8 @@ class Builder:
     ) -> tuple[Tensor, ...]:
         """Append a node of the standard's domain, or find an equal one.
 
-        `like` gives the outputs' dtypes and shapes for a node that holds graphs, which the
-        standard's inference cannot tell for one node alone.
+        `like` gives the outputs' dtypes and shapes for a node that holds graphs: the standard's
+        inference of a single node does not find them.
 
         Raises:
             RuleError: no such operator, attribute or number of operands in this opset, or the
@@ -100,7 +101,7 @@ class Builder:
         return found
 
     def _place(self, call: Call, operands: _Operands) -> tuple[ir.Value, ...]:
-        """The outputs of an equal node, of one outside of this graph, or of a new one."""
+        """The outputs of an equal node, or of a new one: outside of this graph where possible."""
         key = (call.op_type, operands, call.outputs, attributes_key(call.attributes))
         found = self._recall(key)
         if found is not None:
@@ -168,8 +169,8 @@ class Builder:
 
         Args:
             name: A stem for the graph's name.
-            hoists: What does not depend on the inner graph is emitted outside of it. Only where the
-                inner graph is sure to run.
+            hoists: Emit nodes that do not depend on the inner graph outside of it. Only for an
+                inner graph that is sure to run.
         """
         opsets = dict(self.graph.opset_imports)
         graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=self.names.fresh(name))
@@ -178,7 +179,7 @@ class Builder:
         return inner
 
     def infer_outputs(self, node: ir.Node) -> None:
-        """Set dtypes and shapes of a node's outputs that have none, by the standard's inference.
+        """Infer the dtypes and shapes of a node's outputs that have none.
 
         Raises:
             RuleError: The operands' dtypes or shapes do not fit the operator.
@@ -213,7 +214,7 @@ class Builder:
         return Tensor(self, self._consts[key])
 
     def typed(self, t: Tensor, like: Tensor) -> Tensor:
-        """`t`, known to have the shape of `like`, where inference has lost it."""
+        """`t`, with the shape of `like`, which it is known to have, where inference has lost it."""
         mine, its = t.shape, like.shape
         if its is not None and t.static is None:
             pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
@@ -225,8 +226,8 @@ class Builder:
     def scale(self, g: Tensor, derivative: Any) -> Tensor | None:
         """The cotangent `g` times a derivative: a number, a tensor, or booleans to let it pass.
 
-        A derivative that a rule gives in a wider dtype is multiplied there. In half precision the
-        cotangent is divided where the derivative is a quotient, which may not be finite there.
+        The product is taken in the dtype of the derivative, which may be the wider one. In half
+        precision a derivative that is a quotient may overflow, so the cotangent is divided instead.
         """
         if not isinstance(derivative, Tensor):
             return g * derivative if derivative else None
@@ -237,7 +238,7 @@ class Builder:
         return self._divided(g, derivative) if g.dtype in HALVES else g * derivative
 
     def _divided(self, g: Tensor, derivative: Tensor) -> Tensor:
-        """`g` times a derivative, by division where nodes of this pass make that a quotient."""
+        """`g` times a derivative; by a division where this pass has emitted it as a quotient."""
         node = derivative.value.producer() if derivative.value in self.emitted else None
         operands = [] if node is None else [self.tensor(v) for v in node.inputs if v is not None]
         match node.op_type if node is not None else "":
@@ -252,8 +253,8 @@ class Builder:
     def mask(self, g: Tensor, passes: Tensor) -> Tensor:
         """`g` where `passes`, else 0.
 
-        As a product with zeros and ones, where the target has it so; but 0 times infinity is NaN,
-        as behind a Sqrt at 0. So it is a Where if a singular operator led to `g`.
+        Where the target says so, the mask is a product with zeros and ones. But 0 times infinity
+        is NaN: if `g` may be infinite, as behind a Sqrt at 0, the mask is a Where.
         """
         if self.numbers.may_fail(g.value) or not self.target.product_masks:
             y = self.Where(passes, g, self.const(0, like=g))
@@ -269,11 +270,11 @@ class Builder:
         return node is not None and node.op_type == "Where"
 
     def bounded(self, t: Tensor) -> Tensor:
-        """`t`, finite wherever its operands are, though a singular operator made it: see `mask`."""
+        """`t`, marked as finite wherever its operands are, though a singular operator gives it."""
         self.numbers.trust(t.value)
         return t
 
-    def wide(self, t: Tensor) -> Tensor:
+    def promoted(self, t: Tensor) -> Tensor:
         """`t` in at least float32, in which squares, counts and their reciprocals have room."""
         return self.Cast(t, to=ir.DataType.FLOAT) if t.dtype in HALVES else t
 
@@ -294,23 +295,23 @@ class Builder:
         return t.value.graph is self.graph
 
     def replace(self, node: ir.Node, outputs: Sequence[Tensor]) -> None:
-        """Let equal tensors take the place of a node's outputs, so that it need not run.
+        """Replace a forward node: equal tensors take the place of its outputs, and it is not run.
 
-        For a rule that computes them anyway, in order to keep what the node does not give out.
+        For a rule that computes the outputs anyway, to get values that the node does not give out.
 
         Args:
-            node: Of the graph that this builder emits to.
-            outputs: They depend on nothing that depends on the node.
+            node: A node of the graph that this builder emits to.
+            outputs: The tensors, which depend on nothing that depends on the node.
         """
         for v, t in zip(node.outputs, outputs, strict=False):
             if v.name:
                 self.replaced[v] = t.value
 
     def refuse(self, reason: str) -> Any:
-        """Say that this node cannot be differentiated; the engine adds which node and where.
+        """Raise an error: this node cannot be differentiated. The engine adds which node it is.
 
         Args:
-            reason: What about it has no rule, and what the user can do.
+            reason: What has no rule, and what the user can do.
         """
         raise Refusal(reason)
 
@@ -325,7 +326,7 @@ def _declared_once(inputs: Sequence[ir.Value]) -> dict[str, tuple[ir.Value, int]
 
 
 def _values(inputs: Sequence[Tensor | None]) -> _Operands:
-    """Operands as values, without absent ones at the end."""
+    """The operands as values; those absent at the end are left out."""
     values = [None if t is None else t.value for t in inputs]
     while values and values[-1] is None:
         values.pop()

@@ -1,7 +1,7 @@
 """Interpolation at points between the elements of a tensor.
 
-The points of one axis are coordinates [B, P]. Each has neighbours that count, its taps, which are
-[B, T, P]; over several axes they combine. The tensor itself is [B, C, ...].
+The tensor is [B, C, ...]. The points along one axis are coordinates [B, P]. The neighbours that a
+point is interpolated from are its taps, [B, T, P]; those along several axes combine.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from onnxgrad.emit.tensor import Tensor
 
 @dataclass(frozen=True)
 class Kernel:
-    """The weights of the taps: polynomials in the distance of a point from the element before."""
+    """The weights of the taps: polynomials in the distance of a point from the element before it.
 
-    first: int  # the first tap, counted from that element
-    powers: np.ndarray  # [degree + 1, T]
+    Attributes:
+        first: The first tap, counted from that element.
+        powers: The coefficients of each tap's polynomial, [degree + 1, T].
+    """
+
+    first: int
+    powers: np.ndarray
 
     def weight(self, f: Tensor) -> Tensor:
         return _polynomial(f, self.powers)
@@ -43,7 +48,7 @@ def _polynomial(f: Tensor, powers: np.ndarray) -> Tensor:
 
 
 def cubic(a: float) -> Kernel:
-    """Keys' kernel, of the distances f + 1, f, 1 - f and 2 - f."""
+    """Keys' cubic kernel: its taps lie at the distances f + 1, f, 1 - f and 2 - f."""
     near = np.polynomial.Polynomial([1, 0, -(a + 3), a + 2])
     far = np.polynomial.Polynomial([-4 * a, 8 * a, -5 * a, a])
     f = np.polynomial.Polynomial([0, 1])
@@ -88,11 +93,11 @@ def taps(
     """The taps of coordinates [B, P] along an axis.
 
     Args:
-        points: 0 is the first element, `size` - 1 the last.
-        size: As a number in the dtype of `points`.
-        kernel: How many neighbours count, and how much.
-        zeros: Beyond the tensor there are zeros; else its nearest element.
-        fold: Where an element beyond the tensor is to be read; applied to all coordinates of taps.
+        points: Coordinates: 0 is the first element, `size` - 1 the last.
+        size: The size of the axis, as a number in the dtype of `points`.
+        kernel: The weights of the taps.
+        zeros: Whether taps beyond the tensor count as zero; else they are its nearest element.
+        fold: Maps the coordinates of all taps to those that are read, for taps beyond the tensor.
     """
     op = points.op
     points = op.Unsqueeze(points, op.const([1]))
@@ -117,7 +122,7 @@ def clip(x: Tensor, last: float | Tensor) -> Tensor:
 
 
 def outer(factors: Sequence[Tensor]) -> Tensor:
-    """The product of [B, T, P] over every combination of taps."""
+    """The products of factors [B, T, P], one for each axis, over all combinations of taps."""
 
     def pair(a: Tensor, b: Tensor) -> Tensor:
         op = a.op
@@ -129,7 +134,10 @@ def outer(factors: Sequence[Tensor]) -> Tensor:
 
 
 def flat_index(axes: Sequence[Tensor], sizes: Sequence[Size]) -> Tensor:
-    """Indices along each axis [B, T, P] as those into [B * S, C], for every combination of taps."""
+    """Indices [B, T, P] along each axis as indices into [B * S, C], for all combinations of taps.
+
+    S is the product of the sizes.
+    """
     op = axes[0].op
     index = axes[0]
     for a, size in zip(axes[1:], sizes[1:], strict=True):
@@ -140,8 +148,8 @@ def flat_index(axes: Sequence[Tensor], sizes: Sequence[Size]) -> Tensor:
     return index + op.Unsqueeze(batch, op.const([1, 2]))
 
 
-def rows(x: Tensor) -> Tensor:
-    """A tensor [B, C, ...] as [B, S, C]."""
+def channels_last(x: Tensor) -> Tensor:
+    """A tensor [B, C, ...] as [B, S, C], where S is the product of the sizes behind C."""
     b, c, *_ = shapes.dims(x)
     return x.op.Transpose(shapes.reshape(x, [b, c, -1]), perm=[0, 2, 1])
 
@@ -149,11 +157,11 @@ def rows(x: Tensor) -> Tensor:
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """The channels of `x` [B, C, ...] at every tap: [B, T, P, C]."""
     c = shapes.dim(x, 1)
-    return x.op.Gather(shapes.reshape(rows(x), [-1, c]), index, axis=0)
+    return x.op.Gather(shapes.reshape(channels_last(x), [-1, c]), index, axis=0)
 
 
 def scatter(updates: Tensor, index: Tensor, x: Tensor) -> Tensor:
-    """The adjoint of `gather`: `updates` [B, T, P, C] added up where they were read from `x`."""
+    """The transpose of `gather`: adds up `updates` [B, T, P, C] at their places in `x`."""
     op = updates.op
     b, c, *sizes = shapes.dims(x)
     s = shapes.product(sizes)
@@ -164,5 +172,5 @@ def scatter(updates: Tensor, index: Tensor, x: Tensor) -> Tensor:
 
 
 def weighted(g: Tensor, weight: Tensor) -> Tensor:
-    """The part of `g` [B, P, C] of each tap, by weights [B, T, P]."""
+    """The part [B, T, P, C] that each tap has in `g` [B, P, C], by weights [B, T, P]."""
     return g.op.Unsqueeze(g, g.op.const([1])) * g.op.Unsqueeze(weight, g.op.const([3]))

@@ -1,6 +1,6 @@
-"""What the builder emits in the place of a node as a rule asks for it: a table by operator.
+"""Rewrites: what the builder emits instead of a node that a rule asks for, by operator.
 
-Runtimes have faults, operators lack dtypes, and zero times infinity is NaN; no rule knows of that.
+Runtimes have faults, operators lack dtypes, and zero times infinity is NaN; no rule has to know.
 Each workaround is one function here, found by its operator::
 
     @rewrite("Pad")
@@ -8,7 +8,7 @@ Each workaround is one function here, found by its operator::
         \"\"\"Which runtime does what.\"\"\"
         return call._replace(inputs=...)
 
-`finite` has the entries for products and quotients.
+The rewrites of products and quotients are in `finite`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """A node that is asked for: the arguments of `Builder.node`, attributes without any None."""
+    """A node that a rule asks for: the arguments of `Builder.node`. No attribute is None."""
 
     op_type: str
     inputs: Sequence[Tensor | None]
@@ -39,7 +39,7 @@ class Call(NamedTuple):
     like: Sequence[Tensor] | None
 
 
-# Gives the call with other operands or attributes, or the outputs of what it has emitted instead.
+# Returns the call with other operands or attributes, or the outputs of nodes emitted instead.
 Rewrite = Callable[["Builder", Call], "Call | tuple[Tensor, ...]"]
 
 _REWRITES: dict[str, list[Rewrite]] = {}
@@ -47,9 +47,9 @@ _OF_EVERY_OPERATOR: list[Rewrite] = []
 
 
 def rewrite(*op_types: str) -> Callable[[Rewrite], Rewrite]:
-    """Register a rewrite of these operators; of every operator if none is named, after the others.
+    """Register a rewrite of these operators, or of every operator if none is named.
 
-    Rewrites of one operator apply in the order of their registration.
+    Rewrites of one operator apply in the order of their registration, those of every operator last.
     """
 
     def register(function: Rewrite) -> Rewrite:
@@ -61,7 +61,7 @@ def rewrite(*op_types: str) -> Callable[[Rewrite], Rewrite]:
 
 
 def rewritten(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
-    """The call to emit in the place of `call`, or the outputs of what has been emitted instead."""
+    """The call to emit instead of `call`, or the outputs of nodes that a rewrite has emitted."""
     for function in (*_REWRITES.get(call.op_type, ()), *_OF_EVERY_OPERATOR):
         result = function(op, call)
         if not isinstance(result, Call):
@@ -75,11 +75,11 @@ def rewritten(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
 
 @rewrite("Pad")
 def _along_all_axes(op: Builder, call: Call) -> Call:
-    """A Pad without axes, where they are known.
+    """A Pad whose axes are known becomes one of all axes, without the operand axes.
 
-    onnxruntime's transpose optimizer moves a Transpose over a Pad as if it had no axes. Without
-    them its PadFusion (microsoft/onnxruntime#18136) would take a Pad of a Conv's filters for one of
-    its image, but for a value that is not +0.
+    onnxruntime's transpose optimizer moves a Transpose over a Pad as if it had no axes. But its
+    PadFusion (microsoft/onnxruntime#18136) takes a Pad without axes of a Conv's filters for a Pad
+    of its image, unless the value is another than +0: so the value becomes -0.
     """
     data, pads, value, axes = (*call.inputs, None, None)[:4]
     if data is None or pads is None or axes is None:
@@ -89,7 +89,7 @@ def _along_all_axes(op: Builder, call: Call) -> Call:
     if value is None and data.dtype in FLOATS:
         value = op.const(-0.0, like=data)
     rank, n = len(data.shape), axes.const.size
-    places = np.full(2 * rank, 2 * n)  # where no axis is padded, the 0 behind the pads
+    places = np.full(2 * rank, 2 * n)  # an axis that is not padded reads the 0 behind the pads
     for k, axis in enumerate(axes.const):
         places[[axis % rank, axis % rank + rank]] = k, n + k
     if pads.const is not None:
@@ -100,7 +100,7 @@ def _along_all_axes(op: Builder, call: Call) -> Call:
 
 @rewrite("Expand")
 def _to_no_elements(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
-    """An Expand to no elements as a product: onnxruntime drops one of an axis of 1 to 0."""
+    """An Expand to no elements as a product: onnxruntime drops an Expand of an axis of 1 to 0."""
     data, sizes = (*call.inputs, None, None)[:2]
     if data is None or sizes is None or 0 not in (dims_in(sizes.value) or ()):
         return call
@@ -121,9 +121,9 @@ def _of_known_ranks(op: Builder, call: Call) -> Call:
 
 @rewrite("ScatterElements", "ScatterND")
 def _sums_in_single(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
-    """A sum at run-time places in float32.
+    """A scatter that adds in half precision, in float32.
 
-    In half precision it loses digits, and onnxruntime's CPU refuses it
+    In half precision the sum loses digits, and onnxruntime's CPU provider does not take it
     (microsoft/onnxruntime#32025, #32065).
     """
     halves = [t.dtype for t in call.inputs if t is not None and _is_half(t)]
@@ -133,7 +133,7 @@ def _sums_in_single(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
 
 @rewrite()
 def _lacks_half(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
-    """A node in float32 whose operator the standard does not define in half precision."""
+    """A node in half precision, in float32 where the standard defines the operator only there."""
     wanted = call.attributes.get("dtype")
     halves = [(k, t) for k, t in enumerate(call.inputs) if t is not None and _is_half(t)]
     schema = onnx_schema("", call.op_type, op.opset) if halves or wanted in HALVES else None
@@ -157,10 +157,10 @@ def _takes(formal: onnx.defs.OpSchema.FormalParameter, dtype: ir.DataType) -> bo
 
 
 def _in_single(op: Builder, call: Call, half: ir.DataType) -> tuple[Tensor, ...]:
-    """A node that calculates in float32 what is wanted in half precision."""
+    """The outputs of a node in float32, between casts from half precision and back."""
     single, attributes = ir.DataType.FLOAT, call.attributes
-    wide = [op.cast(t, single) if t is not None and t.dtype == half else t for t in call.inputs]
+    promoted = [op.cast(t, single) if t is not None and t.dtype == half else t for t in call.inputs]
     if attributes.get("dtype") == half:
         attributes = {**attributes, "dtype": single}
-    values = op.node(call.op_type, wide, call.outputs, attributes)
+    values = op.node(call.op_type, promoted, call.outputs, attributes)
     return tuple(op.cast(t, half) if t.dtype == single else t for t in values)

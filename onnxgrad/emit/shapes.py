@@ -1,6 +1,6 @@
 """Axes, dimensions and reductions: the one place that chooses between static and run-time shapes.
 
-A dimension is an int where the graph tells it, else a tensor of one int64 read from Shape at run
+A size is an int where the graph tells it, else a tensor of one int64 that a Shape reads at run
 time. Arithmetic works on both alike, so a rule is written once.
 """
 
@@ -25,8 +25,9 @@ Axes = Sequence[int] | Tensor
 def dim(x: Tensor, axis: int) -> Size:
     """The size of one axis: an int, or an int64 tensor of shape [1].
 
-    It is read from the graph's input that declares it, if only one does: once for all tensors of
-    that size, which need not be there. Two inputs may differ, whatever they declare.
+    A named size is read from the graph's input that declares it, if only one does: so all tensors
+    of that size share one Shape, and need not be computed for it. Two inputs may differ in size,
+    whatever they declare.
     """
     known, axis = x.shape, axis_of(axis, x)
     size = None if known is None else known[axis]
@@ -36,7 +37,7 @@ def dim(x: Tensor, axis: int) -> Size:
     if source.graph is not x.value.graph:
         source, at = x.value, axis
     found = x.op.Shape(x.op.tensor(source), start=at, end=at + 1 if at != -1 else None)
-    found.value.shape = ir.Shape([1])  # which inference does not see where the rank is not known
+    found.value.shape = ir.Shape([1])  # inference does not see it where the rank is not known
     return found
 
 
@@ -46,7 +47,7 @@ def dims(x: Tensor) -> list[Size]:
 
 
 def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
-    """Sizes as an int64 tensor of shape [len(sizes)]; `like` lends its builder."""
+    """Sizes as an int64 tensor of shape [len(sizes)], which the builder of `like` emits."""
     op = like.op
     if all(isinstance(s, int) for s in sizes):
         return op.const(np.array(sizes, np.int64))
@@ -65,14 +66,14 @@ def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
 
 
 def from_front(index: Size, size: Size) -> Size:
-    """An index into an axis of `size`, which counts from the end where it is negative."""
+    """An index into an axis of `size`, counted from the front; it may be a negative one."""
     if isinstance(index, int):
         return index + size if index < 0 else index
     return index.op.Where(index < 0, index + size, index)
 
 
 def clamp(op: Builder, size: Size, low: int, high: Size) -> Size:
-    """A size no less than `low`, then no more than `high`."""
+    """A size, raised to `low` if it is less, then lowered to `high` if it is more."""
     if isinstance(size, int) and isinstance(high, int):
         return min(max(size, low), high)
     if isinstance(size, int):
@@ -95,9 +96,9 @@ def count(x: Tensor, axes: Axes | None = None) -> Size:
 
 
 def around(x: Tensor, axis: int) -> list[Size]:
-    """The number of elements before an axis, its size, and the number behind it.
+    """The product of the sizes before an axis, its own size, and the product of those behind it.
 
-    In these three sizes a tensor of any rank has that axis at 1.
+    Reshaped to these three sizes a tensor of any rank has that axis at 1.
     """
     ends = {"start": axis + 1} if axis != -1 else {"start": 0, "end": 0}
     before, behind = x.op.Shape(x, end=axis), x.op.Shape(x, **ends)
@@ -122,40 +123,43 @@ def at_least(size: Size, bound: int) -> Size:
 
 
 def as_float(size: Size, like: Tensor) -> float | Tensor:
-    """A size of one axis to calculate with in the dtype of `like` (a tensor of shape [])."""
+    """A size as a number in the dtype of `like`: a float, or a tensor of shape []."""
     if isinstance(size, int):
         return float(size)
     return like.op.Cast(like.op.Squeeze(size, like.op.const([0])), to=like.dtype)
 
 
 def inverse(size: Size, like: Tensor) -> float | Tensor:
-    """1 / size, to calculate with in the dtype of `like` (a tensor of shape [])."""
+    """1 / size as a number in the dtype of `like`: a float, or a tensor of shape []."""
     if isinstance(size, int):
         return 1 / size if size else 0.0
     op = like.op
     scalar = op.Squeeze(size, op.const([0])) if size.rank else size
-    # float16 ends at 65504, which sizes do not.
-    wide = like.dtype if like.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
-    return op.cast(op.bounded(1 / op.Cast(scalar, to=wide)), like.dtype)
+    # float16 ends at 65504; sizes may be larger.
+    promoted = like.dtype if like.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+    return op.cast(op.bounded(1 / op.Cast(scalar, to=promoted)), like.dtype)
 
 
 def divided(g: Tensor, size: Size) -> Tensor:
-    """`g` / size; in half precision, which counts to 2048, by way of float32 where it has to be."""
+    """`g` / size; by way of float32 where half precision, which counts to 2048, may not do."""
     if isinstance(size, int):
         return g / size if size else g
-    wide = g.op.wide(g)
-    return g.op.cast(wide * inverse(size, like=wide), g.dtype)
+    promoted = g.op.promoted(g)
+    return g.op.cast(promoted * inverse(size, like=promoted), g.dtype)
 
 
 def shared(g: Tensor, x: Tensor, best: Tensor, axes: Axes) -> Tensor:
-    """`g`, reduced over `axes`, for the elements of `x` that equal `best`: they share it evenly."""
-    op, wide, wins = g.op, g.op.wide(g), x.equals(best)
-    ties = reduce_sum(op.Cast(wins, to=wide.dtype), axes, keepdims=1)
-    return op.mask(op.cast(wide * share_of(ties, [x]), g.dtype), wins)
+    """The cotangent of `x` from `g`, that of the extremes `best` over `axes`; ties share it."""
+    op, promoted, wins = g.op, g.op.promoted(g), x.equals(best)
+    ties = reduce_sum(op.Cast(wins, to=promoted.dtype), axes, keepdims=1)
+    return op.mask(op.cast(promoted * share_of(ties, [x]), g.dtype), wins)
 
 
 def share_of(ties: Tensor, among: Sequence[Tensor]) -> Tensor:
-    """1 / ties, of a number of equals: there is none where the best is NaN, which counts as one."""
+    """1 / ties, where `ties` counts elements that equal the best of `among`.
+
+    None equals a best that is NaN: then it counts as one.
+    """
     op = ties.op
     if any(op.numbers.may_fail(x.value) for x in among):
         ties = op.Max(ties, op.const(1, like=ties))
@@ -179,9 +183,10 @@ def reshape(x: Tensor, sizes: Sequence[Size]) -> Tensor:
 
 
 def _with_rest(x: Tensor, sizes: Sequence[Size]) -> Sequence[Size]:
-    """The sizes with a number for -1, which no runtime finds where another size is 0.
+    """The sizes with a number in the place of -1: no runtime finds it where another size is 0.
 
-    A size that `x` has too is left out of both sides, so nothing is divided by it.
+    The number is a quotient. Sizes that `x` has too are left out of both sides of it, so that no
+    division by a size of 0 remains.
     """
     others = [s for s in sizes if s != -1]
     plain = all(isinstance(s, int) and s for s in others)
@@ -230,8 +235,8 @@ def _same_shape(g: Tensor, x: Tensor) -> bool:
     return g.shape is not None and None not in g.shape and g.shape == x.shape
 
 
-def rows(x: Tensor, axis: int = -1) -> Tensor:
-    """`x` as a matrix: a row holds what lies along `axis` and all behind it."""
+def as_matrix(x: Tensor, axis: int = -1) -> Tensor:
+    """`x` as a matrix: a row holds the elements along `axis` and all axes behind it."""
     return x if x.shape is not None and x.rank == 2 else x.op.Flatten(x, axis=axis)
 
 
@@ -248,7 +253,10 @@ def expand(g: Tensor, sizes: Sequence[Size]) -> Tensor:
 
 
 def _expanded(g: Tensor, x: Tensor) -> Tensor:
-    """The shape of `x`, for an Expand of `g`: a constant where `g` has what is not known of it."""
+    """The operand of an Expand of `g` to the shape of `x`: a constant where that is possible.
+
+    It is, if `g` has each size of `x` that is not known.
+    """
     if x.shape is None or g.shape is None:
         return shape(x)
     mine = (1,) * (len(x.shape) - len(g.shape)) + g.shape
@@ -335,7 +343,7 @@ def reduced_axes(x: Tensor, axes: Tensor | None, noop_with_empty_axes: int) -> A
         return [] if noop_with_empty_axes else axes_from(x)
     if noop_with_empty_axes or (axes.static and axes.static[0] > 0):
         return axes
-    # Empty at run time would mean all of them, which no operand can say: ask for the real ones.
+    # A vector that is empty at run time means all axes here, but none elsewhere: write all out.
     op = x.op
     every = axes_vector(x, axes_from(x))
     none_given = op.Equal(op.Size(axes), op.const(0))
@@ -355,7 +363,7 @@ def axes_vector(like: Tensor, axes: Axes) -> Tensor:
 
 
 def unreduce(g: Tensor, x: Tensor, axes: Axes, keepdims: int) -> Tensor:
-    """What a Reduce operator over `axes` of `x` gave, with the reduced axes back as size 1."""
+    """A result `g` of a Reduce operator over `axes` of `x`, with the reduced axes as size 1."""
     if keepdims or axes == []:
         return g
     y = g.op.Unsqueeze(g, axes_vector(g, axes))
@@ -365,7 +373,7 @@ def unreduce(g: Tensor, x: Tensor, axes: Axes, keepdims: int) -> Tensor:
 
 
 def reduce_sum(x: Tensor, axes: Axes, keepdims: int = 0) -> Tensor:
-    """The sum over `axes`; over none of them, or only over axes of size 1, no node computes it."""
+    """The sum over `axes`; over no axes, or only axes of size 1, no node is needed to add."""
     if not isinstance(axes, Tensor):
         known = x.shape
         if known is not None and all(known[a] == 1 for a in axes):
@@ -384,7 +392,7 @@ def _are_rows(x: Tensor, axes: Sequence[int]) -> bool:
 
 def _sum_of_rows(x: Tensor, n: int, keepdims: int) -> Tensor:
     """The sum over the first `n` axes as a product with ones."""
-    matrix = rows(x, n)
+    matrix = as_matrix(x, n)
     y = x.op.MatMul(full(x, [dim(matrix, 0)], 1), matrix)
     sizes = [*[1] * (n if keepdims else 0), *dims(x)[n:]]
     return y if len(sizes) == 1 else reshape(y, sizes)
@@ -403,7 +411,7 @@ def same_dim(a: Dim, b: Dim) -> bool:
 
 
 def broadcast(sizes: Iterable[Dim]) -> Dim:
-    """What is known of the size that axes broadcast to."""
+    """The size that axes broadcast to, as far as it is known."""
     large = {d for d in sizes if d != 1}
     numbers = [d for d in large if isinstance(d, int)]
     if numbers:
@@ -412,15 +420,15 @@ def broadcast(sizes: Iterable[Dim]) -> Dim:
 
 
 def covers(a: Dim, b: Dim) -> bool:
-    """Whether an axis of size `b` is known not to stretch one of size `a`."""
+    """Whether broadcasting with an axis of size `b` is known not to stretch one of size `a`."""
     return b == 1 or same_dim(a, b) or (isinstance(a, int) and a != 1)
 
 
 def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
-    """The cotangent of `x`, which was broadcast to the dimensions `out` that `g` has.
+    """The cotangent of `x`, which was broadcast to the dimensions `out` of `g`.
 
-    Sums over the axes that broadcasting added or stretched. An axis that may be 1 or not, which a
-    symbolic dimension does not tell, is found at run time.
+    It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
+    open whether an axis was stretched, the axes are found at run time.
     """
     op, shape_of_x = g.op, x.shape
     if out is not None and shape_of_x is not None:

@@ -1,4 +1,4 @@
-"""Inner graphs, as If, Loop and Scan hold them: what they capture, and copies to recompute them."""
+"""Inner graphs, as If, Loop and Scan hold them: their captures, copies of them, and new ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def rename(graph: ir.Graph, names: Names) -> None:
 def prune(graph: ir.Graph) -> None:
     """Remove the nodes and initializers that none of the graph's outputs needs.
 
-    The uses of a value do not tell: among them are those by graphs that were given up.
+    Uses of a value do not tell whether it is needed: some are uses by graphs that were discarded.
     """
     needed = set(graph.outputs)
     for node in reversed(graph):
@@ -80,7 +80,7 @@ def prune(graph: ir.Graph) -> None:
 
 
 def discard(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
-    """Remove nodes that nothing needs, with all uses that they and their graphs make of values."""
+    """Remove nodes that nothing needs; they and the nodes of their graphs use no value any more."""
     for node in nodes:
         for inner in subgraphs(node):
             inner.outputs.clear()
@@ -93,12 +93,13 @@ def discard(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
 def copy_graph(
     op: Builder, graph: ir.Graph, replaced: dict[ir.Value, Tensor]
 ) -> tuple[list[ir.Node], dict[ir.Value, Tensor]]:
-    """Copy the main graph's nodes into the inner one that `op` emits to, some inputs replaced.
+    """Copy the main graph's nodes into the inner one that `op` emits to, with some inputs replaced.
 
-    What depends on none of those is computed once, outside: weights out of their quantised form.
+    A copy that depends on no replaced input is put outside, to be computed once, as the nodes that
+    dequantise weights.
 
     Returns:
-        The copies of the nodes, and what stands in the copy for each value of the graph.
+        The copies of the nodes, and for each value of the graph the tensor that replaces it.
     """
     copy = graph.clone()
     here = [*graph.inputs, *graph.initializers.values()]
@@ -132,7 +133,7 @@ def new_input(op: Builder, stem: str, like: ir.Value) -> Tensor:
 
 
 def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[ir.Value, Tensor]:
-    """Cotangents by value, as `op` sees them; one value can have several, which are summed."""
+    """Cotangents by value, as `op` sees them. Several cotangents of one value are summed."""
     parts: dict[ir.Value, list[Tensor]] = {}
     for t, g in pairs:
         if g is not None:
@@ -141,7 +142,7 @@ def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[i
 
 
 def total(op: Builder, gs: Sequence[Tensor]) -> Tensor:
-    """The sum of cotangents of one value: of sequences, that of the elements at each place."""
+    """The sum of cotangents of one value. Sequences are summed element by element."""
     if not is_sequence(gs[0].value):
         return op.sum(gs)
     return functools.reduce(lambda a, b: each(op, lambda _, x, y: [x + y], [a, b])[0], gs)
@@ -155,7 +156,7 @@ def zeros_like(t: Tensor) -> Tensor:
 
 
 def close(op: Builder, results: Sequence[Tensor]) -> None:
-    """List the results as the outputs of an inner graph, each a value that a node of it gives."""
+    """List the results as outputs of an inner graph, copied where no node of its own gives them."""
     outputs: list[ir.Value] = []
     for t in results:
         v = t.value
@@ -179,14 +180,14 @@ def scan(
     Args:
         op: Emits the node.
         step: ``step(op, *states, *slices)`` emits one step to the inner graph; it returns the
-            states after it and what it writes. What is None in `read` is None among its slices.
+            states after the step and the slices that it writes.
         states: The initial states.
-        read: What the steps read, a slice each.
-        backwards: The steps go from the last slice to the first, and write from the last on.
-        hoists: What does not depend on the step is emitted before all of them.
+        read: The tensors that the steps read slices of; None gives a slice None.
+        backwards: Whether the steps go from the last slice to the first, in what they write too.
+        hoists: Whether nodes that do not depend on the step are emitted outside of the Scan.
 
     Returns:
-        The final states, and what the steps wrote.
+        The final states, and the stacked slices that the steps wrote.
     """
     inner = op.child("step", hoists)
     tensors = [t for t in read if t is not None]
@@ -209,13 +210,13 @@ def unless_empty(
     stacks: Sequence[Tensor],
     slices: Callable[[Builder], Sequence[Tensor]],
 ) -> list[Tensor]:
-    """What a Scan gives, or empty stacks where it has no step: onnxruntime refuses to run none.
+    """The outputs of a Scan, or empty stacks for a Scan of no step, which onnxruntime cannot run.
 
     Args:
-        op: Has emitted the Scan, and nothing that uses it.
-        count: The number of steps. Where it is not known the Scan goes into a branch.
+        op: The builder that has emitted the Scan, and nothing that uses it.
+        count: The number of steps. Where it is not known, the Scan becomes the branch of an If.
         stacks: All outputs of the Scan.
-        slices: ``slices(op)`` emits the shapes of what a step would write, for each output.
+        slices: ``slices(op)`` emits the shape of a slice of each output.
     """
 
     def empty(op: Builder, count: Size) -> list[Tensor]:
@@ -243,13 +244,13 @@ def unless_empty(
 def each(
     op: Builder, function: Callable[..., Sequence[Tensor]], operands: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The sequences of what `function` gives for each element of the first operand, as a Loop.
+    """Apply a function to each element of sequences, by a Loop: the sequences of its results.
 
     Args:
         op: Emits the node.
         function: ``function(op, *elements)`` emits the results of one element to the inner graph.
-        operands: Sequences as long as the first, of which it takes the elements at the same place;
-            and tensors, which are the same for each.
+        operands: Sequences of equal length, of which the function takes the elements at one place;
+            and tensors, which it takes whole at each place. The first is a sequence.
     """
     inner = op.child("each")
     place = new_input(inner, "place", op.const(0).value)
@@ -267,26 +268,26 @@ def each(
 
 
 def _slice_of(value: ir.Value) -> ir.Value:
-    """What a step reads of a tensor, as far as dtype and shape go."""
+    """A value with the dtype and shape of a tensor's slices along the first axis."""
     return ir.Value(type=value.type, shape=value.shape and ir.Shape(value.shape[1:]))
 
 
 def list_of(value: ir.Value) -> ir.Value:
-    """A sequence of tensors like `value`, of which a size without a number may differ."""
+    """A sequence of tensors like `value`; sizes that are not numbers may differ among them."""
     assert value.type is not None
     sizes = value.shape and ir.Shape([d if isinstance(d, int) else None for d in value.shape])
     return ir.Value(type=ir.SequenceType(ir.TensorType(value.type.dtype)), shape=sizes)
 
 
 def _stack_of(value: ir.Value, read: ir.Value) -> ir.Value:
-    """What the steps write in all, as far as dtype and shape go; `read` has their number."""
+    """A value with the dtype and shape of stacked slices; `read` is as long as the stack."""
     length = read.shape[0] if read.shape else None
     shape = None if value.shape is None else ir.Shape([length, *value.shape])
     return ir.Value(type=value.type, shape=shape)
 
 
 def renamed_copy(op: Builder, t: Tensor, stem: str) -> ir.Value:
-    """A value of its own for a tensor, also where another already has the same."""
+    """A copy of a tensor by a new Identity, even where an equal node exists."""
     node = ir.Node("", "Identity", [t.value], name=op.names.fresh(stem))
     value = node.outputs[0]
     value.name, value.type, value.shape = op.names.fresh(stem), t.value.type, t.value.shape

@@ -1,6 +1,6 @@
-"""What is fastest depends on what runs the result: the one place that chooses formulations.
+"""Targets: the one place that chooses among equal formulations, by what runs the result.
 
-A rule that knows several asks `op.target` which to emit. docs/bounds.md says what was measured.
+A rule that knows several asks `op.target` which to emit. docs/bounds.md has the measurements.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ class Target:
     """Which of several equal formulations to emit; by default those that ask least of a runtime.
 
     Attributes:
-        product_masks: A mask as a product with zeros and ones where that is safe; else as a Where.
-        product_sums: The dtypes in which a sum over rows is a product with ones; else a ReduceSum.
-        transposed_rows: The sum over a batch of aᵀg with a node of its own that transposes `a`;
-            else the product itself transposes it.
-        flipped_filters: The cotangent of a Conv's input at stride 1 as a Conv with flipped filters,
-            which the runtime flips when it loads the file; else as a ConvTranspose.
-        one_hot_taps: The elements of a filter up to which the cotangent of filters is a product
-            with what each window sees, picked by a Conv with one-hot filters; else it is a Conv.
-        windows_of_fewer: That product with what windows see of the operand with fewer channels,
-            also where that is the cotangent; else always of the Conv's input.
-        transposed_batch: That product over a batch with the batch inside, where its transposed
-            operands have fewer elements than the products of all examples; else always a product
-            for each example.
-        searched_window: The elements of MaxPool's windows up to which these, where they do not
-            overlap, are searched for their maximum by pooling parts of them; else by its Indices.
+        product_masks: Whether a mask is a product with zeros and ones, where that is safe; else it
+            is a Where.
+        product_sums: The dtypes in which a sum over rows is a product with ones; in others it is a
+            ReduceSum.
+        transposed_rows: Whether a Transpose of its own transposes `a` in the sum over a batch of
+            aᵀg; else the Gemm does.
+        flipped_filters: Whether the cotangent of a Conv's input at stride 1 is a Conv with flipped
+            filters, which the runtime flips when it loads the file; else it is a ConvTranspose.
+        one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
+            that a Conv with one-hot filters picks; that of a larger filter is a Conv.
+        windows_of_fewer: Whether the columns of that product are those of the operand with fewer
+            channels, be it the cotangent or the Conv's input; else always those of the input.
+        transposed_batch: Whether that product sums over the batch as well, of transposed operands,
+            where these have fewer elements than the products of all examples; else there is
+            always a product for each example.
+        searched_window: The largest window of a MaxPool, in elements, that is searched for its
+            maximum by pooling parts of it; larger ones, and those that overlap, use the Indices.
         searched_dtypes: The dtypes in which windows are searched.
-        resized_axes: The spatial axes up to which a Resize repeats the cotangent for each element
-            of windows that do not overlap; else it goes the way of windows that do.
-        scan_from_batch: The batch, if it is known, from which on the forward pass of an LSTM or GRU
-            becomes a Scan that keeps the arguments of its gates; else the operator stays, and they
-            are computed again.
+        resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
+            do not overlap; for more axes it is computed as for windows that do.
+        scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
+            Scan that keeps the arguments of its gates. With a smaller or unknown one the operator
+            stays, and the arguments are computed again.
     """
 
     product_masks: bool = False

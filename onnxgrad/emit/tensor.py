@@ -14,7 +14,7 @@ from onnxgrad.graph.facts import FLOATS, HALVES, Dim, dims_of
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
 
-# Half precision counts to 2048, and of larger numbers the reciprocals lose digits too.
+# Half precision holds all whole numbers up to 2048. Reciprocals of larger ones lose digits too.
 _EXACT = 2048
 
 
@@ -103,7 +103,7 @@ class Tensor:
     def __truediv__(self, other: Any) -> Tensor:
         if isinstance(other, int | float) and self.dtype in FLOATS and other:
             if self.dtype in HALVES and abs(other) > _EXACT:
-                return self.op.cast(self.op.wide(self) / other, self.dtype)
+                return self.op.cast(self.op.promoted(self) / other, self.dtype)
             return self * (1 / other)
         return self._binary("Div", other)
 
@@ -151,4 +151,4 @@ def _is(x: Any, number: int) -> bool:
 
 
 class Refusal(NoRuleError):
-    """Raised by `Builder.refuse`; within a walk the engine makes it one that names the node."""
+    """The error of `Builder.refuse`. The engine turns it into one that names the node."""

@@ -1,4 +1,4 @@
-"""Sliding windows: what convolution, pooling and Col2Im share. One `Axis` per spatial axis.
+"""Sliding windows, as convolution, pooling and Col2Im have them: one `Axis` per spatial axis.
 
 Element k of window o lies at s*o + d*k - begin on the input, with stride s and dilation d.
 """
@@ -73,9 +73,9 @@ def known(sizes: Iterable[Size | None]) -> list[int] | None:
 
 
 def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
-    """The axes along which `g`, one for each window, is seen from what the windows slide over.
+    """The axes of the convolution of `g` with flipped filters that is the transposed convolution.
 
-    The elements come in reverse. None where that is not known to be such a sliding.
+    None where there may be none: it needs stride 1, and padding that is known and not negative.
     """
     pads = known(e for a in axes for e in (a.reach - a.begin, a.reach - a.end))
     if pads is None or min(pads) < 0 or any(a.stride != 1 for a in axes):
@@ -97,10 +97,10 @@ def one_hot(like: Tensor, kernel: Sequence[Size], flip: bool = False) -> Tensor:
 
 
 def columns(x: Tensor, axes: list[Axis], flip: bool = False) -> Tensor:
-    """What each window sees of `x` [N, C, ...]: [N, C * K, ...] or [N * C, K, ...], K per window.
+    """The K elements of `x` [N, C, ...] in each window: [N, C * K, ...] or [N * C, K, ...].
 
-    Flipped, they come in reverse, for a kernel of known size. The filters of a convolution pick one
-    element each.
+    A convolution picks them, with a filter for each. With `flip`, for a kernel of known size, they
+    come in reversed order.
     """
     x, axes = padded(x, axes)
     if all(a.kernel == 1 and a.begin == a.end == 0 for a in axes):
@@ -114,7 +114,7 @@ def columns(x: Tensor, axes: list[Axis], flip: bool = False) -> Tensor:
 
 
 def strided(x: Tensor, axes: list[Axis]) -> Tensor:
-    """What windows of a single element see of `x`."""
+    """The elements of `x` in windows of a single element."""
     op = x.op
     steps = {k + 2: a.stride for k, a in enumerate(axes) if a.stride > 1}
     if not steps:
@@ -125,7 +125,7 @@ def strided(x: Tensor, axes: list[Axis]) -> Tensor:
 
 
 def attributes(axes: list[Axis]) -> dict[str, Any]:
-    """The axes as attributes; their padding is constant."""
+    """The attributes of an operator that slides along these axes, whose padding is constant."""
     return {
         "strides": [a.stride for a in axes],
         "dilations": [a.dilation for a in axes],
@@ -134,8 +134,8 @@ def attributes(axes: list[Axis]) -> dict[str, Any]:
 
 
 def padded(x: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
-    """`x` and its axes with padding that attributes can hold: padded here where they cannot."""
-    # What lies beyond the last window is not seen, so a small part of it need not be cut off.
+    """`x` and its axes with padding that attributes can hold; else `x` is padded by a node."""
+    # No window sees what lies beyond the last one, so less than a stride need not be cut off.
     axes = [
         replace(a, end=0) if isinstance(a.end, int) and -a.stride < a.end < 0 else a for a in axes
     ]
@@ -146,11 +146,12 @@ def padded(x: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
     return x, [replace(a, size=shapes.dim(x, k + 2), begin=0, end=0) for k, a in enumerate(axes)]
 
 
-def spread(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tensor:
-    """The adjoint of a convolution: the transposed one, in the size of what the windows slide over.
+def conv_transpose(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tensor:
+    """The transposed convolution of `g`, in the size of what the windows slide over.
 
-    Where the sizes are known, the last window overhangs the input by the padding to cut off, or
-    falls short of its end by what is to fill up with zeros; else take more than needed, and cut.
+    Where the sizes are known, attributes say how much to cut off or to fill up with zeros at the
+    end: by how much the last window overhangs the input, or falls short of it. Where they are not,
+    the result is larger than needed, and cut by a Slice.
     """
     sizes = {k: v for k, v in attributes(axes).items() if k != "pads"}
     over = known(_overhang(a, o) for a, o in zip(axes, shapes.dims(g)[2:], strict=True))
@@ -167,7 +168,7 @@ def spread(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1) -> Tens
 
 
 def _overhang(axis: Axis, outputs: Size) -> Size | None:
-    """How far the last window reaches beyond the input, where it can be told."""
+    """How far the last window reaches beyond the input; None where it is not known."""
     if axis.stride == 1 and known([axis.kernel, axis.end]):
         return axis.end
     if not known([axis.size, axis.kernel, axis.begin, outputs]):

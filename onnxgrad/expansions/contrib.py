@@ -159,16 +159,16 @@ def _(
 
 @expansion("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul")
 def _(op, A, B, *, alpha=1.0, transA=0, transB=0, transBatchA=0, transBatchB=0):
-    a, b = _turned(op, A, transA, transBatchA), _turned(op, B, transB, transBatchB)
+    a, b = _transposed(op, A, transA, transBatchA), _transposed(op, B, transB, transBatchB)
     return op.MatMul(a, b) * alpha
 
 
-def _turned(op: Builder, x: Tensor, turn: int, turn_batch: int) -> Tensor:
+def _transposed(op: Builder, x: Tensor, transposes: int, transposes_batch: int) -> Tensor:
     """`x` with its first axis behind those of the batch, then its last two axes swapped."""
     order = list(range(x.rank))
-    if turn_batch and x.rank > 2:
+    if transposes_batch and x.rank > 2:
         order.insert(-1, order.pop(0))
-    if turn and x.rank > 1:  # a vector has one axis
+    if transposes and x.rank > 1:  # a vector has one axis
         order[-2:] = reversed(order[-2:])
     return x if order == sorted(order) else op.Transpose(x, perm=order)
 
@@ -227,18 +227,18 @@ def _(op, X, skip, gamma, bias, *, epsilon=1e-12):
 def _rms(op: Builder, x: Tensor, gamma: Tensor, axis: int, epsilon: float) -> tuple[Tensor, Tensor]:
     """`x` over its root mean square from `axis` on, in float32 at least, and one over that."""
     kind = x.dtype if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
-    wide = op.cast(x, kind)
+    promoted = op.cast(x, kind)
     axes = op.const(list(range(shapes.axis_of(axis, x), x.rank)))
-    scale = 1 / op.Sqrt(op.ReduceMean(wide * wide, axes) + epsilon)
-    return op.cast(wide * scale, x.dtype) * gamma, scale
+    scale = 1 / op.Sqrt(op.ReduceMean(promoted * promoted, axes) + epsilon)
+    return op.cast(promoted * scale, x.dtype) * gamma, scale
 
 
 @expansion("com.microsoft::GatedRMSNorm")
 def _(op, X, scale, gate, *, activation="silu", epsilon=1e-5):
-    wide = op.cast(gate, ir.DataType.FLOAT)
+    promoted = op.cast(gate, ir.DataType.FLOAT)
     if activation not in ("silu", "swish", "sigmoid"):
         op.refuse(f"its activation {activation} has no rule yet")
-    opened = op.Sigmoid(wide) if activation == "sigmoid" else wide * op.Sigmoid(wide)
+    opened = op.Sigmoid(promoted) if activation == "sigmoid" else promoted * op.Sigmoid(promoted)
     groups = shapes.reshape(op.cast(X, ir.DataType.FLOAT), [-1, shapes.dim(scale, 0)])
     y, _ = _rms(op, groups, op.cast(scale, ir.DataType.FLOAT), -1, epsilon)
     return op.cast(shapes.reshape_like(y, X) * opened, X.dtype)
@@ -275,12 +275,12 @@ def _group_norm(
     channels_last: int,
 ) -> Tensor:
     """Normalized over groups of channels and all places, which lie between batch and channels."""
-    turned = to_second(op, x) if channels_last else x
+    x = to_second(op, x) if channels_last else x
     shape = op.const([0, groups, -1])
     ones, zeros = (op.const([n] * groups, like=x) for n in (1, 0))
-    y = op.InstanceNormalization(op.Reshape(turned, shape), ones, zeros, epsilon=epsilon)
-    y = shapes.reshape_like(y, turned)
-    along = op.const(list(range(1, turned.rank - 1)))
+    y = op.InstanceNormalization(op.Reshape(x, shape), ones, zeros, epsilon=epsilon)
+    y = shapes.reshape_like(y, x)
+    along = op.const(list(range(1, x.rank - 1)))
     gamma, beta = (op.Unsqueeze(op.cast(t, x.dtype), along) for t in (gamma, beta))
     y = y * gamma + beta
     y = y * op.Sigmoid(y) if activation else y
@@ -325,8 +325,8 @@ def _(
 @rule("com.microsoft::Inverse", "X", inputs=("X",), outputs=("Y",), broadcast=True)
 def _(op, g, Y):
     """dY = -Y dX Y. The net keeps its operator, and with it its runtime."""
-    turned = _turned(op, Y, turn=1, turn_batch=0)
-    return -op.MatMul(op.MatMul(turned, g), turned)
+    transposed = _transposed(op, Y, transposes=1, transposes_batch=0)
+    return -op.MatMul(op.MatMul(transposed, g), transposed)
 
 
 # -- what belongs to one machine ------------------------------------------------------------------

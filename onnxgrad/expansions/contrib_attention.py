@@ -73,9 +73,9 @@ def _heads(op: Builder, x: Tensor, number: int) -> Tensor:
 
 def _merged(op: Builder, x: Tensor) -> Tensor:
     """[batch, head, place, width] as [batch, place, heads * width]."""
-    turned = op.Transpose(x, perm=[0, 2, 1, 3])
-    batch, place, heads, width = shapes.dims(turned)
-    return shapes.reshape(turned, [batch, place, heads * width])
+    places_first = op.Transpose(x, perm=[0, 2, 1, 3])
+    batch, place, heads, width = shapes.dims(places_first)
+    return shapes.reshape(places_first, [batch, place, heads * width])
 
 
 def _padding(
@@ -169,7 +169,7 @@ def _rotation(op: Builder, places: Tensor, cosines: Tensor, sines: Tensor) -> tu
 
 
 def _rotated(op: Builder, x: Tensor, cos: Tensor, sin: Tensor, interleaved: int) -> Tensor:
-    """Pairs of elements turned by angles: neighbours, or those half the width apart.
+    """Pairs of elements rotated by angles: neighbours, or those half the width apart.
 
     Elements that there are no angles for stay as they are.
     """
@@ -179,8 +179,8 @@ def _rotated(op: Builder, x: Tensor, cos: Tensor, sin: Tensor, interleaved: int)
     if interleaved:
         pairs = shapes.reshape(x, [*shapes.dims(x)[:3], width // 2, 2])
         a, b = (op.Gather(pairs, op.const(k), axis=-1) for k in (0, 1))
-        turned = [op.Unsqueeze(t, op.const([-1])) for t in (a * cos - b * sin, b * cos + a * sin)]
-        y = shapes.reshape_like(op.Concat(*turned, axis=-1), x)
+        rotated = [op.Unsqueeze(t, op.const([-1])) for t in (a * cos - b * sin, b * cos + a * sin)]
+        y = shapes.reshape_like(op.Concat(*rotated, axis=-1), x)
     else:
         a, b = op.Split(x, axis=-1, num_outputs=2, outputs=2)
         y = op.Concat(a * cos - b * sin, b * cos + a * sin, axis=-1)
@@ -210,8 +210,10 @@ def _(
     )
     cache = _Cache(op, past_key, shapes.dim(q, 2), seqlens_k, total_sequence_length)
     if do_rotary:
-        turn = _rotation(op, cache.places if position_ids is None else position_ids, cosines, sines)
-        q, k = (_rotated(op, t, *turn, rotary_interleaved) for t in (q, k))
+        rotation = _rotation(
+            op, cache.places if position_ids is None else position_ids, cosines, sines
+        )
+        q, k = (_rotated(op, t, *rotation, rotary_interleaved) for t in (q, k))
     k, v = cache.extended(past_key, k), cache.extended(past_value, v)
     rows = shapes.reshape(q, [shapes.dim(q, 0), kv_num_heads, -1, shapes.dim(q, 3)])
     scale = scale or _known(op, shapes.dim(q, 3)) ** -0.5

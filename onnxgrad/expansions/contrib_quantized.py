@@ -116,10 +116,10 @@ def _(
     op, A, a_scale, a_zero, B, b_scale, b_zero, C, scale, zero, *, alpha=1.0, transA=0, transB=0
 ):  # fmt: skip
     """The bias is in units of the product of the scales and alpha."""
-    turned = [
+    columns = [
         op.Unsqueeze(t, op.const([1])) if transB and t and t.rank else t for t in (b_scale, b_zero)
     ]
-    a, b = _real(op, A, a_scale, a_zero), _real(op, B, *turned)
+    a, b = _real(op, A, a_scale, a_zero), _real(op, B, *columns)
     y = op.Gemm(a, b, transA=transA, transB=transB) * alpha
     if C is not None:
         y = y + op.Cast(C, to=a_scale.dtype) * (a_scale * b_scale * alpha)

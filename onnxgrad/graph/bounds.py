@@ -1,7 +1,7 @@
 """Between which numbers the elements of a value lie, as far as the graph tells.
 
-An interval holds for what the operands can be in exact arithmetic, where no operand is NaN; that
-Exp underflows to 0 is taken in. Most values may be anything, which ends the search at once.
+An interval holds in exact arithmetic, where no operand is NaN; only the underflow of Exp to 0 is
+taken into account. Most values may be anything, and for these the search ends at once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _MOVES = {
     "Max", "Min", "ReduceMax", "ReduceMean", "ReduceMin", "Reshape", "Slice", "Split", "Squeeze",
     "Tile", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
-# What these give, whatever their operands are.
+# The intervals of operators that give them whatever their operands are.
 _FIXED: dict[str, Interval] = {
     "Sigmoid": (0, 1), "HardSigmoid": (0, 1), "Softmax": (0, 1), "Tanh": (-1, 1), "Erf": (-1, 1),
     "Sin": (-1, 1), "Cos": (-1, 1), "Sign": (-1, 1), "Softsign": (-1, 1), "Softplus": (0, math.inf),
     "LogSoftmax": (-math.inf, 0),
     "Abs": (0, math.inf), "ReduceL1": (0, math.inf), "ReduceL2": (0, math.inf),
     "ReduceSumSquare": (0, math.inf), "Cosh": (1, math.inf), "Atan": (-2, 2),
-    # A tensor without elements has nothing that could be divided by its size.
+    # A size may be 0, but then the tensor has no element that could be divided by it.
     "Shape": (1, math.inf), "Size": (1, math.inf),
 }  # fmt: skip
 
@@ -150,7 +150,7 @@ def _below_its_maximum(node: ir.Node | None) -> bool:
 
 
 def _sum_over_axes(node: ir.Node, at: list[Interval]) -> Interval:
-    """That of a softmax in parts has a 1 among what it adds."""
+    """The sum of a softmax in parts is at least 1, since it adds exp(0) for the maximum."""
     low, high = at[0]
     exp = _producer(node, 0)
     if exp is not None and exp.op_type == "Exp" and _below_its_maximum(_producer(exp, 0)):
@@ -159,7 +159,7 @@ def _sum_over_axes(node: ir.Node, at: list[Interval]) -> Interval:
 
 
 def _moved(node: ir.Node, at: list[Interval]) -> Interval:
-    """What an operator that picks among elements gives; Max and Min narrow it."""
+    """The interval of an operator that picks among elements; Max and Min narrow it."""
     if node.op_type in ("Max", "Min"):
         chosen = max if node.op_type == "Max" else min
         return chosen(low for low, _ in at), chosen(high for _, high in at)
@@ -169,9 +169,9 @@ def _moved(node: ir.Node, at: list[Interval]) -> Interval:
 
 
 def _cast(node: ir.Node, at: list[Interval]) -> Interval:
-    """The ends rounded: an epsilon may become 0."""
+    """Round the ends to the new dtype: an epsilon may become 0."""
     dtype = node.outputs[0].dtype
-    if dtype not in FLOATS:  # of integers none but sizes are of interest, and they fit
+    if dtype not in FLOATS:  # the only integers of interest are sizes, and they fit any dtype
         return at[0] if float(at[0][0]).is_integer() else ANY
     with np.errstate(over="ignore"):
         low, high = np.array(at[0]).astype(dtype.numpy())

@@ -1,4 +1,4 @@
-"""What small tensors hold, as far as it follows when the graph is built."""
+"""The contents of small tensors, as far as they are known when the graph is built."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from onnxgrad.graph.marks import CONTENTS, Contents
 # Constants of up to this many elements are computed when the graph is built.
 SMALL = 1024
 
-# Operators that move elements of their first operand, one of all, and look at none of them.
-# Small operands have results that are not large, whose size need not be known beforehand.
+# Operators that move elements of their first operand, Concat of all operands, without looking at
+# them. Their results are small where their operands are, so the size of a result need not be known.
 _MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 
-# The dtypes that hold any size.
+# The dtypes that can hold any size.
 _COUNTING = {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
@@ -57,16 +57,16 @@ def constant_of(value: ir.Value) -> np.ndarray | None:
 
 
 def dims_in(value: ir.Value) -> list[Dim] | None:
-    """What a vector of sizes holds: numbers, and names of dimensions that it has from a Shape.
+    """The sizes in a vector: numbers, and names of dimensions that a Shape has put there.
 
-    None where nothing is known, and for an element that is calculated.
+    An element that is calculated is None; the result is None where nothing is known.
     """
     known = _contents(value)
     return None if known is None else known.array.ravel().tolist()
 
 
 def forget_constant(value: ir.Value) -> None:
-    """Let the value be computed anew: more is known of what it depends on."""
+    """Forget the contents of a value, to compute them anew: more is known of its operands now."""
     CONTENTS.drop(value)
 
 
@@ -76,8 +76,8 @@ _Computation = Generator[ir.Value, Contents | None, Contents | None]
 def _contents(value: ir.Value) -> Contents | None:
     """What is known of a tensor's elements when the graph is built.
 
-    Who needs to know the same of another value first waits here: a net is deeper than Python's
-    stack of calls.
+    A computation that needs another value first waits in a list, without recursion: a net can be
+    deeper than Python's stack of calls.
     """
     waiting, known = [_told(value)], None
     while waiting:
@@ -93,7 +93,7 @@ def _contents(value: ir.Value) -> Contents | None:
 
 
 def _told(value: ir.Value) -> _Computation:
-    """The contents of `value`. It yields values to be sent theirs."""
+    """Compute the contents of `value`: yields the values whose contents are to be sent to it."""
     tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
     if tensor is not None:
         return Contents(tensor.numpy())
@@ -139,7 +139,7 @@ def _computed(node: ir.Node, value: ir.Value) -> _Computation:
 
 
 def _moved(node: ir.Node, value: ir.Value, operands: dict[ir.Value, Contents]) -> Contents | None:
-    """What an operator that moves elements gives: it is run on their places."""
+    """The contents that an operator gives which moves elements: it is run on their places."""
     elements: list[Dim] = []
     arrays = {}
     for k, (v, known) in enumerate(operands.items()):
@@ -153,7 +153,7 @@ def _moved(node: ir.Node, value: ir.Value, operands: dict[ir.Value, Contents]) -
 
 
 def _moves(node: ir.Node, k: int) -> bool:
-    """Whether an operator moves the elements of its operand at `k`, and no others."""
+    """Whether an operator moves the elements of its operand at `k`."""
     return node.op_type in _MOVES and (not k or node.op_type == "Concat")
 
 
@@ -165,7 +165,7 @@ def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> 
 
 
 def _of_dims(value: ir.Value, dims: Sequence[Dim], shape: tuple[int, ...]) -> Contents:
-    """The contents of a tensor of sizes; what is no size, as a fraction, is not known."""
+    """The contents of a tensor of sizes; an element that is no size, as a fraction, is unknown."""
     dims = [d if isinstance(d, int | str) else None for d in dims]
     whole = all(isinstance(d, int) for d in dims)
     dtype = value.dtype.numpy() if whole and value.dtype is not None else object
@@ -173,9 +173,9 @@ def _of_dims(value: ir.Value, dims: Sequence[Dim], shape: tuple[int, ...]) -> Co
 
 
 def _unknown(value: ir.Value) -> Contents | None:
-    """The contents of a small tensor of sizes, of which there is no more to say than their number.
+    """The contents of a small tensor of sizes, each of them unknown.
 
-    What is put together of it and of others may be known in part.
+    Only their number is known. A tensor that joins them with others may still be known in part.
     """
     shape, size = dims_of(value), elements_of(value)
     counts = isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.INT64

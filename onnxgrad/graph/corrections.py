@@ -1,16 +1,16 @@
-"""What the standard's inference misses or gets wrong of a node: corrections, found by operator.
+"""Corrections, by operator, of what the standard's inference misses in a node or gets wrong.
 
-A correction is a function of a node. It is declared for operators of the standard's default domain,
-and there is one table for each kind:
+A correction is a function of a node. It is declared for operators of the standard's default domain.
+There is one table for each kind:
 
     @rank("LSTM")        the shapes of operands and outputs whose ranks inference leaves open
     @size("Conv")        the sizes of outputs that inference leaves open, or names of them
     @misjudged("Einsum") whether the sizes that inference gives may be wrong
     @kind("Identity")    the type of an output, by its place, where inference may leave it open
-    @plain("MaxPool")    writes a node as inference understands it, and says if it did
+    @plain("MaxPool")    rewrites a node as inference understands it, and returns whether it did
 
-What a function of the kind `rank` says of an operand counts only in the graph that the node lies
-in: a branch that does not run requires nothing of a value outside of it.
+The rank of an operand counts only where the operand lies in the same graph as the node: a branch
+that does not run requires nothing of a value outside of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Corrections(Generic[F]):
-    """The corrections of one kind; called with names of operators, the decorator of one."""
+    """The corrections of one kind. A call with names of operators gives the decorator."""
 
     def __init__(self) -> None:
         self._table: dict[str, F] = {}
@@ -54,7 +54,7 @@ plain: Corrections[Callable[[ir.Node], bool]] = Corrections()
 
 
 def complete_ranks(node: ir.Node) -> bool:
-    """Set ranks of operands and outputs that inference has left open; whether there was one."""
+    """Set ranks of operands and outputs that inference has left open; returns whether it did."""
     correction = rank.of(node)
     missing = [
         (v, dims)
@@ -67,7 +67,7 @@ def complete_ranks(node: ir.Node) -> bool:
 
 
 def complete_sizes(node: ir.Node) -> None:
-    """Set sizes of outputs whose rank is known and that inference has left open."""
+    """Set sizes that inference has left open, of outputs whose rank is known."""
     correction = size.of(node)
     for v, dims in correction(node) if correction is not None else ():
         known = None if v is None else dims_of(v)

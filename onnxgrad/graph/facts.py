@@ -1,6 +1,6 @@
 """What is known of a value when the graph is built: its dtype, its sizes, its contents.
 
-Dtypes and sizes are what `inference` has told; here they are only looked up.
+Dtypes and sizes have been set by `inference`; here they are only looked up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 FLOATS = HALVES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
-# One dimension: known, or known only by a name (equal names are equal sizes), or unknown.
+# One dimension: a known size, the name of a size (equal names are equal sizes), or None if unknown.
 Dim = int | str | None
 
 
@@ -38,9 +38,9 @@ def cotangent_dtype(value: ir.Value) -> ir.DataType | None:
 
 
 def carries(value: ir.Value) -> bool:
-    """Whether cotangents can flow through `value`: such a tensor, or a sequence of them.
+    """Whether cotangents can flow through `value`: a tensor of such a dtype, or a sequence of them.
 
-    Of a value whose type is unknown it has to be assumed.
+    It is assumed for a value of unknown type.
     """
     kind = value.type
     if STOPPED.on(value):
@@ -61,7 +61,7 @@ def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
 
 
 def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
-    """The sizes in which two shapes agree, the others unknown; None without a common rank."""
+    """The shape in which two agree, other sizes unknown; None where their ranks differ."""
     if a is None or b is None or len(a) != len(b):
         return None
     return ir.Shape([x if x == y else None for x, y in zip(a, b, strict=True)])
@@ -84,7 +84,7 @@ def subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
 
 
 def type_proto(value: ir.Value) -> onnx.TypeProto:
-    """A value's type, which has to be known, with its shape, as onnx's inference takes it."""
+    """The type and shape of a value, as onnx's inference takes them. The type has to be known."""
     assert value.type is not None
     proto = ir.serde.serialize_type(value.type)
     if value.shape is not None:

@@ -57,7 +57,7 @@ def inline_body(node: ir.Node, opset: int) -> None:
 
 
 def substitute(node: ir.Node, body: ir.Graph) -> None:
-    """Put the nodes of a graph, whose inputs are those that the node has, in the node's place."""
+    """Replace a node by the nodes of a graph, which has an input for each input of the node."""
     graph = node.graph
     if not isinstance(graph, ir.Graph):
         return
@@ -73,7 +73,7 @@ def substitute(node: ir.Node, body: ir.Graph) -> None:
 def _context_dependent(schema: Any, node: ir.Node, version: int) -> bytes:
     types = [b"" if v is None else type_proto(v).SerializeToString() for v in node.inputs]
     proto = ir.serde.serialize_node(node)
-    for a in proto.attribute:  # the standard's own builders lose the initializers of graphs
+    for a in proto.attribute:  # onnx's function builders lose the initializers of graphs
         constants = [
             onnx.helper.make_node("Constant", [], [t.name], value=t) for t in a.g.initializer
         ]
@@ -87,7 +87,7 @@ def _context_dependent(schema: Any, node: ir.Node, version: int) -> bytes:
 
 
 def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
-    """A graph of one call of the function with the node's operands and attributes, inlined."""
+    """The graph of `called`, with types in its inner graphs."""
     model = called(node, function)
     if any(any(subgraphs(n)) for n in model.graph):
         _type_inner_graphs(model)
@@ -95,9 +95,9 @@ def _inlined(node: ir.Node, function: ir.Function) -> ir.Graph:
 
 
 def called(node: ir.Node, function: ir.Function) -> ir.Model:
-    """A model of one call of the function, inlined, with the node's operands and attributes.
+    """A model that is one call of a function, inlined, with the node's operands and attributes.
 
-    Its inputs are those that the node has, its outputs the node's.
+    It has an input for each input that the node has, and an output for each output of the node.
     """
     inputs = [
         None if v is None else ir.Value(name=f"in{k}", type=v.type, shape=v.shape)
@@ -126,7 +126,7 @@ def called(node: ir.Node, function: ir.Function) -> ir.Model:
 
 
 def _type_inner_graphs(model: ir.Model) -> None:
-    """Set types and shapes in inner graphs, which the builder's own inference does not enter."""
+    """Set types and shapes in inner graphs only: inference of single nodes does not enter them."""
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     for node in model.graph:
         for v in node.outputs:

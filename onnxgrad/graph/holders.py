@@ -1,4 +1,4 @@
-"""The graphs that nodes hold, as a file has them: made to fit what the passes after it expect."""
+"""Checks and repairs of the graphs that nodes hold, so that later passes find what they expect."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnxgrad.graph.fresh import Names
 
 
 def check_counts(graph: ir.Graph) -> None:
-    """That graphs have as many inputs and outputs as the nodes that hold them give and take.
+    """Check that graphs have the numbers of inputs and outputs that their nodes require.
 
     Raises:
-        ModelError: One has not.
+        ModelError: A graph has another number.
     """
     for node in graph.all_nodes():
         expected = _counts(node)
@@ -59,13 +59,13 @@ def _counts(node: ir.Node) -> tuple[int, int] | None:
 
 
 def own_outputs(model: ir.Model) -> None:
-    """Let every output of an inner graph be one that a node of it gives, and no other output.
+    """Let a node of its own give every output of an inner graph.
 
-    What a graph gives out as it came, an input of it or an outer value, passes an Identity. Some
-    releases of onnxruntime give other numbers without.
+    An output that is an input of the graph, an outer value or another output becomes the result of
+    an Identity. Without it some releases of onnxruntime give wrong numbers.
 
     Raises:
-        ModelError: An output is given by nothing.
+        ModelError: An output is the name of no value.
     """
     for graph in (model.graph, *(f.graph for f in model.functions.values())):
         if list(graph.subgraphs()):
@@ -84,7 +84,7 @@ def _own_outputs(graph: ir.Graph, names: Names, outer: Mapping[str | None, ir.Va
 
 
 def _source(node: ir.Node, value: ir.Value, seen: Mapping[str | None, ir.Value]) -> ir.Value:
-    """The value itself, or the outer one that reading did not take it for."""
+    """The value itself; or the outer value of that name, where onnx_ir has made another of it."""
     if value.producer() or value.is_graph_input() or value.is_initializer():
         return value
     if value.name not in seen:
@@ -96,7 +96,7 @@ def _source(node: ir.Node, value: ir.Value, seen: Mapping[str | None, ir.Value])
 
 
 def _passed(graph: ir.Graph, value: ir.Value, source: ir.Value, names: Names) -> ir.Value:
-    """A copy of `source` in the place of `value`, which an inner graph gives out."""
+    """A copy of `source`, to be the output of an inner graph in the place of `value`."""
     node = ir.node("Identity", [source], name=names.fresh(f"{value.name}/Identity"))
     out = node.outputs[0]
     out.name, out.type, out.shape = names.fresh(f"{value.name}_out"), value.type, value.shape

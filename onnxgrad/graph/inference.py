@@ -1,6 +1,6 @@
-"""Inference of one node: what the standard tells of its outputs, with `corrections` of that.
+"""Inference of the outputs of one node: the standard's, with `corrections`.
 
-Inference of a whole model, which sees constants and inner graphs, is `passes.inference`.
+`passes.inference` infers a whole model, where constants and inner graphs are seen too.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.facts import dims_of, type_proto
 from onnxgrad.graph.schemas import onnx_schema
 
-# The type and the shape of each output, where they are found.
+# The type and the shape of each output, None where inference does not tell them.
 Told: TypeAlias = list[tuple[ir.TypeProtocol | None, ir.Shape | None]]
 
 
 class Inference:
-    """Infers outputs node by node, and remembers what it was told: nets repeat their nodes."""
+    """Infers outputs node by node, and remembers the answers, since nets repeat their nodes."""
 
     def __init__(self, opset: int) -> None:
         self.opset = opset
@@ -57,9 +57,9 @@ class Inference:
         complete_sizes(node)
 
     def infer_again(self, node: ir.Node, outputs: Iterable[ir.Value]) -> None:
-        """Infer some of a node's outputs as if their shapes were not known, which may remain so.
+        """Forget the shapes of some of a node's outputs and infer them; they may remain unknown.
 
-        What does not fit the operator is not for this to judge.
+        Operands that do not fit the operator raise no error here.
         """
         for v in outputs:
             v.shape = None
@@ -69,8 +69,8 @@ class Inference:
     def infer_open(self, node: ir.Node) -> None:
         """Infer the outputs whose type or shape is open.
 
-        A declared type counts where nothing is found. What does not fit the operator is not for
-        this to judge.
+        A declared type stays where inference finds none. Operands that do not fit the operator
+        raise no error here.
         """
         declared = {v: v.type for v in node.outputs if v.type is None or v.shape is None}
         for v in declared:
@@ -82,7 +82,7 @@ class Inference:
             v.type = v.type or kind
 
     def _ask(self, schema: onnx.defs.OpSchema, node: ir.Node) -> Told:
-        """What the standard's inference tells of a node's outputs."""
+        """The answer of the standard's inference for a node's outputs."""
         operands: dict[Any, onnx.TypeProto] = {}
         contents: dict[Any, onnx.TensorProto] = {}
         for v in node.inputs:
@@ -98,7 +98,7 @@ class Inference:
                 contents,
                 opset_imports=[onnx.helper.make_opsetid("", self.opset)],
             )
-        except Exception as e:  # of its own kinds
+        except Exception as e:  # onnx's errors share no base class
             given = ", ".join(str(v) for v in node.inputs)
             raise RuleError(f"{node.op_type}({given}) does not fit: {e}") from e
         found = (inferred.get(v.name or "") for v in node.outputs)
@@ -114,12 +114,12 @@ class Inference:
 
 
 def attributes_key(attributes: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A node's attributes as a key: equal ones are equal, but for graphs."""
+    """A node's attributes as a key of a dict. Graphs are equal only if they are the same one."""
     return tuple((name, _value_key(value)) for name, value in sorted(attributes.items()))
 
 
 def _value_key(value: Any) -> Any:
-    if isinstance(value, int | float | str):  # the most, and to tell a protocol takes long
+    if isinstance(value, int | float | str):  # most are; the test for a protocol is slow
         return value
     if isinstance(value, list | tuple):
         return tuple(map(_value_key, value))
@@ -143,7 +143,7 @@ def _key(schema: onnx.defs.OpSchema, node: ir.Node) -> tuple[Any, ...]:
 
 
 def _sizes_in(value: ir.Value) -> ir.TensorProtocol | None:
-    """A small constant of integers: axes, sizes, starts."""
+    """The tensor of a value that is a small constant of int64: axes, sizes, starts. Else None."""
     tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.dtype != ir.DataType.INT64 or tensor.size > SMALL:
         return None

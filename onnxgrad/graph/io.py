@@ -1,4 +1,4 @@
-"""Reading and writing models, and the weights that lie beside them in files of their own.
+"""Reads and writes models, and the weights that lie beside them in files of their own.
 
 Inside the package a model is always an `onnx_ir.Model`. `load` makes a private one from whatever
 the caller has, `like` turns a result back into the caller's kind, `save` writes a file whole or
@@ -21,7 +21,7 @@ from onnxgrad.graph import maps, protos
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.holders import check_sources, own_outputs
 
-# Bytes are those of a model's file.
+# Bytes have the content of a model's file.
 ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 
@@ -127,7 +127,7 @@ def save(
             staged = os.path.join(stage, name)
             ir.save(private, staged, external_data=data)
             _show_maps(private, staged)
-            # Only whole files leave the stage. Small models have no weights to set apart.
+            # Only whole files leave the stage. onnx_ir writes no data file without large weights.
             if data is not None and os.path.exists(os.path.join(stage, data)):
                 os.replace(os.path.join(stage, data), os.path.join(folder, data))
             os.replace(staged, path)
@@ -257,7 +257,7 @@ def _require_whole(tensor: ir.ExternalTensor) -> None:
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph, those of functions, and all within."""
+    """The main graph, the graphs of functions, and all graphs that nodes in these hold."""
     for graph in (model.graph, *(f.graph for f in model.functions.values())):
         yield graph
         yield from graph.subgraphs()
@@ -272,7 +272,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _attributes(model: ir.Model) -> Iterator[MutableMapping[str, ir.Attr]]:
-    """The attributes of each node, and the defaults of those of functions."""
+    """The attributes of each node, and those of each function, which hold defaults."""
     for function in model.functions.values():
         yield function.attributes
     for graph in _graphs(model):
@@ -300,7 +300,7 @@ def _held(attribute: ir.Attr) -> Sequence[ir.TensorProtocol]:
 
 
 def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> None:
-    """Put another tensor in the place of each of a model, those in functions and attributes too."""
+    """Replace each tensor of a model by `new` of it, in functions and attributes too."""
     for value in _values(model):
         if value.const_value is not None:
             value.const_value = new(value.const_value)
@@ -316,19 +316,19 @@ def _weight_bytes(model: ir.Model) -> int:
 
 
 def _own_type(kind: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
-    if isinstance(kind, ir.TensorType):  # the most
+    if isinstance(kind, ir.TensorType):  # most are
         return ir.TensorType(kind.dtype, denotation=kind.denotation)
     return copy.deepcopy(kind)
 
 
 def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """The same data under a name of its own: renaming it leaves the caller's tensor alone."""
-    # A tensor read from a proto keeps its name there, so that a copy of it would not be enough.
+    """The same data in another tensor: to rename it leaves the caller's tensor alone."""
+    # The name of a tensor read from a proto is stored in the proto, which copies would share.
     return _view(tensor) if isinstance(tensor, ir.TensorProtoTensor) else copy.copy(tensor)
 
 
 def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """The same data, written into the model's own message."""
+    """The same data, which serialization writes into the model's own message."""
     return _view(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
 
 

@@ -1,8 +1,8 @@
-"""Maps, the values of classical classifiers (ZipMap), which onnx_ir has no type for.
+"""Maps, the values that classical classifiers give (ZipMap), for which onnx_ir has no type.
 
-No gradient flows through one. A node that takes or gives a map is hidden in a domain of its own,
-where inference and rules leave it alone; inputs and outputs of the model that are maps, or hold
-some, stand there as sequences of strings. What is written shows both as they were.
+No gradient flows through a map. So a node that takes or gives one is hidden: it gets a domain of
+its own, where inference and rules leave it alone. Inputs and outputs of the model that are maps,
+or hold some, become sequences of strings. `show` restores both before a model is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from onnxgrad.graph.protos import walk
 
-# What the domain of a hidden node begins with.
+# The domain of a hidden node begins with this.
 _HIDDEN = "onnxgrad.maps:"
 # The property of the model that holds the types of its inputs and outputs, by name.
 _TYPES = "onnxgrad.maps"
@@ -106,10 +106,10 @@ def _functions_with_maps(proto: onnx.ModelProto) -> list[tuple[str, str]]:
 
 
 def _declare(proto: onnx.ModelProto) -> None:
-    """Declare the types of all values that inference finds: what a hidden node gives, for one."""
+    """Declare all types that inference finds, so that the outputs of hidden nodes keep theirs."""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
-    except Exception:  # of its own kinds; what the file declares has to do
+    except Exception:  # onnx's errors share no base class; the file's declarations have to do
         return
     declared = {value.name for value in _declared(proto.graph) if value.HasField("type")}
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in declared)

@@ -1,6 +1,6 @@
-"""What is noted on the values and nodes of a net while it is differentiated.
+"""Notes on the values and nodes of a net while it is differentiated.
 
-Every note is declared here, with what it holds and on what it stands. No other module looks into
+Every note is declared here, with its content and with what bears it. No other module looks into
 the `meta` of a value or a node.
 """
 
@@ -26,11 +26,11 @@ class Note(Generic[T]):
         return self._key in noted.meta
 
     def of(self, noted: Noted) -> T | None:
-        """What is noted; None where nothing is."""
+        """The content of the note; None where there is no note."""
         return noted.meta.get(self._key)
 
     def set(self, noted: Noted, content: T) -> T:
-        """Note the content, and give it back."""
+        """Note the content, and return it."""
         noted.meta[self._key] = content
         return content
 
@@ -40,14 +40,14 @@ class Note(Generic[T]):
 
 
 class Contents(NamedTuple):
-    """The elements of a tensor; of one that is not known as a whole, objects: a `Dim` each."""
+    """The elements of a tensor; objects, a `Dim` each, where the tensor is known only in part."""
 
     array: np.ndarray
     whole: bool = True
 
 
-# On a value: the dtype of its cotangents, where it is a rounded number that a straight-through
-# gradient takes for the number itself.
+# On a rounded number that a straight-through gradient takes for the number itself: the dtype of
+# its cotangents.
 ROUNDED: Note[ir.DataType | None] = Note("rounded")
 
 # On a node: a straight-through gradient of it was asked for.
@@ -59,11 +59,11 @@ STOPPED: Note[bool] = Note("stopped")
 # On an output of the net: the shape that the file declares, which may be wrong.
 DECLARED: Note[ir.Shape | None] = Note("declared")
 
-# On a value: what it holds, as far as that is known when the graph is built.
+# On a value: its contents, as far as they are known when the graph is built.
 CONTENTS: Note[Contents | None] = Note("contents")
 
-# On a sequence: its elements, where they are known one by one: `Tensor`s, in the list
-# that its expansion has returned.
+# On a sequence whose elements are known one by one: the list of `Tensor`s that its expansion has
+# returned.
 ITEMS: Note[list[Any]] = Note("items")
 
 # On a node: why it could not be replaced although its operator has an expansion.
@@ -71,5 +71,5 @@ NOT_EXPANDED: Note[str] = Note("not_expanded")
 
 
 def copy_notes(source: Noted, target: Noted) -> None:
-    """Note on `target` what is noted on `source`."""
+    """Copy all notes of `source` to `target`."""
     target.meta.update(source.meta)

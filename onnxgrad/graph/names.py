@@ -1,4 +1,4 @@
-"""How a tensor of a net is named: by its name, or by the position of a parameter in the net."""
+"""Finds the tensor that a name stands for, or the position of a parameter in the net."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
 from onnxgrad.graph.facts import FLOATS
 
 Position: TypeAlias = Sequence[str | int]
-Spec: TypeAlias = str | Position
+TensorSpec: TypeAlias = str | Position
 
 
 class All(enum.Enum):
@@ -27,7 +27,7 @@ class All(enum.Enum):
 
 
 ALL: Final = All.ALL
-"""Every floating-point graph input and every weight that is learnt."""
+"""Every floating-point graph input and every trainable weight."""
 
 
 def parameters(model: ir.Model) -> dict[str, ir.Value]:
@@ -50,7 +50,7 @@ def _constants(graph: ir.Graph) -> dict[str, ir.Value]:
     return {v.name: v for v in (*graph.initializers.values(), *nodes) if v.name}
 
 
-def resolve(model: ir.Model, spec: Spec) -> str:
+def resolve(model: ir.Model, spec: TensorSpec) -> str:
     """The name of the tensor that `spec` stands for.
 
     Args:
@@ -88,7 +88,7 @@ def resolve(model: ir.Model, spec: Spec) -> str:
 
 
 def resolve_all(model: ir.Model, spec: Any) -> list[str]:
-    """Names for one name or several; a list that is one position in the net counts as one.
+    """The names that one name or a sequence of names and positions stands for.
 
     Raises:
         ArgumentError: `spec` is neither.
@@ -105,7 +105,7 @@ def resolve_all(model: ir.Model, spec: Any) -> list[str]:
 
 
 def _as_position(model: ir.Model, spec: Sequence[Any]) -> str:
-    """The sentence for a position in the place of a list of tensors, or an empty string."""
+    """A hint for a position that was given where a list of tensors is expected, or ""."""
     try:
         name = resolve(model, list(spec))
     except UnknownNameError:
@@ -160,7 +160,7 @@ def _nodes_at(model: ir.Model, place: Position) -> list[ir.Node]:
     return [node for node in nodes if node.name and wanted and _split(node.name) == wanted]
 
 
-def _operand(model: ir.Model, node: ir.Node, operand: str | int, spec: Spec) -> str:
+def _operand(model: ir.Model, node: ir.Node, operand: str | int, spec: TensorSpec) -> str:
     formal = _formal_inputs(model, node)
     index = formal.index(operand) if operand in formal else operand
     value = None

@@ -1,6 +1,6 @@
-"""What a model's message holds beside what onnx_ir reads: each tensor of it, and sparse ones.
+"""Tensors in a model's protobuf message, before onnx_ir reads it: external and sparse ones.
 
-A message is walked by its own description, so that no place where it can hold a tensor is left out.
+A message is walked by its descriptor, so that no place where it can hold a tensor is left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from google.protobuf.message import Message
 
 from onnxgrad.graph.errors import ModelError
 
-# A protobuf message holds less than 2 GiB. The rest of the message takes its part of that.
+# A protobuf message holds less than 2 GiB, and some of that is left for other parts than weights.
 LIMIT = 2**31 - 2**24
 
 
 def _holders() -> frozenset[str]:
-    """The messages that can hold a tensor, however deep."""
+    """The names of the messages that can hold a tensor, at any depth."""
     kinds: dict[str, Descriptor] = {}
     left = [onnx.ModelProto.DESCRIPTOR]
     while left:
@@ -44,9 +44,9 @@ _HOLDERS = _holders()
 
 
 def walk(proto: Message) -> Iterator[Message]:
-    """A model, or a part of one, and every message within that is a tensor or can hold one.
+    """A model, or a part of one, and every message within it that is a tensor or can hold one.
 
-    The outer come before the inner.
+    A message comes before those within it.
     """
     left: list[Message] = [proto]
     while left:
@@ -68,10 +68,11 @@ def external(messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
 
 
 def require_inside(name: str | None, location: str, folder: str) -> None:
-    """Refuse a weight that lies outside the model's folder, or could.
+    """Check that the file of a weight lies in the model's folder.
 
     Raises:
-        ModelError: Its file is another one of the machine, or none.
+        ModelError: The file lies outside of the folder, may be a link to a file outside, or has no
+            valid name.
     """
     weight = f"The weight {name!r} lies in {location!r}"
     if "\0" in location:
@@ -116,7 +117,7 @@ def make_dense(proto: onnx.ModelProto, folder: str) -> None:
 
 
 def _dense(sparse: onnx.SparseTensorProto, folder: str) -> onnx.TensorProto:
-    """The same values at their places, zeros elsewhere."""
+    """A dense tensor with the same values, and zeros elsewhere."""
     name, shape = sparse.values.name, tuple(sparse.dims)
     try:
         values = onnx.numpy_helper.to_array(sparse.values, folder).reshape(-1)

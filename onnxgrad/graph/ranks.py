@@ -18,7 +18,7 @@ def _operand(node: ir.Node, k: int) -> ir.Value | None:
 
 
 def _length(value: ir.Value | None) -> int | None:
-    """The number of elements of a vector, where it is known or follows from known elements."""
+    """The number of elements of a vector; None where it is unknown."""
     dims = None if value is None else dims_of(value)
     if value is None or dims is None or len(dims) != 1:
         return None
@@ -29,13 +29,13 @@ def _length(value: ir.Value | None) -> int | None:
 
 
 def _same(*pairs: tuple[ir.Value | None, int | None]) -> Found:
-    """Values with ranks, those that are known."""
+    """The values whose rank is given, with unknown sizes."""
     return [(v, [None] * r) for v, r in pairs if r is not None and r >= 0]
 
 
 @rank("Attention")
 def _attention(node: ir.Node) -> Found:
-    """The caches and scores have 4 axes; the query has 3 where the number of heads is told."""
+    """Caches and scores have 4 axes; Q, K, V and Y have 3 where an attribute tells the heads."""
     axes = 3 if "q_num_heads" in node.attributes else 4
     return _same(
         *((v, axes) for v in (*node.inputs[:3], node.outputs[0])),
@@ -45,7 +45,7 @@ def _attention(node: ir.Node) -> Found:
 
 @rank("GRU", "LSTM", "RNN")
 def _recurrent(node: ir.Node) -> Found:
-    """X is [time, batch, features], a state [directions, batch, size]; Y is both."""
+    """X is [time, batch, features], a state [directions, batch, size], and Y has all four axes."""
     operands = zip(node.inputs, (3, 3, 3, 2, 1, 3, 3, 2), strict=False)
     yield from ((v, [None] * r) for v, r in operands)
     yield from ((v, [None] * (3 if k else 4)) for k, v in enumerate(node.outputs))
@@ -122,7 +122,7 @@ def _col2im(node: ir.Node) -> Found:
 
 @rank("AffineGrid", "ConstantOfShape")
 def _sized(node: ir.Node) -> Found:
-    """The size is an operand."""
+    """The last operand holds the sizes of the output."""
     theta = node.inputs[0] if node.op_type == "AffineGrid" else None
     return _same((theta, 3), (node.outputs[0], _length(node.inputs[-1])))
 
@@ -141,7 +141,7 @@ def _reshape(node: ir.Node) -> Found:
 
 @rank("Squeeze", "Unsqueeze")
 def _squeeze(node: ir.Node) -> Found:
-    """Without axes the sizes decide, of which a runtime may know more."""
+    """The rank follows from the number of axes; without axes it depends on sizes."""
     x, axes = _rank_of(node.inputs[0]), _length(_operand(node, 1))
     if x is not None and axes is not None:
         yield node.outputs[0], [None] * (x + (axes if node.op_type == "Unsqueeze" else -axes))
@@ -177,7 +177,7 @@ def _idle(node: ir.Node) -> bool:
 
 @rank("If")
 def _if(node: ir.Node) -> Found:
-    """An output has the sizes in which the branches agree."""
+    """An output has the shape in which the branches agree."""
     for out, *given in zip(node.outputs, *(g.outputs for g in subgraphs(node)), strict=True):
         shape = common_shape(*(v.shape for v in given))
         if shape is not None:
@@ -186,7 +186,7 @@ def _if(node: ir.Node) -> Found:
 
 @rank("Loop")
 def _loop(node: ir.Node) -> Found:
-    """A final state is the initial one, where no step runs, or one that the body gives."""
+    """A final state is the initial one if no step runs, else a result of the body: they agree."""
     body = next(iter(subgraphs(node)))
     states = len(node.inputs) - 2
     for out, initial, state in zip(node.outputs, node.inputs[2:], body.outputs[1:], strict=False):
@@ -201,7 +201,7 @@ def _loop(node: ir.Node) -> Found:
 
 @rank("Scan")
 def _scan(node: ir.Node) -> Found:
-    """A state keeps its shape; what the steps write is stacked along one axis."""
+    """A state keeps its shape; the results of the steps are stacked along one axis."""
     body = next(iter(subgraphs(node)))
     states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
     for k, (out, step) in enumerate(zip(node.outputs, body.outputs, strict=True)):
@@ -222,7 +222,7 @@ def _einsum(node: ir.Node) -> Found:
 
 @rank("CenterCropPad", "Pad", "Resize", "Tile")
 def _by_axis(node: ir.Node) -> Found:
-    """Their operands hold a number for each axis, unless they name axes."""
+    """An operand holds a number for each axis, or two of a Pad, unless axes are named."""
     given = {"CenterCropPad": [1], "Pad": [1], "Resize": [2, 3], "Tile": [1]}[node.op_type]
     lengths = [n for k in given if (n := _length(_operand(node, k)))]
     named = "axes" in node.attributes or (node.op_type == "Pad" and _operand(node, 3) is not None)
@@ -234,7 +234,7 @@ def _by_axis(node: ir.Node) -> Found:
 
 @rank("Split")
 def _split(node: ir.Node) -> Found:
-    """Into computed sizes."""
+    """An output has the rank of the operand, also where the sizes of the parts are computed."""
     return _same(*((v, _rank_of(node.inputs[0])) for v in node.outputs))
 
 

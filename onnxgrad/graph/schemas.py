@@ -11,7 +11,7 @@ import onnx
 
 @dataclass(frozen=True)
 class Schema:
-    """What a rule can name: an operator's formal operands, outputs and attributes with defaults."""
+    """The names that a rule can use: formal operands, outputs, and attributes with defaults."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -20,9 +20,9 @@ class Schema:
     variadic_output: bool = False
 
     def operand(self, index: int) -> str:
-        """The formal name of the operand at `index`; the last one absorbs a variadic tail.
+        """The formal name of the operand at `index`; all that are variadic have the last name.
 
-        One that is not declared, of an operator without a schema, has its index as its name.
+        An operand that is not declared has its index as its name.
         """
         if index < len(self.inputs):
             return self.inputs[index]
@@ -31,7 +31,7 @@ class Schema:
 
 @functools.cache
 def schema_of(domain: str, op_type: str, version: int | None = None) -> Schema | None:
-    """The standard's schema, the newest or that of an opset `version`; None if it has none."""
+    """The standard's schema of an operator, the newest or that of an opset; None without one."""
     s = onnx_schema(domain, op_type, version)
     if s is None:
         return None

@@ -11,7 +11,7 @@ from onnxgrad.graph.facts import Dim, dims_of
 
 @size("ConstantOfShape")
 def _constant_of_shape(node: ir.Node) -> Found:
-    """In an inner graph inference does not see the constants among the sizes."""
+    """Sizes that are constants, which inference does not see in an inner graph."""
     sizes = None if node.inputs[0] is None else dims_in(node.inputs[0])
     return [] if sizes is None else [(node.outputs[0], sizes)]
 
@@ -24,7 +24,7 @@ def _of_sequences(node: ir.Node) -> bool:
 
 @misjudged("Attention")
 def _attention(node: ir.Node) -> bool:
-    """Inference takes what it would have to calculate, as a head's size, for 0."""
+    """Inference takes a size that it would have to calculate, as a head's size, for 0."""
     dims = [None if v is None else dims_of(v) for v in node.inputs]
     calculated = len(node.outputs) > 3 or (dims[0] is not None and len(dims[0]) == 3)
     return calculated and any(not isinstance(n, int) for d in dims for n in d or ())
@@ -32,7 +32,7 @@ def _attention(node: ir.Node) -> bool:
 
 @misjudged("Einsum")
 def _einsum(node: ir.Node) -> bool:
-    """Inference takes the ellipsis of the first operand for that of all."""
+    """Inference takes the sizes in the first operand's ellipsis for those of all operands."""
     parts = []
     terms = node.attributes["equation"].as_string().split("->")[0].split(",")
     for term, v in zip(terms, node.inputs, strict=True):
@@ -44,6 +44,6 @@ def _einsum(node: ir.Node) -> bool:
 
 
 def _may_differ(sizes: tuple[Dim, ...]) -> bool:
-    """Whether sizes along one axis may differ, where inference would take the first of them."""
+    """Whether sizes along one axis may differ; inference would take the first of them."""
     equal = sizes[0] is not None and len(set(sizes)) == 1
     return not equal and not all(isinstance(n, int) for n in sizes)

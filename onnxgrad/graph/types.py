@@ -1,4 +1,4 @@
-"""Types of outputs, where the standard's inference leaves them open or sees elements alone."""
+"""Types of outputs that the standard's inference leaves open, or of which it sees elements only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxgrad.graph.schemas import onnx_schema
 def type_of(node: ir.Node, k: int) -> ir.TypeProtocol | None:
     """The type of an output by the correction for the operator, else by the operator's schema.
 
-    The schema tells the only type there is, or that of an operand; nothing where there is a choice.
+    The schema tells it where there is one possible type, or where it is the type of an operand.
     """
     correction = kind.of(node)
     if correction is not None:
@@ -31,7 +31,7 @@ def type_of(node: ir.Node, k: int) -> ir.TypeProtocol | None:
 
 
 def gives_sequence(node: ir.Node, k: int) -> bool:
-    """Whether an output is a sequence, of which onnx_ir's pass sees the elements' dtype alone."""
+    """Whether an output is a sequence; onnx_ir's pass only sees the dtype of its elements."""
     correction = kind.of(node)
     if correction is not None:
         return isinstance(correction(node, k), ir.SequenceType)
@@ -56,7 +56,7 @@ def _if(node: ir.Node, k: int) -> ir.TypeProtocol | None:
 
 @kind("Loop")
 def _loop(node: ir.Node, k: int) -> ir.TypeProtocol | None:
-    """The body gives its condition first."""
+    """The first output of the body is the condition."""
     return next(iter(subgraphs(node))).outputs[k + 1].type
 
 

@@ -1,4 +1,4 @@
-"""What sliding windows leave of a size, by name, and where inference misjudges it."""
+"""Sizes behind sliding windows: names for them, and where inference misjudges them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ POOLS = {"AveragePool", "LpPool", "MaxPool"}
 
 
 def drops_windows(node: ir.Node, sizes: tuple[Dim, ...]) -> list[bool]:
-    """Whether ceil_mode makes room for a window that has nothing of the input, by axis.
+    """Along which axes ceil_mode makes room for a window that has no element of the input.
 
-    It is dropped. Of a size that is not known no inference tells anything.
+    Such a window is dropped. False for an axis of unknown size.
     """
     found = []
     for dim, (stride, begin, end, reach) in zip(sizes[2:], windows_of(node, sizes), strict=False):
@@ -26,9 +26,11 @@ def drops_windows(node: ir.Node, sizes: tuple[Dim, ...]) -> list[bool]:
 
 
 def windows_of(node: ir.Node, sizes: tuple[Dim, ...]) -> list[tuple[int, int, int, int]]:
-    """How a window slides along each axis, from the attributes for an operand of `sizes`.
+    """How a window slides along each axis of an operand of `sizes`, by the attributes.
 
-    Its stride, the padding in front and behind, and the way from its first to its last element.
+    Returns:
+        For each axis the stride, the padding in front and behind, and the distance from the first
+        to the last element of the window.
     """
     n = len(sizes) - 2
     lists = {"kernel_shape": [], "strides": [1] * n, "dilations": [1] * n, "pads": [0] * (2 * n)}
@@ -40,7 +42,7 @@ def windows_of(node: ir.Node, sizes: tuple[Dim, ...]) -> list[tuple[int, int, in
 
 
 def is_window(node: ir.Node) -> bool:
-    """Whether a window of known size slides along the first operand, to where it still fits."""
+    """Whether a window of known size slides along the first operand for as long as it fits."""
     slides = not node.domain and node.op_type in {"Conv", *POOLS}
     known = bool(node.attributes.get_ints("kernel_shape"))
     return slides and known and not node.attributes.get_int("ceil_mode", False)
@@ -48,10 +50,7 @@ def is_window(node: ir.Node) -> bool:
 
 @size("Conv", *POOLS)
 def _windows(node: ir.Node) -> Found:
-    """What a window leaves of a size that has a name, named by the formula.
-
-    So equal names are equal sizes.
-    """
+    """Name the size behind a window by its formula, so that equal names are equal sizes."""
     sizes = dims_of(x) if is_window(node) and (x := node.inputs[0]) is not None else None
     if sizes is None:
         return
@@ -60,7 +59,7 @@ def _windows(node: ir.Node) -> Found:
     for dim, (stride, begin, end, reach) in zip(sizes[2:], windows_of(node, sizes), strict=False):
         pads = {"NOTSET": begin + end, "VALID": 0}.get(auto, reach)  # SAME rounds up size / stride
         left.append(_after(dim, pads - reach - 1, stride))
-    if len(left) == len(sizes) - 2:  # a model that is not valid may have less
+    if len(left) == len(sizes) - 2:  # a model that is not valid may have fewer
         yield from ((v, [None, None, *left]) for v in node.outputs)
 
 
@@ -77,7 +76,7 @@ def _after(dim: Dim, more: int, stride: int) -> str | None:
 def _pools(node: ir.Node) -> bool:
     """Below opset 22 inference counts a window that starts beyond a pool's input.
 
-    `settle` says which pools cannot be written otherwise.
+    `passes.plain` says which pools cannot be written otherwise.
     """
     sizes = None if node.inputs[0] is None else dims_of(node.inputs[0])
     return sizes is not None and any(drops_windows(node, sizes))

@@ -1,4 +1,4 @@
-"""Branches that can never run go."""
+"""Removes branches that can never run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from onnxgrad.graph.marks import copy_notes
 
 
 def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
-    """Put the branch in the place of each If whose condition is known; whether there was one.
+    """Replace each If whose condition is known by its branch; returns whether there was one.
 
-    Exporters write Squeeze as an If on the size of the axis, so that even the rank depends on it.
+    Exporters write Squeeze as an If on the size of the axis, so that even a rank depends on it.
     """
     names, found = names or Names(graph), False
     for node in graph:

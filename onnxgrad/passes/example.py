@@ -1,8 +1,9 @@
-"""Ranks learnt from an example: feeds for which the forward pass runs once.
+"""Learns ranks from an example: feeds with which the forward pass runs once.
 
 Where neither the operators nor the ports tell how many axes a tensor has, as after a Squeeze
-without axes, one run does. Its ranks are learnt, its sizes are not. A rank can depend on what is
-fed, so the graph checks each that is learnt: a run fails on feeds for which it is another.
+without axes, one run tells it. The ranks of that run are learnt, its sizes are not. A rank can
+depend on the feeds, so the graph checks each rank that was learnt: a run with feeds that give
+another rank fails.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from onnxgrad.runtimes.registry import on_cpu
 
 
 def learn(model: ir.Model, example: Any) -> dict[ir.Value, int]:
-    """The ranks of the open tensors of the main graph.
+    """The ranks of the main graph's tensors whose rank is open.
 
     Args:
-        model: Its shapes are inferred, as far as they can be.
+        model: A model whose shapes have been inferred as far as possible.
         example: The input's value where there is one, else a dict by input name.
 
     Raises:
@@ -52,7 +53,7 @@ def _feeds(graph: ir.Graph, example: Any) -> dict[str, Any]:
 
 
 def roots(ranks: Mapping[ir.Value, int]) -> list[ir.Value]:
-    """Those that are open still, though what they are calculated from is not."""
+    """The values whose rank is still open, though those of their operands are known."""
     still = {v for v in ranks if v.shape is None}
     return [v for v in still if not still.intersection(_operands(v))]
 
@@ -63,9 +64,10 @@ def _operands(value: ir.Value) -> list[ir.Value]:
 
 
 def pin(graph: ir.Graph, value: ir.Value, rank: int, names: Names) -> None:
-    """Put the same tensor, whose rank is told, in the place and under the name of a value.
+    """Replace a value by an equal tensor of known rank, which takes its name.
 
-    It is a Reshape to the value's own shape, as a vector of so many sizes, which no other rank has.
+    The tensor is a Reshape of the value to its own shape. That shape is first reshaped to a vector
+    of `rank` sizes, which fails in a run where the value has another rank.
     """
     count = ir.Value(name=names.fresh("rank"), const_value=ir.tensor(np.array([rank], np.int64)))
     count.type, count.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])

@@ -1,18 +1,19 @@
-"""Operators outside the standard's default domain, replaced by the standard's own before all else.
+"""Replaces operators of other domains by operators of the standard's default domain.
 
-An expansion is a function of the operator's operands, by position, and of its attributes, by name
-after the star, which emits the same values with `op`:
+An expansion is a function that emits the same values with `op`. Its parameters are the operator's
+operands, by position, and after a star its attributes, by name:
 
     @expansion("com.microsoft::QuickGelu")
     def _(op, X, *, alpha=1.702):
         return X * op.Sigmoid(X * alpha)
 
-Two stars take the attributes that are passed on to an operator of the standard, which checks them.
-It returns one tensor or a tuple, with None for outputs that it leaves to the operator. A list
-stands for a sequence of which every element is known; `items` gives it to a later expansion.
+A parameter with two stars takes the attributes that are passed on to an operator of the standard,
+which checks them. An expansion returns one tensor or a tuple, with None for outputs that it leaves
+to the operator. A list stands for a sequence whose elements are all known; `items` gives it to a
+later expansion.
 
-Where attributes name tensors of the graph, `bind` makes these further operands, so that a pass that
-renames, moves or removes values respects them.
+Where attributes name tensors of the graph, `bind` makes operands of these tensors, so that passes
+that rename, move or remove values respect them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def needs_expansion(graph: ir.Graph) -> bool:
 
 
 def bind(graph: ir.Graph, outer: Mapping[str | None, ir.Value] | None = None) -> None:
-    """Make operands of the tensors that attributes name, for every node that does so.
+    """Make operands of the tensors that attributes of nodes name.
 
     Args:
         graph: The nodes may be out of order.
@@ -75,10 +76,11 @@ def _named(node: ir.Node) -> list[str]:
 def expand(graph: ir.Graph) -> None:
     """Replace the operators that have an expansion; their outputs keep their names.
 
-    The nodes are left out of order. One that cannot be replaced stays, with a note of the reason.
+    The nodes are left out of order. A node that cannot be replaced stays, with a note of the
+    reason.
 
     Args:
-        graph: Of inferred types, as far as inference knows the operators.
+        graph: A graph whose types are inferred, as far as inference knows the operators.
     """
     _expand(Builder(graph))
 
@@ -89,7 +91,7 @@ def _expand(op: Builder) -> None:
             _expand(Builder(inner, op))
         function = expansion_of(node)
         if function is None:
-            op.inference.infer_open(node)  # a type that follows from an expansion before it
+            op.inference.infer_open(node)  # its types may follow from an expansion before it
             continue
         op.scope = node.name or node.op_type
         try:
@@ -131,7 +133,7 @@ def _call(
 
 
 def _replace(op: Builder, old: ir.Value, new: Tensor) -> None:
-    """Let `new` take the place and the name of a value."""
+    """Replace a value by `new`, which takes its name."""
     if new.value not in op.emitted or new.value.is_graph_output():
         new = op.node("Identity", [new])[0]
     name, old.name = old.name, op.names.fresh(f"{old.name}_replaced")

@@ -1,7 +1,7 @@
-"""Attributes that are 0 or 1 by the standard. Of another number runtimes make one or the other.
+"""Checks attributes that are 0 or 1 by the standard: runtimes differ on other numbers.
 
-onnxruntime takes it for true by some attributes and for false by others, so that a gradient could
-be that of another function than the one which runs.
+onnxruntime takes another number for true in some attributes and for false in others. So a gradient
+could be that of another function than the one that runs.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FLAGS = frozenset(f"{_STANDARD} {_ML} {_MICROSOFT}".split())
 
 
 def require_flags(nodes: Iterable[ir.Node]) -> None:
-    """Refuse nodes with a flag that is neither 0 nor 1.
+    """Check that every flag of the nodes is 0 or 1.
 
     Raises:
-        ModelError: It names the node, the attribute and its value.
+        ModelError: A flag is neither; the message names the node, the attribute and its value.
     """
     for node in nodes:
         if node.domain not in _DOMAINS:

@@ -1,8 +1,8 @@
-"""Inference of a whole model: the standard's, and what that leaves open or gets wrong.
+"""Infers dtypes and shapes of a whole model: by the standard's inference, and with corrections.
 
-Inference of one node, with the corrections by operator, is `graph.inference`. Here are constants of
-the main graph seen from inner graphs, types and ranks that follow from each other, and names for
-sizes.
+`graph.inference` infers one node, with the corrections by operator. This module adds what needs
+the whole model: inner graphs see constants of the main graph, types and ranks follow from each
+other until nothing new is found, and sizes get names.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from onnxgrad.graph.window_sizes import is_window
 from onnxgrad.passes.example import declare_inputs, learn, pin, roots
 from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
 from onnxgrad.passes.opsets import HIDDEN
-from onnxgrad.passes.settle import settle
+from onnxgrad.passes.plain import make_plain
 from onnxgrad.passes.types import type_own_operators, type_sequences
 
 
 def infer(model: ir.Model, example: Any = None) -> None:
     """Infer dtypes and shapes anew, whatever the file declares of inner values and outputs.
 
-    Runtimes only warn of a declaration that is wrong, and files hold such. What the operands do not
-    tell stays open, but for ranks that an example has told.
+    Files hold wrong declarations, since runtimes only warn of them. A shape that does not follow
+    from the operands stays open, unless an example tells its rank.
 
     Args:
-        model: Its functions are inlined.
-        example: Feeds from which ranks are learnt that nothing else tells, if they are given.
+        model: A model whose functions are inlined.
+        example: None, or feeds from which ranks are learnt that nothing else tells.
 
     Raises:
         FeedError: The net cannot be run on the example.
     """
     if example is not None:
         declare_inputs(model.graph, example)
-    _infer_settled(model)
+    _infer_plain(model)
     if example is None or not (ranks := learn(model, example)):
         return
     names = Names(model.graph)
     while found := roots(ranks):
         for v in found:
             pin(model.graph, v, ranks.pop(v), names)
-        _infer_settled(model)
+        _infer_plain(model)
 
 
-def _infer_settled(model: ir.Model) -> None:
-    """Infer with no node in the way that inference would misjudge."""
+def _infer_plain(model: ir.Model) -> None:
+    """Infer a model in which no node is left that inference would misjudge."""
     _infer_anew(model)
-    while any(settle(node) for node in model.graph.all_nodes()):
-        _infer_anew(model)  # the first of them alone: what follows from a wrong size may be wrong
+    while any(make_plain(node) for node in model.graph.all_nodes()):
+        _infer_anew(model)  # after each rewrite: sizes that follow from a wrong one may be wrong
     nodes = [n for n in model.graph.all_nodes() if is_misjudged(n)]
-    if nodes:  # anew, with them hidden from inference: their ranks are all it is to know
+    if nodes:  # infer anew with these hidden: inference is to use nothing but their ranks
         model.graph.opset_imports[HIDDEN] = 1
         for node in nodes:
             node.domain = HIDDEN
@@ -76,12 +76,12 @@ def _infer_anew(model: ir.Model) -> None:
 
 
 def _forget_shapes(graph: ir.Graph) -> None:
-    """Leave what no inference tells: ranks of hidden nodes and of sequences."""
+    """Forget all shapes, but for ranks that no inference tells: of hidden nodes and sequences."""
     for node in graph.all_nodes():
         hidden = node.domain == HIDDEN
         if hidden or onnx_schema(node.domain, node.op_type) is not None:
             for v in (*node.outputs, *inner_states(node)):
-                # Inference tells little of a sequence's elements: there the file's rank is taken.
+                # Inference tells little of a sequence's elements, so the file's rank is kept.
                 kept = v.shape is not None and (hidden or is_sequence(v))
                 v.shape = ir.Shape([None] * len(v.shape or ())) if kept else None
 
@@ -103,7 +103,7 @@ def _complete_all_ranks(graph: ir.Graph) -> bool:
 
 
 def _name_sizes(graph: ir.Graph) -> None:
-    """Name the sizes that windows leave of named ones, and infer what follows, node by node."""
+    """Name the sizes behind windows that slide along named ones, and infer what follows."""
     if not any(_slides_along_names(node) for node in graph):
         return
     inference, names = Inference(graph.opset_imports[""]), _Names(graph)
@@ -127,14 +127,14 @@ def _slides_along_names(node: ir.Node) -> bool:
 
 
 class _Names:
-    """What stands for the names that inference made up for sizes which now have another."""
+    """Better names for sizes whose names inference has made up."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.given = {d for v in graph.inputs for d in dims_of(v) or ()}
         self.better: dict[Dim, Dim] = {}
 
     def of(self, before: Dim, after: Dim) -> Dim:
-        """The dimension that was `before`, if it is found to be `after`, too."""
+        """The better of two names of one dimension, which inference gave before and after."""
         before = self.better.get(before, before)
         if after is None or before in self.given or isinstance(before, int):
             return before

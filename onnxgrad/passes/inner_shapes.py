@@ -1,4 +1,4 @@
-"""Shapes in the graphs of If, Loop and Scan, which the standard's inference leaves unknown."""
+"""Infers shapes in the graphs of If, Loop and Scan that the standard's inference leaves open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from onnxgrad.graph.schemas import onnx_schema
 
 
 def see_outer_constants(graph: ir.Graph) -> bool:
-    """Set shapes in inner graphs that follow from constants of the main graph, or in branches.
+    """Set shapes in inner graphs that follow from constants of the main graph.
+
+    The outputs of an If then get the sizes in which its branches agree.
 
     Returns:
         Whether more is known than before.
@@ -27,7 +29,7 @@ def see_outer_constants(graph: ir.Graph) -> bool:
 
 
 def _agree(node: ir.Node) -> bool:
-    """Set the sizes in which the branches of an If agree; whether one was not known."""
+    """Set the sizes in which the branches of an If agree; returns whether one was not known."""
     before = [v.shape for v in node.outputs]
     for v, *given in zip(node.outputs, *(g.outputs for g in subgraphs(node)), strict=True):
         common = common_shape(*(w.shape for w in given))
@@ -38,7 +40,7 @@ def _agree(node: ir.Node) -> bool:
 
 
 def _infer_more(inference: Inference, node: ir.Node) -> bool:
-    """Infer the outputs of a node that are not wholly known; whether more is known now."""
+    """Infer a node's outputs whose shape is not wholly known; returns whether it told more."""
     known = {v: v.shape for v in node.outputs if v.name and elements_of(v) is None}
     if not known or any(subgraphs(node)) or onnx_schema(node.domain, node.op_type) is None:
         return False
@@ -49,7 +51,7 @@ def _infer_more(inference: Inference, node: ir.Node) -> bool:
     return found
 
 
-# The first input of a body that follows from the operands of its node.
+# The place of the first input of a body whose shape follows from the operands of the node.
 _FIRST_STATE = {"Loop": 2, "Scan": 0}
 
 
@@ -63,7 +65,7 @@ def inner_states(node: ir.Node) -> list[ir.Value]:
 
 
 def agree_on_states(graph: ir.Graph) -> bool:
-    """Set the shapes of states that the body of a Loop declares none of; whether there was one."""
+    """Set shapes of states that the body of a Loop leaves undeclared; returns whether it did."""
     loops = [n for n in graph.all_nodes() if n.op_type == "Loop" and not n.domain]
     undeclared = {n: [k for k in range(2, len(n.inputs)) if _is_open(n, k)] for n in loops}
     if not any(undeclared.values()):
@@ -88,12 +90,12 @@ class _Inner:
 
     def __init__(self, inference: Inference, undeclared: dict[ir.Node, list[int]]) -> None:
         self._inference = inference
-        # The states of every Loop whose shapes its body does not declare.
+        # For every Loop the places of the states whose shapes its body does not declare.
         self._undeclared = undeclared
         self._by_operator = {"Loop": self._loop, "Scan": self._scan}
 
     def follow(self, node: ir.Node) -> None:
-        """Infer the graphs that a node holds, and what follows for its outputs."""
+        """Infer the graphs that a node holds, and then its outputs."""
         way = None if node.domain else self._by_operator.get(node.op_type)
         for graph in subgraphs(node):
             if way is None:
@@ -103,7 +105,7 @@ class _Inner:
         complete_ranks(node)
 
     def _loop(self, node: ir.Node, body: ir.Graph) -> None:
-        """Take states for what they are initially, without the sizes that a step does not keep."""
+        """Give states their initial shapes, but for the sizes that a step does not keep."""
         undeclared = self._undeclared[node]
         kept = {k: v.shape for k in undeclared if (v := node.inputs[k]) is not None}
         while True:

@@ -1,10 +1,15 @@
 """The passes before differentiation. Afterwards rules see one dialect.
 
-Ensured: no model-local functions, but for those that the user has declared, with all that they
-call; opset FLOOR or newer; an IR version with initializers apart from inputs; weights in
-initializers of the main graph, none in Constant nodes; every node and value named and in order; the
-dtype of every value that the standard can infer, and its shape as far as it follows from the
-inputs; no If whose condition follows from them. What `io.load` ensures holds too.
+These passes ensure, besides what `io.load` does:
+
+- There are no model-local functions, but for those that the user has declared, and those that they
+  call.
+- The opset is FLOOR or newer, and the IR version one that has initializers apart from inputs.
+- Weights are initializers of the main graph, not Constant nodes.
+- Every node and value has a name, and nodes are in order.
+- Values have the dtype that the standard can infer, and the shape as far as it follows from the
+  inputs.
+- There is no If whose condition is known when the graph is built.
 """
 
 from __future__ import annotations
@@ -30,10 +35,10 @@ from onnxgrad.passes.opsets import FLOOR, inline, raise_opset
 
 _IR_VERSION = 10
 
-# What exporters write for "any size": two of them are not equal sizes.
+# Names that exporters write for "any size": two sizes of such a name need not be equal.
 _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
 
-# Attributes that are written out, since libraries take another default than the standard's.
+# Attributes whose default is written out, since libraries take another than the standard's.
 _DEFAULTS: dict[str, ir.Attr] = {
     "MeanVarianceNormalization": ir.AttrInt64s("axes", [0, 2, 3]),  # onnx's checker refuses it
     "STFT": ir.AttrInt64("onesided", 1),  # onnx's inference
@@ -48,8 +53,9 @@ def normalise(
     Args:
         model: A private copy.
         keep: Names of tensors that must survive although nothing uses them.
-        straight_through: What it is asked for, as for `gradient`: such rules count as declared.
-        example: Feeds from which ranks are learnt that nothing else tells, if they are given.
+        straight_through: The operators for which it is asked, as for `gradient`: their
+            straight-through rules count as declared.
+        example: None, or feeds from which ranks are learnt that nothing else tells.
 
     Raises:
         ModelError: The model is not valid, or its opset cannot be raised.
@@ -69,7 +75,7 @@ def normalise(
 
 
 def _passes(straight_through: Asked, example: Any) -> list[Callable[[ir.Model], object]]:
-    """What is done to a model, in this order."""
+    """The passes, in this order."""
     return [
         part_constants_from_inputs,
         forget_anonymous_sizes,
@@ -94,7 +100,7 @@ def _passes(straight_through: Asked, example: Any) -> list[Callable[[ir.Model], 
 class _Kept:
     """Tensors that have to survive the passes although nothing uses them.
 
-    Meanwhile inner tensors are outputs of the graph.
+    Inner tensors among them are outputs of the graph until `restore`.
     """
 
     def __init__(self, graph: ir.Graph, keep: list[str]) -> None:
@@ -106,11 +112,11 @@ class _Kept:
         for v in [v for node in graph for v in node.outputs if v.name in inner]:
             if ir.convenience.get_const_tensor(v) is None:
                 graph.outputs.append(v)
-            else:  # of a Constant node, which becomes an initializer
+            else:  # a Constant node gives it, which becomes an initializer
                 self._weights[v.name or ""] = v
 
     def restore(self, graph: ir.Graph) -> None:
-        """List the outputs that the file does, and the weights that a pass has removed."""
+        """List the outputs of the file only, and again the weights that a pass has removed."""
         del graph.outputs[len(self._declared) :]
         for v, shape in zip(graph.outputs, self._declared, strict=True):
             if not DECLARED.on(v):
@@ -134,7 +140,7 @@ def _check_inputs(graph: ir.Graph) -> None:
 
 
 def part_constants_from_inputs(model: ir.Model) -> None:
-    """Take initializers off the inputs where the file's IR version makes constants of them all."""
+    """Remove initializers from the inputs of an old IR version, which lists all of them there."""
     if model.ir_version < 4:
         common.RemoveInitializersFromInputsPass()(model)
 
@@ -161,18 +167,18 @@ def bind_named_tensors(model: ir.Model) -> None:
 
 
 def require_all_flags(model: ir.Model) -> None:
-    """Refuse attributes that are neither 0 nor 1 and should be."""
+    """Check that attributes which have to be 0 or 1 are."""
     for graph in _graphs(model):
         require_flags(graph.all_nodes())
 
 
 def inline_functions(model: ir.Model, straight_through: Asked) -> None:
-    """Inline the model's functions, but for those with a rule of the user's."""
+    """Inline the model's functions, but for those that the user has declared a rule for."""
     inline(model, lambda f: declared(f.domain, f.name, straight_through))
 
 
 def check_graphs(model: ir.Model) -> None:
-    """Refuse inner graphs that do not fit the nodes that hold them."""
+    """Check that inner graphs fit the nodes that hold them."""
     check_counts(model.graph)
 
 
@@ -184,8 +190,8 @@ def raise_ir_version(model: ir.Model) -> None:
 def inline_holders(model: ir.Model) -> None:
     """Replace operators outside the default domain that hold graphs by their bodies, in place.
 
-    FlexAttention's graphs become nodes of its body, as in a runtime. What they need has to be in
-    them, so this comes before constants are moved to the main graph.
+    FlexAttention's graphs become nodes of its body, as in a runtime. Making the body needs graphs
+    that hold their own constants, so this comes before constants are moved to the main graph.
     """
     holders = [n for n in model.graph.all_nodes() if n.domain and any(subgraphs(n))]
     if holders:

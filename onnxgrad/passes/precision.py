@@ -1,4 +1,4 @@
-"""A model in a wider precision, for finite differences that can tell an error of 0.1 %."""
+"""Promotes a model to a wider precision, for finite differences that can tell an error of 0.1 %."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _BITS = {
 _DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "softmax_precision"}
 
 
-def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> bool:
-    """Give every narrower floating-point tensor of a typed model the dtype `to`, in place.
+def promote(model: ir.Model, to: ir.DataType, strict: bool = True) -> bool:
+    """Promote every narrower floating-point tensor of a model to the dtype `to`, in place.
 
-    Operands and outputs that the standard does not define for it are put between two casts, to
-    FLOAT where that is defined. The names of the values stay with those of the new dtype.
+    An operand or output for which the standard does not define `to` is cast before or after the
+    node: to FLOAT where that is defined, else to its own dtype. The values in `to` keep the names.
 
     Args:
-        model: Its functions are inlined and its dtypes inferred.
+        model: A model whose functions are inlined and whose dtypes are inferred.
         to: FLOAT or DOUBLE.
-        strict: False for no such casts: then the model is not valid, but all of it is in `to`.
+        strict: Whether to cast. Without casts all of the model is in `to`, but it may be invalid.
 
     Returns:
         Whether every operator calculates in `to`, by the standard.
     """
-    pass_ = _Widening(model, to)
+    pass_ = _Promotion(model, to)
     nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
     for graph in model.graphs():
         for value in (*graph.inputs, *graph.initializers.values()):
@@ -48,10 +48,10 @@ def widen(model: ir.Model, to: ir.DataType, strict: bool = True) -> bool:
     return pass_.complete
 
 
-class _Widening:
+class _Promotion:
     def __init__(self, model: ir.Model, to: ir.DataType) -> None:
         self.opsets, self.to = model.graph.opset_imports, to
-        self.narrow: dict[ir.Value, ir.DataType] = {}  # what was widened, and from what
+        self.narrow: dict[ir.Value, ir.DataType] = {}  # what was promoted, and from what
         self.complete = True
 
     def is_narrow(self, dtype: ir.DataType | None) -> bool:
@@ -71,7 +71,7 @@ class _Widening:
 
     def attributes(self, node: ir.Node) -> None:
         if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
-            zero = ir.tensor([0.0], self.to)  # by default a float32
+            zero = ir.tensor([0.0], self.to)  # the default is a float32
             node.attributes["value"] = ir.AttrTensor("value", zero)
         if node.op_type == "GroupNormalization" and self.opsets.get("", 0) >= 21:
             # It calculates in float32 whatever its operands are, unless told otherwise.
@@ -94,12 +94,12 @@ class _Widening:
             if value in self.narrow and (kept := self._kept(outputs, index, value)):
                 self.complete = False
                 cast = _cast(value, self.to)
-                wide = cast.outputs[0]
-                ir.convenience.replace_all_uses_with(value, wide, replace_graph_outputs=True)
+                promoted = cast.outputs[0]
+                ir.convenience.replace_all_uses_with(value, promoted, replace_graph_outputs=True)
                 cast.replace_input_with(0, value)
                 node.append(cast)
                 value.dtype = kept
-                wide.name, value.name = value.name, f"{value.name}/narrow"
+                promoted.name, value.name = value.name, f"{value.name}/narrow"
         if schema and "stash_type" in schema.attributes and node.op_type != "GroupNormalization":
             self.complete &= self.to == ir.DataType.FLOAT
 

@@ -1,4 +1,4 @@
-"""Types in a whole model that onnx_ir's pass of inference leaves open."""
+"""Sets types in a whole model that onnx_ir's pass of inference leaves open."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnxgrad.graph.types import gives_sequence, type_of
 
 
 def type_sequences(graph: ir.Graph) -> bool:
-    """Set the types of sequences, of which the pass sees the elements' dtype alone."""
+    """Set the types of sequences: the pass only sees the dtype of their elements."""
     found = False
     for node in graph:
-        if node.op_type == "Loop" and not node.domain:  # its states, where its body declares none
+        if node.op_type == "Loop" and not node.domain:  # its body may declare no types of states
             formal = next(iter(subgraphs(node))).inputs
             for v, given in zip(formal[2:], node.inputs[2:], strict=False):
                 found |= given is not None and is_sequence(given) and _make_sequence(v)
@@ -28,7 +28,7 @@ def type_sequences(graph: ir.Graph) -> bool:
 
 
 def _make_sequence(value: ir.Value) -> bool:
-    """Let a value whose elements' dtype is known be a sequence; whether it was none before."""
+    """Make a value whose dtype is known a sequence of that dtype; returns whether it was none."""
     if value.dtype is None or is_sequence(value):
         return False
     value.type = ir.SequenceType(ir.TensorType(value.dtype))
@@ -36,16 +36,16 @@ def _make_sequence(value: ir.Value) -> bool:
 
 
 def _forget_names(value: ir.Value) -> None:
-    """Elements of a sequence may differ in a size that has a name."""
+    """Forget names of sizes in a sequence, whose elements may differ in these sizes."""
     if is_sequence(value) and value.shape is not None:
         value.shape = ir.Shape([d if isinstance(d, int) else None for d in value.shape])
 
 
 def type_own_operators(graph: ir.Graph) -> bool:
-    """Give outputs of operators with a rule a type where neither inference nor the file tells it.
+    """Set types of outputs of operators with a rule where neither inference nor the file has any.
 
-    An operator without a schema gives the type of its first operand; and its shape too where the
-    operator is element-wise in one.
+    Without a schema, it is the type of the first operand; so is the shape if there is no other
+    operand and the operator is element-wise.
     """
     found = False
     for node in graph.all_nodes():

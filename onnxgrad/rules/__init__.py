@@ -5,8 +5,8 @@ They import `declare` and all before it, and know no engine.
 import importlib
 import pkgutil
 
-from onnxgrad.declare.registry import settle
+from onnxgrad.declare.registry import mark_as_own
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-settle()
+mark_as_own()

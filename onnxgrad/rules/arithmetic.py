@@ -60,7 +60,7 @@ def _(op, g, X, Y, Z):
     c = Y.const
     if c is not None and c.size and (c == c.flat[0]).all():
         return op.scale(g, _power_derivative(op, X, Z, float(c.flat[0])))
-    x, y = op.wide(X), op.wide(op.cast(Y, X.dtype))
+    x, y = op.promoted(X), op.promoted(op.cast(Y, X.dtype))
     # 0 for the exponent 0, also at X = 0, where the formula has 0 * inf.
     both_zero = X.equals(0) & y.equals(0)
     return op.scale(g, y * op.Pow(x, op.Where(both_zero, op.const(0, like=y), y - 1)))
@@ -76,7 +76,7 @@ def _power_derivative(op: Builder, X: Tensor, Z: Tensor, c: float) -> Tensor | f
         return X * 2
     if c == 0.5:
         return 0.5 / Z
-    X, Z = op.wide(X), op.wide(Z)
+    X, Z = op.promoted(X), op.promoted(Z)
     if c == 3:
         return X * X * 3
     if c == -1:

@@ -45,7 +45,7 @@ Matters = Callable[..., set[ir.Value]]
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Roles:
     """What the backward pass carries, sums, reads and writes, by position.
 
     Attributes:
@@ -120,23 +120,23 @@ class Steps:
             matters: The values of a graph on the way from some values to others.
             gs: The cotangents of the outputs.
         """
-        plan = self._plan(wanted, matters, gs)
-        if not (plan.carried or plan.summed or plan.written):
+        roles = self._roles(wanted, matters, gs)
+        if not (roles.carried or roles.summed or roles.written):
             return {}
-        body = self._step_back(plan, pull)
-        reads = self._reads(body, plan)
-        initial = self._initial(plan)
-        emit = self._loop if self._needs_loop(plan, initial, reads) else self._scan
-        values = emit(plan, body, initial, reads)
+        body = self._step_back(roles, pull)
+        reads = self._reads(body, roles)
+        initial = self._initial(roles)
+        emit = self._loop if self._needs_loop(roles, initial, reads) else self._scan
+        values = emit(roles, body, initial, reads)
         n = len(self.states)
-        keys = [(self.operand, k) for k in plan.carried]
-        keys += [("captures", k) for k in plan.summed]
-        keys += [(self.operand, n + k) for k in plan.written]
+        keys = [(self.operand, k) for k in roles.carried]
+        keys += [("captures", k) for k in roles.summed]
+        keys += [(self.operand, n + k) for k in roles.written]
         return dict(zip(keys, values, strict=True))
 
     # -- planned ----------------------------------------------------------------------------------
 
-    def _plan(self, wanted: set, matters: Matters, gs: Sequence[Tensor | None]) -> _Plan:
+    def _roles(self, wanted: set, matters: Matters, gs: Sequence[Tensor | None]) -> _Roles:
         """What the cotangents `gs` reach of what is wanted."""
         n = len(self.states)
         g_states, g_scans = gs[:n], gs[n:]
@@ -145,7 +145,7 @@ class Steps:
             k for k, c in enumerate(self.captures) if c.value in live and ("captures", k) in wanted
         ]
         written = [k for k, v in enumerate(self.scan_in) if v in live]
-        return _Plan(carried, summed, written, g_states, g_scans)
+        return _Roles(carried, summed, written, g_states, g_scans)
 
     def _what_matters(
         self,
@@ -192,31 +192,31 @@ class Steps:
             )
         return not all(map(same_dim, before, after))
 
-    def _needs_loop(self, plan: _Plan, initial: Sequence[Tensor], reads: Sequence[_Read]) -> bool:
+    def _needs_loop(self, roles: _Roles, initial: Sequence[Tensor], reads: Sequence[_Read]) -> bool:
         """Whether there are sequences or changing shapes, which a Scan does not allow."""
         return any(is_sequence(t.value) for t in [*initial, *(r.tensor for r in reads)]) or any(
-            self._varies(self.states[k]) for k in plan.carried
+            self._varies(self.states[k]) for k in roles.carried
         )
 
     # -- one step backward ------------------------------------------------------------------------
 
-    def _step_back(self, plan: _Plan, pull: Pull) -> _Body:
+    def _step_back(self, roles: _Roles, pull: Pull) -> _Body:
         """The graph of one step backward; some of what it may read is not used."""
         inner, n = self.op.child("step_back"), len(self.states)
-        carry = [self._carried(inner, k) for k in plan.carried]
-        totals = [new_input(inner, "g_sum", self.captures[k].value) for k in plan.summed]
+        carry = [self._carried(inner, k) for k in roles.carried]
+        totals = [new_input(inner, "g_sum", self.captures[k].value) for k in roles.summed]
         formal = {v: self._formal(inner, v) for v in self.body.inputs}
         g_slices = [
             None if g is None else new_input(inner, "g_slice", self.scan_out[k])
-            for k, g in enumerate(plan.g_scans)
+            for k, g in enumerate(roles.g_scans)
         ]
         _, outputs = copy_into(inner, self.body, list(formal.values()))
         outputs = outputs[len(outputs) - n - len(self.scan_out) :]  # not a Loop's condition
-        after = [(outputs[k], g) for k, g in zip(plan.carried, carry, strict=True)]
+        after = [(outputs[k], g) for k, g in zip(roles.carried, carry, strict=True)]
         seeds = merged(inner, [*after, *zip(outputs[n:], g_slices, strict=True)])
-        before = [formal[self.states[k][0]] for k in plan.carried]
-        slices = [formal[self.scan_in[k]] for k in plan.written]
-        captured = [self.captures[k].value for k in plan.summed]
+        before = [formal[self.states[k][0]] for k in roles.carried]
+        slices = [formal[self.scan_in[k]] for k in roles.written]
+        captured = [self.captures[k].value for k in roles.summed]
         found = pull(inner, seeds, [*(t.value for t in before + slices), *captured])
         sums = [
             total(inner, [t, found[v]]) if v in found else t
@@ -244,7 +244,7 @@ class Steps:
 
     # -- what is read -----------------------------------------------------------------------------
 
-    def _reads(self, body: _Body, plan: _Plan) -> list[_Read]:
+    def _reads(self, body: _Body, roles: _Roles) -> list[_Read]:
         """What the steps read; inputs of the body that nothing uses are removed from it."""
         graph, n = body.op.graph, len(self.states)
         used = {v for v, t in body.formal.items() if t.value.uses() or t.value in graph.outputs}
@@ -265,7 +265,7 @@ class Steps:
                 reads.append(_Read(self.operands[n + k], axis, direction))
             else:
                 reads.append(_Read(collected.get(value) or self._history(value), 0, 1))
-        for k, g in enumerate(plan.g_scans):
+        for k, g in enumerate(roles.g_scans):
             if g is not None:
                 axis, direction = _entry(self.out_axes, k), 1 - _entry(self.out_directions, k)
                 reads.append(_Read(g, axis, direction))
@@ -338,23 +338,23 @@ class Steps:
 
     # -- emitted ----------------------------------------------------------------------------------
 
-    def _initial(self, plan: _Plan) -> list[Tensor]:
+    def _initial(self, roles: _Roles) -> list[Tensor]:
         """The cotangents of the final states that are carried, and sums of nothing yet."""
-        finals = [self.op.tensor(_named(self.op, self.node, k)) for k in plan.carried]
+        finals = [self.op.tensor(_named(self.op, self.node, k)) for k in roles.carried]
         initial = [
-            plan.g_states[k] or zeros_like(t) for k, t in zip(plan.carried, finals, strict=True)
+            roles.g_states[k] or zeros_like(t) for k, t in zip(roles.carried, finals, strict=True)
         ]
-        return initial + [zeros_like(self.captures[k]) for k in plan.summed]
+        return initial + [zeros_like(self.captures[k]) for k in roles.summed]
 
     def _loop(
-        self, plan: _Plan, body: _Body, initial: list[Tensor], reads: list[_Read]
+        self, roles: _Roles, body: _Body, initial: list[Tensor], reads: list[_Read]
     ) -> tuple[Tensor, ...]:
         """The backward pass as a Loop, for what a Scan does not allow."""
         op, inner, graph = self.op, body.op, body.op.graph
         if self.scan_in:
             op.refuse("it captures a sequence: write the Scan as a Loop")
-        like = [self.operands[k] for k in plan.carried]
-        like += [self.captures[k] for k in plan.summed]
+        like = [self.operands[k] for k in roles.carried]
+        like += [self.captures[k] for k in roles.summed]
         steps = op.Size(reads[0].tensor)  # the first that a Loop reads are the numbers of its steps
         formal = list(graph.inputs)
         true = op.const(True, dtype=np.bool_)
@@ -375,12 +375,12 @@ class Steps:
         return op.node("Loop", [steps, true, *initial], len(like), {"body": graph}, like=like)
 
     def _scan(
-        self, plan: _Plan, body: _Body, initial: list[Tensor], reads: list[_Read]
+        self, roles: _Roles, body: _Body, initial: list[Tensor], reads: list[_Read]
     ) -> tuple[Tensor, ...]:
         """The backward pass as a Scan."""
         n = len(self.states)
-        out_axes = [_entry(self.in_axes, k) for k in plan.written]
-        out_directions = [1 - _entry(self.in_directions, k) for k in plan.written]
+        out_axes = [_entry(self.in_axes, k) for k in roles.written]
+        out_directions = [1 - _entry(self.in_directions, k) for k in roles.written]
         attributes = {
             "body": body.op.graph,
             "num_scan_inputs": len(reads),
@@ -389,7 +389,7 @@ class Steps:
             "scan_output_axes": out_axes or None,
             "scan_output_directions": out_directions or None,
         }
-        like = [*initial, *(self.operands[n + k] for k in plan.written)]
+        like = [*initial, *(self.operands[n + k] for k in roles.written)]
         operands = [*initial, *(r.tensor for r in reads)]
 
         def emit(op: Builder) -> tuple[Tensor, ...]:

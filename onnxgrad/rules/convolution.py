@@ -29,7 +29,7 @@ def conv_b(g):
 @rule("Conv", "X")
 def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
-    y = _correlate(g, W, axes, group) or windows.spread(g, W, axes, group)
+    y = _correlate(g, W, axes, group) or windows.conv_transpose(g, W, axes, group)
     return g.op.typed(y, X)
 
 

@@ -23,18 +23,18 @@ def _(
     kernel = list(kernel_shape) if kernel_shape else shapes.dims(W)[2:]
     axes = windows.sliding(X, kernel, strides, dilations, pads)
     s = _sampling(X, offset, mask, axes, shapes.dims(g)[2:], group, offset_group)
-    pulled = {}
+    found = {}
     if "X" in wanted:
-        pulled["X"] = shapes.reshape_like(s.pull_x(g, W), X)
+        found["X"] = shapes.reshape_like(s.vjp_x(g, W), X)
     if "W" in wanted:
-        pulled["W"] = shapes.reshape_like(s.pull_filters(g), W)
+        found["W"] = shapes.reshape_like(s.vjp_filters(g), W)
     if "B" in wanted:
-        pulled["B"] = shapes.reduce_sum(g, [a for a in range(g.rank) if a != 1])
+        found["B"] = shapes.reduce_sum(g, [a for a in range(g.rank) if a != 1])
     if "offset" in wanted:
-        pulled["offset"] = shapes.reshape_like(s.pull_offset(g, W), offset)
+        found["offset"] = shapes.reshape_like(s.vjp_offset(g, W), offset)
     if "mask" in wanted:
-        pulled["mask"] = shapes.reshape_like(s.pull_mask(g, W), mask)
-    return pulled
+        found["mask"] = shapes.reshape_like(s.vjp_mask(g, W), mask)
+    return found
 
 
 def _sampling(
@@ -116,12 +116,12 @@ class Sampling:
         y = shapes.reshape(y, [n * self.offset_group, shapes.dim(self.x, 1), points])
         return op.Transpose(y, perm=[0, 2, 1])
 
-    def pull_x(self, g: Tensor, W: Tensor) -> Tensor:
+    def vjp_x(self, g: Tensor, W: Tensor) -> Tensor:
         columns = self.masked(self.columns(g, W))
         columns = interpolation.weighted(columns, self.weight)
         return interpolation.scatter(columns, self.index, self.x)
 
-    def pull_filters(self, g: Tensor) -> Tensor:
+    def vjp_filters(self, g: Tensor) -> Tensor:
         op, g = g.op, self.grouped(g)
         n, _, _, outputs = shapes.dims(g)
         columns = op.Transpose(self.masked(self.sampled), perm=[0, 2, 1])
@@ -129,10 +129,10 @@ class Sampling:
         columns = shapes.reshape(columns, [n, self.group, channels * self.elements, outputs])
         return shapes.reduce_sum(op.MatMul(g, op.Transpose(columns, perm=[0, 1, 3, 2])), [0])
 
-    def pull_mask(self, g: Tensor, W: Tensor) -> Tensor:
+    def vjp_mask(self, g: Tensor, W: Tensor) -> Tensor:
         return shapes.reduce_sum(self.columns(g, W) * self.sampled, [2])
 
-    def pull_offset(self, g: Tensor, W: Tensor) -> Tensor:
+    def vjp_offset(self, g: Tensor, W: Tensor) -> Tensor:
         op = g.op
         columns = op.Unsqueeze(self.masked(self.columns(g, W)), op.const([1]))
         g_weight = shapes.reduce_sum(self.neighbours * columns, [3])

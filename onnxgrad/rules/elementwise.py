@@ -34,7 +34,7 @@ elementwise("Atanh", lambda input: 1 / (1 - input * input))
 
 def _square(op: Builder, x: Tensor) -> Tensor:
     """x², with room for it."""
-    x = op.wide(x)
+    x = op.promoted(x)
     return x * x
 
 

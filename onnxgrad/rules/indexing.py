@@ -178,7 +178,7 @@ def _kept(
     if reduction == "mul":
         return g * at.write(full_like(data, 1), updates, "mul")
     share = _share(op, at, data, updates, output)
-    return op.cast(op.mask(op.wide(g) * share, data.equals(output)), g.dtype)
+    return op.cast(op.mask(op.promoted(g) * share, data.equals(output)), g.dtype)
 
 
 def _written(
@@ -200,7 +200,7 @@ def _written(
     if reduction == "mul":
         return at.read(g) * _other_factors(op, at, data, updates)
     share = at.read(_share(op, at, data, updates, output))
-    won = op.mask(at.read(op.wide(g)) * share, updates.equals(at.read(output)))
+    won = op.mask(at.read(op.promoted(g)) * share, updates.equals(at.read(output)))
     return op.cast(won, g.dtype)
 
 
@@ -224,7 +224,7 @@ def _share(
     op: Builder, at: _Elements | _Slices, data: Tensor, updates: Tensor, output: Tensor
 ) -> Tensor:
     """The share of each element or update that is the maximum: an even one, as in PyTorch."""
-    dtype = op.wide(data).dtype
+    dtype = op.promoted(data).dtype
     kept = op.Cast(data.equals(output), to=dtype)
     winners = at.write(kept, op.Cast(updates.equals(at.read(output)), to=dtype), "add")
     return share_of(winners, [data, updates])

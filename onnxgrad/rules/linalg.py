@@ -28,10 +28,10 @@ def _transpose(op, X):
 @rule("MatMul", "A")
 def matmul_a(op, g, A, B):
     if A.shape is None and B.rank == 2:
-        return shapes.reshape_like(op.Gemm(shapes.rows(g), B, transB=1), A)
+        return shapes.reshape_like(op.Gemm(shapes.as_matrix(g), B, transB=1), A)
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:
-        gA = shapes.reshape_like(op.Gemm(shapes.rows(g), b, transB=1), a)
+        gA = shapes.reshape_like(op.Gemm(shapes.as_matrix(g), b, transB=1), a)
     else:
         gA = op.MatMul(g, _transpose(op, b))
         if b.rank > 2:
@@ -42,7 +42,7 @@ def matmul_a(op, g, A, B):
 @rule("MatMul", "B")
 def matmul_b(op, g, A, B):
     if A.shape is None and B.rank == 2:
-        return op.Gemm(shapes.rows(A), shapes.rows(g), transA=1)
+        return op.Gemm(shapes.as_matrix(A), shapes.as_matrix(g), transA=1)
     g, a, b = _as_matrices(op, g, A, B)
     if b.rank == 2:  # the batch, if any, is summed by the product itself
         gB = _sum_of_products(op, a, g)
@@ -55,10 +55,10 @@ def matmul_b(op, g, A, B):
 def _sum_of_products(op, a, g):
     """The sum of aᵀg over the batch."""
     if a.rank == 2 or not op.target.transposed_rows:
-        return op.Gemm(shapes.rows(a), shapes.rows(g), transA=1)
+        return op.Gemm(shapes.as_matrix(a), shapes.as_matrix(g), transA=1)
     # Transposed by a node of its own, which the Flatten keeps from being fused into the product.
     a = op.Transpose(a, perm=[a.rank - 1, *range(a.rank - 1)])
-    return op.MatMul(op.Flatten(a, axis=1), shapes.rows(g))
+    return op.MatMul(op.Flatten(a, axis=1), shapes.as_matrix(g))
 
 
 @rule("Gemm", "A")

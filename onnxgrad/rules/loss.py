@@ -24,7 +24,7 @@ def _index(op, labels, ignore_index):
 def _per_position(op, g, labels, weights, ignore_index, reduction):
     """The labels, where they count, and by what their weight is multiplied in k."""
     index, counts = _index(op, labels, ignore_index)
-    g = op.wide(g)
+    g = op.promoted(g)
     if reduction == "none":
         return index, counts, op.Unsqueeze(g, op.const([1]))
     if reduction == "mean":
@@ -37,9 +37,9 @@ def _per_position(op, g, labels, weights, ignore_index, reduction):
 def _weights(op, g, index, counts, weights):
     """The weight of every position."""
     if weights is None:
-        w = shapes.expand_like(op.const(1, like=op.wide(g)), index)
+        w = shapes.expand_like(op.const(1, like=op.promoted(g)), index)
     else:
-        w = op.Gather(op.wide(weights), index)
+        w = op.Gather(op.promoted(weights), index)
     return w if counts is None else op.mask(w, counts)
 
 
@@ -52,15 +52,15 @@ def _k(op, g, labels, weights, ignore_index, reduction):
 def _weight_cotangent(op, g, z, loss, labels, weights, ignore_index, reduction):
     """-z[y], relative to the loss for a mean, summed by class."""
     index, counts, factor = _per_position(op, g, labels, weights, ignore_index, reduction)
-    share = -op.GatherElements(op.wide(z), index, axis=1)
+    share = -op.GatherElements(op.promoted(z), index, axis=1)
     if reduction == "mean":
-        share = share - op.wide(loss)
+        share = share - op.promoted(loss)
     share = share * factor
     if counts is not None:  # not by a product: z may be infinite
         share = op.Where(counts, share, op.const(0, like=share))
     flat = op.const([-1])
     sums = op.ScatterElements(
-        shapes.full_like(op.wide(weights), 0),
+        shapes.full_like(op.promoted(weights), 0),
         op.Reshape(index, flat),
         op.Reshape(share, flat),
         reduction="add",
@@ -71,13 +71,13 @@ def _weight_cotangent(op, g, z, loss, labels, weights, ignore_index, reduction):
 @rule("SoftmaxCrossEntropyLoss", "scores")
 def _(op, g_output, g_log_prob, labels, weights, log_prob, ignore_index, reduction):
     """The rule of LogSoftmax follows that of the loss: dscores = dz - softmax · sum(dz)."""
-    p, terms = op.bounded(op.Exp(op.wide(log_prob))), []
+    p, terms = op.bounded(op.Exp(op.promoted(log_prob))), []
     if g_output is not None:
         index, k = _k(op, g_output, labels, weights, ignore_index, reduction)
         there = op.GatherElements(p, index, axis=1)
         terms.append(op.ScatterElements(p * k, index, (there - 1) * k, axis=1))
     if g_log_prob is not None:
-        g = op.wide(g_log_prob)
+        g = op.promoted(g_log_prob)
         terms.append(g - p * op.ReduceSum(g, op.const([1]), keepdims=1))
     return op.cast(op.sum(terms), log_prob.dtype)
 

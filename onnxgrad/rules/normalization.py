@@ -13,13 +13,13 @@ from onnxgrad.emit.tensor import Tensor
 
 
 def _inverse_root(op, variance, epsilon):
-    r = 1 / op.Sqrt(op.wide(variance) + epsilon)
+    r = 1 / op.Sqrt(op.promoted(variance) + epsilon)
     return op.bounded(r) if epsilon > 0 else r
 
 
 def _standardise(op, X, axes, epsilon):
     """x̂ and r, with mean and variance over `axes`."""
-    X = op.wide(X)
+    X = op.promoted(X)
     centred = X - shapes.reduce_mean(X, axes, keepdims=1)
     r = _inverse_root(op, shapes.reduce_mean(centred * centred, axes, keepdims=1), epsilon)
     return centred * r, r
@@ -58,7 +58,7 @@ def _per_channel(op, t, like):
 def _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode):
     if training_mode:
         return _standardise(op, X, _other_axes(X), epsilon)[0]
-    X, r = op.wide(X), _inverse_root(op, input_var, epsilon)
+    X, r = op.promoted(X), _inverse_root(op, input_var, epsilon)
     return (X - _channels(op, input_mean, X)) * _channels(op, r, X)
 
 
@@ -70,10 +70,10 @@ def _(
     if not training_mode:
         r = _inverse_root(op, input_var, epsilon)
         return g_Y * _channels(op, scale * op.cast(r, scale.dtype), X)
-    x = op.wide(X)
+    x = op.promoted(X)
     if g_Y is not None:
         xhat, r = _standardise(op, x, axes, epsilon)
-        terms.append(_unstandardise(op.wide(g_Y) * _channels(op, scale, x), xhat, r, axes))
+        terms.append(_unstandardise(op.promoted(g_Y) * _channels(op, scale, x), xhat, r, axes))
     share = (1 - momentum) * shapes.inverse(shapes.count(X, axes), x)
     if g_running_mean is not None:
         terms.append(shapes.expand_like(_channels(op, g_running_mean, x) * share, x))
@@ -90,7 +90,7 @@ def _(
     if g_Y is None:
         return None
     xhat = _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode)
-    return _per_channel(op, op.wide(g_Y) * xhat, scale)
+    return _per_channel(op, op.promoted(g_Y) * xhat, scale)
 
 
 @rule("BatchNormalization", "B")
@@ -119,7 +119,7 @@ def _(
         return None if g_running_var is None else g_running_var * momentum
     xhat = _batch_xhat(op, X, input_mean, input_var, epsilon, training_mode)
     r = _inverse_root(op, input_var, epsilon)
-    g = _per_channel(op, op.wide(g_Y) * xhat, r) * op.cast(scale, r.dtype) * (r * r) * -0.5
+    g = _per_channel(op, op.promoted(g_Y) * xhat, r) * op.cast(scale, r.dtype) * (r * r) * -0.5
     return op.cast(g, input_var.dtype)
 
 
@@ -130,14 +130,14 @@ def _(
 def _(op, g, input, scale, epsilon):
     axes = shapes.axes_from(input, 2)
     xhat, r = _standardise(op, input, axes, epsilon)
-    dx = _unstandardise(op.wide(g) * _channels(op, scale, xhat), xhat, r, axes)
+    dx = _unstandardise(op.promoted(g) * _channels(op, scale, xhat), xhat, r, axes)
     return op.cast(dx, input.dtype)
 
 
 @rule("InstanceNormalization", "scale")
 def _(op, g, input, scale, epsilon):
     xhat, _r = _standardise(op, input, shapes.axes_from(input, 2), epsilon)
-    return _per_channel(op, op.wide(g) * xhat, scale)
+    return _per_channel(op, op.promoted(g) * xhat, scale)
 
 
 @rule("InstanceNormalization", "B")
@@ -192,7 +192,7 @@ def _(g_Y, g_Mean, g_InvStdDev, X, B):
 
 def _group_xhat(op, X, num_groups, epsilon):
     """x̂ and r with the channels in groups, [N, groups, ...]."""
-    x = op.wide(X)
+    x = op.promoted(X)
     size = shapes.count(X, shapes.axes_from(X, 1)) // num_groups
     x = shapes.reshape(x, [shapes.dim(X, 0), num_groups, size])
     return _standardise(op, x, [2], epsilon)
@@ -221,7 +221,7 @@ def _(op, g, bias):
 
 
 def _rms_xhat(op, X, axis, epsilon):
-    x = op.wide(X)
+    x = op.promoted(X)
     square = shapes.reduce_mean(x * x, shapes.axes_from(X, axis), keepdims=1)
     r = _inverse_root(op, square, epsilon)
     return x * r, r
@@ -261,10 +261,10 @@ def _window_mean(op, X, before, after):
 def _(op, g, X, Y, alpha, beta, bias, size):
     """y = x d^-beta, d = bias + alpha · the mean of x² over a window, which is transposed here."""
     before, after, dtype = (size - 1) // 2, size // 2, X.dtype
-    g, X, Y = (op.wide(t) for t in (g, X, Y))
+    g, X, Y = (op.promoted(t) for t in (g, X, Y))
     d = bias + alpha * _window_mean(op, X * X, before, after)
-    spread = _window_mean(op, g * Y / d, after, before)
-    dx = g * op.Pow(d, op.const(-beta, like=d)) - (2 * alpha * beta) * X * spread
+    mean = _window_mean(op, g * Y / d, after, before)
+    dx = g * op.Pow(d, op.const(-beta, like=d)) - (2 * alpha * beta) * X * mean
     return op.cast(dx, dtype)
 
 
@@ -272,7 +272,7 @@ def _(op, g, X, Y, alpha, beta, bias, size):
 def _(op, g, input, output, axis, p):
     """0 for a zero vector, whose output is 0 and where no derivative exists."""
     axes, dtype = op.const([axis]), input.dtype
-    g, input, output = (op.wide(t) for t in (g, input, output))
+    g, input, output = (op.promoted(t) for t in (g, input, output))
     norm = (op.ReduceL1 if p == 1 else op.ReduceL2)(input, axes, keepdims=1)
     nought = norm.equals(0)
     inverse = op.bounded(1 / op.Where(nought, op.const(1, like=norm), norm))
@@ -285,7 +285,7 @@ def _(op, g, input, output, axis, p):
 def _(op, g, X, axes):
     """y = (x - mean) / (s + 1e-9), s the standard deviation: where s = 0, ds/dx is taken as 0."""
     axes, dtype = [shapes.axis_of(a, X) for a in axes], X.dtype
-    g, X = op.wide(g), op.wide(X)
+    g, X = op.promoted(g), op.promoted(X)
     centred = X - shapes.reduce_mean(X, axes, keepdims=1)
     variance = shapes.reduce_mean(centred * centred, axes, keepdims=1)
     flat = variance.equals(0)

@@ -135,10 +135,10 @@ def _(op, g, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode, cou
     if rest is not None:
         return op.typed(_extended(_repeated(g * share, kernel_shape), rest), X)
     if not ceil_mode and (count_include_pad or _is_bare(axes)):
-        return _spread(g * share, X, axes)
+        return _vjp_of_sums(g * share, X, axes)
     for k, a in enumerate(axes):
         g = g / _counts(g, k + 2, a, count_include_pad)
-    return _spread(g, X, axes)
+    return _vjp_of_sums(g, X, axes)
 
 
 def _filled(op: Builder, a: Axis) -> Size:
@@ -184,11 +184,11 @@ def _extended(x: Tensor, by: list[Size]) -> Tensor:
     return shapes.pad(x, {a + 2: (0, n) for a, n in enumerate(by)})
 
 
-def _spread(g: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:
+def _vjp_of_sums(g: Tensor, x: Tensor, axes: list[Axis]) -> Tensor:
     """The cotangent of `x` if `g` is that of the sums over windows."""
     n, c, *outputs = shapes.dims(g)
     ones = shapes.full(g, [1, 1, *(a.kernel for a in axes)], 1)
-    y = windows.spread(shapes.reshape(g, [n * c, 1, *outputs]), ones, axes)
+    y = windows.conv_transpose(shapes.reshape(g, [n * c, 1, *outputs]), ones, axes)
     return shapes.reshape_like(y, x)
 
 
@@ -213,13 +213,13 @@ def _counts(g: Tensor, axis: int, window: Axis, with_padding: int) -> Tensor:
 @rule("LpPool", "X")
 def _(op, g, X, Y, p, kernel_shape, strides, dilations, pads, auto_pad):
     axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)
-    g, Y, x = (op.wide(t) for t in (g, Y, X))
-    return op.cast(_spread(_per_power(g, Y, p), x, axes) * _power_slope(x, p), X.dtype)
+    g, Y, x = (op.promoted(t) for t in (g, Y, X))
+    return op.cast(_vjp_of_sums(_per_power(g, Y, p), x, axes) * _power_slope(x, p), X.dtype)
 
 
 @rule("GlobalLpPool", "X")
 def _(op, g, X, Y, p):
-    g, Y, x = (op.wide(t) for t in (g, Y, X))
+    g, Y, x = (op.promoted(t) for t in (g, Y, X))
     return op.cast(_per_power(g, Y, p) * _power_slope(x, p), X.dtype)
 
 

@@ -58,10 +58,10 @@ def _sum_blocks(op, product, scale, axis, block_size):
 @rule("DynamicQuantizeLinear", "x")
 def _(op, g_y_scale, x):
     """y_scale = (max(x, 0) - min(x, 0)) / 255; ties share evenly, as in torch.amax."""
-    return None if g_y_scale is None else _spread_derivative(op, x) * (g_y_scale / 255)
+    return None if g_y_scale is None else _range_derivative(op, x) * (g_y_scale / 255)
 
 
-def _spread_derivative(op, x):
+def _range_derivative(op, x):
     """The derivative of max(x, 0) - min(x, 0)."""
     every = list(range(x.rank))
     highest, lowest = (f(x, shapes.axes_vector(x, every)) for f in (op.ReduceMax, op.ReduceMin))
@@ -120,11 +120,11 @@ def quantize_scale(op, g, x, y_scale, y_zero_point, y, axis, block_size):
 def _(op, g_y, g_y_scale, x, y_scale):
     """y = round(x / y_scale) + y_zero_point; nothing is clipped."""
     if g_y is None:
-        return _spread_derivative(op, x) * (g_y_scale / 255)
+        return _range_derivative(op, x) * (g_y_scale / 255)
     g = g_y * op.bounded(1 / y_scale)
     g_scale = -shapes.reduce_sum(g * x, list(range(x.rank))) * op.bounded(1 / y_scale)
     g_scale = g_scale if g_y_scale is None else g_scale + g_y_scale
-    return g + _spread_derivative(op, x) * (g_scale / 255)
+    return g + _range_derivative(op, x) * (g_scale / 255)
 
 
 @rule("MatMulInteger", "A", straight_through=True)

@@ -243,7 +243,7 @@ class _Maximum:
         images = self.op.Unsqueeze(images, self.op.const([1, 2]))
         self.index = self._cross("Add", rows * w, columns) + images
         self.weight = self._cross("Mul", *self.weights)
-        table = shapes.reshape(interpolation.rows(X), [-1, c])
+        table = shapes.reshape(interpolation.channels_last(X), [-1, c])
         self.values = self.op.Gather(table, self.index, axis=0)
 
     def vjp_x(self, g: Tensor) -> Tensor:
@@ -276,7 +276,7 @@ class _Maximum:
         best = op.ArgMax(op.Where(lives, candidates, lowest), axis=1, keepdims=1)
         numbers = shapes.arange(op, shapes.dim(self.index, 1))
         wins = best.equals(op.Unsqueeze(numbers, op.const([1, 2])))
-        return op.mask(op.Unsqueeze(interpolation.rows(g), op.const([1])), wins)
+        return op.mask(op.Unsqueeze(interpolation.channels_last(g), op.const([1])), wins)
 
     def _taps(self, side: Side) -> Taps:
         points = shapes.reshape(side.clipped, [shapes.dim(side.start, 0), -1])

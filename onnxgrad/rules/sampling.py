@@ -243,7 +243,9 @@ def _(g, X, grid, mode, padding_mode, align_corners):
     taps, _ = _grid_taps(X, grid, mode, padding_mode, align_corners)
     index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
     weight = X.op.cast(interpolation.outer([t.weight for t in taps]), X.dtype)
-    return interpolation.scatter(interpolation.weighted(interpolation.rows(g), weight), index, X)
+    return interpolation.scatter(
+        interpolation.weighted(interpolation.channels_last(g), weight), index, X
+    )
 
 
 @rule("GridSample", "grid")
@@ -252,7 +254,7 @@ def _(op, g, X, grid, mode, padding_mode, align_corners):
         return None  # zero wherever it exists
     taps, slopes = _grid_taps(X, grid, mode, padding_mode, align_corners)
     index = interpolation.flat_index([t.index for t in taps], shapes.dims(X)[2:])
-    rows = op.Unsqueeze(interpolation.rows(g), op.const([1]))
+    rows = op.Unsqueeze(interpolation.channels_last(g), op.const([1]))
     values = op.cast(shapes.reduce_sum(interpolation.gather(X, index) * rows, [3]), grid.dtype)
     parts = []
     for a, slope in enumerate(slopes):

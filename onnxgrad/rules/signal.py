@@ -1,7 +1,7 @@
-"""Fourier transforms. As a map of real numbers, the adjoint of the DFT is its conjugate.
+"""Fourier transforms. As a map of real numbers, the DFT has its conjugate as its adjoint.
 
-That is the inverse without its division by the length, and for the inverse it is the DFT divided by
-the length. Axes and lengths can be operands known at run time only.
+So the adjoint of the DFT is the inverse DFT times the length, and the adjoint of the inverse is the
+DFT divided by the length. Axes and lengths can be operands known at run time only.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def _(op, g, input, dft_length, axis, inverse, onesided):
 
 
 def _adjoint(op: Builder, g: Tensor, axis: Tensor, length: Size, inverse: int) -> Tensor:
-    """The adjoint of a DFT that gives complex numbers; of those left out `g` is 0."""
+    """The adjoint of a DFT that gives complex numbers; `g` is taken as 0 for those left out."""
     transformed = _dft(op, _resized(op, g, axis, length), axis, inverse=1 - inverse)
     n = shapes.as_float(length, like=g)
     return transformed / n if inverse else transformed * n
 
 
 def _mirrored(op: Builder, axis: Tensor, length: Size, spectrum: Tensor) -> Tensor:
-    """How often each number of half a spectrum counts: twice, but for the ends of the whole."""
+    """How often each number of a half spectrum occurs in the whole: twice, but once at its ends."""
     known = axis.const
     if known is None:
         ones = shapes.full_like(spectrum, 1)
@@ -75,7 +75,7 @@ def _(op, g, signal, frame_step, window, frame_length, output):
 
 
 def _with_width(signal: Tensor) -> Tensor:
-    """[batch, place, width]: runtimes take real numbers without their last axis of size 1."""
+    """The signal as [batch, place, width]; runtimes take real ones without the width of 1 too."""
     return signal if signal.rank == 3 else signal.op.Unsqueeze(signal, signal.op.const([2]))
 
 
@@ -120,7 +120,7 @@ def _size(x: Tensor, axis: Tensor) -> Size:
 
 
 def _resized(op: Builder, x: Tensor, axis: Tensor, size: Size) -> Tensor:
-    """`x` cut, or filled with zeros, to a size along an axis."""
+    """`x` cut or filled up with zeros to a size along an axis."""
     now = _size(x, axis)
     if isinstance(size, int) and isinstance(now, int):
         grows, shrinks = size > now, size < now
@@ -135,7 +135,7 @@ def _resized(op: Builder, x: Tensor, axis: Tensor, size: Size) -> Tensor:
 
 
 def _alike(y: Tensor, x: Tensor) -> Tensor:
-    """`y`, of the rank of `x`, which inference forgets where it does not know the axis."""
+    """`y` with the rank of `x`, which inference loses where the axis is not constant."""
     if y.value.shape is None:
         y.value.shape = ir.Shape([None] * x.rank)
     return y

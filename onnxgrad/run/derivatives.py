@@ -21,14 +21,14 @@ from onnxgrad.transforms.forward import hvp, jvp
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.jacobian import hessian, jacobian
 from onnxgrad.transforms.notes import GRADIENTS, HVPS, JACOBIANS, TANGENTS
-from onnxgrad.transforms.options import Spec, Wrt
+from onnxgrad.transforms.options import TensorSpecs, Wrt
 
 # Several tensors: the results are a dict. A name alone, a sequence too, is of an earlier overload.
 Several: TypeAlias = Sequence[Any]
 
 
 class _Sized(TypedDict, total=False):
-    batched: bool | Spec
+    batched: bool | TensorSpecs
     max_bytes: int
 
 
@@ -50,14 +50,16 @@ class Derivatives:
         self.outputs = tuple(value.name or "" for value in model.graph.outputs)
 
     @overload
-    def vjp(self, feeds: Any, ograds: Any, wrt: None = None, *, of: Spec | None = None) -> Any: ...
+    def vjp(
+        self, feeds: Any, ograds: Any, wrt: None = None, *, of: TensorSpecs | None = None
+    ) -> Any: ...
 
     @overload
-    def vjp(self, feeds: Any, ograds: Any, wrt: str, *, of: Spec | None = None) -> Array: ...
+    def vjp(self, feeds: Any, ograds: Any, wrt: str, *, of: TensorSpecs | None = None) -> Array: ...
 
     @overload
     def vjp(
-        self, feeds: Any, ograds: Any, wrt: Several | All, *, of: Spec | None = None
+        self, feeds: Any, ograds: Any, wrt: Several | All, *, of: TensorSpecs | None = None
     ) -> dict[str, Array]: ...
 
     def vjp(
@@ -66,7 +68,7 @@ class Derivatives:
         ograds: Any,
         wrt: Wrt = None,
         *,
-        of: Spec | None = None,
+        of: TensorSpecs | None = None,
     ) -> Any:
         """The product of vectors with the Jacobian: the same as a gradient with imposed ograds.
 
@@ -92,7 +94,7 @@ class Derivatives:
     @overload
     def jvp(self, feeds: Any, tangents: Any, *, of: Several) -> dict[str, Array]: ...
 
-    def jvp(self, feeds: Any, tangents: Any, *, of: Spec | None = None) -> Any:
+    def jvp(self, feeds: Any, tangents: Any, *, of: TensorSpecs | None = None) -> Any:
         """The product of the Jacobian with tangents of inputs, parameters or other tensors.
 
         Args:
@@ -107,13 +109,13 @@ class Derivatives:
 
     @overload
     def hvp(
-        self, feeds: Any, tangents: Mapping[Any, Any], *, of: Spec | None = None
+        self, feeds: Any, tangents: Mapping[Any, Any], *, of: TensorSpecs | None = None
     ) -> dict[str, Array]: ...
 
     @overload
-    def hvp(self, feeds: Any, tangents: ArrayLike, *, of: Spec | None = None) -> Array: ...
+    def hvp(self, feeds: Any, tangents: ArrayLike, *, of: TensorSpecs | None = None) -> Array: ...
 
-    def hvp(self, feeds: Any, tangents: Any, *, of: Spec | None = None) -> Any:
+    def hvp(self, feeds: Any, tangents: Any, *, of: TensorSpecs | None = None) -> Any:
         """The product of the Hessian with tangents, of the scalar that a gradient is of.
 
         Args:
@@ -151,7 +153,12 @@ class Derivatives:
 
     @overload
     def jacobian(
-        self, feeds: Any, wrt: Wrt = None, *, of: Spec | None = None, **options: Unpack[_Moded]
+        self,
+        feeds: Any,
+        wrt: Wrt = None,
+        *,
+        of: TensorSpecs | None = None,
+        **options: Unpack[_Moded],
     ) -> Any: ...
 
     def jacobian(
@@ -159,9 +166,9 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: Spec | None = None,
+        of: TensorSpecs | None = None,
         mode: Mode = "auto",
-        batched: bool | Spec = False,
+        batched: bool | TensorSpecs = False,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
         """dy/dx, of shape [*y.shape, *x.shape]; if there are several of both, by y, then by x.
@@ -182,17 +189,27 @@ class Derivatives:
 
     @overload
     def hessian(
-        self, feeds: Any, wrt: None = None, *, of: Spec | None = None, **options: Unpack[_Sized]
+        self,
+        feeds: Any,
+        wrt: None = None,
+        *,
+        of: TensorSpecs | None = None,
+        **options: Unpack[_Sized],
     ) -> Any: ...
 
     @overload
     def hessian(
-        self, feeds: Any, wrt: str, *, of: Spec | None = None, **options: Unpack[_Sized]
+        self, feeds: Any, wrt: str, *, of: TensorSpecs | None = None, **options: Unpack[_Sized]
     ) -> Array: ...
 
     @overload
     def hessian(
-        self, feeds: Any, wrt: Several | All, *, of: Spec | None = None, **options: Unpack[_Sized]
+        self,
+        feeds: Any,
+        wrt: Several | All,
+        *,
+        of: TensorSpecs | None = None,
+        **options: Unpack[_Sized],
     ) -> dict[str, dict[str, Array]]: ...
 
     def hessian(
@@ -200,8 +217,8 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: Spec | None = None,
-        batched: bool | Spec = False,
+        of: TensorSpecs | None = None,
+        batched: bool | TensorSpecs = False,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
         """The Hessian, of shape [*a.shape, *b.shape] for two tensors of `wrt`, by a, then by b.
@@ -231,8 +248,8 @@ class Derivatives:
         feeds: Any,
         wrt: str,
         *,
-        of: Spec | None = None,
-        batched: Spec | None = None,
+        of: TensorSpecs | None = None,
+        batched: TensorSpecs | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> Array: ...
 
@@ -242,8 +259,8 @@ class Derivatives:
         feeds: Any,
         wrt: Several | All | None = None,
         *,
-        of: Spec | None = None,
-        batched: Spec | None = None,
+        of: TensorSpecs | None = None,
+        batched: TensorSpecs | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> dict[str, Array]: ...
 
@@ -252,8 +269,8 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: Spec | None = None,
-        batched: Spec | None = None,
+        of: TensorSpecs | None = None,
+        batched: TensorSpecs | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
         """The gradients of parameters, of shape [N, *w.shape], for each example of the batch.

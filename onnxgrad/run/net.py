@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from onnxgrad.declare.learnt import is_learnt
+from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
 from onnxgrad.graph.errors import ArgumentError
@@ -22,7 +22,7 @@ from onnxgrad.runtimes.protocol import Session
 from onnxgrad.runtimes.registry import start
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.notes import GRADIENTS
-from onnxgrad.transforms.options import Spec
+from onnxgrad.transforms.options import TensorSpecs
 
 __all__ = ["Net", "NetPortGradient"]
 
@@ -39,7 +39,7 @@ class Net(Derivatives):
         net(x, NetPortGradient("x"))               the gradient of the sum of all outputs at x
         net(x, NetPortGradient("x"), of="loss")    ... of one output, or of an inner tensor
         net(x, [NetPortGradient("x"), ...])        several, a dict by tensor name
-        net(x, NetPortGradient(ALL))               for all inputs and learnt weights, a dict
+        net(x, NetPortGradient(ALL))               for all inputs and trainable weights, a dict
         net({"x": x, NetPortGradient("y"): g}, NetPortGradient("x"))    g imposed at y
         net.jacobian(x), net.hessian(x), net.jvp(x, t), ...        as the transforms of that name
 
@@ -59,7 +59,7 @@ class Net(Derivatives):
     Attributes:
         inputs: The names of the inputs that a call must give.
         outputs: The names of the outputs.
-        parameters: The names of the weights that are learnt: those that `ALL` stands for.
+        parameters: The names of the trainable weights: those that `ALL` stands for.
         ports: By the name of an input, what it takes.
 
     Raises:
@@ -77,7 +77,7 @@ class Net(Derivatives):
         runtime: str = "onnxruntime",
         threads: int | None = None,
         straight_through: StraightThrough = False,
-        constant: Spec | None = None,
+        constant: TensorSpecs | None = None,
     ) -> None:
         started = start(runtime, providers=providers, threads=threads)
         self._options: dict[str, Any] = {
@@ -94,7 +94,7 @@ class Net(Derivatives):
 
     @functools.cached_property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the weights that are learnt, those that `ALL` stands for."""
+        """The names of the trainable weights, those that `ALL` stands for."""
         model = io.load(self._model)
         known = names.parameters(model)
         normalise(model, list(known), self._options["straight_through"])
@@ -104,12 +104,12 @@ class Net(Derivatives):
         return tuple(
             name
             for name in known
-            if name in weights and name not in constant and is_learnt(weights[name])
+            if name in weights and name not in constant and is_trainable(weights[name])
         )
 
     @overload
     def __call__(
-        self, feeds: Any, request: NetPortGradient[One], *, of: Spec | None = None
+        self, feeds: Any, request: NetPortGradient[One], *, of: TensorSpecs | None = None
     ) -> Array: ...
 
     @overload
@@ -118,16 +118,16 @@ class Net(Derivatives):
         feeds: Any,
         request: Sequence[NetPortGradient] | NetPortGradient[All],
         *,
-        of: Spec | None = None,
+        of: TensorSpecs | None = None,
     ) -> dict[str, Array]: ...
 
     @overload
     def __call__(
-        self, feeds: Any, request: Request | None = None, *, of: Spec | None = None
+        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
     ) -> Any: ...
 
     def __call__(
-        self, feeds: Any, request: Request | None = None, *, of: Spec | None = None
+        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
     ) -> Any:
         """Run the net, or a gradient of it.
 
@@ -162,15 +162,17 @@ class Net(Derivatives):
         feeds: Any,
         request: Sequence[NetPortGradient] | NetPortGradient[All],
         *,
-        of: Spec | None = None,
+        of: TensorSpecs | None = None,
     ) -> Bound[dict[str, Any]]: ...
 
     @overload
     def bind(
-        self, feeds: Any, request: Request | None = None, *, of: Spec | None = None
+        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
     ) -> Bound: ...
 
-    def bind(self, feeds: Any, request: Request | None = None, *, of: Spec | None = None) -> Bound:
+    def bind(
+        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
+    ) -> Bound:
         """The net, or a gradient of it, with its inputs and outputs at fixed places.
 
             bound = net.bind(x, NetPortGradient("x"))
@@ -195,7 +197,7 @@ class Net(Derivatives):
         return Bound(session.bind(values), result)
 
     def _prepared(
-        self, feeds: Any, request: Request | None, of: Spec | None
+        self, feeds: Any, request: Request | None, of: TensorSpecs | None
     ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
         """What runs, on what, and what its outputs mean."""
         values, ograds = self._feeder.split(feeds)
@@ -219,7 +221,7 @@ class Net(Derivatives):
         request: Request,
         values: Mapping[str, Any],
         ograds: Mapping[str, Any],
-        of: Spec | None,
+        of: TensorSpecs | None,
     ) -> TransformSession:
         """The session for a request, of which the names are resolved when it first comes."""
         asked = requests(request)

@@ -26,7 +26,7 @@ class NetPortGradient(Generic[Named]):
 
     Args:
         spec: The name of an input, a parameter or any other floating-point tensor; a position such
-            as `["layer1", 0, "weight"]`; or `ALL`, for every input and every weight that is learnt.
+            as `["layer1", 0, "weight"]`; or `ALL`, for every input and every trainable weight.
     """
 
     spec: Named

@@ -1,3 +1,3 @@
-"""What runs a model: the protocol, the registry, one module for each runtime, and the ports that
-feeds are checked against. It imports `graph`.
+"""Runtimes, which run models: their protocol, their registry, a module for each, and the ports
+that feeds are checked against. This folder imports `graph`.
 """

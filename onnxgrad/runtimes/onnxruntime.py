@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime. The only module that imports it, and only when a net is to run."""
+"""The runtime onnxruntime. No other module imports it, and this one only when a net is to run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PREFERRED = ("CUDAExecutionProvider", _CPU)
 # Smaller weights stay in the model's message: shape inference reads some of them.
 SHARE_BYTES = 1024
 
-# From here on the sessions of gradients take the weights as inputs, in place. Measured: then they
-# add nothing to the memory, where constants are copied into every session and packed for speed
-# (convolutions run twice as fast for it).
+# Above this size together, the sessions of gradients take the weights as inputs, in place. Then
+# they add nothing to the memory; constants are copied into every session and packed, see
+# docs/bounds.md.
 _COPY_LIMIT = 2**28
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
@@ -56,9 +56,9 @@ class Weights:
         self._values = weakref.WeakValueDictionary()
 
     def value(self, array: Array) -> Any:
-        """The `OrtValue` of a C-contiguous array; the same one for the same memory.
+        """The `OrtValue` of a C-contiguous array: the same one for the same memory.
 
-        It keeps the array alive.
+        An `OrtValue` keeps its array alive.
         """
         key = (array.__array_interface__["data"][0], array.dtype.str, array.shape)
         value = self._values.get(key)
@@ -69,7 +69,7 @@ class Weights:
 
 @runtime("onnxruntime")
 class OnnxRuntime:
-    """onnxruntime on some execution providers. All models that it loads share their large weights.
+    """onnxruntime on some execution providers. The models that it loads share large weights.
 
     Args:
         providers: Execution providers in order of preference; None for CUDA where there is
@@ -94,11 +94,11 @@ class OnnxRuntime:
         """A model that runs.
 
         Args:
-            model: A private one. Its large initializers are taken out of it.
+            model: A private model. Its large initializers are taken out of it.
             lean: Keep no copy of large weights on the CPU, at some cost in speed.
 
         Raises:
-            ModelError: onnxruntime refuses the model.
+            ModelError: onnxruntime cannot load the model.
         """
         return Session(model, self._weights, self._providers, threads=self._threads, lean=lean)
 
@@ -109,8 +109,8 @@ class Session:
     Attributes:
         outputs: The names of the outputs, in order.
         inner: onnxruntime's own session.
-        fed: By name, the weights that are inputs of it.
-        device: Where it runs.
+        fed: By name, the weights that are inputs of the session.
+        device: "cpu" or "cuda".
     """
 
     def __init__(
@@ -126,13 +126,13 @@ class Session:
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors arrive as exceptions
-        # Else some processors' int8 becomes uint8, in nodes that are refused from opset 21 on:
+        # Else on some processors int8 becomes uint8, in nodes that are not valid from opset 21 on:
         # https://github.com/microsoft/onnxruntime/issues/25526
         options.add_session_config_entry("session.qdqisint8allowed", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         taken = _take_out(model, weights)
-        # Sharing by SessionOptions.add_initializer is no way: it takes the place of what
+        # SessionOptions.add_initializer cannot share them: it would replace tensors that
         # onnxruntime's optimizer has made of a weight under the same name.
         on_cpu = all(_name(provider) == _CPU for provider in providers)
         self.fed = _feed_weights(model, taken) if lean and on_cpu else {}
@@ -182,7 +182,7 @@ class Binding:
     ) -> None:
         self._session = session  # with the weights, which onnxruntime does not keep alive
         self._io = session.inner.io_binding()
-        self._values: list[Any] = []  # nor these
+        self._values: list[Any] = []  # onnxruntime does not keep these alive either
         for name, value in session.fed.items():
             self._io.bind_ortvalue_input(name, value)
         self.inputs: Mapping[str, Any] = {
@@ -239,7 +239,7 @@ def available(providers: Sequence[Provider] | None) -> list[Provider]:
 
 
 def device_of(providers: Sequence[Provider]) -> str:
-    """Where models on these providers run."""
+    """The device on which models run with these providers: "cpu" or "cuda"."""
     return "cuda" if _name(providers[0]) == _PREFERRED[0] else "cpu"
 
 
@@ -268,9 +268,10 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
 
 
 def _feed_weights(model: ir.Model, taken: dict[str, Any]) -> dict[str, Any]:
-    """Make inputs of the floating-point weights, in place, if all are large together.
+    """Make inputs of the floating-point weights, in place, if they are large together.
 
-    They leave `taken`. Returned is what to feed.
+    Returns:
+        By name, the values to feed, which are removed from `taken`.
     """
     tensors = (model.graph.initializers[name].const_value for name in taken)
     if sum(tensor.nbytes for tensor in tensors if tensor is not None) <= _COPY_LIMIT:

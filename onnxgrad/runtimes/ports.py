@@ -1,4 +1,4 @@
-"""What a net takes: its ports, and the arrays that are fed to them."""
+"""Ports, the inputs of a net, and the arrays that are fed to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ Array: TypeAlias = np.ndarray
 
 @dataclass(frozen=True)
 class Port:
-    """What an input takes: its name, numpy dtype and shape; None where the model does not say.
+    """An input of a net.
 
-    A dimension is an int, a symbol's name, or None. `dtype` is None for a sequence or an optional.
+    Attributes:
+        name: Its name.
+        dtype: Its numpy dtype; None if unknown, and for a sequence or an optional.
+        shape: Its dimensions, each an int, a name, or None; None if even the rank is unknown.
     """
 
     name: str
@@ -66,7 +69,7 @@ class Port:
 
     def _of_dtype(self, value: Any) -> Array:
         assert self.dtype is not None
-        typed = hasattr(value, "dtype")  # an array of any library has chosen; a list has not
+        typed = hasattr(value, "dtype")  # arrays of any library have a dtype, lists have none
         try:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
@@ -87,12 +90,12 @@ def arrays(ports: Mapping[str, Port], required: Sequence[str], feeds: Any) -> di
     """The arrays to feed, by input name.
 
     Args:
-        ports: What each input takes.
+        ports: The ports by name.
         required: The inputs that must be given.
         feeds: A mapping by input name; or the value itself where one input is required.
 
     Raises:
-        FeedError: An input of a wrong name, dtype or shape, or none given.
+        FeedError: An input is missing, or has a wrong name, dtype or shape.
     """
     if not isinstance(feeds, Mapping):
         if len(required) != 1:
@@ -113,7 +116,7 @@ def arrays(ports: Mapping[str, Port], required: Sequence[str], feeds: Any) -> di
 
 
 def _converts(array: Array, dtype: np.dtype) -> bool:
-    """Whether Python numbers mean the same in `dtype`, as a list of them carries no dtype."""
+    """Whether Python numbers keep their values in `dtype`."""
     if array.size == 0:
         return True
     # ml_dtypes' floats are of kind "V".

@@ -1,4 +1,4 @@
-"""What a runtime is: it loads models, a loaded model runs, and can be bound to fixed places."""
+"""The protocols of runtimes: a runtime loads models, and a loaded model runs and can be bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Binding(Protocol):
     """A loaded model with its inputs and outputs at fixed places.
 
     Attributes:
-        inputs: By name, the places that runs read, to be written into.
+        inputs: By name, the places that runs read; the caller writes into them.
         outputs: In order, the places that runs write.
     """
 
@@ -57,11 +57,11 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What runs models. Those that one `Runtime` loads may share memory with each other.
+    """A runtime. The models that it loads may share memory with each other.
 
     Attributes:
-        title: How messages and reports name it.
-        target: The name of the target that gradients are formulated for, when they run on it.
+        title: Its name in messages and reports.
+        target: The name of the target for which gradients that run on it are formulated.
     """
 
     title: str
@@ -71,11 +71,11 @@ class Runtime(Protocol):
         """A model that runs.
 
         Args:
-            model: A private one, which may be changed.
+            model: A private model, which may be changed.
             lean: Keep no copy of large weights where that can be avoided, at some cost in speed.
 
         Raises:
-            ModelError: The runtime refuses the model.
+            ModelError: The runtime cannot load the model.
         """
 
 
@@ -112,10 +112,10 @@ class Copied:
 
 
 def require_numbers(name: str, array: Any) -> None:
-    """Refuse to bind what is no array of numbers.
+    """Check that a value to be bound is an array of numbers.
 
     Raises:
-        FeedError: It is none.
+        FeedError: It is not.
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise FeedError(

@@ -1,4 +1,4 @@
-"""Models on onnx's reference evaluator: slow, but with every operator, and nothing to install."""
+"""The runtime "reference", onnx's evaluator: slow, but with every operator, and always there."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from onnxgrad.runtimes.registry import runtime
 
 @runtime("reference")
 class Reference:
-    """onnx's reference evaluator, with some operators better than its own."""
+    """onnx's reference evaluator, with some of its operators replaced by better ones."""
 
     title = "onnx's reference"
-    # A transposed convolution, which "portable" emits, takes it seconds.
+    # Not "portable", which emits transposed convolutions: these take the evaluator seconds.
     target = "cpu"
 
     def load(self, model: ir.Model, *, lean: bool = False) -> ReferenceSession:
         """A model that runs.
 
         Raises:
-            ModelError: The reference refuses the model.
+            ModelError: The evaluator cannot load the model.
         """
         try:
             evaluator = ReferenceEvaluator(io.to_proto(model), new_ops=list(OPS))

@@ -1,9 +1,10 @@
 """Operators for the reference evaluator where onnx's own are wrong, inexact or very slow.
 
-onnx's Conv ignores dilations with auto_pad, its ConvTranspose slices the filters of groups wrongly,
-its Pad refuses negative padding, its Loop takes no step without a condition and joins what they
-give along an axis of it. Its MaxPool numbers the elements of each plane anew where the stride is
-1, its GatherElements refuses indices for a part, its Flatten no elements at all.
+onnx's Conv ignores dilations with auto_pad. Its ConvTranspose slices the filters of groups wrongly.
+Its Pad does not take negative padding. Its Loop runs no step without a condition, and joins the
+slices of its steps along an axis that they have, not along a new one. Its MaxPool counts indices
+from 0 in each plane where the stride is 1. Its GatherElements does not take indices for only a part
+of the data, and its Flatten no tensor without elements.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def begin_end(
 def filled(
     n: int, strides: Any, dilations: Any, pads: Any
 ) -> tuple[Sequence[int], Sequence[int], list[tuple[int, int]]]:
-    """Attributes with their defaults; pads as pairs."""
+    """The attributes of a window with their defaults; pads are pairs, one for each axis."""
     pads = pads or [0] * 2 * n
     return strides or [1] * n, dilations or [1] * n, list(zip(pads[:n], pads[n:], strict=True))
 
 
 class Erf(OpRun):
-    """onnx's own, which its Gelu uses too, rounds to single precision."""
+    """onnx's own rounds to single precision; its Gelu uses it too."""
 
     op_domain = ""
 
@@ -143,10 +144,10 @@ def taken(
 def windows(
     X: Array, kernel: Any, strides: Any, dilations: Any, pads: Any, auto_pad: str, ceil_mode: int
 ) -> tuple[Array, Array]:
-    """What each window sees, taps in front, and what of that is the input or its padding.
+    """The elements of each window, taps in front, and a number for each that says where it lies.
 
-    It is 2 on the input, 1 on padding and 0 beyond, where the last window of ceil_mode overhangs.
-    A window that would start beyond the input is dropped, as PyTorch and onnxruntime do.
+    The number is 2 on the input, 1 on padding and 0 beyond both, where the last window of ceil_mode
+    overhangs. A window that would start beyond the input is dropped, as in PyTorch and onnxruntime.
     """
     n = X.ndim - 2
     strides, dilations, pairs = filled(n, strides, dilations, pads)
@@ -198,7 +199,7 @@ class GlobalLpPool(OpRun):
 
 
 class GlobalMaxPool(OpRun):
-    """onnx's own is for images only."""
+    """onnx's own takes images only."""
 
     op_domain = ""
 
@@ -297,7 +298,7 @@ class GatherElements(OpRun):
 
 
 class LayerNormalization(OpRun):
-    """onnx's own gives the statistics of half precision in half."""
+    """onnx's own gives the statistics of half precision in half precision."""
 
     op_domain = ""
 
@@ -329,7 +330,7 @@ class Loop(Base):
 
 
 def in_full(base: type[OpRun], kinds: int) -> type[OpRun]:
-    """An optimizer of several tensors, with as many operands for each; onnx's rounds to single."""
+    """An optimizer in full precision; onnx's rounds to single. `kinds`: the operands per tensor."""
 
     class Full(base):  # type: ignore[misc, valid-type]
         op_domain = "ai.onnx.preview.training"
@@ -344,7 +345,7 @@ def in_full(base: type[OpRun], kinds: int) -> type[OpRun]:
 
 
 def rounded(base: type[OpRun]) -> type[OpRun]:
-    """An operator that sums half precision in single and rounds what comes of it."""
+    """An operator that computes half precision in single precision and rounds the result."""
 
     class Rounded(base):  # type: ignore[misc, valid-type]
         op_domain = ""

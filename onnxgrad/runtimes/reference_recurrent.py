@@ -1,6 +1,7 @@
-"""RNN, GRU and LSTM as the standard's equations, one sequence and one step at a time; and Scan.
+"""RNN, GRU and LSTM by the standard's equations, one sequence and one step at a time; and Scan.
 
-onnx's own ignore sequence_lens, activations and clip, and its Scan goes in one direction only.
+onnx's own recurrent operators ignore sequence_lens, activations and clip, and its Scan goes in one
+direction only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from onnx.reference.op_run import OpRun
 
 from onnxgrad.runtimes.ports import Array
 
-# Name: the function of x, alpha and beta, and the defaults of those that it takes.
+# By name: the function of x, alpha and beta, and the defaults of alpha and beta if it takes them.
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], Sequence[float]]] = {
     "Relu": (lambda x: np.maximum(x, 0), []),
     "Tanh": (np.tanh, []),
@@ -34,7 +35,7 @@ def _with(function: Callable[..., Array], arguments: Sequence[float]) -> Callabl
 
 
 class Recurrent(OpRun):
-    """What the three share; a subclass has the default activations and the cell."""
+    """The part that the three share; a subclass has the default activations and the cell."""
 
     op_domain = ""
     default: Sequence[str] = ()
@@ -42,7 +43,7 @@ class Recurrent(OpRun):
     def functions(
         self, directions: int, names: Sequence[str] | None, alphas: Array, betas: Array
     ) -> Iterator[Callable[[Array], Array]]:
-        """The functions; from the lists of arguments each takes the next if it has one."""
+        """The activations; each that has an alpha or a beta takes the next of the list."""
         alpha, beta = iter([] if alphas is None else alphas), iter([] if betas is None else betas)
         for name in names or [*self.default] * directions:
             function, defaults = ACTIVATIONS[name]

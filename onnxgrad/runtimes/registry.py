@@ -1,4 +1,4 @@
-"""Runtimes by name. A module of this folder that declares one is found; nothing else lists it.
+"""Finds runtimes by name. Every module of this folder can declare one; no other list names them.
 
 @runtime("mine")
 class Mine:
@@ -28,7 +28,7 @@ _makers: dict[str, Callable[..., Runtime]] = {}
 
 
 def runtime(name: str) -> Callable[[R], R]:
-    """Declare what makes the runtime of a name. Its parameters are the options that it takes."""
+    """Declare the class or function that makes a runtime; its parameters are the options of it."""
 
     def declare(maker: R) -> R:
         _makers[name] = maker
@@ -38,7 +38,7 @@ def runtime(name: str) -> Callable[[R], R]:
 
 
 def start(name: str, **options: Any) -> Runtime:
-    """The runtime of a name, with those of the options that are not None.
+    """Make the runtime of a name, with those options that are not None.
 
     Raises:
         ArgumentError: There is no such runtime, or it does not take one of the options.
@@ -58,8 +58,9 @@ def start(name: str, **options: Any) -> Runtime:
 
 
 def on_cpu() -> dict[str, Runtime]:
-    """By name, what runs nets for the package's own purposes: onnxruntime, if it is installed, and
-    onnx's reference.
+    """By name, the runtimes on which the package itself runs nets: onnxruntime and the reference.
+
+    onnxruntime is left out where it is not installed.
     """
     found = {}
     for name, options in (
@@ -75,6 +76,6 @@ def on_cpu() -> dict[str, Runtime]:
 
 @functools.cache
 def _load_all() -> None:
-    """Import each module of the folder; only here, as a gradient that is built needs none."""
+    """Import each module of the folder. Only here, since building a gradient needs no runtime."""
     for module in pkgutil.iter_modules(runtimes.__path__):
         importlib.import_module(f"{runtimes.__name__}.{module.name}")

@@ -40,7 +40,7 @@ def per_example_gradient(
 
     Args:
         model, of, ...: As for `gradient`; `of` are floating-point graph outputs.
-        wrt: As for `gradient`, but no batched input; None means every weight that is learnt.
+        wrt: As for `gradient`, but no batched input; None means every trainable weight.
         batched: The graph inputs whose first axis is the batch; None means every graph input that
             is no parameter.
         max_bytes: The size in bytes above which results are refused, where it is known.
@@ -146,7 +146,7 @@ def examples_of(
         job.wrt = [v for v in job.wrt if v.is_initializer()]
         if not job.wrt:
             raise ArgumentError(
-                "the net has no weight that is learnt; name inputs without the batch in wrt"
+                "the net has no trainable weight; name inputs without the batch in wrt"
             )
     inputs = batch_inputs(net.graph, batched)
     for v in inputs:

@@ -1,8 +1,8 @@
-"""Jacobians: the backward pass for every unit seed, or its transpose for every unit tangent.
+"""Jacobians: a vjp for every unit seed, or a jvp for every unit tangent.
 
-Either is a Scan, with what does not depend on the seed computed once, outside of it. With a batch
-one step is for all examples at once: the seed is 1 at the same place of each, and as no example
-influences another, what comes back to an example is its own row.
+Both are a Scan; nodes that do not depend on the seed are computed once, outside of it. With a batch
+one step serves all examples at once: the seed is 1 at the same place of each example. As no example
+influences another, the cotangent of an example is its own row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import Dim, dims_of
 from onnxgrad.transforms.job import Job
 
-# The size of results above which they are refused.
+# The size in bytes that results may have by default.
 MAX_BYTES = 2**31
 
 Mode = Literal["auto", "reverse", "forward"]
@@ -35,10 +35,10 @@ Blocks: TypeAlias = dict[tuple[ir.Value, ir.Value], Tensor]
 class Linear:
     """The backward pass as a linear map of its seed, ready to be pulled back once more.
 
-    The seeds are stand-ins, ones. The pass is linear in them, so nothing that is pulled back
-    depends on their values; only their shapes can be read, and the zeros that a mask makes of them.
+    The seeds are stand-ins of ones. The pass is linear in them, so no result of pulling back
+    depends on their values; it can only read their shapes, and the zeros that a mask makes of them.
     On leaving the context, shapes of tensors of the pass are read from values of the net with the
-    same shape, so that nothing else of the pass remains either.
+    same shape. So nothing of the pass is needed any more.
     """
 
     def __init__(self, job: Job) -> None:
@@ -56,14 +56,14 @@ class Linear:
         }
         self.cotangents = job.pull(dict(self.stand_ins))
 
-    def push(
+    def jvp(
         self, op: Builder, tangents: dict[ir.Value, Tensor], nodes: list[ir.Node]
     ) -> list[Tensor]:
-        """Push tangents of `wrt` forward to those of `of`: a Jacobian-vector product.
+        """The Jacobian-vector product: tangents of `wrt` to those of `of`.
 
         Args:
-            op: Emits it.
-            tangents: Those of `wrt`.
+            op: The builder that emits it.
+            tangents: The tangents of `wrt`.
             nodes: The nodes of the net and of its backward pass.
         """
         seeds = merged(op, [(self.cotangents[x], t) for x, t in tangents.items()])
@@ -96,10 +96,10 @@ def choose_mode(
     """The mode that takes fewer steps.
 
     Args:
-        of, wrt: The Jacobians are those of each of the former with respect to each of the latter.
-        mode: What was asked for.
-        max_bytes: The size above which they are refused.
-        kind: What they are, for the message.
+        of, wrt: There is a Jacobian of each value of `of` with respect to each of `wrt`.
+        mode: The mode that was asked for.
+        max_bytes: The size that they may have together.
+        kind: "jacobian" or "hessian", for the message.
         batch: The values with a batch, if blocks are to be by example.
 
     Raises:
@@ -126,9 +126,9 @@ def require_fit(sizes: Mapping[str, int | None], max_bytes: int, remedy: str) ->
     """Check that results are not too large together.
 
     Args:
-        sizes: Their sizes in bytes, as far as known, by what they are.
-        max_bytes: The size above which they are refused.
-        remedy: What to do about it, for the message.
+        sizes: Their sizes in bytes, None where unknown, by a description of each.
+        max_bytes: The size that they may have together.
+        remedy: What the user can do instead, for the message.
 
     Raises:
         ArgumentError: They are too large, or `max_bytes` is no number.
@@ -172,7 +172,7 @@ def by_rows(
 
 
 def by_columns(job: Job, of: Sequence[ir.Value], batch: Collection[ir.Value] = ()) -> Blocks:
-    """The same blocks, one forward step for each element of x; by example where x has the batch."""
+    """The same blocks, one jvp for each element of x; by example where x has the batch."""
     op, blocks = job.op, {}
     job.zeros = True
     with Linear(job) as linear:
@@ -180,7 +180,7 @@ def by_columns(job: Job, of: Sequence[ir.Value], batch: Collection[ir.Value] = (
         for x in job.wrt:
 
             def column(inner: Builder, tangent: Tensor, x: ir.Value = x) -> list[Tensor]:
-                return linear.push(inner, {x: tangent}, nodes)
+                return linear.jvp(inner, {x: tangent}, nodes)
 
             lead = 1 if x in batch else 0
             for y, stack in zip(of, _scan_units(op, op.tensor(x), of, column, lead), strict=True):
@@ -198,7 +198,7 @@ def _scan_units(
 ) -> list[Tensor]:
     """The results of `step` for every unit vector in the shape of `along`, stacked.
 
-    With `lead` it is the shape of one example, and the vector is the same for all of them.
+    With `lead` the unit vectors have the shape of one example, and are the same for all examples.
     """
     known = elements(along.value, lead=lead)
     size = _size(along, lead) if known is None else op.const(known)
@@ -218,7 +218,7 @@ def _scan_units(
 
 
 def _size(along: Tensor, lead: int) -> Tensor:
-    """The number of elements, or with `lead` of those of one example, where only a run tells it."""
+    """The number of elements, or with `lead` that of one example, as a run tells it."""
     op = along.op
     return op.ReduceProd(op.Shape(along, start=1), keepdims=0) if lead else op.Size(along)
 
@@ -229,12 +229,12 @@ def alike(values: Sequence[ir.Value]) -> Callable[[Builder], list[Tensor]]:
 
 
 def _move_first_axis(stack: Tensor, to: int, last: int) -> Tensor:
-    """A tensor whose first axis becomes axis `to`; `last` is its last axis."""
+    """Transpose a tensor, so that its first axis becomes axis `to`; `last` is its last axis."""
     return stack.op.Transpose(stack, perm=[*range(1, to + 1), 0, *range(to + 1, last + 1)])
 
 
 def _unflatten(stack: Tensor, y: ir.Value, x: ir.Value, lead: int) -> Tensor:
-    """The block of y and x, whose axes of y or of x a stack has in one; with `lead` by example."""
+    """The block of y and x from a stack in which the axes of one of them are a single axis."""
     op = stack.op
     return shapes.reshape(stack, [*shapes.dims(op.tensor(y)), *shapes.dims(op.tensor(x))[lead:]])
 
@@ -250,6 +250,6 @@ def elements(value: ir.Value, by: Dim = 1, lead: int = 0) -> int | None:
 
 
 def size_in_bytes(value: ir.Value, by: Dim, lead: int = 0) -> int | None:
-    """The size of so many tensors like `value`, where it is known."""
+    """The size of `by` tensors like `value` in bytes, where it is known."""
     count = elements(value, by, lead)
     return None if count is None or value.dtype is None else count * value.dtype.bitwidth // 8

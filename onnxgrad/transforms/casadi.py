@@ -1,8 +1,8 @@
 """A family of files for solvers: a model, its adjoint and the forward derivative of the adjoint.
 
-Names and layout are those that CasADi's ONNX backend looks for beside a model. It reads a tensor
-as a matrix of r x c: a scalar or vector as a column, a matrix as it is, one of more axes flattened
-to a column. The n seeds of such a value are one matrix of r x (n c), one seed beside the other.
+CasADi's ONNX backend looks for files of these names and this layout beside a model. It reads a
+tensor as a matrix of r x c: a scalar or vector as a column, a matrix as it is, a tensor of more
+axes flattened to a column. n seeds of such a value are one matrix of r x (n c), side by side.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from onnxgrad.transforms.options import Options, uncollected
 def family(
     model: Any, folder: str | os.PathLike[str], *, name: str | None = None, example: Any = None
 ) -> list[str]:
-    """Write a model and the derivatives that a solver wants, for CasADi to discover.
+    """Write a model and the derivatives that a solver needs, where CasADi finds them.
 
     `f.onnx` is the model as it is. `adj_f.onnx` has its inputs and an input `adj_<y>` for each
     floating-point output, its outputs and an output `adj_<x>` for each floating-point input: the
@@ -39,17 +39,17 @@ def family(
     inputs `fwd_<x>` and `fwd_adj_<y>` and the outputs `fwd_adj_<x>`: the derivatives of the
     adjoint along `nfwd` directions, which with `fwd_adj_<y>` zero are Hessian-vector products.
 
-    Seeds and results are matrices, as the head of this module says. Where an input or output of
+    Seeds and results are matrices, as docs/solvers.md says. Where the name of an input or output of
     the model already begins with `adj_`, the prefix is `adj2_` and so on, and `fwd_` likewise.
 
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         folder: Where to write; it is made if it does not exist.
-        name: The `f` above; by default that of the model's file, else of its graph.
+        name: The `f` above; by default the name of the model's file, else of its graph.
         example: As for `gradient`.
 
     Returns:
-        The paths of the files: the model, the adjoint, the forward derivative of that.
+        The paths of the files: the model, the adjoint, the forward derivative of the adjoint.
 
     Raises:
         ModelError: The model cannot be read or is not valid.
@@ -63,8 +63,8 @@ def family(
         raise ArgumentError(f"{name!r} is no name of a file in the folder, without its ending")
     members = {
         name: source,
-        f"adj_{name}": _adjoint(source, example, pushed=False),
-        f"fwd_adj_{name}": _adjoint(source, example, pushed=True),
+        f"adj_{name}": _adjoint(source, example, forward=False),
+        f"fwd_adj_{name}": _adjoint(source, example, forward=True),
     }
     try:
         os.makedirs(folder, exist_ok=True)
@@ -84,8 +84,8 @@ def _file_name(model: Any, source: ir.Model) -> str:
     return os.path.basename(source.graph.name or "") or "f"
 
 
-def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
-    """The adjoint; `pushed` forward along directions too, if so wanted."""
+def _adjoint(source: ir.Model, example: Any, forward: bool) -> ir.Model:
+    """The adjoint; with `forward` also its forward derivatives along directions."""
     net = io.load(source)
     options = Options(of=float_outputs(net), unreachable="zeros", example=example)
     job = Job(net, None, options)
@@ -95,7 +95,7 @@ def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
     seeds = {y: _new_input(op, y, [adj]) for y in outputs}
     reads = [_unstack(m, op.tensor(y), [_count(m, op.tensor(y))]) for y, m in seeds.items()]
     directions: list[Tensor] = []
-    if pushed:
+    if forward:
         moved = {x: _new_input(op, x, [fwd]) for x in inputs}
         count = _count(moved[inputs[0]], op.tensor(inputs[0]))
         directions = [_unstack(m, op.tensor(x), [count]) for x, m in moved.items()]
@@ -112,12 +112,12 @@ def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
         first = adjoint(inner, dict(zip(outputs, slices, strict=False)), list(op.graph))
 
         def direction(deeper: Builder, *along: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            """The derivative of the adjoint: by the symmetry of the Hessian its gradient."""
+            """The derivative of the adjoint: its gradient, by the symmetry of the Hessian."""
             values = [*first, *map(deeper.tensor, outputs)]
             given = merged(deeper, zip(values, along, strict=True))
             return [], adjoint(deeper, given, [*op.graph, *inner.graph])
 
-        if not pushed:
+        if not forward:
             return [], first
         along = [inner.tensor(d.value) for d in directions] + list(slices[len(outputs) :])
         return [], [*first, *scan(inner, direction, [], along, hoists=True)[1]]
@@ -132,7 +132,7 @@ def _adjoint(source: ir.Model, example: Any, pushed: bool) -> ir.Model:
 
 
 class _Prefix:
-    """What the names of seeds begin with, and the name of the dimension that counts them."""
+    """The prefix of the names of seeds, and the name of the dimension that counts them."""
 
     def __init__(self, graph: ir.Graph, kind: str) -> None:
         taken = 0
@@ -162,7 +162,7 @@ def _new_input(op: Builder, value: ir.Value, prefixes: Sequence[_Prefix]) -> Ten
 
 
 def _matrix_shape(value: ir.Value, prefixes: Sequence[_Prefix]) -> list[Dim]:
-    """The declared shape of seeds of a value: a product of sizes has a name composed of theirs."""
+    """The declared shape of seeds of a value. The name of a product is made of its factors'."""
     shape = dims_of(value) or ()
     rows: Dim = math.prod(d for d in shape if isinstance(d, int)) if len(shape) != 2 else shape[0]
     if len(shape) == 1:
@@ -186,12 +186,15 @@ def _sizes(value: Tensor) -> tuple[Size, Size]:
 
 
 def _count(seeds: Tensor, value: Tensor) -> Size:
-    """How many seeds of a value a matrix holds."""
+    """The number of seeds of a value in a matrix."""
     return shapes.dim(seeds, 1) // _sizes(value)[1]  # type: ignore[operator]
 
 
 def _unstack(seeds: Tensor, value: Tensor, counts: Sequence[Size]) -> Tensor:
-    """The seeds of a matrix along first axes of their own, the innermost first."""
+    """The seeds in a matrix as a tensor with a new first axis for each of `counts`.
+
+    The last of `counts` is that of the first axis.
+    """
     rows, columns = _sizes(value)
     blocks = shapes.reshape(seeds, [rows, *counts, columns])
     transposed = seeds.op.Transpose(blocks, perm=_permutation(len(counts)))
@@ -199,7 +202,7 @@ def _unstack(seeds: Tensor, value: Tensor, counts: Sequence[Size]) -> Tensor:
 
 
 def _matrix(stack: Tensor, value: Tensor, prefixes: Sequence[_Prefix]) -> Tensor:
-    """The matrix of what `_unstack` would take apart."""
+    """The inverse of `_unstack`: a stack of results as a matrix."""
     rows, columns = _sizes(value)
     counts = [shapes.dim(stack, k) for k in range(len(prefixes))]
     blocks = shapes.reshape(stack, [*counts, rows, columns])
@@ -210,5 +213,5 @@ def _matrix(stack: Tensor, value: Tensor, prefixes: Sequence[_Prefix]) -> Tensor
 
 
 def _permutation(counts: int) -> list[int]:
-    """Between [row, counts ..., column] and [counts ..., row, column], innermost count first."""
+    """The permutation from [row, counts ..., column] to [reversed counts ..., row, column]."""
     return [*reversed(range(counts + 1)), counts + 1]

@@ -44,7 +44,7 @@ def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
     job.require_dependent()
     job.zeros = True
     with Linear(job) as linear:
-        moved = linear.push(job.op, tangents, list(net.graph))
+        moved = linear.jvp(job.op, tangents, list(net.graph))
     job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)})
     outputs = dict(zip((y.name or "" for y in job.of), job.results, strict=True))
     note(net, {TANGENTS: names_of(tangents) | outputs})

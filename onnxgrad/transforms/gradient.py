@@ -26,7 +26,7 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         wrt: Name or names of the tensors to differentiate with respect to: graph inputs,
             initializers, weights in Constant nodes, intermediate tensors. `ALL` for every
-            floating-point input and every weight that is learnt. None for every floating-point
+            floating-point input and every trainable weight. None for every floating-point
             graph input.
         of: Name or names of the floating-point tensors to differentiate. None for every
             floating-point graph output; of a model that carries gradients, or what else a

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxgrad.declare import registry
-from onnxgrad.declare.learnt import is_learnt
+from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.finite import PICK
@@ -97,7 +97,7 @@ class Job:
         self._find(names, isinstance(wrt, All))
         self.caution = "" if self.imposed else advice(self.of, own)
 
-    def _find(self, names: _Names, learnt_only: bool) -> None:
+    def _find(self, names: _Names, trainable_only: bool) -> None:
         """Find the values of the names in the normalised net."""
         values = _values(self.net.graph)
         for name in names.constant:
@@ -105,12 +105,12 @@ class Job:
         self.checkpoints = {_float_value(values, n, "checkpoints") for n in names.checkpoints}
         self.wrt = [_float_value(values, n, "wrt") for n in names.wrt]
         self.of = [_float_value(values, n, "of") for n in names.of]
-        if learnt_only:
-            self.wrt = [v for v in self.wrt if not v.is_initializer() or is_learnt(v)]
+        if trainable_only:
+            self.wrt = [v for v in self.wrt if not v.is_initializer() or is_trainable(v)]
             if not self.wrt:
                 raise ArgumentError(
-                    "wrt: ALL is empty, as the model has no floating-point input and no weight "
-                    "that is learnt, but for those in constant; name other tensors in wrt"
+                    "wrt: ALL is empty, as the model has no floating-point input and no trainable "
+                    "weight, but for those in constant; name other tensors in wrt"
                 )
 
     @property

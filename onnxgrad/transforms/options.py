@@ -42,8 +42,8 @@ Inputs: TypeAlias = str | Sequence[str]
 # Tensors: a name, or a sequence of names and of positions, as in ["x", ["layer1", 0, "weight"]].
 # A position is a sequence of names and indices. Any, because mypy infers such a list, where it is
 # first given to a variable, as one of objects.
-Spec: TypeAlias = str | Sequence[str | Sequence[Any]]
-Wrt: TypeAlias = Spec | All | None
+TensorSpecs: TypeAlias = str | Sequence[str | Sequence[Any]]
+Wrt: TypeAlias = TensorSpecs | All | None
 # What a model is given as, but for an `onnx_ir.Model`.
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 Unreachable = Literal["error", "zeros"]
@@ -53,14 +53,14 @@ class Traced(TypedDict, total=False):
     """The options that say what depends on what."""
 
     straight_through: StraightThrough
-    constant: Spec | None
+    constant: TensorSpecs | None
     example: Any
 
 
 class Common(Traced, total=False):
     """Those of every transform that differentiates."""
 
-    of: Spec | None
+    of: TensorSpecs | None
     forward: bool
     unreachable: Unreachable
     target: TargetName
@@ -69,13 +69,13 @@ class Common(Traced, total=False):
 class Kept(Common, total=False):
     """Those of a transform with one backward pass, which can keep less for it."""
 
-    checkpoints: bool | Spec
+    checkpoints: bool | TensorSpecs
 
 
 class Imposed(Common, total=False):
     """Those of a transform of a scalar, for which an output gradient can be imposed."""
 
-    ograd: bool | Spec
+    ograd: bool | TensorSpecs
 
 
 class Full(Kept, Imposed, total=False):
@@ -90,13 +90,13 @@ class Options:
         ArgumentError: One has a value that it cannot have.
     """
 
-    of: Spec | None = None
-    ograd: bool | Spec = False
+    of: TensorSpecs | None = None
+    ograd: bool | TensorSpecs = False
     forward: bool = True
     unreachable: Unreachable = "error"
     straight_through: StraightThrough = False
-    constant: Spec | None = None
-    checkpoints: bool | Spec = False
+    constant: TensorSpecs | None = None
+    checkpoints: bool | TensorSpecs = False
     example: Any = None
     target: TargetName = "cpu"
 

@@ -28,7 +28,7 @@ from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.registry import on_cpu
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.notes import GRADIENTS, OGRADS
-from onnxgrad.transforms.options import Spec, Wrt
+from onnxgrad.transforms.options import TensorSpecs, Wrt
 from onnxgrad.verify.check_report import CheckReport
 from onnxgrad.verify.differences import STEPS, compare
 from onnxgrad.verify.sides import Case, Precision, gradients, moved_net
@@ -39,9 +39,9 @@ def check(
     feeds: Any,
     wrt: Wrt = None,
     *,
-    of: Spec | None = None,
+    of: TensorSpecs | None = None,
     ograd: bool | Mapping[str, Any] = True,
-    constant: Spec | None = None,
+    constant: TensorSpecs | None = None,
     precision: Precision = "auto",
     seed: int = 0,
 ) -> CheckReport:
@@ -90,9 +90,9 @@ def check_on(
     feeds: Any,
     wrt: Wrt = None,
     *,
-    of: Spec | None = None,
+    of: TensorSpecs | None = None,
     ograd: bool | Mapping[str, Any] = True,
-    constant: Spec | None = None,
+    constant: TensorSpecs | None = None,
     precision: Precision = "auto",
     seed: int = 0,
 ) -> CheckReport:
@@ -124,9 +124,9 @@ def _case(
     net: ir.Model,
     feeds: Any,
     wrt: Wrt,
-    of: Spec | None,
+    of: TensorSpecs | None,
     imposed: list[str],
-    constant: Spec | None,
+    constant: TensorSpecs | None,
     precision: Precision,
 ) -> Case:
     """What is checked, with all names resolved; the net is prepared in place.

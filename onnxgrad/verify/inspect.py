@@ -20,7 +20,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import NoRuleError, RuleError
 from onnxgrad.graph.facts import carries, cotangent_dtype, subgraphs
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.options import Options, Spec, Traced, Wrt, spelt_out
+from onnxgrad.transforms.options import Options, TensorSpecs, Traced, Wrt, spelt_out
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
 _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
@@ -87,7 +87,7 @@ class InspectReport:
 
 @spelt_out
 def inspect(
-    model: Any, wrt: Wrt = None, of: Spec | None = None, **options: Unpack[Traced]
+    model: Any, wrt: Wrt = None, of: TensorSpecs | None = None, **options: Unpack[Traced]
 ) -> InspectReport:
     """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 

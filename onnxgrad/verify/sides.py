@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, RuleError
 from onnxgrad.passes.inference import infer
-from onnxgrad.passes.precision import widen
+from onnxgrad.passes.precision import promote
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.transforms.gradient import gradient
@@ -120,16 +120,16 @@ def gradients(case: Case, seeds: Mapping[str, Array]) -> tuple[dict[str, Array],
     for precision, name in ways:
         runtime = case.runtimes[name]
         try:
-            wide, _ = _in_precision(case.net, precision)
+            promoted, _ = _in_precision(case.net, precision)
             model = gradient(
-                wide,
+                promoted,
                 case.wrt,
                 of=case.of,
                 ograd=list(seeds) or False,
                 forward=False,
                 unreachable="zeros",
                 constant=case.held,
-                example=_feeds(wide, case.values),
+                example=_feeds(promoted, case.values),
             )
             inputs = json.loads(model.metadata_props[OGRADS])
             imposed = {inputs[name]: seed for name, seed in seeds.items()}
@@ -170,7 +170,7 @@ def _in_precision(net: ir.Model, precision: str, strict: bool = True) -> tuple[i
     """The net in a precision, and whether all of it is."""
     model = io.load(net)
     dtype = ir.DataType.DOUBLE if precision == "float64" else ir.DataType.FLOAT
-    return model, widen(model, dtype, strict)
+    return model, promote(model, dtype, strict)
 
 
 def _feeds(model: ir.Model, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -441,7 +441,7 @@ def test_what_cannot_have_a_batch() -> None:
     with pytest.raises(og.ArgumentError, match="is a scalar"):
         og.per_example_gradient(scalar, "w")
     for wrt, words in (
-        (None, "no weight that is learnt"),
+        (None, "no trainable weight"),
         ("y", "an inner tensor"),
         (og.ALL, "the batch"),
     ):

@@ -15,7 +15,7 @@ import pytest
 import onnxgrad as og
 from onnxgrad.declare import registry
 from onnxgrad.passes.inference import infer
-from onnxgrad.passes.precision import widen
+from onnxgrad.passes.precision import promote
 from onnxgrad.verify.check import check
 
 RNG = np.random.default_rng(1)
@@ -168,10 +168,10 @@ def test_mixed_nets_are_widened() -> None:
              f = Cast<to = 1>(k)
              y = Resize<mode = "linear">(f, , s) }"""
     )
-    wide = ir.from_proto(net)
-    infer(wide)
-    widen(wide, ir.DataType.DOUBLE)
-    proto = ir.to_proto(wide)
+    promoted = ir.from_proto(net)
+    infer(promoted)
+    promote(promoted, ir.DataType.DOUBLE)
+    proto = ir.to_proto(promoted)
     onnx.checker.check_model(proto, full_check=True)
     assert {i.type.tensor_type.elem_type for i in (*proto.graph.input, *proto.graph.output)} == {11}
     report = check(net, X[None, None, :2, :2], precision="float64")

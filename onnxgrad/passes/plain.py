@@ -1,9 +1,9 @@
-"""Pools, transposed convolutions and ranges that inference gets wrong or refuses, written plainer.
+"""Rewrites pools, transposed convolutions and ranges that inference gets wrong, in plainer form.
 
-The standard's inference counts a pool's window that lies beyond the input, below opset 22, and what
-a ConvTranspose pads its output with although it is cut off again; it gives up where an output is
-smaller than its input. onnxruntime infers alike when it loads a file, and folds a Shape to what it
-has inferred. Other attributes say the same and mislead nobody.
+Below opset 22 the standard's inference counts a window of a pool that lies beyond the input. In a
+ConvTranspose it counts padding of the output that is cut off again, and it gives up where an output
+is smaller than its input. onnxruntime infers in the same way when it loads a file, and folds a
+Shape to the wrong sizes. Other attributes say the same and are inferred right.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from onnxgrad.graph.facts import Dim, dims_of
 from onnxgrad.graph.window_sizes import POOLS, drops_windows, windows_of
 
 
-def settle(node: ir.Node) -> bool:
-    """Write a node as inference understands it; whether it was another way before."""
+def make_plain(node: ir.Node) -> bool:
+    """Rewrite a node as inference understands it; returns whether that changed it."""
     correction = plain.of(node)
     return correction is not None and correction(node)
 
 
 @plain("Range")
-def _settle_range(node: ir.Node) -> bool:
-    """Make scalars of vectors of one element: a runtime refuses those that it knows when it loads.
+def _plain_range(node: ir.Node) -> bool:
+    """Make scalars of operands that are vectors of one element.
 
-    onnx's own function body of AffineGrid has them.
+    A runtime does not load a Range with constant vectors; onnx's function body of AffineGrid has
+    such.
     """
     assert node.graph is not None
     vectors = [(k, v) for k, v in enumerate(node.inputs) if v is not None and dims_of(v) == (1,)]
@@ -39,12 +40,12 @@ def _settle_range(node: ir.Node) -> bool:
 
 
 @plain(*POOLS)
-def _settle_pool(node: ir.Node) -> bool:
+def _plain_pool(node: ir.Node) -> bool:
     """Round down, not up, along the axes where rounding up gives a window that is dropped again."""
     if not node.attributes.get_int("ceil_mode", False):
         return False
     if node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME"):
-        del node.attributes["ceil_mode"]  # the number of windows is that of the steps
+        del node.attributes["ceil_mode"]  # auto_pad already fixes the number of windows
         return True
     x = node.inputs[0]
     sizes = None if x is None else dims_of(x)
@@ -52,11 +53,11 @@ def _settle_pool(node: ir.Node) -> bool:
         return False
     up = any(_is_rounded(node, sizes, k) for k, drops in enumerate(dropped) if not drops)
     if up and len(node.outputs) > 1:
-        return False  # its indices are those of the whole window
+        return False  # pools over single axes would give other indices
     pads = list(node.attributes.get_ints("pads", []))
     for k, drops in enumerate(dropped):
         if drops and not _is_rounded(node, sizes, k):
-            pads[len(dropped) + k] -= 1  # a whole window of padding
+            pads[len(dropped) + k] -= 1  # then the window of padding alone does not fit
     if pads:
         node.attributes["pads"] = ir.AttrInt64s("pads", pads)
     if up:
@@ -73,9 +74,9 @@ def _is_rounded(node: ir.Node, sizes: tuple[Dim, ...], k: int) -> bool:
 
 
 def _take_apart(node: ir.Node, x: ir.Value, dropped: list[bool]) -> None:
-    """Make a pool over each axis of a pool, from the last to the first, which rounds on its own.
+    """Replace a pool by pools over one axis each, from the last to the first, which round alone.
 
-    A maximum, a norm, and a mean over what is counted along each axis, are those of parts. In this
+    A maximum, a norm, and a mean that counts along each axis, can be taken axis by axis. In this
     order the first of elements that tie is taken as before.
     """
     n, whole = len(dropped), dict(node.attributes)
@@ -99,8 +100,8 @@ def _take_apart(node: ir.Node, x: ir.Value, dropped: list[bool]) -> None:
 
 
 @plain("ConvTranspose")
-def _settle_transposed(node: ir.Node) -> bool:
-    """Write out the padding that the attributes imply, where their inference is wrong."""
+def _plain_conv_transpose(node: ir.Node) -> bool:
+    """Write out the padding that the attributes imply, where inference gets it wrong."""
     x, w = node.inputs[:2]
     sizes, kernel = (None if v is None else dims_of(v) for v in (x, w))
     a = node.attributes

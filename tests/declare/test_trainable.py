@@ -1,4 +1,4 @@
-"""What is learnt: which weights `og.ALL`, `Net.parameters` and gradients by example stand for."""
+"""Which weights are trainable: what `og.ALL`, `Net.parameters` and gradients by example mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxgrad as og
-from onnxgrad.declare import learnt
+from onnxgrad.declare import trainable
 
 MODELS = Path(__file__).parents[2] / "models"
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "me" : 1]>'
@@ -30,7 +30,7 @@ def parse(body: str, shapes: dict[str, list[int]], of: str = "float[N,3] x") -> 
     return model
 
 
-# The nets, the shapes of their weights, and those that are learnt.
+# The nets, the shapes of their weights, and those that are trainable.
 NETS = {
     "a product of matrices": ("y = MatMul(x, w)", {"w": [3, 3]}, "w"),
     "of matrices of one element": ("y = Gemm(x, w, b)", {"w": [3, 1], "b": [1]}, "w b"),
@@ -126,7 +126,7 @@ def test_by_what_takes_it(name: str) -> None:
 
 
 def test_a_table() -> None:
-    """Rows that indices pick are learnt, one row of numbers is not."""
+    """Rows that indices pick are trainable, one row of numbers is not."""
     body = "e = Gather(t, i) k = Gather(v, i) l = Unsqueeze(k, one) y = Pow(e, l)"
     model = parse(body, {"t": [5, 3], "v": [3]}, of="int64[N] i")
     model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
@@ -168,7 +168,7 @@ def test_others_can_be_named() -> None:
     assert [o.name for o in got.graph.output] == ["m_grad", "v_grad"]
     model = parse(*NETS["lone numbers"][:2])
     assert len(og.gradient(model, ["s", "e", "o"], forward=False).graph.output) == 3
-    with pytest.raises(og.ArgumentError, match="no weight that is learnt"):
+    with pytest.raises(og.ArgumentError, match="no trainable weight"):
         og.per_example_gradient(model)
 
 
@@ -205,10 +205,15 @@ def test_nets_of_this_repository(name: str, left_out: list[str]) -> None:
 
 def test_the_page_says_which() -> None:
     page = (MODELS.parent / "docs" / "semantics.md").read_text()
-    table = page.partition("| what takes a learnt weight |")[2].partition("\n\n")[0]
+    table = page.partition("| what takes a trainable weight |")[2].partition("\n\n")[0]
     named = set(re.findall(r"\w+", table))
-    assert named >= {*learnt._WEIGHTS, *learnt._MOVING, *learnt._PRODUCTS, *learnt._SUMS}
-    assert named >= set().union(*learnt._WEIGHTS.values())
+    assert named >= {
+        *trainable._WEIGHTS,
+        *trainable._MOVING,
+        *trainable._PRODUCTS,
+        *trainable._SUMS,
+    }
+    assert named >= set().union(*trainable._WEIGHTS.values())
 
 
 # -- what PyTorch exports ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which weights of a net are learnt. A file does not say; it shows in what uses them.
+"""Which weights of a net are trainable. A file does not say; it shows in what uses them.
 
 Learnt is what reaches, moved or converted at most, an operand that is a weight by the standard, or
 a product or a sum of tensors. A lone number there is an exporter's arithmetic, such as the scale of
@@ -67,7 +67,7 @@ _ONE_COLUMN = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
 _MASKING = 1e9
 
 
-def is_learnt(weight: ir.Value) -> bool:
+def is_trainable(weight: ir.Value) -> bool:
     """Whether a weight is one that training changes, by what uses it."""
     if not is_float(weight):
         return False
