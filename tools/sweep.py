@@ -48,7 +48,7 @@ from onnxgrad.graph import io
 from onnxgrad.runtimes.onnxruntime import OnnxRuntime
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.reference import Reference
-from onnxgrad.transforms.notes import OGRADS
+from onnxgrad.transforms.metadata import OGRADS
 from onnxgrad.verify.check import check_on
 from tools.operators import PAGE, between
 

@@ -16,20 +16,20 @@ Function = Callable[..., Any]
 
 _TABLE: dict[tuple[str, str], Function] = {}
 
-_NOTES: dict[tuple[str, str], str] = {}
+_REMARKS: dict[tuple[str, str], str] = {}
 
 # The attributes of an operator that hold names of tensors.
 _NAMING: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
 def expansion(
-    *names: str, note: str = "", naming: tuple[str, ...] = ()
+    *names: str, remark: str = "", naming: tuple[str, ...] = ()
 ) -> Callable[[Function], Function]:
     """Declare the decorated function as the expansion of operators.
 
     Args:
         names: ``"domain::Op"`` each.
-        note: A remark for the user, in a few words.
+        remark: A remark for the user, in a few words.
         naming: Attributes that hold names of tensors, which become operands after the others.
 
     Raises:
@@ -41,7 +41,7 @@ def expansion(
             key = split_name(name)
             if key in _TABLE:
                 raise RuleError(f"the expansion of {name} is declared twice")
-            _TABLE[key], _NOTES[key] = function, note
+            _TABLE[key], _REMARKS[key] = function, remark
             if naming:
                 _NAMING[key] = naming
         return function
@@ -55,8 +55,8 @@ def items(sequence: Tensor) -> list[Tensor] | None:
 
 
 def expandable() -> dict[tuple[str, str], str]:
-    """The note of every operator with an expansion, by its domain and name."""
-    return dict(sorted(_NOTES.items()))
+    """The remark on every operator with an expansion, by its domain and name."""
+    return dict(sorted(_REMARKS.items()))
 
 
 def module_of(domain: str, op_type: str) -> str:

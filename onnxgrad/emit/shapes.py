@@ -25,9 +25,8 @@ Axes = Sequence[int] | Tensor
 def dim(x: Tensor, axis: int) -> Size:
     """The size of one axis: an int, or an int64 tensor of shape [1].
 
-    A named size is read from the graph's input that declares it, if only one does: so all tensors
-    of that size share one Shape, and need not be computed for it. Two inputs may differ in size,
-    whatever they declare.
+    A named size is read from the graph's input that declares it, if only one does: all tensors of
+    that size share that Shape. Two inputs may differ in size, whatever they declare.
     """
     known, axis = x.shape, axis_of(axis, x)
     size = None if known is None else known[axis]
@@ -156,10 +155,7 @@ def shared(g: Tensor, x: Tensor, best: Tensor, axes: Axes) -> Tensor:
 
 
 def share_of(ties: Tensor, among: Sequence[Tensor]) -> Tensor:
-    """1 / ties, where `ties` counts elements that equal the best of `among`.
-
-    None equals a best that is NaN: then it counts as one.
-    """
+    """1 / ties, a count of elements that equal the best of `among`; a NaN has none: it is 1."""
     op = ties.op
     if any(op.numbers.may_fail(x.value) for x in among):
         ties = op.Max(ties, op.const(1, like=ties))
@@ -253,10 +249,7 @@ def expand(g: Tensor, sizes: Sequence[Size]) -> Tensor:
 
 
 def _expanded(g: Tensor, x: Tensor) -> Tensor:
-    """The operand of an Expand of `g` to the shape of `x`: a constant where that is possible.
-
-    It is, if `g` has each size of `x` that is not known.
-    """
+    """The shape of `x` for an Expand of `g`: a constant if `g` has all sizes that are not known."""
     if x.shape is None or g.shape is None:
         return shape(x)
     mine = (1,) * (len(x.shape) - len(g.shape)) + g.shape

@@ -45,7 +45,7 @@ def _(op, input_sequence, position):
     return [*known[:k], *known[k + 1 :]]
 
 
-@expansion("SequenceMap", note="a Loop, or copies of its body")
+@expansion("SequenceMap", remark="a Loop, or copies of its body")
 def _(op, input_sequence, *additional_inputs, body):
     operands = [input_sequence, *additional_inputs]
     known = [items(t) if is_sequence(t.value) else None for t in operands]
@@ -106,12 +106,12 @@ class _Held(list):
     """What an optional holds: a tensor, a sequence, or nothing."""
 
 
-@expansion("Optional", note=KNOWN)
+@expansion("Optional", remark=KNOWN)
 def _(op, input, *, type=None):
     return _Held([] if input is None else [input])
 
 
-@expansion("OptionalGetElement", note=KNOWN)
+@expansion("OptionalGetElement", remark=KNOWN)
 def _(op, input):
     known = items(input)
     if isinstance(known, _Held):

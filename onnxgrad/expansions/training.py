@@ -18,10 +18,10 @@ from onnxgrad.emit.tensor import Tensor
 
 TRAINING = "ai.onnx.preview.training"
 Step = Callable[..., tuple[Tensor, ...]]
-_NOTE = "the formulas of the standard"
+_REMARK = "the formulas of the standard"
 
 
-@expansion(f"{TRAINING}::Adam", note=_NOTE)
+@expansion(f"{TRAINING}::Adam", remark=_REMARK)
 def _(
     op: Builder,
     R: Tensor,
@@ -49,7 +49,7 @@ def _(
     return _each(op, inputs, 4, step)
 
 
-@expansion(f"{TRAINING}::Adagrad", note=_NOTE)
+@expansion(f"{TRAINING}::Adagrad", remark=_REMARK)
 def _(
     op: Builder,
     R: Tensor,
@@ -70,7 +70,7 @@ def _(
     return _each(op, inputs, 3, step)
 
 
-@expansion(f"{TRAINING}::Momentum", note=_NOTE)
+@expansion(f"{TRAINING}::Momentum", remark=_REMARK)
 def _(
     op: Builder,
     R: Tensor,

@@ -20,7 +20,7 @@ from onnxgrad.transforms.blocks import MAX_BYTES, Mode
 from onnxgrad.transforms.forward import hvp, jvp
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.jacobian import hessian, jacobian
-from onnxgrad.transforms.notes import GRADIENTS, HVPS, JACOBIANS, TANGENTS
+from onnxgrad.transforms.metadata import GRADIENTS, HVPS, JACOBIANS, TANGENTS
 from onnxgrad.transforms.options import TensorSpecs, Wrt
 
 # Several tensors: the results are a dict. A name alone, a sequence too, is of an earlier overload.

@@ -21,7 +21,7 @@ from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import Session
 from onnxgrad.runtimes.registry import start
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.notes import GRADIENTS
+from onnxgrad.transforms.metadata import GRADIENTS
 from onnxgrad.transforms.options import TensorSpecs
 
 __all__ = ["Net", "NetPortGradient"]

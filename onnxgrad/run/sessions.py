@@ -19,7 +19,7 @@ from onnxgrad.passes.normalise import normalise
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Binding, Runtime, Session
 from onnxgrad.transforms.blocks import Mode
-from onnxgrad.transforms.notes import OGRADS, TANGENTS
+from onnxgrad.transforms.metadata import OGRADS, TANGENTS
 from onnxgrad.transforms.planning import plan
 
 # Sizes are checked for every feed, not when the model is built.
@@ -72,10 +72,10 @@ class Sessions:
         values: Mapping[str, Any],
         **options: Any,
     ) -> TransformSession:
-        """That of a transform of the net.
+        """The session of a transform of the net.
 
-        `results` is the metadata property in which it notes what its outputs are. Where the ranks
-        of tensors follow from the feeds alone, there is one session for each of their shapes.
+        `results` is the metadata property that lists the transform's outputs. Where the ranks of
+        tensors follow from the feeds alone, there is one session for each of their shapes.
         """
         key: Any = (transform, _hashable(wrt), _hashable(options))
         with self._lock:

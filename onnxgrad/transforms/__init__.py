@@ -1,3 +1,3 @@
-"""The public functions from a model to a model, and what they share: options, the job, the notes in
-metadata. They import `engine` and all before it.
+"""The public functions from a model to a model, and the parts that they share: options, the job,
+the metadata. They import `engine` and all folders before it.
 """

@@ -20,7 +20,7 @@ from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.blocks import MAX_BYTES, alike, require_fit, size_in_bytes
 from onnxgrad.transforms.examples import batch_inputs, by_example, new_dim, shapes_of_one
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.notes import GRADIENTS, note
+from onnxgrad.transforms.metadata import GRADIENTS, describe
 from onnxgrad.transforms.options import Common, Inputs, Options, Wrt, transform
 
 
@@ -73,7 +73,7 @@ def per_example_gradient(
 
     stacks = by_example(job, single, inputs, emit, alike(job.wrt))
     job.finish({f"{x.name}_grad": t for x, t in zip(job.wrt, stacks, strict=True)})
-    note(net, {GRADIENTS: dict(zip(job.wrt_names, job.results, strict=True))})
+    describe(net, {GRADIENTS: dict(zip(job.wrt_names, job.results, strict=True))})
 
 
 @transform

@@ -9,7 +9,7 @@ from onnxgrad.emit.subgraphs import merged
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.transforms.blocks import Linear
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.notes import HVPS, OGRADS, TANGENTS, names_of, note
+from onnxgrad.transforms.metadata import HVPS, OGRADS, TANGENTS, describe, names_of
 from onnxgrad.transforms.options import Common, Imposed, Options, Wrt, transform
 
 
@@ -47,7 +47,7 @@ def jvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Common]) -> None:
         moved = linear.jvp(job.op, tangents, list(net.graph))
     job.finish({f"{y.name}_tangent": t for y, t in zip(job.of, moved, strict=True)})
     outputs = dict(zip((y.name or "" for y in job.of), job.results, strict=True))
-    note(net, {TANGENTS: names_of(tangents) | outputs})
+    describe(net, {TANGENTS: names_of(tangents) | outputs})
 
 
 @transform
@@ -80,4 +80,4 @@ def hvp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Imposed]) -> None:
     second = job.pull(merged(job.op, [(first[x], t) for x, t in tangents.items()]))
     job.finish({f"{x.name}_hvp": second[x] for x in job.wrt})
     products = dict(zip(job.wrt_names, job.results, strict=True))
-    note(net, {TANGENTS: names_of(tangents), OGRADS: names_of(ograds), HVPS: products})
+    describe(net, {TANGENTS: names_of(tangents), OGRADS: names_of(ograds), HVPS: products})

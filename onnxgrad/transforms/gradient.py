@@ -11,7 +11,7 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.notes import GRADIENTS, OGRADS, note
+from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, describe
 from onnxgrad.transforms.options import Full, Kept, Options, Wrt, transform
 
 
@@ -105,4 +105,4 @@ def _differentiate(net: ir.Model, wrt: Wrt, options: Options) -> None:
     cotangents = job.pull(seeds)
     job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt})
     gradients = dict(zip(job.wrt_names, job.results, strict=True))
-    note(net, {GRADIENTS: gradients, OGRADS: imposed})
+    describe(net, {GRADIENTS: gradients, OGRADS: imposed})

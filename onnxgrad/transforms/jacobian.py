@@ -24,7 +24,7 @@ from onnxgrad.transforms.examples import (
     require_batch,
 )
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.notes import JACOBIANS, OGRADS, names_of, note
+from onnxgrad.transforms.metadata import JACOBIANS, OGRADS, describe, names_of
 from onnxgrad.transforms.options import Common, Imposed, Inputs, Options, Wrt, transform
 
 
@@ -85,7 +85,7 @@ def jacobian(
             blocks = by_rows(job.op, job.of, shared, nodes)
     ordered = {(y, x): blocks[y, x] for y in job.of for x in job.wrt}
     ordered = hold_to_batch(ordered, inputs, batch)
-    note(net, {JACOBIANS: _finish_blocks(job, ordered, "jacobian")})
+    describe(net, {JACOBIANS: _finish_blocks(job, ordered, "jacobian")})
 
 
 @transform
@@ -136,7 +136,7 @@ def hessian(
         found = by_rows(job.op, list(gradients), job.wrt, nodes, lead=int(bool(inputs)))
         blocks = {(gradients[g], x): block for (g, x), block in found.items()}
     blocks = hold_to_batch(blocks, inputs, batch)
-    note(net, {JACOBIANS: _finish_blocks(job, blocks, "hessian"), OGRADS: names_of(ograds)})
+    describe(net, {JACOBIANS: _finish_blocks(job, blocks, "hessian"), OGRADS: names_of(ograds)})
 
 
 def batch_for(

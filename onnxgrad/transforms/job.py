@@ -26,7 +26,7 @@ from onnxgrad.graph.names import All, parameters, resolve_all
 from onnxgrad.graph.schemas import joined_name
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
-from onnxgrad.transforms.notes import results
+from onnxgrad.transforms.metadata import results
 from onnxgrad.transforms.options import Options, Wrt
 from onnxgrad.transforms.probabilities import advice, warn
 

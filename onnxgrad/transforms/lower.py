@@ -63,7 +63,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
 
 @expansion(
     f"{TRAINING}::Gradient",
-    note="a backward pass; `y` may have any shape, and its elements are summed",
+    remark="a backward pass; `y` may have any shape, and its elements are summed",
     naming=("xs", "zs", "y"),
 )
 def _gradient(

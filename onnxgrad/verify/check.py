@@ -27,7 +27,7 @@ from onnxgrad.runtimes.ports import Port, arrays
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.registry import on_cpu
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.notes import GRADIENTS, OGRADS
+from onnxgrad.transforms.metadata import GRADIENTS, OGRADS
 from onnxgrad.transforms.options import TensorSpecs, Wrt
 from onnxgrad.verify.check_report import CheckReport
 from onnxgrad.verify.differences import STEPS, compare

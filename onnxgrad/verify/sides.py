@@ -19,7 +19,7 @@ from onnxgrad.passes.precision import promote
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.notes import OGRADS
+from onnxgrad.transforms.metadata import OGRADS
 from onnxgrad.verify.differences import STEPS
 from onnxgrad.verify.moved import MovedNet, hold, move, value_of
 

@@ -1,0 +1,53 @@
+"""Properties of a model's metadata that tell which inputs and outputs belong to its derivatives.
+
+They are tables of names, in JSON, so that a consumer in any language can read them. They describe
+the latest differentiation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxgrad.emit.tensor import Tensor
+
+GRADIENTS = "onnxgrad.gradients"
+OGRADS = "onnxgrad.ograds"
+TANGENTS = "onnxgrad.tangents"
+HVPS = "onnxgrad.hvps"
+JACOBIANS = "onnxgrad.jacobians"
+
+_ALL = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS)
+
+
+def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write tables of names by property, in the place of those of an earlier differentiation."""
+    for key in _ALL:
+        model.metadata_props.pop(key, None)
+    model.metadata_props.update({key: json.dumps(names) for key, names in tables.items()})
+
+
+def results(model: ir.Model) -> list[str]:
+    """The names of the outputs that the latest differentiation has added; empty without one."""
+    listed: set[str] = set()
+    for key in _ALL:
+        for name in _read(model, key).values():
+            listed.update(name.values() if isinstance(name, dict) else [name])
+    return list(dict.fromkeys(v.name for v in model.graph.outputs if v.name in listed))
+
+
+def _read(model: ir.Model, key: str) -> dict[str, Any]:
+    """The table in a property; an empty one where another program has written something else."""
+    try:
+        table = json.loads(model.metadata_props.get(key, "{}"))
+    except ValueError:
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def names_of(inputs: Mapping[ir.Value, Tensor]) -> dict[str, str]:
+    """The names of new inputs, by the names of the tensors that they belong to."""
+    return {v.name or "": t.value.name or "" for v, t in inputs.items()}
