@@ -1,4 +1,4 @@
-"""Einsum: what an equation says, and the node for labelled tensors."""
+"""Einsum: the labels in an equation, and the node for tensors with labels."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Zero times infinity: where a mask has made a cotangent zero, what it is multiplied by counts not.
+"""Zero times infinity: the product is 0 where a mask has made a cotangent zero.
 
-A Where, a Relu or a Slice discards elements of what comes before it: their cotangents are 0. Of
-what it discards the derivative may be infinite or NaN, as that of Sqrt at 0 or of a power of a
-negative number, and 0 times that is NaN. So a factor that may be not finite is replaced by 0, and a
-divisor that may be 0 by 1, where the other factor is a mask's zero. Nothing is emitted where no
-mask, or nothing that is not finite, can have led to a factor; `Numbers` tells.
+A Where, a Relu or a Slice discards elements of its operand: their cotangents are 0. The derivative
+of a discarded element may be infinite or NaN, as that of Sqrt at 0 or of a power of a negative
+number, and 0 times that is NaN. So where one factor is a mask's zero, the other is replaced by 0 if
+it may not be finite, and a divisor that may be 0 by 1. Nothing is emitted for factors behind no
+mask, or that are known to be finite; `Numbers` tells.
 
-A zero counts only if a mask put it there, as far as that can be told: of sqrt(x) sqrt(x) at 0 the
-derivative is 1, and the product of the cotangent 2 sqrt(x) with an infinite derivative stays NaN.
+A zero counts only if a mask put it there, as far as that can be told. The derivative of
+sqrt(x) sqrt(x) at 0 is 1: there the product of the zero 2 sqrt(x) with an infinite derivative
+stays NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.einsum import ELLIPSIS, einsum, parse
 from onnxgrad.emit.rewrites import Call, rewrite
-from onnxgrad.graph.bounds import Bounds, excludes_zero, settle
+from onnxgrad.graph.bounds import Bounds, decided, excludes_zero
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
 
@@ -31,27 +32,28 @@ if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
     from onnxgrad.emit.tensor import Tensor
 
-# What a value may hold though what it is calculated from is finite.
+# The elements, not finite, that a value may have though the inputs of the net are finite.
 _INF, _NAN = 1, 2
-# How a mask discards: by a factor of 0, which makes 0 of nothing but finite numbers; or by picking,
-# which does more.
+# How a mask discards: by a factor of 0, which makes 0 of finite numbers only; or by picking, which
+# makes 0 of all.
 FACTOR, PICK = 1, 3
 
 _TESTS = {"IsInf", "IsNaN"}
-# Of an infinite operand these give what is not NaN: inf, or its limit there.
+# Operators that give their limit for an infinite operand, which may be infinite, and not NaN.
 _LIMITS = {
     "Abs", "Cast", "Clip", "Concat", "Elu", "Erf", "Exp", "Expand", "Gather", "Identity", "Log",
     "Max", "Min", "Neg", "Pad", "Reciprocal", "Relu", "Reshape", "Sigmoid", "Slice", "Softplus",
     "Sqrt", "Squeeze", "Tanh", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 _MOVES = {"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
-# All terms have to be zero for the sum to be.
+# The result is a mask's zero only where all terms are.
 _SUMS = {"Add", "Sub", "Sum", "Mean", "Max", "Min"}
 _IN_PLACE = {"Add", "Cast", "Div", "Mul", "Neg", "Sub", "Sum"}
-# These put zeros among the elements of their operands: cotangents of what was not picked.
+# Operators that put zeros among the elements of their operands, as cotangents of elements that
+# were not picked.
 _PICKS = {"MaxUnpool", "Pad", "ScatterElements", "ScatterND"}
 _FACTORS = {"EyeLike", "OneHot", "Trilu"}
-# An element that is not finite makes all of a row so: none of it is a limit.
+# Operators that mix elements: one that is not finite makes NaN of others.
 _MIXES = {"Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
 # Larger constants are weights.
 _SEARCHED = 1 << 20
@@ -71,19 +73,19 @@ class Numbers:
     # -- not finite ----------------------------------------------------------------------------
 
     def may_fail(self, value: ir.Value) -> bool:
-        """Whether an element can be infinite or NaN though all that goes into the net is finite.
+        """Whether an element can be infinite or NaN though the inputs of the net are finite.
 
-        That sums and products overflow is left out.
+        The overflow of sums and products does not count.
         """
-        return bool(settle(value, self._faults, _judged, self._fault))
+        return bool(decided(value, self._faults, _judged, self._fault))
 
     def trust(self, value: ir.Value) -> None:
-        """Let `value` be finite wherever the values of the forward pass are that led to it."""
+        """Take `value` for finite wherever all forward values are that it depends on."""
         found, stack, seen = 0, [value], {value}
         while stack:
             for u in _floats(stack.pop()):
                 if u not in self.emitted:
-                    found |= settle(u, self._faults, _judged, self._fault)
+                    found |= decided(u, self._faults, _judged, self._fault)
                 elif u not in seen:
                     seen.add(u)
                     stack.append(u)
@@ -104,21 +106,21 @@ class Numbers:
         if before and node.op_type in _MIXES:
             before = _NAN
         if node.op_type == "Where" and value not in self.emitted and not self._compares(node):
-            # The net's own: one that picks between what is finite and what is not knows why.
+            # A Where of the net: it is taken to discard what is not finite in one branch.
             before = functools.reduce(operator.and_, (self._faults[u] for u in _floats(value)))
         test = _SINGULAR.get(node.op_type) if not node.domain else None
         own = test(self, node) if test else 0
         found = before | own
         if found == _INF and not any(map(math.isinf, self.bounds.of(value))):
-            return 0  # a limit, such as the 0 of 1 / (1 + exp(x))
+            return 0  # the limit is finite, such as the 0 of 1 / (1 + exp(x))
         return found
 
     def _compares(self, node: ir.Node) -> bool:
-        """Whether a Where asks what may be NaN for a number alone, which NaN is not."""
+        """Whether a Where tests by Equal alone for a number; what it tests may be NaN still."""
         return any(self._faults[u] for u in _compared(node))
 
     def _has_limit(self, node: ir.Node) -> bool:
-        """Whether what a node gives of inf is its limit there, and not NaN as inf - inf is."""
+        """Whether a node gives its limit for an infinite operand, and not NaN, as inf - inf is."""
         if node.op_type in ("Add", "Sub", "Div") and not node.domain:
             a, b = (v is not None and self._faults.get(v, 0) for v in node.inputs)
             return not a if node.op_type == "Div" else not (a and b)
@@ -135,13 +137,13 @@ class Numbers:
     # -- zeros ---------------------------------------------------------------------------------
 
     def masked(self, value: ir.Value) -> int:
-        """Whether, and how, an element can be 0 because a mask discards it."""
-        return settle(value, self._masks, _floats, self._mask)
+        """Whether an element can be 0 because a mask discards it: 0, FACTOR or PICK."""
+        return decided(value, self._masks, _floats, self._mask)
 
     def note_mask(self, value: ir.Value, mask: int) -> None:
-        """Let the zeros of `value` be those of a mask of this kind, though its node tells another.
+        """Take the zeros of `value` for those of a mask of this kind, whatever its node is.
 
-        Of a seed or tangent they are `PICK`, of a Where in the place of a product `FACTOR`.
+        The kind is `PICK` for a seed or tangent, `FACTOR` for a Where in the place of a product.
         """
         self._masks[value] = mask
 
@@ -149,7 +151,7 @@ class Numbers:
         node = value.producer()
         if node is None:
             inner = value.is_graph_input() and value.graph is not self.graph
-            # What an inner graph is given is not followed.
+            # The values that inputs of an inner graph get are not followed.
             return PICK if inner else FACTOR * _has_zeros(value)
         first = node.inputs[0] if node.op_type in ("Cast", "CastLike") else None
         if first is not None and first.dtype not in FLOATS:
@@ -169,21 +171,22 @@ class Numbers:
         return found
 
     def harms(self, factor: ir.Value, mask: ir.Value) -> bool:
-        """Whether `factor` may be not finite where `mask` is the zero of a mask."""
-        if not (fault := settle(factor, self._faults, _judged, self._fault)):
+        """Whether `factor` may not be finite where `mask` is the zero of a mask."""
+        if not (fault := decided(factor, self._faults, _judged, self._fault)):
             return False
         mine = self.masked(mask)
         return bool((fault & _INF and mine) or (fault & _NAN and mine == PICK))
 
     def carrier(self, value: ir.Value) -> ir.Value:
-        """What has the zeros that masks made of `value`, and as few others as may be.
+        """A value with the zeros that masks made in `value`, and as few others as possible.
 
-        That is the one factor that a mask has been through, or what all terms have in common.
+        It is found behind `value`: the only factor with a mask's zeros, or a carrier that all terms
+        have in common.
         """
-        return settle(value, self._carriers, self._carried, self._carrier)
+        return decided(value, self._carriers, self._carried, self._carrier)
 
     def _carried(self, value: ir.Value) -> list[ir.Value]:
-        """The operands that a mask has been through, of a node that keeps elements in place."""
+        """The operands with a mask's zeros, of a node that keeps elements in place."""
         node = value.producer()
         if node is None or node.domain or node.op_type not in _IN_PLACE:
             return []
@@ -202,14 +205,14 @@ def _floats(value: ir.Value) -> list[ir.Value]:
 
 
 def _judged(value: ir.Value) -> list[ir.Value]:
-    """The values that tell whether `value` is finite."""
+    """The values on which it depends whether `value` is finite."""
     node = value.producer()
     compared = _compared(node) if node is not None and node.op_type == "Where" else []
     return [*_floats(value), *compared]
 
 
 def _compared(node: ir.Node) -> list[ir.Value]:
-    """The floating-point values that a Where compares for its condition, if only by Equal."""
+    """The floating-point values that the condition of a Where compares, if it does so by Equal."""
     found, stack = [], [node.inputs[0]]
     while stack:
         test = None if (v := stack.pop()) is None else v.producer()
@@ -254,7 +257,7 @@ def _is_kept_from_zero(node: ir.Node | None) -> bool:
     return compared is not None and c is not None and not compared.any() and bool(c.all())
 
 
-# -- which operators give what is not finite -------------------------------------------------------
+# -- which operators give numbers that are not finite ----------------------------------------------
 
 
 def _if_zero(k: int, fault: int) -> Any:
@@ -308,9 +311,9 @@ _SINGULAR: dict[str, Any] = {
 
 
 def _guard(op_type: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register what gives the operands of a product or quotient that the walk emits.
+    """Register a function that guards the operands of a product or quotient that the walk emits.
 
-    None of them is not finite beside a mask's zero.
+    It returns operands that are finite where the other one is a mask's zero.
     """
 
     def register(operands: Callable[..., Any]) -> Callable[..., Any]:
@@ -339,7 +342,7 @@ def _product(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without(factor: Tensor, zeros: Tensor) -> Tensor:
-    """`factor`, with 0 where it is not finite and the other one is a mask's zero."""
+    """`factor`, with 0 where it is not finite and the other factor is a mask's zero."""
     op = factor.op
     drop = zeros & ~(op.Abs(factor) < math.inf)
     y = op.Where(drop, op.const(0, like=factor), factor)
@@ -359,7 +362,7 @@ def _quotient(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @_guard("MatMul")
 def _matrices(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """A row of `b` counts where the column of `a` that it meets is not all zero, and conversely."""
+    """A row of `b` counts unless the column of `a` that it meets is all zero, and conversely."""
     if len(a.shape or ()) < 2 or len(b.shape or ()) < 2:
         return a, b
     if op.numbers.harms(b.value, a.value):
@@ -385,7 +388,7 @@ def _gemm(
 
 @_guard("Einsum")
 def _labelled(op: Builder, *inputs: Tensor, equation: str, **_: Any) -> tuple[Tensor, ...]:
-    """The same for an Einsum: an element counts where not all that it meets of a factor is zero."""
+    """The same for an Einsum: an element counts unless all that it meets of a factor is zero."""
     terms, found = parse(equation)[0], list(inputs)
     for k, m in itertools.permutations(range(len(inputs)), 2):
         labels, its = terms[k], terms[m]

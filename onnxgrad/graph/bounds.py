@@ -42,8 +42,11 @@ _FIXED: dict[str, Interval] = {
 V = TypeVar("V", bound=Hashable)
 
 
-def settle(v: V, known: dict[V, Any], needs: Callable[[V], Sequence[V]], decide: Any) -> Any:
-    """`decide(v)`, once what it needs is decided and in `known`; without recursion."""
+def decided(v: V, known: dict[V, Any], needs: Callable[[V], Sequence[V]], decide: Any) -> Any:
+    """`decide(v)`, after the values that it needs have been decided and put into `known`.
+
+    There is no recursion: a net can be deeper than Python's stack of calls.
+    """
     stack = [v]
     while stack:
         top = stack[-1]
@@ -65,7 +68,7 @@ class Bounds:
 
     def of(self, value: ir.Value) -> Interval:
         """The least and the greatest number that an element of `value` can be."""
-        return settle(value, self._known, self._needs, self._decide)
+        return decided(value, self._known, self._needs, self._decide)
 
     def _needs(self, v: ir.Value) -> list[ir.Value]:
         node = v.producer()

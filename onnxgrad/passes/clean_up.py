@@ -1,4 +1,4 @@
-"""The passes after differentiation: what neither an output nor a gradient needs goes."""
+"""The passes after differentiation: remove what neither an output nor a gradient needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def optimise(model: ir.Model) -> None:
 
     Outputs of the net whose shape nothing tells are declared as they were.
     """
-    prune(model.graph)  # that pass takes what graphs of dead nodes capture for needed
+    prune(model.graph)  # the next pass keeps values that graphs of dead nodes capture
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     _fill_operands(model.graph)
@@ -39,11 +39,11 @@ def _fill_operands(graph: ir.Graph | ir.Function) -> None:
 
 
 def _results_last(graph: ir.Graph) -> None:
-    """Put the nodes that nothing but outputs comes from at the end, the first one last.
+    """Put the nodes whose results no node uses at the end, in reversed order.
 
-    onnxruntime goes back from a file's last node to what it needs, then from the one before it, and
-    so on. As they are emitted, the filters' gradients would all come after the last cotangent, and
-    what they need of the forward pass would be kept until then.
+    onnxruntime goes back from a file's last node to all that it needs, then from the node before
+    it, and so on. In the order of emission all gradients of weights would come after the last
+    cotangent, and all values of the forward pass that they need would be kept until then.
     """
     inner = {v for g in graph.subgraphs() for v in g.outputs}
     results = [node for node in graph if not any(v.uses() or v in inner for v in node.outputs)]

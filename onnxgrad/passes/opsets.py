@@ -1,7 +1,7 @@
-"""One opset for the whole of a model, and functions of its own inlined into it.
+"""Raises a model to one opset, and inlines the functions of the model.
 
 A function can be written for another opset than the graph that calls it. Then each call becomes a
-model of its own, raised as such, before it takes the place of the call.
+model of its own, which is raised and then put in the place of the call.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.functions import called, fits, substitute
 from onnxgrad.graph.schemas import joined_name, onnx_schema
 
-# The opset that rules are written for. Newer models stay as they are. 21 is the newest that
-# onnxruntime 1.19 knows.
+# The opset that rules are written for, the newest that onnxruntime 1.19 knows. Newer models stay.
 FLOOR = 21
 
-# The domain of operators that a converter or inference is not to see.
+# The domain of nodes that are hidden from a converter or from inference.
 HIDDEN = "onnxgrad.hidden"
-# The domain of what is set aside while the graph around it is raised.
+# The domain of nodes that are set aside while the graph around them is raised.
 _ASIDE = "onnxgrad.aside"
 
-# What changed its meaning since opset 13, but not its form.
+# Operators that changed their meaning since opset 13, but not their form.
 _OTHERWISE = {"GroupNormalization", "Split"}
 
 # How deep functions of several opsets can call each other.
@@ -47,8 +46,8 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
     """Inline the functions of a model, in place.
 
     Args:
-        model: Its graphs can hold calls of functions. Its opset is raised where theirs are others.
-        keeps: Whether the calls of a function stay, and the function with all that it calls.
+        model: The model. Its opset is raised where its functions have others.
+        keeps: Tells whether the calls of a function stay, and the function with all that it calls.
 
     Raises:
         ModelError: A function calls itself or has the name of an operator of the standard, or an
@@ -76,7 +75,7 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
 
 
 def _require_own_name(function: ir.Function, holders: Sequence[ir.Graph | ir.Function]) -> None:
-    """Refuse a function with the name of an operator of the standard: runtimes take either."""
+    """Check that a function has not the name of an operator of the standard: runtimes differ."""
     versions = (h.opset_imports.get(function.domain) for h in holders)
     if any(v and onnx_schema(function.domain, function.name, v) for v in versions):
         name = joined_name(function.domain, function.name)
@@ -87,7 +86,7 @@ def _require_own_name(function: ir.Function, holders: Sequence[ir.Graph | ir.Fun
 
 
 def raise_opset(model: ir.Model, target: int) -> None:
-    """Raise the opset of a model, its functions too, to `target` or what the graph has, in place.
+    """Raise the opset of a model to at least `target`, that of its functions too, in place.
 
     Raises:
         ModelError: It cannot be raised.
@@ -100,9 +99,10 @@ def raise_opset(model: ir.Model, target: int) -> None:
 
 
 def _raise_graph(model: ir.Model, target: int) -> None:
-    """Raise the graph of a model without functions, past operators that the standard had later.
+    """Raise the graph of a model without functions.
 
-    onnxruntime had some of them before the standard did.
+    Operators that its opset does not have yet are left as they are: onnxruntime has had some of
+    them before the standard.
     """
     version = model.graph.opset_imports[""]
     if version >= target:
@@ -135,13 +135,13 @@ def _convert(model: ir.Model, target: int) -> None:
 
 
 def _raised(function: ir.Function, target: int) -> ir.Function:
-    """A function that stays, raised."""
+    """Raise a function that stays in the model."""
     version = function.opset_imports.get("", target)
     if not any(not n.domain and _differs(n, version, target) for n in function.all_nodes()):
         function.opset_imports[""] = target
         return function
     model = ir.Model(function.clone().graph, ir_version=10)
-    # No converter reads an attribute that the call gives.
+    # No converter takes a node with an attribute of the function.
     given = [n for n in model.graph.all_nodes() if any(a.is_ref() for a in n.attributes.values())]
     for node in given:
         if not _stays(node, version, target):
@@ -166,7 +166,7 @@ def _raised(function: ir.Function, target: int) -> ir.Function:
 
 
 def _hold_constants(graph: ir.Graph) -> None:
-    """Make nodes of the initializers that a converter adds: a function has none."""
+    """Make Constant nodes of the initializers that a converter adds: a function has none."""
     for name, value in list(graph.initializers.items()):
         assert value.const_value is not None
         constant = ir.node("Constant", [], {"value": ir.AttrTensor("value", value.const_value)})
@@ -179,7 +179,7 @@ def _hold_constants(graph: ir.Graph) -> None:
 def _set_aside(
     model: ir.Model, node: ir.Node, number: int
 ) -> tuple[str, str, str, dict[str, ir.Attr]]:
-    """Put a mark in a node's place while the graph around it is raised; what it was."""
+    """Make a node a placeholder while the graph around it is raised; returns what it was."""
     form = (node.domain, node.op_type, node.overload, dict(node.attributes))
     node.domain, node.op_type, node.overload = _ASIDE, f"node{number}", ""
     node.attributes.clear()
@@ -188,7 +188,7 @@ def _set_aside(
 
 
 def _aside(model: ir.Model) -> list[tuple[ir.Node, int]]:
-    """The nodes that are set aside, with their numbers; the converter may have made new ones."""
+    """The placeholders with their numbers; the converter may have made new nodes of them."""
     model.graph.opset_imports.pop(_ASIDE, None)
     nodes = [node for node in model.graph.all_nodes() if node.domain == _ASIDE]
     return [(node, int(node.op_type.removeprefix("node"))) for node in nodes]
@@ -213,7 +213,7 @@ def _inline_equal(model: ir.Model, functions: Functions) -> None:
 
 
 def _inline_raised(model: ir.Model, functions: Functions, target: int) -> None:
-    """Raise a graph, and apart from it each call of a function, which then takes its place."""
+    """Raise a graph, and each call of a function by itself, whose body then replaces the call."""
     _unify_others(model.graph, functions)
     model.functions.update(functions)
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
@@ -233,7 +233,7 @@ def _inline_raised(model: ir.Model, functions: Functions, target: int) -> None:
 
 
 def _give_own_outputs(function: ir.Function) -> None:
-    """Let a node give each output of a function: an input given out has the name of its own."""
+    """Let a node of its own give each output of a function, also one that is an input as well."""
     for k, v in enumerate(function.outputs):
         if v.producer() is None or v in function.outputs[:k]:
             copy = ir.node("Identity", [v])
@@ -243,7 +243,7 @@ def _give_own_outputs(function: ir.Function) -> None:
 
 
 def _unify_others(graph: ir.Graph, functions: Functions) -> None:
-    """Give other domains than the standard's the newest version that graph or function imports.
+    """Import every other domain than the standard's in the newest version that a part imports.
 
     Raises:
         ModelError: An operator differs between them.
@@ -276,7 +276,7 @@ def _differs(node: ir.Node, version: int, newest: int) -> bool:
 
 
 def _reached(graph: ir.Graph, functions: Functions) -> Functions:
-    """The functions that a graph calls, by way of others too."""
+    """The functions that a graph calls, directly or by way of others."""
     found: Functions = {}
     left = [graph.all_nodes()]
     while left:
@@ -289,7 +289,7 @@ def _reached(graph: ir.Graph, functions: Functions) -> Functions:
 
 
 def _require_order(functions: Functions, equal: bool) -> None:
-    """Refuse functions that call themselves, or each other too deep to be raised one by one."""
+    """Check that no function calls itself, and that those to be raised do not nest too deep."""
     calls = {
         key: {n.op_identifier() for n in f.all_nodes()} & functions.keys()
         for key, f in functions.items()
@@ -322,7 +322,7 @@ def _require_known(version: int) -> None:
 
 
 def _fill_defaults(model: ir.Model) -> None:
-    """Give the calls of functions that stay the defaults of attributes: their rules ask for all."""
+    """Write out default attributes in calls of functions that stay: their rules ask for all."""
     for node in model.graph.all_nodes():
         if function := model.functions.get(node.op_identifier()):
             for name, attribute in function.attributes.items():
@@ -331,9 +331,10 @@ def _fill_defaults(model: ir.Model) -> None:
 
 
 def _resize_as_of_old(graph: ir.Graph) -> None:
-    """Say how Upsample and Resize found their coordinates before opset 11, where none could.
+    """Write out how Upsample and Resize found coordinates before opset 11, which had no attribute.
 
-    The converter leaves them to the defaults. onnxruntime rounds up where it makes smaller.
+    The converter leaves the new attributes at their defaults, which differ from that. onnxruntime
+    rounds up where a Resize shrinks.
     """
     for node in graph.all_nodes():
         if node.op_type == "Resize" and not node.domain:
@@ -347,13 +348,13 @@ def _resize_as_of_old(graph: ir.Graph) -> None:
                 node.attributes[name] = ir.AttrString(name, value)
 
 
-# The level of a logger is every thread's.
+# All threads share the level of a logger.
 _LEVEL = threading.Lock()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let onnxscript report errors alone: that it falls back to onnx's converter is none."""
+    """Let onnxscript log errors only, not that it falls back to onnx's converter."""
     logger = logging.getLogger("onnxscript")
     with _LEVEL:
         level = logger.level

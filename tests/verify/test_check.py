@@ -159,7 +159,7 @@ def test_a_zero_gradient_passes() -> None:
     assert check(DENSE, np.zeros((2, 3), np.float32), og.ALL)
 
 
-def test_mixed_nets_are_widened() -> None:
+def test_mixed_nets_are_promoted() -> None:
     """Resize's scales stay single, a half stays in place between casts, Cast's target follows."""
     net = model(
         """g (float[1,1,2,2] x) => (float[1,1,4,4] y) <float[4] s = {1, 1, 2, 2}> {
