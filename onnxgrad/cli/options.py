@@ -152,7 +152,7 @@ ARGUMENTS = {
     "example": Argument({"example": Example}, lambda feeds: feeds),
 }
 
-# Of a transform that has a batch only where it is asked for.
+# The option of a transform that has a batch only where it is asked for.
 _BLOCKS = Argument(
     {
         "by_example": _flag(

@@ -197,7 +197,7 @@ def _(
     causal=1, local_window_size=-1, do_rotary=0, rotary_interleaved=0, smooth_softmax=0,
     qk_output=0, k_quant_type="NONE", v_quant_type="NONE",
 ):  # fmt: skip
-    """Of the cache, what comes after the last key of a sequence is zero."""
+    """The places of the cache after the last key of a sequence are zero."""
     if qk_output or (k_quant_type, v_quant_type) != ("NONE", "NONE"):
         op.refuse("the output of scores and a quantized cache have no rule yet")
     if key is None:
@@ -272,7 +272,7 @@ class _Cache:
         return op.Where(filled, found, op.const(0, like=found))
 
     def read(self, cache: Tensor) -> Tensor:
-        """What there is to attend to."""
+        """The keys or values that can be attended to."""
         return cache if self.past is None else shapes.part(cache, 0, self.total, 2)
 
     def hidden(self, scores: Tensor, causal: int, window: int) -> Tensor:

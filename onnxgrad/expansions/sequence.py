@@ -1,7 +1,7 @@
-"""Sequences and optionals whose elements are known when the graph is built: their tensors.
+"""Sequences and optionals whose elements are known when the graph is built become these tensors.
 
-Most files are so, in which an exporter split a tensor or collected a list of them. The others have
-rules, in `rules.sequence`.
+Mostly an exporter has split a tensor or listed several, and the elements are known. Operators on
+other sequences have rules, in `rules.sequence`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _(op, input_sequence, *additional_inputs, body):
 
 
 def _copy(op: Builder, body: ir.Graph, inputs: Iterable[Tensor]) -> list[Tensor]:
-    """A copy of a graph, of types and sizes that are inferred anew."""
+    """The outputs of a copy of a graph, whose types and sizes are inferred anew."""
     nodes, outputs = copy_into(op, body, list(inputs))
     for node in nodes:
         for v in node.outputs:
@@ -103,7 +103,7 @@ def _sizes(op: Builder, size: Size, split: Tensor | None) -> list[int]:
 
 
 class _Held(list):
-    """What an optional holds: a tensor, a sequence, or nothing."""
+    """The content of an optional: a tensor, a sequence, or nothing."""
 
 
 @expansion("Optional", remark=KNOWN)

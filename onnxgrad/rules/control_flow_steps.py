@@ -358,7 +358,7 @@ class Steps:
         steps = op.Size(reads[0].tensor)  # the first that a Loop reads are the numbers of its steps
         formal = list(graph.inputs)
         true = op.const(True, dtype=np.bool_)
-        # Of no axes; those of the body may be declared to have one.
+        # These have no axes; those of the forward body may be declared to have one.
         step, go = (new_input(inner, "step", steps.value), new_input(inner, "go", true.value))
         place = inner.Sub(steps - 1, step)
         for v, (t, _, _) in zip(formal[len(initial) :], reads, strict=True):

@@ -283,16 +283,16 @@ class _Maximum:
         return interpolation.taps(points, side.size, LINEAR, zeros=False)
 
     def _flat(self, t: Tensor) -> Tensor:
-        """Of samples [R, bins, samples]: [R, 1, bins * samples]."""
+        """Samples [R, bins, samples] as [R, 1, bins * samples]."""
         return shapes.reshape(t, [shapes.dim(t, 0), 1, -1])
 
     def _candidates(self, t: Tensor, side: Side) -> Tensor:
-        """Of taps [R, 2, bins * samples]: [R, 2 * samples, bins]."""
+        """Taps [R, 2, bins * samples] as [R, 2 * samples, bins]."""
         t = self.op.Transpose(shapes.reshape(t, [-1, 2, side.bins, side.most]), perm=[0, 1, 3, 2])
         return shapes.reshape(t, [shapes.dim(t, 0), 2 * side.most, side.bins])
 
     def _twice(self, t: Tensor) -> Tensor:
-        """Of samples [R, bins, samples], the same for both taps: [R, 2 * samples, bins]."""
+        """Samples [R, bins, samples], repeated for both taps, as [R, 2 * samples, bins]."""
         t = self.op.Transpose(t, perm=[0, 2, 1])
         return self.op.Concat(t, t, axis=1)
 

@@ -1,4 +1,4 @@
-"""Sequences of which only the run tells the elements, as where a loop collects them.
+"""Sequences whose elements only a run tells, as where a loop collects them.
 
 The cotangent of a sequence is the sequence of the cotangents of its elements. Where the elements
 are known when the graph is built, `expansions.sequence` has replaced the operators.

@@ -199,7 +199,7 @@ class Net(Derivatives):
     def _prepared(
         self, feeds: Any, request: Request | None, of: TensorSpecs | None
     ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
-        """What runs, on what, and what its outputs mean."""
+        """The session of a call, its feeds, and the function from its outputs to the result."""
         values, ograds = self._feeder.split(feeds)
         if request is None:
             if ograds or of is not None:

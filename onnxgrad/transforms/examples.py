@@ -23,7 +23,7 @@ from onnxgrad.transforms.blocks import Blocks
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Inputs
 
-# Of a net for one example: its nodes, and what is there under a name.
+# Called for the net of one example, with a builder, its nodes, and its values by name.
 Emit = Callable[[Builder, list[ir.Node], dict[str, ir.Value]], Sequence[Tensor]]
 
 

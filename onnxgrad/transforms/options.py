@@ -44,7 +44,7 @@ Inputs: TypeAlias = str | Sequence[str]
 # first given to a variable, as one of objects.
 TensorSpecs: TypeAlias = str | Sequence[str | Sequence[Any]]
 Wrt: TypeAlias = TensorSpecs | All | None
-# What a model is given as, but for an `onnx_ir.Model`.
+# The kinds of models that are accepted, besides `onnx_ir.Model`.
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 Unreachable = Literal["error", "zeros"]
 
@@ -58,7 +58,7 @@ class Traced(TypedDict, total=False):
 
 
 class Common(Traced, total=False):
-    """Those of every transform that differentiates."""
+    """The options of every transform that differentiates."""
 
     of: TensorSpecs | None
     forward: bool
@@ -67,13 +67,13 @@ class Common(Traced, total=False):
 
 
 class Kept(Common, total=False):
-    """Those of a transform with one backward pass, which can keep less for it."""
+    """The options of a transform with one backward pass, which can keep less for it."""
 
     checkpoints: bool | TensorSpecs
 
 
 class Imposed(Common, total=False):
-    """Those of a transform of a scalar, for which an output gradient can be imposed."""
+    """The options of a transform of a scalar, for which an output gradient can be imposed."""
 
     ograd: bool | TensorSpecs
 

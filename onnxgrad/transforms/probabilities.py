@@ -29,7 +29,7 @@ _KEEP_SUM = {
     "Transpose",
     "Unsqueeze",
 }
-# Those of them that are undone by a Reshape.
+# The operators among them that give out every element once.
 _MOVE = _KEEP_SUM - {"Dropout", "ReduceMean", "ReduceSum"}
 
 
