@@ -44,16 +44,18 @@ V = TypeVar("V", bound=Hashable)
 
 def settle(v: V, known: dict[V, Any], needs: Callable[[V], Sequence[V]], decide: Any) -> Any:
     """`decide(v)`, once what it needs is decided and in `known`; without recursion."""
+    if v in known:
+        return known[v]
     stack = [v]
     while stack:
         top = stack[-1]
-        missing = [] if top in known else [u for u in needs(top) if u not in known]
-        if missing:
+        if top in known:
+            stack.pop()
+        elif missing := [u for u in needs(top) if u not in known]:
             stack += missing
-            continue
-        stack.pop()
-        if top not in known:
+        else:
             known[top] = decide(top)
+            stack.pop()
     return known[v]
 
 

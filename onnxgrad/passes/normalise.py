@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.declare.registry import Asked, declared
 from onnxgrad.graph.errors import ModelError
-from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.facts import all_nodes, inner_graphs, subgraphs
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
 from onnxgrad.graph.marks import DECLARED
@@ -141,7 +141,7 @@ def part_constants_from_inputs(model: ir.Model) -> None:
 
 def forget_anonymous_sizes(model: ir.Model) -> None:
     """Forget names that exporters write for any size."""
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in (model.graph, *inner_graphs(model.graph)):
         for v in [*graph.inputs, *graph.outputs]:
             v.shape = _without_anonymous(v.shape)
 
@@ -163,7 +163,7 @@ def bind_named_tensors(model: ir.Model) -> None:
 def require_all_flags(model: ir.Model) -> None:
     """Refuse attributes that are neither 0 nor 1 and should be."""
     for graph in _graphs(model):
-        require_flags(graph.all_nodes())
+        require_flags(all_nodes(graph))
 
 
 def inline_functions(model: ir.Model, straight_through: Asked) -> None:
@@ -187,7 +187,7 @@ def inline_holders(model: ir.Model) -> None:
     FlexAttention's graphs become nodes of its body, as in a runtime. What they need has to be in
     them, so this comes before constants are moved to the main graph.
     """
-    holders = [n for n in model.graph.all_nodes() if n.domain and any(subgraphs(n))]
+    holders = [n for n in all_nodes(model.graph) if n.domain and any(subgraphs(n))]
     if holders:
         infer(model)
     for node in holders:
@@ -196,13 +196,13 @@ def inline_holders(model: ir.Model) -> None:
 
 def import_opsets_in_subgraphs(model: ir.Model) -> None:
     """Let inner graphs import what the main graph does."""
-    for inner in model.graph.subgraphs():
+    for inner in inner_graphs(model.graph):
         inner.opset_imports.update(model.graph.opset_imports)
 
 
 def write_defaults(model: ir.Model) -> None:
     """Write out the standard's default where libraries take another."""
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         default = None if node.domain else _DEFAULTS.get(node.op_type)
         if default is not None:
             node.attributes.setdefault(default.name, default)
