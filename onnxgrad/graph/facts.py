@@ -102,13 +102,19 @@ def all_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     """
     for node in graph:
         yield node
-        for inner in subgraphs(node):
-            yield from all_nodes(inner)
+        if node.attributes.data:  # of most nodes that is all there is to ask
+            for inner in subgraphs(node):
+                yield from all_nodes(inner)
 
 
 def inner_graphs(graph: ir.Graph | ir.Function) -> list[ir.Graph]:
     """The graphs that nodes of a graph hold, at any depth."""
-    return [inner for node in all_nodes(graph) for inner in subgraphs(node)]
+    found: list[ir.Graph] = []
+    for node in graph:
+        if node.attributes.data:
+            for inner in subgraphs(node):
+                found += [inner, *inner_graphs(inner)]
+    return found
 
 
 def type_proto(value: ir.Value) -> onnx.TypeProto:

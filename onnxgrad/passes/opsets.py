@@ -279,13 +279,13 @@ def _differs(node: ir.Node, version: int, newest: int) -> bool:
 def _reached(graph: ir.Graph, functions: Functions) -> Functions:
     """The functions that a graph calls, by way of others too."""
     found: Functions = {}
-    left = [all_nodes(graph)]
+    left = [all_nodes(graph)] if functions else []
     while left:
         for node in left.pop():
             key = node.op_identifier()
             if key in functions and key not in found:
                 found[key] = functions[key]
-                left.append(functions[key].all_nodes())
+                left.append(all_nodes(functions[key]))
     return found
 
 
