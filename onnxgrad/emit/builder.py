@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxgrad.emit.finite import FACTOR, Numbers
@@ -23,7 +22,7 @@ from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.facts import HALVES, dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference, attributes_key
-from onnxgrad.graph.schemas import onnx_schema
+from onnxgrad.graph.schemas import Signature, signature_of
 
 # Operators that cannot fail: they are emitted outside of a loop where their operands are outside.
 _HOISTED = {"Shape", "Size", "Transpose"}
@@ -108,12 +107,12 @@ class Builder:
             return found
         if self.parent and self._is_invariant(call, operands):
             return self.parent._place(call, operands)
-        schema = onnx_schema("", call.op_type, self.opset)
-        if schema is None:
+        signature = signature_of(call.op_type, self.opset)
+        if signature is None:
             raise RuleError(f"opset {self.opset} has no operator {call.op_type!r} ({self.scope})")
-        self._check(schema, call, operands)
-        self._memo[key] = self._append(schema, call, operands)
-        return self._memo[key]
+        self._check(signature, call, operands)
+        found = self._memo[key] = self._append(signature, call, operands)
+        return found
 
     def _recall(self, key: Any) -> tuple[ir.Value, ...] | None:
         if key in self._memo:
@@ -127,33 +126,34 @@ class Builder:
         outside = all(v is None or v.graph is not self.graph for v in operands)
         return outside and (self.hoists or call.op_type in _HOISTED)
 
-    def _check(self, schema: onnx.defs.OpSchema, call: Call, operands: _Operands) -> None:
+    def _check(self, signature: Signature, call: Call, operands: _Operands) -> None:
         """Raise a RuleError where the operator has no such attribute or number of operands."""
         for name in call.attributes:
-            if name not in schema.attributes:
+            if name not in signature.attributes:
                 raise RuleError(
-                    f"{schema.name} has no attribute {name!r} in opset {self.opset} "
-                    f"({self.scope}); it has {', '.join(schema.attributes) or 'none'}"
+                    f"{call.op_type} has no attribute {name!r} in opset {self.opset} "
+                    f"({self.scope}); it has {', '.join(signature.attributes) or 'none'}"
                 )
-        if not schema.min_input <= len(operands) <= schema.max_input:
+        if not signature.least <= len(operands) <= signature.most:
             raise RuleError(
-                f"{schema.name} takes {schema.min_input} to {schema.max_input} operands, "
+                f"{call.op_type} takes {signature.least} to {signature.most} operands, "
                 f"not {len(operands)} ({self.scope})"
             )
 
     def _append(
-        self, schema: onnx.defs.OpSchema, call: Call, operands: _Operands
+        self, signature: Signature, call: Call, operands: _Operands
     ) -> tuple[ir.Value, ...]:
         """Append a node, whose outputs get names, dtypes and shapes."""
-        node = ir.node(
-            schema.name,
+        node = ir.Node(
+            "",
+            call.op_type,
             operands,
-            call.attributes,
+            [_attribute(name, value) for name, value in call.attributes.items()],
             num_outputs=call.outputs,
-            name=self.names.fresh(f"{self.scope}/{schema.name}"),
+            name=self.names.fresh(f"{self.scope}/{call.op_type}"),
         )
         for k, out in enumerate(node.outputs):
-            formal = schema.outputs[min(k, len(schema.outputs) - 1)].name
+            formal = signature.outputs[min(k, len(signature.outputs) - 1)]
             out.name = self.names.fresh(f"{node.name}_{formal}")
         if call.like is None:
             self.infer_outputs(node)
@@ -208,7 +208,7 @@ class Builder:
                 shape=ir.Shape(array.shape),
                 type=ir.TensorType(ir.DataType.from_numpy(kind)),
             )
-            value.const_value = ir.tensor(array, name=value.name)
+            value.const_value = ir.Tensor(array, name=value.name)
             self.graph.register_initializer(value)
             self._consts[key] = value
         return Tensor(self, self._consts[key])
@@ -216,7 +216,7 @@ class Builder:
     def typed(self, t: Tensor, like: Tensor) -> Tensor:
         """`t`, with the shape of `like`, which it is known to have, where inference has lost it."""
         mine, its = t.shape, like.shape
-        if its is not None and t.static is None:
+        if its is not None and mine != its and t.static is None:
             pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
             t.value.shape = ir.Shape([b if b is not None else a for a, b in pairs])
         return t
@@ -323,6 +323,19 @@ def _declared_once(inputs: Sequence[ir.Value]) -> dict[str, tuple[ir.Value, int]
             if isinstance(d, str):
                 found.setdefault(d, []).append((v, axis))
     return {name: places[0] for name, places in found.items() if len(places) == 1}
+
+
+def _attribute(name: str, value: Any) -> ir.Attr:
+    """An attribute. onnx_ir takes long to see what most values are."""
+    if isinstance(value, int):
+        return ir.AttrInt64(name, value)
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    if isinstance(value, list | tuple) and value and all(isinstance(n, int) for n in value):
+        return ir.AttrInt64s(name, value)
+    if isinstance(value, ir.Tensor):
+        return ir.AttrTensor(name, value)
+    return ir.convenience.convert_attributes({name: value})[0]
 
 
 def _values(inputs: Sequence[Tensor | None]) -> _Operands:

@@ -95,12 +95,16 @@ class Numbers:
         node, before = value.producer(), 0
         if value.dtype not in FLOATS:
             return 0
-        if any(n.op_type in _TESTS for n in value.consumers()):
-            return _INF | _NAN  # the net expects it
+        for use in value.uses():
+            if use.node.op_type in _TESTS:
+                return _INF | _NAN  # the net expects it
         if node is None:
             return 0
         for u in _floats(value):
             before |= self._faults[u]
+        test = _SINGULAR.get(node.op_type) if not node.domain else None
+        if not before and test is None:
+            return 0
         if before and not self._has_limit(node):
             before |= _NAN
         if before and node.op_type in _MIXES:
@@ -108,7 +112,6 @@ class Numbers:
         if node.op_type == "Where" and value not in self.emitted and not self._compares(node):
             # A Where of the net: it is taken to discard what is not finite in one branch.
             before = functools.reduce(operator.and_, (self._faults[u] for u in _floats(value)))
-        test = _SINGULAR.get(node.op_type) if not node.domain else None
         own = test(self, node) if test else 0
         found = before | own
         if found == _INF and not any(map(math.isinf, self.bounds.of(value))):
@@ -201,7 +204,9 @@ class Numbers:
 def _floats(value: ir.Value) -> list[ir.Value]:
     """The floating-point operands of the node that gives `value`."""
     node = value.producer()
-    return [] if node is None else [v for v in node.inputs if v is not None and v.dtype in FLOATS]
+    if node is None:
+        return []
+    return [v for v in node.inputs if v is not None and v.dtype in FLOATS]
 
 
 def _judged(value: ir.Value) -> list[ir.Value]:
@@ -321,6 +326,9 @@ def _guard(op_type: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def guarded(op: Builder, call: Call) -> Call:
             inputs = call.inputs
             if not op.guards or len(inputs) < 2 or inputs[0].dtype not in FLOATS:  # type: ignore[union-attr]
+                return call
+            a, b, fails = inputs[0], inputs[1], op.numbers.may_fail
+            if op_type != "Div" and not fails(a.value) and not fails(b.value):  # type: ignore[union-attr]
                 return call
             return call._replace(inputs=operands(op, *inputs, **call.attributes))
 

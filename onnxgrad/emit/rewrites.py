@@ -136,8 +136,10 @@ def _lacks_half(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
     """A node in half precision, in float32 where the standard defines the operator only there."""
     wanted = call.attributes.get("dtype")
     halves = [(k, t) for k, t in enumerate(call.inputs) if t is not None and _is_half(t)]
-    schema = onnx_schema("", call.op_type, op.opset) if halves or wanted in HALVES else None
-    if call.like is not None or schema is None:
+    if call.like is not None or not (halves or wanted in HALVES):
+        return call
+    schema = onnx_schema("", call.op_type, op.opset)
+    if schema is None:
         return call
     for k, t in halves if schema.inputs else ():
         formal = schema.inputs[min(k, len(schema.inputs) - 1)]

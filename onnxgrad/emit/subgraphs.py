@@ -20,7 +20,10 @@ from onnxgrad.graph.fresh import Names
 def captures(node: ir.Node) -> tuple[ir.Value, ...]:
     """The outer values that the graphs of a node use, in the order of their first use."""
     found: dict[ir.Value, None] = {}
-    for graph in subgraphs(node):
+    graphs = subgraphs(node)
+    if not graphs:
+        return ()
+    for graph in graphs:
         inner = {*graph.inputs, *graph.initializers.values()}
         for n in graph:
             inner.update(n.outputs)
@@ -68,12 +71,12 @@ def prune(graph: ir.Graph) -> None:
 
     Uses of a value do not tell whether it is needed: some are uses by graphs that were discarded.
     """
-    needed = set(graph.outputs)
+    needed: set[ir.Value | None] = set(graph.outputs)
     for node in reversed(graph):
-        if not any(v in needed for v in node.outputs):
+        if needed.isdisjoint(node.outputs):
             discard(graph, [node])
             continue
-        needed.update(v for v in (*node.inputs, *captures(node)) if v is not None)
+        needed.update(node.inputs, captures(node))
     for name, v in list(graph.initializers.items()):
         if v not in needed and not v.is_graph_input():
             del graph.initializers[name]

@@ -30,9 +30,10 @@ class Tensor:
 
     @property
     def dtype(self) -> ir.DataType:
-        if self.value.dtype is None:
+        dtype = self.value.dtype
+        if dtype is None:
             raise RuleError(f"the dtype of {self.value.name!r} is unknown")
-        return self.value.dtype
+        return dtype
 
     @property
     def shape(self) -> tuple[Dim, ...] | None:
@@ -57,8 +58,9 @@ class Tensor:
     def static(self) -> tuple[int, ...] | None:
         """The shape where every dimension is known, else None."""
         shape = self.shape
-        if shape is None or not all(isinstance(d, int) for d in shape):
-            return None
+        for d in shape or ():
+            if not isinstance(d, int):
+                return None
         return shape  # type: ignore[return-value]
 
     def dim(self, axis: int) -> Dim:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnxgrad.declare.registry import State
+from onnxgrad.declare.registry import Entry, State
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.engine.stopped import is_gate
 from onnxgrad.engine.straight_through import entry_of, is_straight_through
@@ -40,11 +40,11 @@ def operands(node: ir.Node) -> tuple[ir.Value | None, ...]:
     return (*node.inputs, *captures(node))
 
 
-def operand_name(node: ir.Node, index: int) -> str:
+def operand_name(node: ir.Node, index: int, entry: Entry | None = None) -> str:
     """The formal name of an operand, or its index where the operator has no schema."""
     if index >= len(node.inputs):
         return CAPTURES
-    entry = entry_of(node)
+    entry = entry or entry_of(node)
     schema = entry.schema if entry else schema_of(node.domain, node.op_type)
     return schema.operand(index) if schema and schema.inputs else str(index)
 
@@ -64,7 +64,7 @@ def edge(node: ir.Node, index: int, value: ir.Value) -> Edge:
         reason = "no rule yet" if known else "not an operator of the standard, and no rule for it"
         reason = NOT_EXPANDED.of(node) or reason
         return Edge(node, index, "none", reason)
-    state, reason = entry.operand_state(operand_name(node, index))
+    state, reason = entry.operand_state(operand_name(node, index, entry))
     if not any(carries(v) for v in node.outputs):
         return Edge(node, index, "zero", reason or "its outputs carry no gradient")
     return Edge(node, index, state, reason)
@@ -122,7 +122,7 @@ class Flow:
         self.useful = {v for v in self.targets if v in self.reached}
         live = []
         for node, edges in reversed(self.steps):
-            if any(v in self.useful for v in node.outputs):
+            if not self.useful.isdisjoint(node.outputs):
                 live.append((node, edges))
                 self.useful |= {u for e in edges if (u := before[node][e.index]) is not None}
         self.steps = live[::-1]
@@ -151,7 +151,7 @@ def _before(graph: ir.Graph | Sequence[ir.Node], targets: Sequence[ir.Value]) ->
     """The nodes that targets depend on, from the last to the first, with their operands."""
     useful, before = set(targets), {}
     for node in reversed(graph):
-        if any(v in useful for v in node.outputs):
+        if not useful.isdisjoint(node.outputs):
             before[node] = operands(node)
             useful.update(v for v in before[node] if v is not None)
     return before

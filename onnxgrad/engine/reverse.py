@@ -27,7 +27,7 @@ from onnxgrad.engine.flow import (
 )
 from onnxgrad.engine.straight_through import entry_of, is_straight_through
 from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import cotangent_dtype, subgraphs
+from onnxgrad.graph.facts import all_nodes, cotangent_dtype, dims_of, subgraphs
 from onnxgrad.graph.functions import body_of
 
 # Gives the node whose values a rule reads in the place of a node of the forward pass; they may wait
@@ -192,7 +192,7 @@ def vjp(
     if entry is None:
         return _vjp_of_body(op, node, gs, wanted)
     values = operands(node)
-    formal = [operand_name(node, k) for k in range(len(values))]
+    formal = [operand_name(node, k, entry) for k in range(len(values))]
     result: dict[int, Tensor | None] = {}
     arguments = Arguments(op, node, entry, gs, {"pull": pull, "matters": matters})
     for index in wanted:
@@ -227,7 +227,7 @@ def _vjp_of_body(
     nodes, outputs = copy_into(op, body, [op.tensor(v) for v in inputs])
     for n in nodes:
         op.infer_outputs(n)
-        for m in (m for graph in subgraphs(n) for m in graph.all_nodes()):
+        for m in (m for graph in subgraphs(n) for m in all_nodes(graph)):
             op.infer_outputs(m)  # what follows from constants outside of its graph
     sources = {k: v for k in wanted if (v := node.inputs[k]) is not None}
     found = pull(op, merged(op, zip(outputs, gs, strict=True)), list(sources.values()), nodes)
@@ -248,13 +248,14 @@ def _checked(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> Tensor:
         g = g.op.cast(g, dtype)
     if dtype is not None and g.dtype != dtype:
         raise RuleError(f"{where} a cotangent of {g.dtype.name} for {dtype.name} {value.name!r}")
-    if value.shape is None:
+    mine, its = g.shape, dims_of(value)
+    if its is None or mine == its:
         return g
-    fits = g.shape is None or (
-        len(g.shape) == len(value.shape)
+    fits = mine is None or (
+        len(mine) == len(its)
         and all(
             a == b or not (isinstance(a, int) and isinstance(b, int))
-            for a, b in zip(g.shape, value.shape, strict=True)
+            for a, b in zip(mine, its, strict=True)
         )
     )
     if not fits:

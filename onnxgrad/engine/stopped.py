@@ -11,12 +11,15 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.marks import STOPPED
 
 
 def stop(graph: ir.Graph, constant: Collection[str], names: Names) -> None:
     """Let no cotangent flow from the tensors named `constant` to what they are computed from."""
+    if not constant:
+        return
     computed = [v for node in graph for v in node.outputs if v.name in constant]
     for v in computed:
         node = v.producer()
@@ -33,12 +36,12 @@ def stop(graph: ir.Graph, constant: Collection[str], names: Names) -> None:
 
 def is_gate(node: ir.Node) -> bool:
     """Whether a node is one that no cotangent passes."""
-    return any(STOPPED.on(v) for v in node.outputs)
+    return node.op_type == "Identity" and STOPPED.on(node.outputs[0])
 
 
 def restore(graph: ir.Graph) -> None:
     """Undo what `stop` has done, in inner graphs too."""
-    for gate in [node for node in graph.all_nodes() if is_gate(node)]:
+    for gate in [node for node in all_nodes(graph) if is_gate(node)]:
         out, v = gate.outputs[0], gate.inputs[0]
         assert v is not None and gate.graph is not None
         out.replace_all_uses_with(v, replace_graph_outputs=True)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.declare import registry
 from onnxgrad.graph.errors import ArgumentError, nearest
-from onnxgrad.graph.facts import carries, cotangent_dtype, is_float
+from onnxgrad.graph.facts import all_nodes, carries, cotangent_dtype, is_float
 from onnxgrad.graph.marks import ROUNDED, STRAIGHT
 from onnxgrad.graph.schemas import split_name
 
@@ -58,7 +58,7 @@ def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:
 def propagate_marks(graph: ir.Graph) -> None:
     """Mark the nodes through which rounded integers flow, those of a backward pass included."""
     passes = {split_name(name) for name in registry.straight_through()}
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         moved = registry.is_moving(node.domain, node.op_type)
         source = _moved(node) if moved else _source(node)
         passed = moved or (node.domain, node.op_type) in passes
@@ -78,14 +78,14 @@ def _names(straight_through: StraightThrough, known: list[str]) -> list[str]:
 
 
 def _clear(graph: ir.Graph) -> None:
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         STRAIGHT.drop(node)
         for v in node.outputs:
             ROUNDED.drop(v)
 
 
 def _mark_chosen(graph: ir.Graph, chosen: Collection[tuple[str, str]]) -> None:
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         source = _source(node)
         if source is not None and (node.domain, node.op_type) in chosen:
             _mark(node, source)

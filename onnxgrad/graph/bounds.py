@@ -47,16 +47,18 @@ def decided(v: V, known: dict[V, Any], needs: Callable[[V], Sequence[V]], decide
 
     There is no recursion: a net can be deeper than Python's stack of calls.
     """
+    if v in known:
+        return known[v]
     stack = [v]
     while stack:
         top = stack[-1]
-        missing = [] if top in known else [u for u in needs(top) if u not in known]
-        if missing:
+        if top in known:
+            stack.pop()
+        elif missing := [u for u in needs(top) if u not in known]:
             stack += missing
-            continue
-        stack.pop()
-        if top not in known:
+        else:
             known[top] = decide(top)
+            stack.pop()
     return known[v]
 
 

@@ -7,8 +7,6 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.reference
 import onnx_ir as ir
 
 from onnxgrad.graph.facts import Dim, dims_of, elements_of, subgraphs
@@ -158,8 +156,10 @@ def _moves(node: ir.Node, k: int) -> bool:
 
 
 def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray:
+    from onnx.reference import ReferenceEvaluator  # it takes long to load, and few nets need it
+
     opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
-    evaluator = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
+    evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
     run: Any = evaluator.run
     return np.asarray(run([value.name], {v.name: array for v, array in arrays.items()})[0])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.facts import all_nodes, subgraphs
 
 
 class Names:
@@ -13,7 +13,7 @@ class Names:
     def __init__(self, graph: ir.Graph) -> None:
         self.taken: set[str] = set(graph.initializers)
         self.taken.update(v.name for v in graph.inputs if v.name)
-        for node in graph.all_nodes():
+        for node in all_nodes(graph):
             self.taken.add(node.name or "")
             self.taken.update(v.name for v in node.outputs if v.name)
             for sub in subgraphs(node):

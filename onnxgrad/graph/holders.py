@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import ModelError, nearest
-from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.facts import all_nodes, inner_graphs, subgraphs
 from onnxgrad.graph.fresh import Names
 
 
@@ -17,7 +17,7 @@ def check_counts(graph: ir.Graph) -> None:
     Raises:
         ModelError: A graph has another number.
     """
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         expected = _counts(node)
         for inner in subgraphs(node):
             found = (len(inner.inputs), len(inner.outputs))
@@ -37,7 +37,7 @@ def check_sources(graph: ir.Graph) -> None:
         ModelError: Nothing does.
     """
     uses = [
-        (v, f"operator {n.op_type}, node {n.name!r}") for n in graph.all_nodes() for v in n.inputs
+        (v, f"operator {n.op_type}, node {n.name!r}") for n in all_nodes(graph) for v in n.inputs
     ]
     uses += [(v, "the graph, as an output") for v in graph.outputs]
     for v, user in uses:
@@ -68,7 +68,7 @@ def own_outputs(model: ir.Model) -> None:
         ModelError: An output is the name of no value.
     """
     for graph in (model.graph, *(f.graph for f in model.functions.values())):
-        if list(graph.subgraphs()):
+        if inner_graphs(graph):
             _own_outputs(graph, Names(graph), {})
 
 

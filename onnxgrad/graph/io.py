@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from onnxgrad.graph import maps, protos
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
+from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.holders import check_sources, own_outputs
 
 # Bytes have the content of a model's file.
@@ -193,7 +194,7 @@ def _load_proto(proto: onnx.ModelProto) -> ir.Model:
 
 def _load_ir(model: ir.Model) -> ir.Model:
     for tensor in _tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
+        if tensor.__class__ is not ir.Tensor and isinstance(tensor, ir.ExternalTensor):
             folder = os.path.abspath(os.fspath(tensor.base_dir))
             protos.require_inside(tensor.name, os.fspath(tensor.location), folder)
     try:
@@ -260,7 +261,7 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph, the graphs of functions, and all graphs that nodes in these hold."""
     for graph in (model.graph, *(f.graph for f in model.functions.values())):
         yield graph
-        yield from graph.subgraphs()
+        yield from inner_graphs(graph)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
@@ -324,7 +325,9 @@ def _own_type(kind: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
 def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """The same data in another tensor: to rename it leaves the caller's tensor alone."""
     # The name of a tensor read from a proto is stored in the proto, which copies would share.
-    return _view(tensor) if isinstance(tensor, ir.TensorProtoTensor) else copy.copy(tensor)
+    if tensor.__class__ is not ir.Tensor and isinstance(tensor, ir.TensorProtoTensor):
+        return _view(tensor)
+    return copy.copy(tensor)
 
 
 def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

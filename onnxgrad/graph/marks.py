@@ -16,18 +16,21 @@ Noted = ir.Value | ir.Node
 
 
 class Note(Generic[T]):
-    """A note of one kind, which a value or a node may bear."""
+    """A note of one kind, which a value or a node may bear.
+
+    It is looked up in the dictionary inside of `meta`, which is several times as fast.
+    """
 
     def __init__(self, name: str) -> None:
         self._key = f"onnxgrad.{name}"
 
     def on(self, noted: Noted) -> bool:
         """Whether the value or node bears this note."""
-        return self._key in noted.meta
+        return self._key in noted.meta.data
 
     def of(self, noted: Noted) -> T | None:
         """The content of the note; None where there is no note."""
-        return noted.meta.get(self._key)
+        return noted.meta.data.get(self._key)
 
     def set(self, noted: Noted, content: T) -> T:
         """Note the content, and return it."""
@@ -36,7 +39,7 @@ class Note(Generic[T]):
 
     def drop(self, noted: Noted) -> None:
         """Remove this note, if there is one."""
-        noted.meta.pop(self._key, None)
+        noted.meta.data.pop(self._key, None)
 
 
 class Contents(NamedTuple):

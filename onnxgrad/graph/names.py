@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
-from onnxgrad.graph.facts import FLOATS
+from onnxgrad.graph.facts import FLOATS, inner_graphs
 
 Position: TypeAlias = Sequence[str | int]
 TensorSpec: TypeAlias = str | Position
@@ -96,10 +96,12 @@ def resolve_all(model: ir.Model, spec: Any) -> list[str]:
     """
     if isinstance(spec, str):
         return [resolve(model, spec)]
+    known = _known(model)
     if not isinstance(spec, Sequence) or not spec:
         raise ArgumentError(f"a name or a sequence of names is needed, not {spec!r}")
     try:
-        return list(dict.fromkeys(resolve(model, s) for s in spec))
+        names = (s if isinstance(s, str) and s in known else resolve(model, s) for s in spec)
+        return list(dict.fromkeys(names))
     except UnknownNameError as error:
         raise UnknownNameError(f"{error}{_as_position(model, spec)}") from None
 
@@ -114,10 +116,10 @@ def _as_position(model: ir.Model, spec: Sequence[Any]) -> str:
 
 
 def _by_name(model: ir.Model, name: str) -> str:
-    known = {value.name for value in _named(model.graph) if value.name}
+    known = _known(model)
     if name in known:
         return name
-    for graph in model.graph.subgraphs():
+    for graph in inner_graphs(model.graph):
         if name in _constants(graph):
             return name
         if any(value.name == name for value in _named(graph)):
@@ -127,6 +129,11 @@ def _by_name(model: ir.Model, name: str) -> str:
             )
     near = nearest(name, known) or _ports(model.graph)
     raise UnknownNameError(f"The net has no tensor {name!r}.{near}")
+
+
+def _known(model: ir.Model) -> set[str]:
+    """The names of the tensors of the main graph."""
+    return {value.name for value in _named(model.graph) if value.name}
 
 
 def _ports(graph: ir.Graph) -> str:

@@ -67,6 +67,26 @@ def onnx_schema(domain: str, op_type: str, version: int | None = None) -> onnx.d
         return None
 
 
+@dataclass(frozen=True)
+class Signature:
+    """What nodes of an operator are checked against. Of the schema object it takes long to ask."""
+
+    attributes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    least: int
+    most: int
+
+
+@functools.cache
+def signature_of(op_type: str, version: int) -> Signature | None:
+    """The signature of an operator of the standard; None if the opset has none of this name."""
+    s = onnx_schema("", op_type, version)
+    if s is None:
+        return None
+    outputs = tuple(p.name for p in s.outputs)
+    return Signature(tuple(s.attributes), outputs, s.min_input, s.max_input)
+
+
 def split_name(name: str) -> tuple[str, str]:
     """``"com.acme::Ramp"`` as ``("com.acme", "Ramp")``; the standard's domain is empty."""
     domain, _, op_type = name.rpartition("::")

@@ -8,6 +8,7 @@ from onnxgrad.graph.corrections import Found, misjudged, size
 from onnxgrad.graph.facts import Dim, dims_of
 
 POOLS = {"AveragePool", "LpPool", "MaxPool"}
+_WINDOWS = {"Conv", *POOLS}
 
 
 def drops_windows(node: ir.Node, sizes: tuple[Dim, ...]) -> list[bool]:
@@ -43,9 +44,10 @@ def windows_of(node: ir.Node, sizes: tuple[Dim, ...]) -> list[tuple[int, int, in
 
 def is_window(node: ir.Node) -> bool:
     """Whether a window of known size slides along the first operand for as long as it fits."""
-    slides = not node.domain and node.op_type in {"Conv", *POOLS}
+    if node.op_type not in _WINDOWS or node.domain:
+        return False
     known = bool(node.attributes.get_ints("kernel_shape"))
-    return slides and known and not node.attributes.get_int("ceil_mode", False)
+    return known and not node.attributes.get_int("ceil_mode", False)
 
 
 @size("Conv", *POOLS)

@@ -16,7 +16,7 @@ def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
 
     Exporters write Squeeze as an If on the size of the axis, so that even a rank depends on it.
     """
-    names, found = names or Names(graph), False
+    found = False
     for node in graph:
         for v in node.outputs:
             forget_constant(v)  # more sizes may be known now
@@ -25,8 +25,10 @@ def choose_branches(graph: ir.Graph, names: Names | None = None) -> bool:
         condition = None if decides is None else constant_of(decides)
         if condition is None:
             for inner in subgraphs(node):
+                names = names or Names(graph)
                 found |= choose_branches(inner, names)
             continue
+        names = names or Names(graph)
         branch = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
         rename(branch, names)
         nodes, results, constants = list(branch), list(branch.outputs), branch.initializers

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.emit.subgraphs import prune
+from onnxgrad.graph.facts import all_nodes, inner_graphs
 from onnxgrad.graph.marks import DECLARED
 from onnxgrad.graph.schemas import onnx_schema
 
@@ -17,25 +20,39 @@ def optimise(model: ir.Model) -> None:
     """
     prune(model.graph)  # the next pass keeps values that graphs of dead nodes capture
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
-    _fill_operands(model.graph)
+    if model.functions:
+        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    _settle(model.graph, {"", *(f.domain for f in model.functions.values())})
     for function in model.functions.values():
-        _fill_operands(function)
-    common.RemoveUnusedOpsetsPass()(model)
+        _settle(function, {""})
     _results_last(model.graph)
     for v in model.graph.outputs:
         v.shape = DECLARED.of(v) if v.shape is None else v.shape  # an output needs one
 
 
-def _fill_operands(graph: ir.Graph | ir.Function) -> None:
-    """Name the absent operands that an operator has to list: of a Loop the condition.
+def _settle(graph: ir.Graph | ir.Function, domains: set[str]) -> None:
+    """Name the absent operands that an operator has to list, and drop unused imports of domains.
 
-    The pass before drops them from the end, and a Loop without states would have one operand.
+    The pass before drops absent operands from the end, and a Loop without states would have one.
+
+    Args:
+        domains: Those that are used though no node is of them.
     """
-    for node in graph.all_nodes():
-        schema = onnx_schema(node.domain, node.op_type, graph.opset_imports.get(node.domain))
-        if schema and len(node.inputs) < schema.min_input:
-            node.resize_inputs(schema.min_input)
+    opsets = graph.opset_imports
+    for node in all_nodes(graph):
+        domain, given = node.domain, len(node.inputs)
+        domains.add(domain)
+        if given < (needed := _least_operands(domain, node.op_type, opsets.get(domain))):
+            node.resize_inputs(needed)
+    for domain in opsets.keys() - domains:
+        del opsets[domain]
+
+
+@functools.cache
+def _least_operands(domain: str, op_type: str, version: int | None) -> int:
+    """How many operands an operator has to list."""
+    schema = onnx_schema(domain, op_type, version)
+    return schema.min_input if schema else 0
 
 
 def _results_last(graph: ir.Graph) -> None:
@@ -45,7 +62,11 @@ def _results_last(graph: ir.Graph) -> None:
     it, and so on. In the order of emission all gradients of weights would come after the last
     cotangent, and all values of the forward pass that they need would be kept until then.
     """
-    inner = {v for g in graph.subgraphs() for v in g.outputs}
-    results = [node for node in graph if not any(v.uses() or v in inner for v in node.outputs)]
+    inner = {v for g in inner_graphs(graph) for v in g.outputs}
+    results = [
+        node
+        for node in graph
+        if not any(v.uses() for v in node.outputs) and inner.isdisjoint(node.outputs)
+    ]
     graph.remove(results)
     graph.extend(reversed(results))

@@ -27,13 +27,13 @@ from onnxgrad.declare.expansions import Function, expansion_of, naming_of
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Refusal, Tensor
 from onnxgrad.graph.errors import ModelError, RuleError, nearest
-from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.facts import all_nodes, subgraphs
 from onnxgrad.graph.marks import ITEMS, NOT_EXPANDED
 
 
 def needs_expansion(graph: ir.Graph) -> bool:
     """Whether an operator of the graph, or of one within, has an expansion."""
-    return any(expansion_of(n) for n in graph.all_nodes())
+    return any(expansion_of(n) for n in all_nodes(graph))
 
 
 def bind(graph: ir.Graph, outer: Mapping[str | None, ir.Value] | None = None) -> None:
@@ -46,7 +46,7 @@ def bind(graph: ir.Graph, outer: Mapping[str | None, ir.Value] | None = None) ->
     Raises:
         ModelError: There is no tensor of that name.
     """
-    if not any(naming_of(n) for n in graph.all_nodes()):
+    if not any(naming_of(n) for n in all_nodes(graph)):
         return
     inner = (*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs))
     values = {**(outer or {}), **{v.name: v for v in inner}}

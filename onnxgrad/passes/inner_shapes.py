@@ -5,7 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxgrad.graph.corrections import complete_ranks
-from onnxgrad.graph.facts import common_shape, elements_of, is_sequence, subgraphs
+from onnxgrad.graph.facts import (
+    all_nodes,
+    common_shape,
+    elements_of,
+    inner_graphs,
+    is_sequence,
+    subgraphs,
+)
 from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.schemas import onnx_schema
 
@@ -18,12 +25,12 @@ def see_outer_constants(graph: ir.Graph) -> bool:
     Returns:
         Whether more is known than before.
     """
-    inner = list(graph.subgraphs())
+    inner = inner_graphs(graph)
     if not inner:
         return False
     inference = Inference(graph.opset_imports[""])
     found = [_infer_more(inference, node) for g in inner for node in g]
-    branching = [n for n in graph.all_nodes() if n.op_type == "If" and not n.domain]
+    branching = [n for n in all_nodes(graph) if n.op_type == "If" and not n.domain]
     agreed = [_agree(node) for node in reversed(branching)]  # those within others first
     return any(found) or any(agreed)
 
@@ -66,11 +73,11 @@ def inner_states(node: ir.Node) -> list[ir.Value]:
 
 def agree_on_states(graph: ir.Graph) -> bool:
     """Set shapes of states that the body of a Loop leaves undeclared; returns whether it did."""
-    loops = [n for n in graph.all_nodes() if n.op_type == "Loop" and not n.domain]
+    loops = [n for n in all_nodes(graph) if n.op_type == "Loop" and not n.domain]
     undeclared = {n: [k for k in range(2, len(n.inputs)) if _is_open(n, k)] for n in loops}
     if not any(undeclared.values()):
         return False
-    before = {v: v.shape for g in graph.subgraphs() for n in g for v in n.outputs}
+    before = {v: v.shape for g in inner_graphs(graph) for n in g for v in n.outputs}
     inner = _Inner(Inference(graph.opset_imports[""]), undeclared)
     for node in graph:
         if any(subgraphs(node)):

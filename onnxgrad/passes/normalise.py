@@ -23,7 +23,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.declare.registry import Asked, declared
 from onnxgrad.graph.errors import ModelError
-from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.facts import all_nodes, inner_graphs, subgraphs
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
 from onnxgrad.graph.marks import DECLARED
@@ -147,7 +147,7 @@ def part_constants_from_inputs(model: ir.Model) -> None:
 
 def forget_anonymous_sizes(model: ir.Model) -> None:
     """Forget names that exporters write for any size."""
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in (model.graph, *inner_graphs(model.graph)):
         for v in [*graph.inputs, *graph.outputs]:
             v.shape = _without_anonymous(v.shape)
 
@@ -169,7 +169,7 @@ def bind_named_tensors(model: ir.Model) -> None:
 def require_all_flags(model: ir.Model) -> None:
     """Check that attributes which have to be 0 or 1 are."""
     for graph in _graphs(model):
-        require_flags(graph.all_nodes())
+        require_flags(all_nodes(graph))
 
 
 def inline_functions(model: ir.Model, straight_through: Asked) -> None:
@@ -193,7 +193,7 @@ def inline_holders(model: ir.Model) -> None:
     FlexAttention's graphs become nodes of its body, as in a runtime. Making the body needs graphs
     that hold their own constants, so this comes before constants are moved to the main graph.
     """
-    holders = [n for n in model.graph.all_nodes() if n.domain and any(subgraphs(n))]
+    holders = [n for n in all_nodes(model.graph) if n.domain and any(subgraphs(n))]
     if holders:
         infer(model)
     for node in holders:
@@ -202,13 +202,13 @@ def inline_holders(model: ir.Model) -> None:
 
 def import_opsets_in_subgraphs(model: ir.Model) -> None:
     """Let inner graphs import what the main graph does."""
-    for inner in model.graph.subgraphs():
+    for inner in inner_graphs(model.graph):
         inner.opset_imports.update(model.graph.opset_imports)
 
 
 def write_defaults(model: ir.Model) -> None:
     """Write out the standard's default where libraries take another."""
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         default = None if node.domain else _DEFAULTS.get(node.op_type)
         if default is not None:
             node.attributes.setdefault(default.name, default)

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.version_converter import ConvertVersionPass
 
 from onnxgrad.emit.subgraphs import rename
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.errors import ModelError
-from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.facts import all_nodes, subgraphs
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.functions import called, fits, substitute
 from onnxgrad.graph.schemas import joined_name, onnx_schema
@@ -107,18 +106,18 @@ def _raise_graph(model: ir.Model, target: int) -> None:
     version = model.graph.opset_imports[""]
     if version >= target:
         return
-    if version < 9 and any(n.op_type == "Scan" and not n.domain for n in model.graph.all_nodes()):
+    if version < 9 and any(n.op_type == "Scan" and not n.domain for n in all_nodes(model.graph)):
         raise ModelError(
             "the model holds a Scan of opset 8, which scans each example of a batch by itself and "
             "which no converter raises: export the model with opset 9 or later"
         )
-    ahead = [n for n in model.graph.all_nodes() if not n.domain and not _exists(n, version)]
+    ahead = [n for n in all_nodes(model.graph) if not n.domain and not _exists(n, version)]
     for node in ahead:
         node.domain = HIDDEN
     if ahead:
         model.graph.opset_imports[HIDDEN] = 1
     _convert(model, target)
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         if node.domain == HIDDEN:
             node.domain = ""
     model.graph.opset_imports.pop(HIDDEN, None)
@@ -127,6 +126,8 @@ def _raise_graph(model: ir.Model, target: int) -> None:
 
 
 def _convert(model: ir.Model, target: int) -> None:
+    from onnxscript.version_converter import ConvertVersionPass  # few nets need it
+
     version = model.graph.opset_imports[""]
     with _quiet():
         ConvertVersionPass(target_version=target, fallback=True)(model)
@@ -137,12 +138,12 @@ def _convert(model: ir.Model, target: int) -> None:
 def _raised(function: ir.Function, target: int) -> ir.Function:
     """Raise a function that stays in the model."""
     version = function.opset_imports.get("", target)
-    if not any(not n.domain and _differs(n, version, target) for n in function.all_nodes()):
+    if not any(not n.domain and _differs(n, version, target) for n in all_nodes(function)):
         function.opset_imports[""] = target
         return function
     model = ir.Model(function.clone().graph, ir_version=10)
     # No converter takes a node with an attribute of the function.
-    given = [n for n in model.graph.all_nodes() if any(a.is_ref() for a in n.attributes.values())]
+    given = [n for n in all_nodes(model.graph) if any(a.is_ref() for a in n.attributes.values())]
     for node in given:
         if not _stays(node, version, target):
             raise ModelError(
@@ -190,7 +191,7 @@ def _set_aside(
 def _aside(model: ir.Model) -> list[tuple[ir.Node, int]]:
     """The placeholders with their numbers; the converter may have made new nodes of them."""
     model.graph.opset_imports.pop(_ASIDE, None)
-    nodes = [node for node in model.graph.all_nodes() if node.domain == _ASIDE]
+    nodes = [node for node in all_nodes(model.graph) if node.domain == _ASIDE]
     return [(node, int(node.op_type.removeprefix("node"))) for node in nodes]
 
 
@@ -218,7 +219,7 @@ def _inline_raised(model: ir.Model, functions: Functions, target: int) -> None:
     model.functions.update(functions)
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     model.functions.clear()
-    calls = [n for n in model.graph.all_nodes() if n.op_identifier() in functions]
+    calls = [n for n in all_nodes(model.graph) if n.op_identifier() in functions]
     bodies: list[ir.Graph] = []
     for k, call in enumerate(calls):
         body = called(call, functions[call.op_identifier()])
@@ -255,7 +256,7 @@ def _unify_others(graph: ir.Graph, functions: Functions) -> None:
             if domain:
                 opsets[domain] = max(version, opsets.get(domain, version))
     for holder in holders:
-        for node in holder.all_nodes():
+        for node in all_nodes(holder):
             domain, newest = node.domain, opsets.get(node.domain, 1)
             version = holder.opset_imports.get(domain, newest)
             if domain and version != newest and _differs(node, version, newest):
@@ -278,20 +279,20 @@ def _differs(node: ir.Node, version: int, newest: int) -> bool:
 def _reached(graph: ir.Graph, functions: Functions) -> Functions:
     """The functions that a graph calls, directly or by way of others."""
     found: Functions = {}
-    left = [graph.all_nodes()]
+    left = [all_nodes(graph)] if functions else []
     while left:
         for node in left.pop():
             key = node.op_identifier()
             if key in functions and key not in found:
                 found[key] = functions[key]
-                left.append(functions[key].all_nodes())
+                left.append(all_nodes(functions[key]))
     return found
 
 
 def _require_order(functions: Functions, equal: bool) -> None:
     """Check that no function calls itself, and that those to be raised do not nest too deep."""
     calls = {
-        key: {n.op_identifier() for n in f.all_nodes()} & functions.keys()
+        key: {n.op_identifier() for n in all_nodes(f)} & functions.keys()
         for key, f in functions.items()
     }
     depth: dict[ir.OperatorIdentifier, int] = {}
@@ -323,7 +324,7 @@ def _require_known(version: int) -> None:
 
 def _fill_defaults(model: ir.Model) -> None:
     """Write out default attributes in calls of functions that stay: their rules ask for all."""
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         if function := model.functions.get(node.op_identifier()):
             for name, attribute in function.attributes.items():
                 if attribute.value is not None:
@@ -336,7 +337,7 @@ def _resize_as_of_old(graph: ir.Graph) -> None:
     The converter leaves the new attributes at their defaults, which differ from that. onnxruntime
     rounds up where a Resize shrinks.
     """
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         if node.op_type == "Resize" and not node.domain:
             given = node.inputs[2]
             scales = None if given is None else constant_of(given)

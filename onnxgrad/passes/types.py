@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxgrad.declare.registry import lookup
-from onnxgrad.graph.facts import is_sequence, subgraphs
+from onnxgrad.graph.facts import all_nodes, is_sequence, subgraphs
 from onnxgrad.graph.types import gives_sequence, type_of
 
 
@@ -48,7 +48,7 @@ def type_own_operators(graph: ir.Graph) -> bool:
     operand and the operator is element-wise.
     """
     found = False
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         entry = lookup(node.domain, node.op_type)
         source = next((v for v in node.inputs if v is not None), None)
         if entry is None or source is None or source.type is None:

@@ -38,7 +38,7 @@ from onnxgrad.emit.subgraphs import (
 )
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import draws
-from onnxgrad.graph.facts import carries, common_shape, dims_of, is_float, is_sequence
+from onnxgrad.graph.facts import all_nodes, carries, common_shape, dims_of, is_float, is_sequence
 
 Pull = Callable[..., dict[ir.Value, Tensor]]
 Matters = Callable[..., set[ir.Value]]
@@ -425,7 +425,7 @@ def _named(op: Builder, node: ir.Node, k: int) -> ir.Value:
 def close_recomputed(op: Builder, inner: Builder, results: Sequence[Tensor]) -> None:
     """Close a graph that computes values of the forward pass again."""
     close(inner, results)
-    for node in inner.graph.all_nodes():
+    for node in all_nodes(inner.graph):
         if draws(node):
             op.refuse(
                 f"its operator {node.op_type} draws at random, and the backward pass computes it "

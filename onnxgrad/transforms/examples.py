@@ -16,7 +16,7 @@ from onnxgrad.engine.flow import operands
 from onnxgrad.engine.stopped import stop
 from onnxgrad.engine.straight_through import mark
 from onnxgrad.graph.errors import ArgumentError, RuleError
-from onnxgrad.graph.facts import dims_of
+from onnxgrad.graph.facts import all_nodes, dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.blocks import Blocks
@@ -213,7 +213,7 @@ def new_dim(graph: ir.Graph, stem: str) -> str:
     """A name that no dimension has, as equal names are equal sizes."""
     if not isinstance(stem, str) or not stem:
         raise ArgumentError(f"batch is the name of a dimension, not {stem!r}")
-    values = [*graph.inputs, *(v for node in graph.all_nodes() for v in node.outputs)]
+    values = [*graph.inputs, *(v for node in all_nodes(graph) for v in node.outputs)]
     taken, name, k = {d for v in values for d in dims_of(v) or ()}, stem, 1
     while name in taken:
         k += 1

@@ -211,7 +211,8 @@ class Job:
             graph.outputs.append(value)
             self.results.append(out)
         names = {v: v.name for v in (*self.wrt, *self.of)}
-        restore(graph)
+        if self.constant:
+            restore(graph)
         optimise(self.net)
         for v, known_as in names.items():
             v.name = known_as  # an optional output that nothing uses any more has lost it

@@ -20,7 +20,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import describe, operands
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import NoRuleError, RuleError
-from onnxgrad.graph.facts import dims_of, is_float, subgraphs
+from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, is_float, subgraphs
 from onnxgrad.graph.marks import NOT_EXPANDED
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
@@ -55,7 +55,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
             the standard says.
     """
     normalise(net, [], example=example)
-    for node in net.graph.all_nodes():
+    for node in all_nodes(net.graph):
         if node.domain == TRAINING:
             raise NoRuleError(f"{describe(node)} cannot be lowered: {NOT_EXPANDED.of(node)}")
     optimise(net)
@@ -152,7 +152,7 @@ def _substitute(
 
 def _resize(op: Builder, node: ir.Node) -> None:
     """Infer the sizes of a node's outputs anew, since those of its operands are others."""
-    inner = [g for graph in subgraphs(node) for g in (graph, *graph.subgraphs())]
+    inner = [g for graph in subgraphs(node) for g in (graph, *inner_graphs(graph))]
     if inner:  # inference cannot tell them for one node alone
         for holder in (node, *(n for g in inner for n in g)):
             _forget_sizes(holder.outputs)

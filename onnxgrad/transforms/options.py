@@ -132,10 +132,10 @@ def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P
     @spelt_out
     @functools.wraps(function)
     def build(model: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-        net = io.load(model)
         with uncollected():
+            net = io.load(model)
             function(net, *args, **kwargs)
-        return io.like(net, model)
+            return io.like(net, model)
 
     public = cast(Transform[P], build)
     TRANSFORMS[public.__name__] = public

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, RuleError
+from onnxgrad.graph.facts import all_nodes
 from onnxgrad.passes.inference import infer
 from onnxgrad.passes.precision import promote
 from onnxgrad.runtimes.ports import Array, Port
@@ -190,7 +191,7 @@ def _reference_work(net: ir.Model, values: dict[str, Any]) -> float:
             value.shape = ir.Shape(np.shape(values[value.name]))
     infer(model)
     work = 0.0
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         each = float(_REFERENCE_COST.get(node.op_type, 1))
         if node.op_type in ("Conv", "ConvTranspose"):
             each *= _elements(node.inputs[1], 1e4, first=1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from onnx import helper, numpy_helper
 from PIL import Image

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 
 import onnxgrad as og

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.backend.test
+import onnx.reference
 import pytest
 from onnx import numpy_helper
 from onnx.backend.test.case import node as node_cases
