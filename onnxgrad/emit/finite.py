@@ -77,7 +77,10 @@ class Numbers:
 
         The overflow of sums and products does not count.
         """
-        return bool(decided(value, self._faults, _judged, self._fault))
+        found = self._faults.get(value)
+        if found is None:
+            found = decided(value, self._faults, _judged, self._fault)
+        return bool(found)
 
     def trust(self, value: ir.Value) -> None:
         """Take `value` for finite wherever all forward values are that it depends on."""
@@ -211,9 +214,8 @@ def _floats(value: ir.Value) -> list[ir.Value]:
 
 def _judged(value: ir.Value) -> list[ir.Value]:
     """The values on which it depends whether `value` is finite."""
-    node = value.producer()
-    compared = _compared(node) if node is not None and node.op_type == "Where" else []
-    return [*_floats(value), *compared]
+    node, found = value.producer(), _floats(value)
+    return found + _compared(node) if node is not None and node.op_type == "Where" else found
 
 
 def _compared(node: ir.Node) -> list[ir.Value]:
