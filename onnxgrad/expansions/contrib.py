@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.declare.expansions import expansion
-from onnxgrad.declare.registry import not_implemented, rule
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
@@ -317,24 +316,3 @@ def _(
         total = total + op.Gather(segments, segment_ids)
     y = op.LayerNormalization(total, gamma, beta, axis=-1, epsilon=epsilon)
     return y, None, total
-
-
-# -- what the standard cannot express -------------------------------------------------------------
-
-
-@rule("com.microsoft::Inverse", "X", inputs=("X",), outputs=("Y",), broadcast=True)
-def _(op, g, Y):
-    """dY = -Y dX Y. The net keeps its operator, and with it its runtime."""
-    transposed = _transposed(op, Y, transposes=1, transposes_batch=0)
-    return -op.MatMul(op.MatMul(transposed, g), transposed)
-
-
-# -- what belongs to one machine ------------------------------------------------------------------
-
-for _op in ("AveragePool", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReorderInput",
-            "ReorderOutput", "Upsample"):  # fmt: skip
-    not_implemented(
-        f"com.microsoft.nchwc::{_op}",
-        reason="onnxruntime's layout for one machine, which it writes at ORT_ENABLE_ALL; take the "
-        "net as it was, or optimised at ORT_ENABLE_EXTENDED",
-    )

@@ -115,6 +115,8 @@ class Inference:
 
 def attributes_key(attributes: Mapping[str, Any]) -> tuple[Any, ...]:
     """A node's attributes as a key of a dict. Graphs are equal only if they are the same one."""
+    if not attributes:
+        return ()
     return tuple((name, _value_key(value)) for name, value in sorted(attributes.items()))
 
 
@@ -133,12 +135,16 @@ def _value_key(value: Any) -> Any:
 def _key(schema: onnx.defs.OpSchema, node: ir.Node) -> tuple[Any, ...]:
     """All that the standard's inference depends on."""
     key: list[Any] = [schema.name, len(node.outputs)]
-    key.append(attributes_key({name: a.value for name, a in node.attributes.items()}))
+    key.append(attributes_key({name: a.value for name, a in node.attributes.data.items()}))
     for v in node.inputs:
-        if v is not None and v.type is None:
+        if v is None:
+            key.append(None)
+            continue
+        if (kind := v.type) is None:
             raise RuleError(f"the dtype of {v.name!r} is unknown")
-        tensor = v and _sizes_in(v)
-        key.append(v and (v.type.__class__, v.dtype, dims_of(v), tensor and tensor.tobytes()))
+        tensor = _sizes_in(v) if kind.dtype == ir.DataType.INT64 else None
+        content = None if tensor is None else tensor.tobytes()
+        key.append((kind.__class__, kind.dtype, dims_of(v), content))
     return tuple(key)
 
 

@@ -22,16 +22,16 @@ def optimise(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     if model.functions:
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
-    _settle(model.graph, {"", *(f.domain for f in model.functions.values())})
+    _complete_nodes(model.graph, {"", *(f.domain for f in model.functions.values())})
     for function in model.functions.values():
-        _settle(function, {""})
+        _complete_nodes(function, {""})
     _results_last(model.graph)
     for v in model.graph.outputs:
         v.shape = DECLARED.of(v) if v.shape is None else v.shape  # an output needs one
 
 
-def _settle(graph: ir.Graph | ir.Function, domains: set[str]) -> None:
-    """Name the absent operands that an operator has to list, and drop unused imports of domains.
+def _complete_nodes(graph: ir.Graph | ir.Function, domains: set[str]) -> None:
+    """Add the absent operands that an operator has to list, and drop unused imports of domains.
 
     The pass before drops absent operands from the end, and a Loop without states would have one.
 

@@ -170,3 +170,13 @@ def _(op, g, X):
     minors = op.Transpose(minors, perm=[*range(r - 1), r, r - 1, r + 1])
     odd = op.Cast((i + op.Squeeze(i, op.const([1]))) % 2, to=X.dtype)
     return g * op.Det(minors) * (1 - 2 * odd)
+
+
+# -- Inverse, which the standard's operators cannot express ----------------------------------------
+
+
+@rule("com.microsoft::Inverse", "X", inputs=("X",), outputs=("Y",), broadcast=True)
+def _(op, g, Y):
+    """dY = -Y dX Y. The net keeps its operator, and with it its runtime."""
+    transposed = _transpose(op, Y)
+    return -op.MatMul(op.MatMul(transposed, g), transposed)

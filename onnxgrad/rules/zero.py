@@ -1,9 +1,10 @@
 """Operators whose derivative is zero wherever it exists, or that no floating-point path passes.
 
-The reason is what a user is shown where one of them ends every path from a tensor to an output.
+A user is shown the reason where one of them ends every path from a tensor to an output. At the end
+stand operators without any rule.
 """
 
-from onnxgrad.declare.registry import zero
+from onnxgrad.declare.registry import not_implemented, zero
 
 zero(["Ceil", "Floor", "Round", "Sign"], reason="piecewise constant")
 zero("Hardmax", reason="piecewise constant: a one-hot of the largest element")
@@ -60,3 +61,13 @@ zero(
     reason="its operand is a map, through which no gradient comes",
 )
 zero("ai.onnx.ml::ZipMap", reason="gives maps, through which no gradient comes")
+
+# -- no rule: what belongs to one machine ----------------------------------------------------------
+
+for _op in ("AveragePool", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReorderInput",
+            "ReorderOutput", "Upsample"):  # fmt: skip
+    not_implemented(
+        f"com.microsoft.nchwc::{_op}",
+        reason="onnxruntime's layout for one machine, which it writes at ORT_ENABLE_ALL; take the "
+        "net as it was, or optimised at ORT_ENABLE_EXTENDED",
+    )
