@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_calls_have_the_types_that_are_promised() -> None:
+@pytest.mark.parametrize("calls", ["typed_calls.py", "typed_calls_of_net.py"])
+def test_calls_have_the_types_that_are_promised(calls: str) -> None:
     """`mypy --strict` over calls, some of which it must refuse."""
     pytest.importorskip("mypy")
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", "tests/project/typed_calls.py"],
+        [sys.executable, "-m", "mypy", f"tests/project/{calls}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
