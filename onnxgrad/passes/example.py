@@ -23,39 +23,46 @@ from onnxgrad.runtimes.ports import Array, Port, arrays
 from onnxgrad.runtimes.registry import on_cpu
 
 
-def learn(model: ir.Model, example: Any) -> dict[ir.Value, int]:
-    """The ranks of the main graph's tensors whose rank is open.
+def feeds_of(graph: ir.Graph, example: Any) -> dict[str, Any]:
+    """The arrays of an example by input name.
 
     Args:
-        model: A model whose shapes have been inferred as far as possible.
+        graph: The main graph.
         example: The input's value where there is one, else a dict by input name.
 
     Raises:
-        FeedError: The example does not fit the inputs, or the net cannot be run on it.
+        FeedError: The example does not fit the inputs.
     """
-    graph, feeds = model.graph, _feeds(model.graph, example)
-    inner = [v for node in graph for v in node.outputs if v.name and _is_open(v)]
-    values = _values(model, feeds, inner)
-    return {v: np.ndim(array) for v, array in zip(inner, values, strict=True)}
-
-
-def declare_inputs(graph: ir.Graph, example: Any) -> None:
-    """Declare the ranks of inputs whose shape the file leaves out."""
-    feeds = _feeds(graph, example)
-    for v in graph.inputs:
-        if v.name in feeds and _is_open(v):
-            v.shape = ir.Shape([None] * np.ndim(feeds[v.name]))
-
-
-def _feeds(graph: ir.Graph, example: Any) -> dict[str, Any]:
     ports = {v.name or "": Port.of(v) for v in graph.inputs}
     return arrays(ports, [name for name in ports if name not in graph.initializers], example)
 
 
+def learn(model: ir.Model, feeds: Mapping[str, Any]) -> dict[ir.Value, int]:
+    """The ranks of the main graph's tensors whose rank is open.
+
+    Args:
+        model: A model whose shapes have been inferred as far as possible.
+        feeds: Arrays by input name.
+
+    Raises:
+        FeedError: The net cannot be run on them.
+    """
+    inner = [v for node in model.graph for v in node.outputs if v.name and _is_open(v)]
+    values = _values(model, feeds, inner)
+    return {v: np.ndim(array) for v, array in zip(inner, values, strict=True)}
+
+
+def declare_inputs(graph: ir.Graph, feeds: Mapping[str, Any]) -> None:
+    """Declare the ranks of inputs whose shape the file leaves out."""
+    for v in graph.inputs:
+        if v.name in feeds and _is_open(v):
+            v.shape = ir.Shape([None] * np.ndim(feeds[v.name or ""]))
+
+
 def roots(ranks: Mapping[ir.Value, int]) -> list[ir.Value]:
     """The values whose rank is still open, though those of their operands are known."""
-    still = {v for v in ranks if v.shape is None}
-    return [v for v in still if not still.intersection(_operands(v))]
+    still = dict.fromkeys(v for v in ranks if v.shape is None)  # in the order of the graph
+    return [v for v in still if not any(operand in still for operand in _operands(v))]
 
 
 def _operands(value: ir.Value) -> list[ir.Value]:

@@ -19,7 +19,7 @@ from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.schemas import onnx_schema
 from onnxgrad.graph.window_sizes import is_window
-from onnxgrad.passes.example import declare_inputs, learn, pin, roots
+from onnxgrad.passes.example import declare_inputs, feeds_of, learn, pin, roots
 from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
 from onnxgrad.passes.opsets import HIDDEN
 from onnxgrad.passes.plain import make_plain
@@ -39,10 +39,14 @@ def infer(model: ir.Model, example: Any = None) -> None:
     Raises:
         FeedError: The net cannot be run on the example.
     """
-    if example is not None:
-        declare_inputs(model.graph, example)
+    if example is None:
+        _infer_plain(model)
+        return
+    feeds = feeds_of(model.graph, example)
+    declare_inputs(model.graph, feeds)
     _infer_plain(model)
-    if example is None or not (ranks := learn(model, example)):
+    ranks = learn(model, feeds)
+    if not ranks:
         return
     names = Names(model.graph)
     while found := roots(ranks):

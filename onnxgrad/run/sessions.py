@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,8 @@ from onnxgrad.runtimes.protocol import Binding, Runtime, Session
 from onnxgrad.transforms.blocks import Mode
 from onnxgrad.transforms.metadata import OGRADS, TANGENTS
 from onnxgrad.transforms.planning import plan
+
+T = TypeVar("T")
 
 # Sizes are checked for every feed, not when the model is built.
 ANY_SIZE = 2**63
@@ -160,20 +162,19 @@ class Relearning:
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
         """As of any session."""
-        try:
-            return self._session.run(feeds, outputs)
-        except FeedError:
-            self._learn(feeds)
-            return self._session.run(feeds, outputs)
+        return self._tried(lambda session: session.run(feeds, outputs), feeds)
 
     def bind(self, feeds: Mapping[str, Any]) -> Binding:
         """As of any session; what is bound keeps the ranks of these feeds."""
-        self.run(feeds)
-        return self._session.bind(feeds)
+        return self._tried(lambda session: session.bind(feeds), feeds)
 
-    def _learn(self, feeds: Mapping[str, Any]) -> None:
-        example = {name: feeds[name] for name in self._inputs}
-        self._session = self._load(self._build(example=example))
+    def _tried(self, use: Callable[[Session], T], feeds: Mapping[str, Any]) -> T:
+        try:
+            return use(self._session)
+        except FeedError:
+            example = {name: feeds[name] for name in self._inputs}
+            self._session = session = self._load(self._build(example=example))
+            return use(session)
 
 
 def hold_weights(model: ir.Model) -> None:

@@ -67,7 +67,7 @@ def jacobian(
         >>> [y.name for y in model.graph.output]
         ['logits', 'logits_input_jacobian']
     """
-    single = net.clone()
+    single = net if batched is False else net.clone()  # as it is before it is normalised
     job = Job(net, wrt, Options(**options))
     job.trace(job.of, job.wrt)
     job.require_dependent()
@@ -120,7 +120,7 @@ def hessian(
         >>> [y.name for y in model.graph.output]
         ['logits', 'input_input_hessian']
     """
-    single = net.clone()
+    single = net if batched is False else net.clone()  # as it is before it is normalised
     job = Job(net, wrt, Options(**options))
     inputs, batch = batch_for(job, [], batched)
     choose_mode(job.wrt, job.wrt, "reverse", max_bytes, "hessian", batch)

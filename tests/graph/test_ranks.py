@@ -174,6 +174,18 @@ def test_what_needs_a_rank_says_so_and_takes_an_example() -> None:
     np.testing.assert_allclose(x_grad[:, 0], np.ones((4, 4)) @ feeds["z"][:, 0].T, rtol=1e-5)
 
 
+def test_an_example_gives_the_same_file_each_time() -> None:
+    feeds = {
+        "x": np.zeros((4, 1, 3), np.float32),
+        "z": np.zeros((3, 1, 4), np.float32),
+    }
+    model = net(NEEDED)
+    files = {
+        og.gradient(model, example=feeds).SerializeToString(deterministic=True) for _ in range(20)
+    }
+    assert len(files) == 1
+
+
 def test_an_example_that_does_not_fit() -> None:
     model = net(NEEDED)
     with pytest.raises(og.FeedError, match="'z'"):
