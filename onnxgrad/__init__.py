@@ -1,6 +1,7 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
+from onnxgrad import heads, losses
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.graph.errors import (
@@ -19,6 +20,7 @@ from onnxgrad.graph.errors import (
 from onnxgrad.graph.io import save
 from onnxgrad.graph.names import ALL
 from onnxgrad.run.net import Net, NetPortGradient
+from onnxgrad.transforms.attach import attach
 from onnxgrad.transforms.batch import per_example_gradient, vmap
 from onnxgrad.transforms.casadi import family
 from onnxgrad.transforms.forward import hvp, jvp
@@ -45,16 +47,19 @@ __all__ = [
     "SaveError",
     "UnknownNameError",
     "UnreachableError",
+    "attach",
     "check",
     "elementwise",
     "family",
     "forget",
     "gradient",
+    "heads",
     "hessian",
     "hvp",
     "inspect",
     "jacobian",
     "jvp",
+    "losses",
     "lower",
     "not_implemented",
     "per_example_gradient",

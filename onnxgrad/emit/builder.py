@@ -18,8 +18,8 @@ from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
 from onnxgrad.emit.tensor import Refusal, Tensor
-from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import HALVES, dims_of
+from onnxgrad.graph.errors import ArgumentError, RuleError
+from onnxgrad.graph.facts import HALVES, Dim, dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference, attributes_key
 from onnxgrad.graph.schemas import Signature, signature_of
@@ -47,6 +47,7 @@ class Builder:
         self.opset: int = parent.opset if parent else graph.opset_imports[""]
         self.names: Names = parent.names if parent else Names(graph)
         self.scope = "grad"  # prefix of emitted names: the primal node that the rule is applied to
+        self.inputs: list[ir.Value] = parent.inputs if parent else []  # those that it has added
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
         # Values of the forward pass, and what takes their place once the walk is over.
         self.replaced: dict[ir.Value, ir.Value] = {}
@@ -220,6 +221,57 @@ class Builder:
             pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
             t.value.shape = ir.Shape([b if b is not None else a for a, b in pairs])
         return t
+
+    # -- ports ---------------------------------------------------------------------------------
+
+    def input(self, name: str, shape: Sequence[Dim] | None, dtype: Any = np.float32) -> Tensor:
+        """A graph input: a new one, or the one that this builder has added under the same name.
+
+        Args:
+            name: Its name.
+            shape: Its dimensions: sizes, names of sizes, or None for any; None if it is not known.
+            dtype: What numpy or onnx_ir take for a dtype.
+
+        Raises:
+            ArgumentError: The net has a tensor of that name, or one was added of another type.
+        """
+        if self.parent:
+            return self.parent.input(name, shape, dtype)
+        kind = dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(np.dtype(dtype))
+        given = next((v for v in self.inputs if v.name == name), None)
+        if given is None:
+            if name in self.names.taken:
+                raise ArgumentError(
+                    f"the net has a tensor {name!r} already: give the new input another name"
+                )
+            dims = None if shape is None else ir.Shape(shape)
+            given = ir.Value(name=name, type=ir.TensorType(kind), shape=dims)
+            self.names.taken.add(name)
+            self.graph.inputs.append(given)
+            self.inputs.append(given)
+        elif given.dtype != kind or dims_of(given) != (shape and tuple(shape)):
+            raise ArgumentError(
+                f"the input {name!r} is added as {given.type} {given.shape} and as {kind.name} "
+                f"{shape}: give one of them another name"
+            )
+        return self.tensor(given)
+
+    def output(self, name: str, t: Tensor) -> None:
+        """List a tensor as an output of the graph under a name that is not taken."""
+        value = t.value
+        own = value in self.emitted and value.graph is self.graph
+        if not own or value in self.graph.outputs:
+            value = self.copied(t, f"{name}/Identity")
+        value.name = name
+        self.graph.outputs.append(value)
+
+    def copied(self, t: Tensor, stem: str) -> ir.Value:
+        """A copy of a tensor by a new Identity, even where an equal node exists."""
+        node = ir.Node("", "Identity", [t.value], name=self.names.fresh(stem))
+        value = node.outputs[0]
+        value.name, value.type, value.shape = self.names.fresh(stem), t.value.type, t.value.shape
+        self.graph.append(node)
+        return value
 
     # -- cotangents ----------------------------------------------------------------------------
 

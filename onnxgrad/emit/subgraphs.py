@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import draws
-from onnxgrad.graph.facts import is_sequence, subgraphs
+from onnxgrad.graph.facts import dims_of, is_sequence, subgraphs
 from onnxgrad.graph.fresh import Names
 
 
@@ -51,6 +51,38 @@ def copy_into(
     copy.remove(nodes)
     op.graph.extend(nodes)
     return nodes, [op.tensor(v) for v in outputs]
+
+
+def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the main graph of another model into the one that `op` emits to.
+
+    Args:
+        given: By the name of an input of the graph, what takes its place. Each other input becomes
+            one of the graph that `op` emits to.
+
+    Returns:
+        The copies of the graph's outputs, by their names there.
+    """
+    copy = graph.clone()
+    names = [v.name or "" for v in graph.outputs]
+    weights = [(v, v.name or "") for v in copy.initializers.values()]
+    inputs = [
+        given.get(v.name or "") or op.input(v.name or "", dims_of(v), v.dtype)
+        for v in copy.inputs
+        if v.name not in copy.initializers
+    ]
+    for v, name in weights:
+        own = ir.Value(
+            name=op.names.fresh(name), type=v.type, shape=v.shape, const_value=v.const_value
+        )
+        op.graph.register_initializer(own)
+        v.replace_all_uses_with(own, replace_graph_outputs=True)
+    for v in [v for v in copy.inputs if v.name in copy.initializers]:
+        copy.inputs.remove(v)
+    copy.initializers.clear()
+    nodes, outputs = copy_into(op, copy, inputs)
+    op.emitted.update(v for node in nodes for v in node.outputs)
+    return dict(zip(names, outputs, strict=True))
 
 
 def rename(graph: ir.Graph, names: Names) -> None:
@@ -164,7 +196,7 @@ def close(op: Builder, results: Sequence[Tensor]) -> None:
     for t in results:
         v = t.value
         if v.producer() is None or v.graph is not op.graph or v in outputs:
-            v = renamed_copy(op, t, "copy")
+            v = op.copied(t, "copy")
         outputs.append(v)
     op.graph.outputs.extend(outputs)
     prune(op.graph)
@@ -287,12 +319,3 @@ def _stack_of(value: ir.Value, read: ir.Value) -> ir.Value:
     length = read.shape[0] if read.shape else None
     shape = None if value.shape is None else ir.Shape([length, *value.shape])
     return ir.Value(type=value.type, shape=shape)
-
-
-def renamed_copy(op: Builder, t: Tensor, stem: str) -> ir.Value:
-    """A copy of a tensor by a new Identity, even where an equal node exists."""
-    node = ir.Node("", "Identity", [t.value], name=op.names.fresh(stem))
-    value = node.outputs[0]
-    value.name, value.type, value.shape = op.names.fresh(stem), t.value.type, t.value.shape
-    op.graph.append(node)
-    return value

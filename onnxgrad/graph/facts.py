@@ -74,6 +74,14 @@ def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
     return ir.Shape([x if x == y else None for x, y in zip(a, b, strict=True)])
 
 
+def by_name(graph: ir.Graph) -> dict[str, ir.Value]:
+    """The values of a graph: inputs, initializers, and the outputs of its nodes."""
+    values = {v.name: v for v in graph.inputs if v.name} | dict(graph.initializers)
+    for node in graph:
+        values.update({v.name: v for v in node.outputs if v.name})
+    return values
+
+
 def elements_of(value: ir.Value) -> int | None:
     """The number of elements of a value; None where it is not known."""
     dims = dims_of(value)

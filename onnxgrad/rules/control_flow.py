@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit.shapes import reshape_like
-from onnxgrad.emit.subgraphs import copy_into, merged, renamed_copy, zeros_like
+from onnxgrad.emit.subgraphs import copy_into, merged, zeros_like
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.facts import is_float
 from onnxgrad.rules.control_flow_steps import Steps, close_recomputed
@@ -54,7 +54,7 @@ def _of_rank(y: Tensor, g: Tensor) -> Tensor:
         return g
     if g.shape is None or len(y.shape) != len(g.shape):
         return reshape_like(g, y)
-    return y.op.typed(y.op.tensor(renamed_copy(y.op, g, "seed")), y)
+    return y.op.typed(y.op.tensor(y.op.copied(g, "seed")), y)
 
 
 @rule("Loop")

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.subgraphs import merged, renamed_copy, scan, unless_empty
+from onnxgrad.emit.subgraphs import merged, scan, unless_empty
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import ArgumentError
@@ -51,7 +51,7 @@ class Linear:
                 self.by_shape.setdefault(dims, v)
         op = job.op
         self.stand_ins = {
-            y: op.tensor(renamed_copy(op, shapes.full_like(op.tensor(y), 1), f"{y.name}_seed"))
+            y: op.tensor(op.copied(shapes.full_like(op.tensor(y), 1), f"{y.name}_seed"))
             for y in job.of
         }
         self.cotangents = job.pull(dict(self.stand_ins))

@@ -23,7 +23,8 @@ from onnxgrad.engine.reverse import pull
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, SaveError
 from onnxgrad.graph.facts import Dim, dims_of
-from onnxgrad.transforms.job import Job, float_outputs
+from onnxgrad.transforms.asked import float_outputs
+from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, uncollected
 
 

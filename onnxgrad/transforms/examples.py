@@ -18,6 +18,7 @@ from onnxgrad.engine.straight_through import mark
 from onnxgrad.graph.errors import ArgumentError, RuleError
 from onnxgrad.graph.facts import all_nodes, dims_of
 from onnxgrad.graph.fresh import Names
+from onnxgrad.heads.head import emit_heads
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.blocks import Blocks
 from onnxgrad.transforms.job import Job
@@ -154,8 +155,11 @@ def _copy_of_one(
         if v.name in examples and v.shape is not None:
             v.shape = ir.Shape([1, *v.shape[1:]])
     straight_through = job.options.straight_through
-    names = [*job.wrt_names, *(y.name or "" for y in job.of), *job.constant]
+    read = [name for names in job.read.values() for name in names]
+    names = [*job.wrt_names, *(y.name or "" for y in job.of), *read, *job.constant]
     normalise(single, names, straight_through, _first(job, examples))
+    for head, y in emit_heads(single.graph, job.read, job.options.target).items():
+        y.name = job.heads[head].name
     mark(single.graph, straight_through)
     stop(single.graph, job.constant, Names(single.graph))
     replacements = {}

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, describe
+from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, VALUES, describe
 from onnxgrad.transforms.options import Full, Kept, Options, Wrt, transform
 
 
@@ -28,12 +28,14 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             initializers, weights in Constant nodes, intermediate tensors. `ALL` for every
             floating-point input and every trainable weight. None for every floating-point
             graph input.
-        of: Name or names of the floating-point tensors to differentiate. None for every
-            floating-point graph output; of a model that carries gradients, or what else a
+        of: Name or names of the floating-point tensors to differentiate; or a head or a loss, such
+            as `heads.class_score("logits", target=3)`, whose inputs the result has too. None for
+            every floating-point graph output; of a model that carries gradients, or what else a
             transform gives, for those.
         ograd: True to impose an output gradient on each tensor of `of`, or the names of those to
             impose one on. It is a new graph input `<name>_ograd` of the tensor's shape and dtype.
         forward: Keep the model's own outputs, first and in their order.
+        values: Names of tensors, or heads, to give out as well: inner ones under their names.
         unreachable: "error", or "zeros" for a tensor that the chosen outputs do not depend on or
             reach only through operators of zero derivative. `ALL` implies "zeros".
         straight_through: Operators that round, to be differentiated as if they changed nothing but
@@ -53,6 +55,7 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
     Returns:
         A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one
         more output `<name>_grad` for each tensor of `wrt`, of that tensor's shape and dtype.
+        Before the gradients come the tensors of `values`.
         The metadata properties "onnxgrad.gradients" and "onnxgrad.ograds" map, in JSON, the
         tensors' names to those of their gradient outputs and seed inputs.
 
@@ -101,8 +104,12 @@ def vjp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Kept]) -> None:
 def _differentiate(net: ir.Model, wrt: Wrt, options: Options) -> None:
     job = Job(net, wrt, options)
     seeds, ograds = job.seeds()
-    imposed = {y.name or "": t.value.name for y, t in ograds.items()}  # before an unused y goes
+    imposed = {
+        y.name or "": t.value.name or "" for y, t in ograds.items()
+    }  # before an unused y goes
     cotangents = job.pull(seeds)
     job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt})
     gradients = dict(zip(job.wrt_names, job.results, strict=True))
-    describe(net, {GRADIENTS: gradients, OGRADS: imposed})
+    describe(
+        net, {GRADIENTS: gradients, OGRADS: imposed} | ({VALUES: job.given} if job.given else {})
+    )

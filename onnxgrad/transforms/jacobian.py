@@ -10,7 +10,6 @@ from typing_extensions import Unpack
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size
-from onnxgrad.emit.subgraphs import renamed_copy
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.engine.straight_through import propagate_marks
@@ -131,7 +130,7 @@ def hessian(
         require_batch(inputs, batch, job.of)
         blocks = _blocks_by_example(job, single, inputs, None, job.wrt, batch, ograds)
     else:
-        gradients = {renamed_copy(job.op, first[x], "gradient"): x for x in job.wrt}
+        gradients = {job.op.copied(first[x], "gradient"): x for x in job.wrt}
         nodes = list(job.op.graph)
         found = by_rows(job.op, list(gradients), job.wrt, nodes, lead=int(bool(inputs)))
         blocks = {(gradients[g], x): block for (g, x), block in found.items()}
@@ -218,7 +217,7 @@ def _gradients_of_one(
     if job.options.straight_through:
         propagate_marks(inner.graph)
     gradients = [found.get(v) or shapes.full_like(inner.tensor(v), 0) for v in sources]
-    return [renamed_copy(inner, g, "gradient") for g in gradients]
+    return [inner.copied(g, "gradient") for g in gradients]
 
 
 def _finish_blocks(job: Job, blocks: Blocks, suffix: str) -> dict[str, dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -12,7 +11,6 @@ from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.finite import PICK
-from onnxgrad.emit.subgraphs import renamed_copy
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import Edge, Flow, describe, operands, require_rules
 from onnxgrad.engine.rematerialise import Rematerialisation, choose_checkpoints
@@ -21,41 +19,15 @@ from onnxgrad.engine.stopped import is_gate, restore, stop
 from onnxgrad.engine.straight_through import mark, propagate_marks
 from onnxgrad.graph import maps
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
-from onnxgrad.graph.facts import is_float
-from onnxgrad.graph.names import All, parameters, resolve_all
+from onnxgrad.graph.facts import by_name, is_float
+from onnxgrad.graph.names import All
 from onnxgrad.graph.schemas import joined_name
+from onnxgrad.heads.head import emit_heads
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
-from onnxgrad.transforms.metadata import results
+from onnxgrad.transforms.asked import Asked
 from onnxgrad.transforms.options import Options, Wrt
 from onnxgrad.transforms.probabilities import advice, warn
-
-
-@dataclass(frozen=True)
-class _Names:
-    """The tensors that the arguments of a transform stand for, by name."""
-
-    wrt: list[str]
-    of: list[str]
-    imposed: list[str]
-    constant: list[str]
-    checkpoints: list[str]
-
-    @classmethod
-    def resolve(cls, net: ir.Model, wrt: Wrt, options: Options) -> _Names:
-        """Resolve them in the model as the caller has it, whose nodes a position counts."""
-        given = options.of
-        of = results(net) or float_outputs(net) if given is None else resolve_all(net, given)
-        imposed = _imposed(net, options, of)
-        constant = resolve_all(net, options.constant) if options.constant else []
-        kept = options.checkpoints
-        return cls(
-            _wrt_names(net, wrt, constant),
-            imposed or of,
-            imposed,
-            constant,
-            [] if isinstance(kept, bool) else resolve_all(net, kept),
-        )
 
 
 class Job:
@@ -69,6 +41,8 @@ class Job:
     Attributes:
         op: Emits at the end of the net's graph.
         wrt, of: The tensors to differentiate with respect to, and those to differentiate.
+        values: Those to give out as they are.
+        heads, read: Their heads, and the names of the tensors that each reads.
         constant: The names of the tensors that no cotangent flows through.
         zeros: Whether a tensor that nothing reaches has a gradient of zeros.
         caution: What to say of a scalar that nobody has chosen and whose gradient means nothing.
@@ -86,25 +60,30 @@ class Job:
         self.options = options = options or Options()
         self.zeros = options.unreachable == "zeros" or isinstance(wrt, All)
         self.results: list[str] = []
-        own = set(_values(net.graph))  # before normalising adds others
-        names = _Names.resolve(net, wrt, options)
-        self.imposed, self.constant = names.imposed, names.constant
-        keep = [*names.wrt, *names.of, *names.checkpoints, *names.constant]
-        normalise(net, keep, options.straight_through, options.example)
+        own = set(by_name(net.graph))  # before normalising adds others
+        asked = Asked.resolve(net, wrt, options)
+        self.constant, self.read = asked.constant, asked.heads
+        normalise(net, asked.names, options.straight_through, options.example)
+        self.heads = emit_heads(net.graph, asked.heads, options.target)
         mark(net.graph, options.straight_through)
         self.op = Builder(net.graph, target=options.target)
-        stop(net.graph, names.constant, self.op.names)
-        self._find(names, isinstance(wrt, All))
+        stop(net.graph, asked.constant, self.op.names)
+        self._find(asked, isinstance(wrt, All))
+        every = options.ograd is True
+        self.imposed = [v for v in self.of if every or v.name in asked.imposed]
         self.caution = "" if self.imposed else advice(self.of, own)
 
-    def _find(self, names: _Names, trainable_only: bool) -> None:
+    def _find(self, names: Asked, trainable_only: bool) -> None:
         """Find the values of the names in the normalised net."""
-        values = _values(self.net.graph)
+        values = by_name(self.net.graph)
         for name in names.constant:
             _require_tensor(_value(values, name, "constant"))
         self.checkpoints = {_float_value(values, n, "checkpoints") for n in names.checkpoints}
         self.wrt = [_float_value(values, n, "wrt") for n in names.wrt]
-        self.of = [_float_value(values, n, "of") for n in names.of]
+        of = [_float_value(values, n, "of") for n in names.of]
+        self.of = [*of, *(self.heads[head] for head in names.of_heads)]
+        self.values = [_value(values, n, "values") for n in names.values]
+        self.values += [self.heads[head] for head in names.value_heads]
         if trainable_only:
             self.wrt = [v for v in self.wrt if not v.is_initializer() or is_trainable(v)]
             if not self.wrt:
@@ -123,9 +102,9 @@ class Job:
 
         It warns of a scalar whose gradient means nothing.
         """
-        op, imposed = self.op, [y for y in self.of if y.name in self.imposed]
+        op = self.op
         self.warn()
-        ograds = {y: self.add_input(f"{y.name}_ograd", y) for y in imposed}
+        ograds = {y: self.add_input(f"{y.name}_ograd", y) for y in self.imposed}
         return {y: ograds.get(y) or shapes.full_like(op.tensor(y), 1) for y in self.of}, ograds
 
     def warn(self) -> None:
@@ -203,13 +182,10 @@ class Job:
         graph, op = self.net.graph, self.op
         if not self.options.forward:
             graph.outputs.clear()
+        self._give_values()
         for name, t in results.items():
-            out, value = self._unique(name), t.value
-            if value in graph.outputs or value not in op.emitted or value.graph is not graph:
-                value = renamed_copy(op, t, f"{out}/Identity")
-            value.name = out
-            graph.outputs.append(value)
-            self.results.append(out)
+            self.results.append(self._unique(name))
+            op.output(self.results[-1], t)
         names = {v: v.name for v in (*self.wrt, *self.of)}
         if self.constant:
             restore(graph)
@@ -217,67 +193,22 @@ class Job:
         for v, known_as in names.items():
             v.name = known_as  # an optional output that nothing uses any more has lost it
 
+    def _give_values(self) -> None:
+        """List the tensors of `values` as outputs, under their own names where these can be."""
+        self.given: dict[str, str] = {}
+        graph = self.net.graph
+        for v in self.values:
+            name = v.name or ""
+            if v.producer() is None:  # an input or a weight
+                self.given[name] = self._unique(f"{name}_value")
+                self.op.output(self.given[name], self.op.tensor(v))
+            elif v not in graph.outputs:
+                graph.outputs.append(v)
+            self.given.setdefault(name, name)
+
     def _unique(self, name: str) -> str:
         stem, _, end = name.rpartition("_")
         return self.op.names.suffixed(stem, f"_{end}")
-
-
-def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
-    """The names of the tensors that an output gradient is imposed on."""
-    if isinstance(options.ograd, bool):
-        return of_names if options.ograd else []
-    names = resolve_all(net, options.ograd)
-    for name in names:
-        if options.of is not None and name not in of_names:
-            raise ArgumentError(
-                f"ograd names {name!r}, which is not among of: {', '.join(of_names)}"
-            )
-    return names
-
-
-def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
-    """The names of `wrt`; `ALL` and None leave out the tensors that are constant."""
-    if wrt is not None and not isinstance(wrt, All):
-        names = resolve_all(net, wrt)
-        if both := [repr(name) for name in names if name in constant]:
-            raise ArgumentError(f"{', '.join(both)} cannot be in wrt and in constant")
-        return names
-    names = [*_float_inputs(net), *(parameters(net) if wrt else ())]
-    names = [name for name in names if name not in constant]
-    if not names and wrt is None:
-        raise ArgumentError(
-            "the model has no floating-point input; name weights or inner tensors to "
-            "differentiate with respect to in wrt"
-        )
-    return names
-
-
-def _float_inputs(net: ir.Model) -> list[str]:
-    known = net.graph.initializers
-    return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
-
-
-def float_outputs(net: ir.Model) -> list[str]:
-    """The names of the outputs that can have a gradient.
-
-    Raises:
-        ArgumentError: There is none.
-    """
-    names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
-    if not names:
-        sources = [repr(s) for v in net.graph.outputs if (s := maps.source_of(v))]
-        such = f", such as {', '.join(sources)}, which its maps are made of" if sources else ""
-        raise ArgumentError(
-            f"the model has no floating-point output; name an inner tensor in of{such}"
-        )
-    return list(dict.fromkeys(names))
-
-
-def _values(graph: ir.Graph) -> dict[str, ir.Value]:
-    values = {v.name: v for v in graph.inputs if v.name} | dict(graph.initializers)
-    for node in graph:
-        values.update({v.name: v for v in node.outputs if v.name})
-    return values
 
 
 def _value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxgrad.declare.expansions import expansion
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.subgraphs import copy_into, renamed_copy
+from onnxgrad.emit.subgraphs import copy_into
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import describe, operands
 from onnxgrad.engine.reverse import pull
@@ -127,7 +127,7 @@ def _substitute(
     for named, given in substitutes.items():
         if given.value.dtype != named.dtype or given.rank != op.tensor(named).rank:
             op.refuse(f"what it is given for {named.name!r} is of another dtype or rank")
-    copies = {v: op.tensor(renamed_copy(op, t, f"{v.name}_given")) for v, t in substitutes.items()}
+    copies = {v: op.tensor(op.copied(t, f"{v.name}_given")) for v, t in substitutes.items()}
     affected, recomputed = set(substitutes), []
     for node in nodes:
         if any(v in affected for v in operands(node)):

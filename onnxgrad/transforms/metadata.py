@@ -19,21 +19,27 @@ OGRADS = "onnxgrad.ograds"
 TANGENTS = "onnxgrad.tangents"
 HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
+VALUES = "onnxgrad.values"
 
-_ALL = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS)
+_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS)
 
 
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write tables of names by property, in the place of those of an earlier differentiation."""
-    for key in _ALL:
+    """Write tables of names by property, in the place of those of an earlier differentiation.
+
+    The table of values is left out where it is empty.
+    """
+    for key in (*_RESULTS, VALUES):
         model.metadata_props.pop(key, None)
-    model.metadata_props.update({key: json.dumps(names) for key, names in tables.items()})
+    model.metadata_props.update(
+        {key: json.dumps(names) for key, names in tables.items() if names or key != VALUES}
+    )
 
 
 def results(model: ir.Model) -> list[str]:
     """The names of the outputs that the latest differentiation has added; empty without one."""
     listed: set[str] = set()
-    for key in _ALL:
+    for key in _RESULTS:
         for name in _read(model, key).values():
             listed.update(name.values() if isinstance(name, dict) else [name])
     return list(dict.fromkeys(v.name for v in model.graph.outputs if v.name in listed))

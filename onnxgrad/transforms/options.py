@@ -36,6 +36,7 @@ from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import All
+from onnxgrad.heads.head import Head
 
 # Graph inputs, by their names.
 Inputs: TypeAlias = str | Sequence[str]
@@ -43,6 +44,8 @@ Inputs: TypeAlias = str | Sequence[str]
 # A position is a sequence of names and indices. Any, because mypy infers such a list, where it is
 # first given to a variable, as one of objects.
 TensorSpecs: TypeAlias = str | Sequence[str | Sequence[Any]]
+# What is differentiated: tensors, heads, or a sequence of both.
+Of: TypeAlias = TensorSpecs | Head | Sequence[Any] | None
 Wrt: TypeAlias = TensorSpecs | All | None
 # The kinds of models that are accepted, besides `onnx_ir.Model`.
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -60,15 +63,16 @@ class Traced(TypedDict, total=False):
 class Common(Traced, total=False):
     """The options of every transform that differentiates."""
 
-    of: TensorSpecs | None
+    of: Of
     forward: bool
     unreachable: Unreachable
     target: TargetName
 
 
 class Kept(Common, total=False):
-    """The options of a transform with one backward pass, which can keep less for it."""
+    """The options of a transform with one backward pass."""
 
+    values: Of
     checkpoints: bool | TensorSpecs
 
 
@@ -90,9 +94,10 @@ class Options:
         ArgumentError: One has a value that it cannot have.
     """
 
-    of: TensorSpecs | None = None
+    of: Of = None
     ograd: bool | TensorSpecs = False
     forward: bool = True
+    values: Of = None
     unreachable: Unreachable = "error"
     straight_through: StraightThrough = False
     constant: TensorSpecs | None = None

@@ -22,6 +22,8 @@ ORDER = [
     ["rules", "expansions"],
     ["passes"],
     ["engine"],
+    ["heads"],
+    ["losses"],
     ["transforms"],
     ["run"],
     ["verify"],

@@ -1,0 +1,156 @@
+"""The heads of classifiers, and those of any tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.heads.head import Head, Input, Place, make
+from onnxgrad.heads.targets import Target, by_class, class_axis, index_of, logits, picked, target_of
+
+
+def class_score(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
+    """The score of a class, for each example: its entry in `of`, as it is.
+
+    Args:
+        of: The scores by class, floating-point: [N, C], or [N, C, ...] with places, such as the
+            pixels of a segmentation, over which is summed, or [C] without a batch. A name or a
+            position; None for the model's one output.
+        target: "argmax" for the class of the highest score of each example, found in the graph;
+            "input" for a new int64 input "target" of shape [N]; a class; or a class for each
+            example.
+
+    Returns:
+        A head of shape [N], which every `of` takes.
+
+    Raises:
+        ArgumentError: `target` is none of these; where the head is used also: there is no such
+            class, or the tensor has no classes.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.class_score("logits", target=1))
+    """
+    return make("class_score", of, _class_score, target=target_of(target))
+
+
+def top_class(of: Place | Sequence[Any] = None) -> Head:
+    """The highest score of each example: `class_score` for "argmax".
+
+    Args:
+        of: As for `class_score`.
+    """
+    return make("top_class", of, _class_score, target="argmax")
+
+
+def log_probability(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
+    """The logarithm of the probability of a class, for each example: the LogSoftmax of `of`.
+
+    Args:
+        of, target: As for `class_score`; `of` are the scores before a Softmax; where it is the
+            result of one over the classes, its operand is taken. With places, the logarithms are
+            summed over them, and "argmax" is the class of the highest sum of scores.
+
+    Returns:
+        A head of shape [N].
+    """
+    return make("log_probability", of, _log_probability, target=target_of(target))
+
+
+def probability(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
+    """The probability of a class, for each example: the Softmax of `of`.
+
+    Args:
+        of, target: As for `log_probability`.
+
+    Returns:
+        A head of shape [N].
+    """
+    return make("probability", of, _probability, target=target_of(target))
+
+
+def margin(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
+    """The score of a class less the highest score of all others, for each example.
+
+    It is positive where the class is the net's choice (Carlini and Wagner 2017, with the sign
+    changed).
+
+    Args:
+        of, target: As for `class_score`.
+
+    Returns:
+        A head of shape [N].
+    """
+    return make("margin", of, _margin, target=target_of(target))
+
+
+def norm(of: Place | Sequence[Any] = None) -> Head:
+    """The Euclidean norm of a tensor, for each example: over all axes but the first.
+
+    Args:
+        of: A floating-point tensor [N, ...].
+
+    Returns:
+        A head of shape [N]. Where the norm is 0 its gradient is 0.
+    """
+    return make("norm", of, _norm)
+
+
+def weighted_sum(of: Place | Sequence[Any], weights: Any) -> Head:
+    """The sum of a tensor's elements times weights, for each example: over all axes but the first.
+
+    Args:
+        of: A floating-point tensor [N, ...].
+        weights: Numbers that broadcast to it, so of shape [...] where all examples share them; or
+            "input" for a new input "weights" of the tensor's shape and dtype.
+
+    Returns:
+        A head of shape [N].
+    """
+    given = Input("weights") if isinstance(weights, str) and weights == "input" else weights
+    if isinstance(given, str):
+        raise ArgumentError(f"weights are numbers or 'input', not {weights!r}")
+    return make("weighted_sum", of, _weighted_sum, weights=given)
+
+
+def _class_score(op: Builder, y: Tensor, target: Target | Input) -> Tensor:
+    scores = by_class(y)
+    return picked(scores, index_of(op, scores, target))
+
+
+def _log_probability(op: Builder, y: Tensor, target: Target | Input) -> Tensor:
+    y = logits(y)
+    index = index_of(op, by_class(y), target)
+    return picked(by_class(op.LogSoftmax(y, axis=class_axis(y))), index)
+
+
+def _probability(op: Builder, y: Tensor, target: Target | Input) -> Tensor:
+    y = logits(y)
+    index = index_of(op, by_class(y), target)
+    return picked(by_class(op.Softmax(y, axis=class_axis(y))), index)
+
+
+def _margin(op: Builder, y: Tensor, target: Target | Input) -> Tensor:
+    scores = by_class(y)
+    index = index_of(op, scores, target)
+    least = shapes.full(scores, [shapes.dim(scores, 0), 1], -np.inf)
+    others = op.ScatterElements(scores, index, least, axis=1)
+    return picked(scores, index) - op.ReduceMax(others, op.const([1]), keepdims=0)
+
+
+def _norm(op: Builder, y: Tensor) -> Tensor:
+    return op.ReduceL2(y, op.const(range(1, y.rank)), keepdims=0) if y.rank > 1 else op.Abs(y)
+
+
+def _weighted_sum(op: Builder, y: Tensor, weights: Any) -> Tensor:
+    if isinstance(weights, Input):
+        given = op.input(weights.name, y.shape, y.dtype)
+    else:
+        given = op.const(np.asarray(weights), like=y)
+    products = y * given
+    return shapes.reduce_sum(products, range(1, products.rank))

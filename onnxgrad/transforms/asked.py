@@ -1,0 +1,125 @@
+"""What is asked for: the tensors that the arguments of a transform stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxgrad.graph import maps
+from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import is_float
+from onnxgrad.graph.names import All, parameters, resolve_all
+from onnxgrad.heads.head import Head, parted
+from onnxgrad.transforms.metadata import results
+from onnxgrad.transforms.options import Of, Options, Wrt
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The tensors that the arguments of a transform stand for, by name.
+
+    Attributes:
+        of_heads, value_heads: The heads in `of`, and those in `values`.
+        heads: All heads, and what each reads.
+    """
+
+    wrt: list[str]
+    of: list[str]
+    of_heads: list[Head]
+    value_heads: list[Head]
+    heads: dict[Head, list[str]]
+    imposed: list[str]
+    constant: list[str]
+    checkpoints: list[str]
+    values: list[str]
+
+    @classmethod
+    def resolve(cls, net: ir.Model, wrt: Wrt, options: Options) -> Asked:
+        """Resolve them in the model as the caller has it, whose nodes a position counts."""
+        default = outputs_of(net)
+        specs, heads = parted(options.of)
+        given, more = parted(options.values)
+        of = [] if heads and not specs else _of_names(net, specs)
+        imposed = _imposed(net, options, of)
+        constant = resolve_all(net, options.constant) if options.constant else []
+        kept = options.checkpoints
+        return cls(
+            _wrt_names(net, wrt, constant),
+            imposed or of,
+            heads if isinstance(options.ograd, bool) else [],
+            more,
+            {head: head.resolve(net, default) for head in [*heads, *more]},
+            imposed,
+            constant,
+            [] if isinstance(kept, bool) else resolve_all(net, kept),
+            resolve_all(net, given) if given else [],
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        read = [name for names in self.heads.values() for name in names]
+        return [*self.wrt, *self.of, *read, *self.constant, *self.checkpoints, *self.values]
+
+
+def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
+    """The names of the tensors that an output gradient is imposed on, but for heads."""
+    if isinstance(options.ograd, bool):
+        return of_names if options.ograd else []
+    names = resolve_all(net, options.ograd)
+    for name in names:
+        if options.of is not None and name not in of_names:
+            raise ArgumentError(
+                f"ograd names {name!r}, which is not among of: {', '.join(of_names)}"
+            )
+    return names
+
+
+def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
+    """The names of `wrt`; `ALL` and None leave out the tensors that are constant."""
+    if wrt is not None and not isinstance(wrt, All):
+        names = resolve_all(net, wrt)
+        if both := [repr(name) for name in names if name in constant]:
+            raise ArgumentError(f"{', '.join(both)} cannot be in wrt and in constant")
+        return names
+    names = [*_float_inputs(net), *(parameters(net) if wrt else ())]
+    names = [name for name in names if name not in constant]
+    if not names and wrt is None:
+        raise ArgumentError(
+            "the model has no floating-point input; name weights or inner tensors to "
+            "differentiate with respect to in wrt"
+        )
+    return names
+
+
+def _float_inputs(net: ir.Model) -> list[str]:
+    known = net.graph.initializers
+    return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
+
+
+def float_outputs(net: ir.Model) -> list[str]:
+    """The names of the outputs that can have a gradient.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    names = outputs_of(net)
+    if not names:
+        sources = [repr(s) for v in net.graph.outputs if (s := maps.source_of(v))]
+        such = f", such as {', '.join(sources)}, which its maps are made of" if sources else ""
+        raise ArgumentError(
+            f"the model has no floating-point output; name an inner tensor in of{such}"
+        )
+    return names
+
+
+def outputs_of(net: ir.Model) -> list[str]:
+    """The names of the outputs that can have a gradient; there may be none."""
+    names = [v.name for v in net.graph.outputs if (is_float(v) or v.type is None) and v.name]
+    return list(dict.fromkeys(names))
+
+
+def _of_names(net: ir.Model, of: Of) -> list[str]:
+    """The names of `of` without its heads."""
+    return (results(net) or float_outputs(net)) if of is None else resolve_all(net, of)

@@ -1,0 +1,163 @@
+"""More nodes on a model: a formula, a head, a loss, or another model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import onnx_ir as ir
+
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.subgraphs import copy_model
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph import io
+from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest
+from onnxgrad.graph.facts import by_name, dims_of
+from onnxgrad.graph.names import resolve, resolve_all
+from onnxgrad.heads.head import Head
+from onnxgrad.passes.clean_up import optimise
+from onnxgrad.passes.normalise import normalise
+from onnxgrad.transforms.asked import outputs_of
+from onnxgrad.transforms.options import TensorSpecs, uncollected
+
+Formula: TypeAlias = Callable[..., Mapping[str, Tensor]]
+
+
+def attach(
+    model: Any,
+    function: Formula | Head | io.ModelLike,
+    inputs: TensorSpecs | Mapping[str, Any] | None = None,
+    *,
+    example: Any = None,
+) -> Any:
+    """A model with more nodes, by a formula of its tensors.
+
+    Args:
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
+        function: Called as ``function(op, *tensors)`` with a builder and the tensors of `inputs`.
+            ``op.Name(*operands, **attributes)`` adds a node of the standard's operator of that
+            name, tensors have arithmetic, ``op.const(array)`` is a constant, and
+            ``op.input(name, shape, dtype)`` a new graph input. It returns a dict of the new
+            outputs: tensors by name. In its place: a head or a loss, whose result becomes an
+            output of its name; or a model or an onnxscript function, whose outputs the result has
+            too. Its inputs are the tensors of their names, or else new inputs.
+        inputs: Names or positions of the tensors to give to the function, inner ones too; None for
+            the model's outputs. For a model, a dict by its inputs' names; for a head it is not
+            needed.
+        example: As for `gradient`.
+
+    Returns:
+        A model of the same kind (for a path a `ModelProto`), in opset 21 or newer, with the new
+        outputs after its own.
+
+    Raises:
+        ModelError: A model cannot be read or is not valid.
+        UnknownNameError: There is no such tensor.
+        ArgumentError: A name is taken, or the formula does not fit the tensors.
+
+    Example:
+        >>> def energy(op, y):
+        ...     target = op.input("target", y.shape, y.dtype)
+        ...     return {"energy": op.ReduceSum((y - target) * (y - target), keepdims=0)}
+        >>> model = og.attach("models/mlp.onnx", energy, "logits")
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'energy']
+    """
+    with uncollected():
+        net = io.load(model)
+        formula, names = _formula(net, function, inputs)
+        normalise(net, names, example=example)
+        op = Builder(net.graph)
+        op.scope = getattr(function, "__name__", "attached")
+        values = by_name(net.graph)
+        if missing := [repr(name) for name in names if name not in values]:
+            raise UnknownNameError(f"attach: no tensor {', '.join(missing)} in the main graph")
+        try:
+            found = formula(op, *(op.tensor(values[name]) for name in names))
+        except RuleError as error:
+            raise ArgumentError(f"attach: the formula does not fit the model: {error}") from error
+        _list(op, found)
+        optimise(net)
+        return io.like(net, model)
+
+
+def _formula(net: ir.Model, function: Any, inputs: Any) -> tuple[Formula, list[str]]:
+    """What to call, and the names of the tensors to call it with.
+
+    Raises:
+        ArgumentError: It cannot be called.
+    """
+    outputs = outputs_of(net)
+    if isinstance(function, Head):
+        return function, function.resolve(net, outputs)
+    if hasattr(function, "to_model_proto"):
+        function = function.to_model_proto()
+    if callable(function):
+        default = [v.name for v in net.graph.outputs if v.name]
+        return function, default if inputs is None else resolve_all(net, inputs)
+    return _composed(net, io.load(function), inputs)
+
+
+def _composed(
+    net: ir.Model, other: ir.Model, inputs: Mapping[str, Any] | None
+) -> tuple[Formula, list[str]]:
+    """The formula of another model, and the tensors that are its inputs.
+
+    Raises:
+        UnknownNameError: The other model has no such input, or this one no such tensor.
+    """
+    known = by_name(net.graph)
+    free = [v.name or "" for v in other.graph.inputs if v.name not in other.graph.initializers]
+    given = {name: name for name in free if name in known} if inputs is None else dict(inputs)
+    if unknown := [name for name in given if name not in free]:
+        near = nearest(unknown[0], free)
+        raise UnknownNameError(f"attach: the model has no input {unknown[0]!r}.{near}")
+
+    def formula(op: Builder, *tensors: Tensor) -> dict[str, Tensor]:
+        values = dict(zip(given, tensors, strict=True))
+        for v in other.graph.inputs:
+            _fit(v, values.get(v.name or ""))
+        normalise(other, [])
+        return copy_model(op, other.graph, values)
+
+    return formula, [resolve(net, place) for place in given.values()]
+
+
+def _fit(value: ir.Value, given: Tensor | None) -> None:
+    """Let an input of another model have the shape of what it is given.
+
+    Sizes of one name are equal in one model, and need not be in two: those of an input that is
+    given nothing get other names.
+
+    Raises:
+        ArgumentError: What is given has another dtype.
+    """
+    if given is None:
+        dims = dims_of(value)
+        if dims is not None:
+            own = [f"{value.name}_{d}" if isinstance(d, str) else d for d in dims]
+            value.shape = ir.Shape(own)
+    elif value.dtype not in (None, given.dtype):
+        raise ArgumentError(
+            f"attach: the input {value.name!r} is {value.dtype}, and {given.value.name!r} "
+            f"is {given.dtype}"
+        )
+    else:
+        value.type, value.shape = given.value.type, given.value.shape
+
+
+def _list(op: Builder, found: Any) -> None:
+    """List the new outputs.
+
+    Raises:
+        ArgumentError: They are no dict of tensors by name, or a name is taken.
+    """
+    tensors = found if isinstance(found, Mapping) else {}
+    if not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ArgumentError(
+            f"attach: the function returns a dict of tensors by name, not {found!r}"
+        )
+    for name, t in tensors.items():
+        if name in op.names.taken and t.value.name != name:
+            raise ArgumentError(f"attach: the model has a tensor {name!r} already")
+        op.output(name, t)

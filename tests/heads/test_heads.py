@@ -1,0 +1,208 @@
+"""Heads: against numpy, in every transform that takes one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+import onnxgrad as og
+
+MLP = "models/mlp.onnx"
+X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+TARGETS = [2, 0, 1, 1, 2]
+
+
+def run(model: onnx.ModelProto, **feeds: Any) -> dict[str, np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString())
+    names = [v.name for v in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def log_softmax(y: np.ndarray) -> np.ndarray:
+    return y - np.log(np.exp(y).sum(1, keepdims=True))
+
+
+def others(y: np.ndarray, target: np.ndarray) -> np.ndarray:
+    y = y.copy()
+    y[range(len(y)), target] = -np.inf
+    return y.max(1)
+
+
+VALUES = {
+    "class_score": lambda y, t: y[range(5), t],
+    "log_probability": lambda y, t: log_softmax(y)[range(5), t],
+    "probability": lambda y, t: np.exp(log_softmax(y))[range(5), t],
+    "margin": lambda y, t: y[range(5), t] - others(y, t),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("target", ["argmax", "input", 1, TARGETS])
+def test_values_and_gradients(name: str, target: Any) -> None:
+    """The value is numpy's; the gradient is the difference that a step makes."""
+    head = getattr(og.heads, name)("logits", target=target)
+    model = og.gradient(MLP, of=head, values=head)
+    given = {"target": np.array(TARGETS)} if target == "input" else {}
+    found = run(model, input=X, **given)
+    y = found["logits"]
+    index = {"argmax": y.argmax(1), 1: np.full(5, 1)}.get(str(target) if target == "argmax" else 1)
+    index = np.array(TARGETS) if target in ("input", TARGETS) else index
+    np.testing.assert_allclose(found[name], VALUES[name](y, index), rtol=1e-5, atol=1e-6)
+    step = 1e-2 * np.random.default_rng(1).standard_normal(X.shape).astype(np.float32)
+    moved = [
+        VALUES[name](run(model, input=x, **given)["logits"], index) for x in (X + step, X - step)
+    ]
+    np.testing.assert_allclose(
+        (found["input_grad"] * step).sum(1), (moved[0] - moved[1]) / 2, rtol=0.05, atol=1e-3
+    )
+
+
+def test_places_are_summed() -> None:
+    """A map of classes [N, C, H, W]: the sum over its places; the class of the largest sum."""
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "g (float[N,3,2,2] x) => (float[N,3,2,2] y) { y = Identity(x) }"
+    )
+    x = np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32)
+    top = og.heads.top_class()
+    found = run(og.gradient(net, of=top, values=top), x=x)
+    sums = x.sum((2, 3))
+    np.testing.assert_allclose(found["top_class"], sums.max(1), rtol=1e-6)
+    expected = np.zeros_like(x)
+    expected[range(4), sums.argmax(1)] = 1
+    np.testing.assert_array_equal(found["x_grad"], expected)
+
+
+def test_softmax_is_not_taken_twice() -> None:
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "g (float[N,3] x) => (float[N,3] y) { y = Softmax <axis = -1> (x) }"
+    )
+    head = og.heads.log_probability(target=1)
+    found = run(og.gradient(net, of=head, values=head), x=X[:, :3])
+    np.testing.assert_allclose(
+        found["log_probability"], log_softmax(X[:, :3])[:, 1], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_heads_of_any_tensor() -> None:
+    heads = [og.heads.norm("logits"), og.heads.weighted_sum("logits", [1, 2, 3])]
+    found = run(og.gradient(MLP, of=heads, values=heads), input=X)
+    y = found["logits"]
+    np.testing.assert_allclose(found["norm"], np.linalg.norm(y, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found["weighted_sum"], y @ [1, 2, 3], rtol=1e-4, atol=1e-5)
+    both = [run(og.gradient(MLP, of=head), input=X)["input_grad"] for head in heads]
+    np.testing.assert_allclose(found["input_grad"], sum(both), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_as_an_input() -> None:
+    model = og.gradient(MLP, of=og.heads.weighted_sum("logits", "input"))
+    v = np.random.default_rng(2).standard_normal((5, 3)).astype(np.float32)
+    found = run(model, input=X, weights=v)
+    expected = run(og.vjp(MLP), input=X, logits_ograd=v)
+    np.testing.assert_allclose(found["input_grad"], expected["input_grad"], rtol=1e-5, atol=1e-6)
+
+
+def test_by_example() -> None:
+    """The examples of a batch have each their own target."""
+    head = og.heads.class_score(target="input")
+    feeds = {"input": X, "target": np.array(TARGETS)}
+    found = run(og.per_example_gradient(MLP, [["fc1", "weight"]], of=head), **feeds)
+    whole = run(og.gradient(MLP, [["fc1", "weight"]], of=head), **feeds)
+    np.testing.assert_allclose(
+        found["fc1.weight_grad"].sum(0), whole["fc1.weight_grad"], rtol=1e-4, atol=1e-5
+    )
+    jacobian = run(og.jacobian(MLP, of=head, batched=True), **feeds)
+    gradient = run(og.gradient(MLP, of=head), **feeds)["input_grad"]
+    np.testing.assert_allclose(
+        jacobian["class_score_input_jacobian"], gradient, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_imposed_gradient() -> None:
+    head = og.heads.class_score(target=1)
+    v = np.arange(5, dtype=np.float32)
+    found = run(og.vjp(MLP, of=head), input=X, class_score_ograd=v)["input_grad"]
+    expected = run(og.gradient(MLP, of=head), input=X)["input_grad"] * v[:, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "head, says",
+    [
+        (lambda: og.heads.class_score("logits", target=3), "there are 3 classes"),
+        (lambda: og.heads.class_score("logits", target=-1), "counted from 0"),
+        (lambda: og.heads.class_score("logits", target="best"), "'argmax', 'input'"),
+        (lambda: og.heads.class_score("logit"), "'logits'"),
+        (lambda: og.heads.weighted_sum("logits", "weights"), "'input'"),
+        (lambda: og.heads.weighted_sum("logits", [1, 2]), "weighted_sum does not fit 'logits'"),
+    ],
+)
+def test_mistakes(head: Any, says: str) -> None:
+    with pytest.raises(og.ArgumentError, match=says):
+        og.gradient(MLP, of=head())
+
+
+def test_equal_heads_are_equal() -> None:
+    assert og.heads.class_score("y", target=[1, 2]) == og.heads.class_score("y", np.array([1, 2]))
+    assert len({og.heads.norm(["a", 0]), og.heads.norm(["a", 0]), og.heads.norm("a")}) == 2
+
+
+def test_attach() -> None:
+    """A formula, a head, a loss, a model, a function of onnxscript: its numbers are numpy's."""
+
+    def energy(op: Any, y: Any, h: Any) -> dict[str, Any]:
+        scale = op.input("scale", [], np.float32)
+        return {"energy": op.ReduceSum(y * y, keepdims=0) * scale, "h": h, "scaled": scale}
+
+    model = og.attach(MLP, energy, ["logits", "input"])
+    found = run(model, input=X, scale=np.array(2, np.float32))
+    np.testing.assert_allclose(found["energy"], 2 * (found["logits"] ** 2).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(found["h"], X)
+    onnx.checker.check_model(model, full_check=True)
+    assert [v.name for v in model.graph.output] == ["logits", "energy", "h", "scaled"]
+
+
+def test_attach_a_model() -> None:
+    other = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> g (float[N,3] y, float[N] logits_more)'
+        " => (float[N,3] z) <float[3] w = {1, 2, 3}>"
+        " { h = Mul(y, w) one = Constant <value_ints = [1]> ()"
+        " m = Unsqueeze(logits_more, one) z = Add(h, m) }"
+    )
+    model = og.attach(MLP, other, {"y": "logits"})
+    onnx.checker.check_model(model, full_check=True)
+    found = run(model, input=X, logits_more=np.ones(5, np.float32))
+    np.testing.assert_allclose(found["z"], found["logits"] * [1, 2, 3] + 1, rtol=1e-5)
+    with pytest.raises(og.ArgumentError, match="has a tensor 'logits' already"):
+        og.attach(MLP, MLP)
+
+
+def test_attach_gives_the_same_kind() -> None:
+    net = ir.load(MLP)
+    assert isinstance(og.attach(net, og.heads.norm()), ir.Model)
+    assert isinstance(og.attach(MLP, og.heads.norm()), onnx.ModelProto)
+
+
+@pytest.mark.parametrize(
+    "function, inputs, says",
+    [
+        (lambda op, y: {"logits": y + 1}, None, "'logits' already"),
+        (lambda op, y: y, None, "a dict of tensors"),
+        (
+            lambda op, y: {"z": op.MatMul(y, op.const(np.ones((2, 2)), like=y))},
+            None,
+            "does not fit",
+        ),
+        (lambda op, y: {"z": y}, "logit", "'logits'"),
+        (lambda op, y: {"z": y + op.input("input", [3], np.float32)}, None, "another name"),
+    ],
+)
+def test_attach_mistakes(function: Any, inputs: Any, says: str) -> None:
+    with pytest.raises(og.OnnxGradError, match=says):
+        og.attach(MLP, function, inputs)
