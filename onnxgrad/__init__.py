@@ -1,7 +1,7 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
-from onnxgrad import heads, losses
+from onnxgrad import explain, heads, losses
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.graph.errors import (
@@ -14,6 +14,7 @@ from onnxgrad.graph.errors import (
     RuleError,
     RuntimeMissingError,
     SaveError,
+    SoftmaxWarning,
     UnknownNameError,
     UnreachableError,
 )
@@ -45,11 +46,13 @@ __all__ = [
     "RuleError",
     "RuntimeMissingError",
     "SaveError",
+    "SoftmaxWarning",
     "UnknownNameError",
     "UnreachableError",
     "attach",
     "check",
     "elementwise",
+    "explain",
     "family",
     "forget",
     "gradient",

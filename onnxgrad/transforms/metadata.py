@@ -20,8 +20,9 @@ TANGENTS = "onnxgrad.tangents"
 HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
 VALUES = "onnxgrad.values"
+ATTRIBUTIONS = "onnxgrad.attributions"
 
-_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS)
+_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS)
 
 
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
