@@ -13,6 +13,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -266,15 +267,26 @@ class Probabilities(nn.Module):
 
 # -- their files ---------------------------------------------------------------------------------
 
-_IMAGE = {"image": (EXAMPLES, 3, 16, 16)}
-# The class; its input; the axes beside the batch that are symbolic; the layer; its places.
-_KINDS: dict[str, tuple] = {
-    "resnet": (ResNet, {"image": (EXAMPLES, 3, 32, 32)}, {}, "layer2", None),
-    "mobilenet": (MobileNet, _IMAGE, {}, "head", None),
-    "vit": (VisionTransformer, _IMAGE, {}, "blocks.1.norm1", (4, 4)),
-    "tokens": (TokenTransformer, {"ids": (EXAMPLES, 7)}, {1: "S"}, "embedding", None),
-    "lstm": (Lstm, {"signal": (EXAMPLES, 9, 6)}, {1: "S"}, "lstm", None),
-    "segmentation": (Segmentation, _IMAGE, {2: "H", 3: "W"}, "middle", None),
+
+class _Kind(NamedTuple):
+    make: Callable[..., nn.Module]
+    input: str
+    shape: tuple[int, ...]
+    layer: str
+    symbolic: dict[int, str] | None = None  # axes beside the batch
+    places: tuple[int, int] | None = None
+
+
+_SEQUENCE, _PLANE = {1: "S"}, {2: "H", 3: "W"}
+_KINDS = {
+    "resnet": _Kind(ResNet, "image", (EXAMPLES, 3, 32, 32), "layer2"),
+    "mobilenet": _Kind(MobileNet, "image", (EXAMPLES, 3, 16, 16), "head"),
+    "vit": _Kind(
+        VisionTransformer, "image", (EXAMPLES, 3, 16, 16), "blocks.1.norm1", places=(4, 4)
+    ),
+    "tokens": _Kind(TokenTransformer, "ids", (EXAMPLES, 7), "embedding", _SEQUENCE),
+    "lstm": _Kind(Lstm, "signal", (EXAMPLES, 9, 6), "lstm", _SEQUENCE),
+    "segmentation": _Kind(Segmentation, "image", (EXAMPLES, 3, 16, 16), "middle", _PLANE),
 }
 NETS = tuple(_KINDS)
 
@@ -299,27 +311,28 @@ def explained(
             default.
         opset: Of the file: from 20 on GELU is one operator.
     """
-    make, shapes, symbolic, layer, places = _KINDS[kind]
+    of = _KINDS[kind]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = make() if activation is None else make(activation)
+        module = of.make() if activation is None else of.make(activation)
         _draw(module)
-        inputs = {name: _input(name, shape) for name, shape in shapes.items()}
+        inputs = {of.input: _input(of)}
         with torch.no_grad():
             module.train()(*inputs.values())  # takes the statistics of BatchNormalization
+    layer = of.layer
     if probabilities:
         module, layer = Probabilities(module), f"net.{layer}"
-    model = _export(module.eval(), inputs, {0: "N"} | symbolic, merged, opset)
-    return ExplainedNet(module, model, inputs, _tensors(module, model, inputs), layer, places)
+    model = _export(module.eval(), inputs, {0: "N"} | (of.symbolic or {}), merged, opset)
+    return ExplainedNet(module, model, inputs, _tensors(module, model, inputs), layer, of.places)
 
 
-def _input(name: str, shape: tuple[int, ...]) -> Tensor:
-    if name == "ids":
-        return torch.randint(20, shape)
-    noise = torch.randn(shape)
-    if name == "image":  # with large parts too, which pooling does not average away
-        parts = torch.randn(*shape[:2], 3, 3)
-        return 0.3 * noise + nn.functional.interpolate(parts, shape[2:], mode="bilinear")
+def _input(of: _Kind) -> Tensor:
+    if of.input == "ids":
+        return torch.randint(20, of.shape)
+    noise = torch.randn(of.shape)
+    if of.input == "image":  # with large parts too, which pooling does not average away
+        parts = torch.randn(*of.shape[:2], 3, 3)
+        return 0.3 * noise + nn.functional.interpolate(parts, of.shape[2:], mode="bilinear")
     return noise
 
 
