@@ -120,6 +120,10 @@ def test_is_the_net_of_the_package_in_half_precision() -> None:
     rounded = Classifier()(x)
     np.testing.assert_allclose(found["logits"], rounded.detach().numpy(), atol=1e-4)
     rounded[0, CAT].backward()
-    difference = found["image_grad"] - x.grad.numpy()
-    # Relu6 has kinks, where rounding may decide: one unit of thousands.
-    assert np.linalg.norm(difference) < 2e-3 * np.linalg.norm(x.grad.numpy())
+    wanted = x.grad.numpy()
+    norm = np.linalg.norm(wanted)
+    error = (found["image_grad"] - wanted) / norm
+    # Of millions of units some lie within rounding of a kink of Relu6, and fall on the other side on
+    # the other runtime: one moves the gradient by 0.4 %, in a direction of its own.
+    assert np.linalg.norm(error) < 2e-2
+    assert abs(np.vdot(error, wanted / norm)) < 2e-3
