@@ -18,6 +18,7 @@ import onnxgrad as og
 from tests.oracle import runner
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+torch.set_num_threads(1)  # as many as the sessions have
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")  # that it sets hooks
 
 from tests.explained_nets import CLASSES, EXAMPLES, NETS, ExplainedNet, every_value, explained  # noqa: E402
