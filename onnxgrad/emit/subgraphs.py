@@ -80,6 +80,8 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
     for v in [v for v in copy.inputs if v.name in copy.initializers]:
         copy.inputs.remove(v)
     copy.initializers.clear()
+    for domain, version in graph.opset_imports.items():
+        op.graph.opset_imports.setdefault(domain, version)
     nodes, outputs = copy_into(op, copy, inputs)
     op.emitted.update(v for node in nodes for v in node.outputs)
     return dict(zip(names, outputs, strict=True))

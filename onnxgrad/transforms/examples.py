@@ -157,7 +157,7 @@ def _copy_of_one(
     straight_through = job.options.straight_through
     read = [name for names in job.read.values() for name in names]
     names = [*job.wrt_names, *(y.name or "" for y in job.of), *read, *job.constant]
-    normalise(single, names, straight_through, _first(job, examples))
+    normalise(single, names, straight_through, _first(job, examples), job.keeps_fused)
     for head, y in emit_heads(single.graph, job.read, job.options.target).items():
         y.name = job.heads[head].name
     mark(single.graph, straight_through)

@@ -63,7 +63,7 @@ class Job:
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
-        normalise(net, asked.names, options.straight_through, options.example)
+        normalise(net, asked.names, options.straight_through, options.example, self.keeps_fused)
         self.heads = emit_heads(net.graph, asked.heads, options.target)
         mark(net.graph, options.straight_through)
         self.op = Builder(net.graph, target=options.target)
@@ -91,6 +91,11 @@ class Job:
                     "wrt: ALL is empty, as the model has no floating-point input and no trainable "
                     "weight, but for those in constant; name other tensors in wrt"
                 )
+
+    @property
+    def keeps_fused(self) -> bool:
+        """Whether the result may have the operators of a runtime that the net has."""
+        return self.options.target != "portable"
 
     @property
     def wrt_names(self) -> list[str]:
