@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxgrad.declare.expansions import is_on_cpu
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.fresh import Names
@@ -25,10 +26,10 @@ _OWN, _OPERANDS, _OUTPUTS = "fused_domain", "fused_operands", "fused_outputs"
 
 
 def can_stay(node: ir.Node, results: Sequence[Tensor | list[Tensor] | None]) -> bool:
-    """Whether a node that was expanded can stay beside its expansion: it has tensors only."""
+    """Whether a node that was expanded may come back: a runtime has it, and it has tensors only."""
     values = [v for v in node.inputs if v is not None]
     lists = any(isinstance(r, list) for r in results)
-    return not lists and all(isinstance(v.type, ir.TensorType) for v in values)
+    return is_on_cpu(node) and not lists and all(isinstance(v.type, ir.TensorType) for v in values)
 
 
 def import_hidden(graph: ir.Graph) -> None:

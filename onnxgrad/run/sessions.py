@@ -86,7 +86,7 @@ class Sessions:
             if key not in self.transformed:
                 build = functools.partial(transform, self._model, wrt, **self._options, **options)
                 try:
-                    session = TransformSession(build(), results, self._runtime.load)
+                    session = self._loaded(build, results)
                 except NoRuleError:
                     self._open.add(key)
                     key = (key, _shapes(values))
@@ -94,6 +94,15 @@ class Sessions:
                     session = TransformSession(build(example=values), results, relearning)
                 self.transformed[key] = session
             return self.transformed[key]
+
+    def _loaded(self, build: Callable[..., ir.Model], results: str) -> TransformSession:
+        """The session of what is built; in the standard's operators if the runtime lacks others."""
+        try:
+            return TransformSession(build(), results, self._runtime.load)
+        except ModelError:
+            if not needs_expansion(self._model.graph):
+                raise
+            return TransformSession(build(target="portable"), results, self._runtime.load)
 
     def plan(
         self, kind: str, values: Mapping[str, Any], wrt: Any, max_bytes: int, **options: Any

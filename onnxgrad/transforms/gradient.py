@@ -50,7 +50,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             tensors of which neither the operators nor the inputs tell how many axes they have, as
             after a Squeeze without axes. The input's value, or a dict by input name.
         target: What is to run the result: of several equal formulations the one to emit. "cpu",
-            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
+            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere, but
+            that operators of a runtime's own which the net has stay; "portable" replaces them.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one
