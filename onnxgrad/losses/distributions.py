@@ -134,7 +134,10 @@ def _bce_with_logits(
     op: Builder, y: Tensor, labels: Input, weight: Any, pos_weight: Any, reduction: str
 ) -> Tensor:
     x, t = op.promoted(y), op.promoted(numbers_like(op, y, labels))
-    positive = op.Softplus(-x)
+    # Softplus(-x) of numbers below 1, which onnxruntime lacks in float64: at 0 it is one branch
+    # alone, so that every derivative is right.
+    negative, zero = x < 0, op.const(0, like=x)
+    positive = op.Log(op.Exp(op.Where(negative, x, -x)) + 1) + op.Where(negative, -x, zero)
     if pos_weight is not None:
         positive = positive * (_weighted(t, np.asarray(pos_weight) - 1) + 1)
     return reduce(_weighted((1 - t) * x + positive, weight), reduction, like=y)

@@ -105,6 +105,7 @@ def _hinge(op: Builder, y: Tensor, labels: Input, margin: float, reduction: str)
 
 
 def _of_pairs(t: Tensor, together: Tensor, apart: Tensor) -> Tensor:
-    """The loss by the label: of 1, of -1, or NaN."""
-    op = t.op
-    return op.Where(t.equals(1), together, op.Where(t.equals(-1), apart, apart * np.nan))
+    """The loss by the label: of 1, of -1, or NaN, with a gradient of NaN."""
+    op, fits = t.op, t.equals(1) | t.equals(-1)
+    known = op.Where(fits, op.const(1, like=t), op.const(np.nan, like=t))
+    return op.Where(t.equals(1), together, apart) * known

@@ -34,8 +34,8 @@ def reduce(losses: Tensor, reduction: str, like: Tensor) -> Tensor:
         like: Gives the dtype of the result.
     """
     if reduction != "none":
-        axes = {"mean": range(losses.rank), "batchmean": range(1)}.get(reduction)
-        losses, every = shapes.reduce_sum(losses, range(losses.rank)), losses
-        if axes is not None:
-            losses = losses / shapes.as_float(shapes.count(every, axes), losses)
+        every, losses = losses, shapes.reduce_sum(losses, shapes.axes_from(losses))
+        if reduction != "sum":
+            size = shapes.count(every) if reduction == "mean" else shapes.dim(every, 0)
+            losses = losses / shapes.as_float(size, like=losses)
     return losses.op.cast(losses, like.dtype)
