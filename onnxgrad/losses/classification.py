@@ -127,7 +127,7 @@ def _of_classes(
     ignore_index: int,
 ) -> Tensor:
     axis = axis_of_classes(y)
-    z = op.LogSoftmax(op.promoted(y), axis=axis)
+    z = op.bounded(op.LogSoftmax(op.promoted(y), axis=axis))
     index, counts = classes(op, y, labels, ignore_index)
     w = _by_class(z, weight)
     losses, weights = _weighted(op, z, index, counts, w)
@@ -149,7 +149,10 @@ def _of_probabilities(
     label_smoothing: float,
 ) -> Tensor:
     axis = axis_of_classes(y)
-    z, p = op.LogSoftmax(op.promoted(y), axis=axis), op.promoted(numbers_like(op, y, labels))
+    z, p = (
+        op.bounded(op.LogSoftmax(op.promoted(y), axis=axis)),
+        op.promoted(numbers_like(op, y, labels)),
+    )
     if label_smoothing:
         share = shapes.inverse(shapes.dim(z, axis), like=z) * label_smoothing
         p = p * (1 - label_smoothing) + share

@@ -118,12 +118,18 @@ def _l1(op: Builder, y: Tensor, labels: Input, reduction: str) -> Tensor:
 
 def _huber(op: Builder, y: Tensor, labels: Input, reduction: str, delta: float) -> Tensor:
     error = op.Abs(_error(op, y, labels))
-    losses = op.Where(error < delta, error * error / 2, (error - delta / 2) * delta)
-    return reduce(losses, reduction, like=y)
+    return reduce(_quadratic(error, delta), reduction, like=y)
 
 
 def _smooth_l1(op: Builder, y: Tensor, labels: Input, reduction: str, beta: float) -> Tensor:
     error = op.Abs(_error(op, y, labels))
     if beta:
-        error = op.Where(error < beta, error * error / (2 * beta), error - beta / 2)
+        error = _quadratic(error, beta) / beta
     return reduce(error, reduction, like=y)
+
+
+def _quadratic(error: Tensor, below: float) -> Tensor:
+    """Half the square of an error below a number, and behind it a line of the same slope."""
+    op = error.op
+    least = op.Min(error, op.const(below, like=error))  # the square of infinity has no derivative
+    return op.Where(error < below, least * least / 2, (error - below / 2) * below)
