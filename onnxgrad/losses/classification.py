@@ -127,7 +127,7 @@ def _of_classes(
     ignore_index: int,
 ) -> Tensor:
     axis = axis_of_classes(y)
-    z = op.bounded(op.LogSoftmax(op.promoted(y), axis=axis))
+    z = op.LogSoftmax(op.promoted(y), axis=axis)
     index, counts = classes(op, y, labels, ignore_index)
     w = _by_class(z, weight)
     losses, weights = _weighted(op, z, index, counts, w)
@@ -150,7 +150,7 @@ def _of_probabilities(
 ) -> Tensor:
     axis = axis_of_classes(y)
     z, p = (
-        op.bounded(op.LogSoftmax(op.promoted(y), axis=axis)),
+        op.LogSoftmax(op.promoted(y), axis=axis),
         op.promoted(numbers_like(op, y, labels)),
     )
     if label_smoothing:
