@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 import onnxgrad as og
 
 torch = pytest.importorskip("torch", reason="PyTorch defines the losses")
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
 F = torch.nn.functional
 
 RANDOM = np.random.default_rng(0)
@@ -29,7 +31,7 @@ class Case(NamedTuple):
     torch: Callable[..., Any]
     tensors: Sequence[np.ndarray]
     labels: np.ndarray
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
 
     def head(self, **more: Any) -> og.heads.Head:
         return self.loss(*"xz"[: len(self.tensors)], **self.options, **more)
@@ -325,7 +327,6 @@ EDGES = {
 SINGLE = ["ce-infinity", "ce-nan", "ce-ignored-nan"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", EDGES)
 def test_edges(name: str) -> None:
     """Kinks, numbers that are not finite, nothing that counts, an empty batch."""
