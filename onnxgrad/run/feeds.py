@@ -138,15 +138,13 @@ class Feeder:
         moves = [(built.tangents[x], t) for x, t in (tangents or {}).items()]
         added = [(built.ports[n], v) for n, v in feeds.added.items() if n in built.ports]
         extra = {
-            port.name: _fitting(port, value, self.ports, feeds.values)
+            port.name: fitting(port, value, self.ports, feeds.values)
             for port, value in (*added, *seeds, *moves)
         }
         return {**feeds.values, **extra}
 
 
-def _fitting(
-    port: Port, value: Any, inputs: Mapping[str, Port], values: Mapping[str, Array]
-) -> Any:
+def fitting(port: Port, value: Any, inputs: Mapping[str, Port], values: Mapping[str, Array]) -> Any:
     """The imposed gradient, of the shape that the tensor will have: it is never broadcast."""
     array = port.array(value)
     sizes = {

@@ -111,7 +111,7 @@ class Net(Derivatives):
         sizes = [tensor.size for v in weights if (tensor := ir.convenience.get_const_tensor(v))]
         lines = [
             f"Net on {self._title}",
-            *(f"  {kind:6} {port.name!r} {port.kind()}" for kind, port in ports),
+            *(f"  {kind:6} {port.name!r} {' '.join(port.texts())}" for kind, port in ports),
             f"  {len(sizes)} floating-point weights, {sum(sizes):,} elements",
         ]
         return "\n".join(map(printable, lines))
@@ -229,13 +229,14 @@ class Net(Derivatives):
     ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
         """The session of a call, its feeds, and the function from its outputs to the result."""
         if request is None:
-            fed = self._feeder.split(feeds)
+            fed = self._feeder.split(feeds, of)
             _require_gradient(fed, of)
             return self._sessions.forward(), fed.values, self._outputs
         asked = self._asked(request)
         fed = self._feeder.split(feeds, of, asked.values)
         if asked.wrt:
-            options = {"of": of, "ograd": fed.imposed, "values": asked.values or None}
+            options = {"of": of, "ograd": fed.imposed}
+            options |= {"values": asked.values} if asked.values else {}
             built = self._sessions.of(gradient, GRADIENTS, asked.wrt, fed.values, **options)
         else:
             _require_gradient(fed, of)

@@ -29,7 +29,8 @@ def values(net: og.Net, x: np.ndarray) -> None:
     assert_type(net(x, [og.Value("h"), og.Value(["layer1", 0])]), dict[str, np.ndarray])
     both = net(x, [og.Value("h"), og.NetPortGradient("h")])
     assert_type(both, tuple[Any, ...])
-    h, g = net({"x": x, "labels": x}, [og.Value("h"), og.NetPortGradient(og.ALL)], of=score)
+    h, _ = net({"x": x, "labels": x}, [og.Value("h"), og.NetPortGradient(og.ALL)], of=score)
+    assert_type(h, Any)
     assert_type(net.bind(x, [og.Value("h")])(), dict[str, Any])
     assert_type(net.bind(x, [og.Value("h"), og.NetPortGradient("h")])(), tuple[Any, ...])
 
