@@ -229,23 +229,37 @@ class Net(Derivatives):
     ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
         """The session of a call, its feeds, and the function from its outputs to the result."""
         if request is None:
-            fed = self._feeder.split(feeds, of)
-            _require_gradient(fed, of)
+            fed = self._without_gradient(feeds, of)
             return self._sessions.forward(), fed.values, self._outputs
         asked = self._asked(request)
-        fed = self._feeder.split(feeds, of, asked.values)
         if asked.wrt:
+            fed = self._feeder.split(feeds, of, asked.values)
             options = {"of": of, "ograd": fed.imposed}
             options |= {"values": asked.values} if asked.values else {}
             built = self._sessions.of(gradient, GRADIENTS, asked.wrt, fed.values, **options)
         else:
-            _require_gradient(fed, of)
+            fed = self._without_gradient(feeds, of, asked.values)
             built = self._sessions.of(give, VALUES, asked.values, fed.values)
 
         def result(found: list[Any]) -> Any:
             return asked.result(built.named(found), built.values(found))
 
         return built.session, self._feeder.complete(built, fed), result
+
+    def _without_gradient(self, feeds: Any, of: Of, values: Of = ()) -> Feeds:
+        """What a call feeds that asks for no gradient.
+
+        Raises:
+            ArgumentError: Its arguments have a meaning for a gradient only.
+        """
+        reason = "of says what to differentiate" if of is not None else "A gradient is imposed"
+        fed = None if of is not None else self._feeder.split(feeds, values)
+        if fed is None or fed.ograds:
+            raise ArgumentError(
+                f"{reason}, but no gradient is asked for: "
+                "give a NetPortGradient as the second argument."
+            )
+        return fed
 
     def _outputs(self, found: list[Any]) -> Any:
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
@@ -256,16 +270,3 @@ class Net(Derivatives):
         if key not in self._resolved:
             self._resolved[key] = Requested(self._model, *key)
         return self._resolved[key]
-
-
-def _require_gradient(fed: Feeds, of: Of) -> None:
-    """Refuse what has a meaning for a gradient only.
-
-    Raises:
-        ArgumentError: A gradient is imposed, or `of` given.
-    """
-    if fed.ograds or of is not None:
-        raise ArgumentError(
-            f"{'A gradient is imposed' if fed.ograds else 'of says what to differentiate'}, "
-            "but no gradient is asked for: give a NetPortGradient as the second argument."
-        )

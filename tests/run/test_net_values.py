@@ -234,8 +234,9 @@ def test_a_value_alone_computes_no_gradient(net: Net) -> None:
 
 
 def test_senseless_requests_are_refused(net: Net) -> None:
-    with pytest.raises(og.ArgumentError, match="of says what to differentiate"):
-        net(X, Value("h"), of="y")
+    for request in (None, Value("h")):
+        with pytest.raises(og.ArgumentError, match="of says what to differentiate"):
+            net(X, request, of=by_input())
     with pytest.raises(og.ArgumentError, match="A gradient is imposed"):
         net({"x": X, NetPortGradient("y"): LABELS}, Value("h"))
     with pytest.raises(og.ArgumentError, match="ask for it alone"):
