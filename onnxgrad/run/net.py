@@ -252,13 +252,11 @@ class Net(Derivatives):
         Raises:
             ArgumentError: Its arguments have a meaning for a gradient only.
         """
-        reason = "of says what to differentiate" if of is not None else "A gradient is imposed"
-        fed = None if of is not None else self._feeder.split(feeds, values)
-        if fed is None or fed.ograds:
-            raise ArgumentError(
-                f"{reason}, but no gradient is asked for: "
-                "give a NetPortGradient as the second argument."
-            )
+        if of is not None:
+            raise _unasked("of says what to differentiate")
+        fed = self._feeder.split(feeds, values)
+        if fed.ograds:
+            raise _unasked("A gradient is imposed")
         return fed
 
     def _outputs(self, found: list[Any]) -> Any:
@@ -270,3 +268,9 @@ class Net(Derivatives):
         if key not in self._resolved:
             self._resolved[key] = Requested(self._model, *key)
         return self._resolved[key]
+
+
+def _unasked(reason: str) -> ArgumentError:
+    return ArgumentError(
+        f"{reason}, but no gradient is asked for: give a NetPortGradient as the second argument."
+    )
