@@ -270,6 +270,16 @@ def test_heads_and_losses() -> None:
         og.check(mlp, feeds | {"target": x[:, 0]}, of=score)
 
 
+def test_a_head_of_a_net_with_a_weight_that_nothing_uses() -> None:
+    net = model(
+        """g (float[N,3] x) => (float[N,3] y) <float[3] w = {1, 2, 3}> {
+             spare = Constant<value = float[2] {1, 2}>()
+             y = Mul(x, w) }"""
+    )
+    rows = og.check(net, X, og.ALL, of=og.heads.norm("y")).rows
+    assert [row.name for row in rows] == ["x", "w", "spare"]
+
+
 def test_a_wrong_rule_within_a_head_is_caught(wrong: Callable[[str, Any], None]) -> None:
     """Both sides see the head's own nodes."""
     head = og.heads.Head("squashed", (None,), lambda op, y: op.Sigmoid(y))

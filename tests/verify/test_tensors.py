@@ -82,12 +82,18 @@ def test_every_row_can_be_named(batch: Any) -> None:
 
 def test_the_values_have_the_dtypes_and_shapes_of_the_rows() -> None:
     net = og.Net(model(batch=5))
-    rows = [row for row in tensors_of(model(batch=5)) if row.name != "inside"]
+    rows = list(tensors_of(model(batch=5)))
     feeds = {"x": np.ones((5, 3), np.float32), "c": np.array(True)}
     found = net(feeds, [og.Value(row.name) for row in rows])
     assert {row.name: (row.dtype, row.shape) for row in rows} == {
         name: (array.dtype, array.shape) for name, array in found.items()
     }
+
+
+def test_weights_in_branches_are_checked_with_a_head() -> None:
+    feeds = {"x": np.ones((5, 3), np.float32), "c": np.array(False)}
+    report = og.check(model(), feeds, ["inside", "bias"], of=og.heads.norm("y"))
+    assert [(row.name, row.verdict) for row in report.rows] == [("inside", "ok"), ("bias", "ok")]
 
 
 def test_patterns_match_tensors_operators_and_nodes() -> None:
