@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec
 
@@ -64,9 +64,16 @@ class ExplainOptions:
 METHODS: dict[str, Transform[Any]] = {}
 
 
-def method(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
-    """A public explanation, made of a function that changes a private copy of the model."""
-    public = published(function, ExplainOptions)
+def method(
+    function: Callable[Concatenate[ir.Model, P], None],
+    options: type[ExplainOptions] = ExplainOptions,
+) -> Transform[P]:
+    """A public explanation, made of a function that changes a private copy of the model.
+
+    Args:
+        options: The data class of its options, which tells their defaults.
+    """
+    public = published(function, options)
     METHODS[public.__name__] = public
     return public
 
@@ -77,6 +84,7 @@ class Explanation:
     Args:
         net: A private model, which is changed.
         wrt: As for `saliency`.
+        kind: The data class of its options.
         options: As for `saliency`.
 
     Attributes:
@@ -84,8 +92,15 @@ class Explanation:
         job: The differentiation of the score.
     """
 
-    def __init__(self, net: ir.Model, wrt: Wrt = None, **options: Any) -> None:
-        self.options = given = ExplainOptions(**options)
+    def __init__(
+        self,
+        net: ir.Model,
+        wrt: Wrt = None,
+        *,
+        kind: type[ExplainOptions] = ExplainOptions,
+        **options: Any,
+    ) -> None:
+        self.options = given = kind(**options)
         self.spare = net.clone()
         self.of = score_of(net, given.of, given.target)
         self.job = Job(
@@ -118,6 +133,12 @@ class Explanation:
         self.job.finish({f"{v.name}_attribution": t for v, t in attributions.items()})
         names = dict(zip(wrt, self.job.results, strict=True))
         describe(self.job.net, {ATTRIBUTIONS: names})
+
+    def finish_joint(self, values: Sequence[ir.Value], attribution: Tensor) -> None:
+        """The same for one attribution that belongs to several tensors, named after the first."""
+        names = [v.name or "" for v in values]
+        self.job.finish({f"{names[0]}_attribution": attribution})
+        describe(self.job.net, {ATTRIBUTIONS: dict.fromkeys(names, *self.job.results)})
 
 
 def score_of(net: ir.Model, of: Of, target: Target | None) -> Of:

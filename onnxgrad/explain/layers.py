@@ -1,0 +1,227 @@
+"""Layers with places: which one a map is taken of, and which of its axes are the places.
+
+Places are the pixels of feature maps [N, C, H, W], or what there is of the kind in one dimension or
+in three. Which axis holds the channels is told by the operators: a convolution gives [N, C, ...],
+and a Transpose moves the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import onnx_ir as ir
+
+from onnxgrad.engine.flow import operands
+from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import dims_of, is_float
+
+# Operators that take and give [N, C, ...].
+_SPATIAL = {
+    "AveragePool",
+    "BatchNormalization",
+    "Conv",
+    "ConvInteger",
+    "ConvTranspose",
+    "DeformConv",
+    "DepthToSpace",
+    "InstanceNormalization",
+    "LpPool",
+    "MaxPool",
+    "QLinearConv",
+    "SpaceToDepth",
+}
+# Operators behind which no axis is known to hold channels. All others leave the axes as they are.
+_REARRANGE = {
+    "Attention",
+    "Einsum",
+    "Flatten",
+    "GRU",
+    "Gemm",
+    "If",
+    "LSTM",
+    "Loop",
+    "MaxRoiPool",
+    "RNN",
+    "Reshape",
+    "RoiAlign",
+    "Scan",
+    "Squeeze",
+    "Unsqueeze",
+}
+# Operators that mix channels.
+_MIX = {
+    "Conv",
+    "ConvInteger",
+    "ConvTranspose",
+    "DeformConv",
+    "Einsum",
+    "GRU",
+    "Gemm",
+    "LSTM",
+    "MatMul",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "RNN",
+}
+
+
+def channel_axes(graph: ir.Graph) -> dict[ir.Value, int]:
+    """The axis of channels of each tensor of which the operators tell it."""
+    known: dict[ir.Value, int] = {}
+    for node in graph:
+        axis = 1 if _is(node, _SPATIAL) else _moved(node, known)
+        if axis is not None:
+            known.update({v: axis for v in node.outputs if len(dims_of(v) or ()) > 2})
+    return known
+
+
+def channels_of(image: ir.Value, graph: ir.Graph) -> int:
+    """The axis of channels of a graph input: the one that arrives as 1 at a convolution, or 1."""
+    last = len(dims_of(image) or ()) - 1
+    for first in (1, last):
+        known = {image: first}
+        for node in graph:
+            if _is(node, _SPATIAL):
+                if node.inputs[0] in known and known[node.inputs[0]] == 1:
+                    return first
+            elif (axis := _moved(node, known)) is not None:
+                known.update(dict.fromkeys(node.outputs, axis))
+    return 1
+
+
+def _is(node: ir.Node, kinds: Collection[str]) -> bool:
+    return not node.domain and node.op_type in kinds
+
+
+def _moved(node: ir.Node, known: dict[ir.Value, int]) -> int | None:
+    """Where a node puts the axis of channels of an operand; None where that is not known."""
+    rank = len(dims_of(node.outputs[0]) or ()) if node.outputs else 0
+    operand = next(
+        (v for v in node.inputs if v in known and len(dims_of(v) or ()) == rank),
+        None,
+    )
+    if operand is None or _is(node, _REARRANGE):
+        return None
+    axis = known[operand]
+    if _is(node, {"Transpose"}):
+        perm = list(node.attributes.get_ints("perm", range(rank)[::-1]))
+        others = [a for a in perm if a != axis]
+        return perm.index(axis) if others == sorted(others) and axis != 0 else None
+    if _is(node, {"MatMul"}):  # of channels, which lie last, with weights
+        return axis if axis == rank - 1 and operand is node.inputs[0] else None
+    return axis
+
+
+def has_places(value: ir.Value, channels: int) -> bool:
+    """Whether a tensor has more than one place, as far as its sizes are known."""
+    return any(d != 1 for a, d in enumerate(dims_of(value) or ()) if a not in (0, channels))
+
+
+def inputs_of(graph: ir.Graph, values: Sequence[ir.Value]) -> list[ir.Value]:
+    """The graph inputs, but for weights, whose contents reach values."""
+    reaching = _reaching(graph, values)
+    return [v for v in graph.inputs if v in reaching and not v.is_initializer()]
+
+
+def _reaching(
+    graph: ir.Graph, values: Sequence[ir.Value], without: ir.Value | None = None
+) -> set[ir.Value]:
+    """What values depend on, by more than its shape; by ways that leave out one tensor."""
+    found = set(values) - {without}
+    for node in reversed(graph):
+        if not found.isdisjoint(node.outputs) and not _is(node, {"Shape", "Size"}):
+            found.update(v for v in operands(node) if v is not None and v is not without)
+    return found
+
+
+def input_named(graph: ir.Graph, name: str) -> ir.Value:
+    """A graph input.
+
+    Raises:
+        ArgumentError: There is none of that name.
+    """
+    found = {v.name: v for v in graph.inputs if not v.is_initializer()}
+    if name not in found:
+        raise ArgumentError(f"input: {name!r} is none of the inputs {', '.join(map(repr, found))}")
+    return found[name]
+
+
+def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None) -> ir.Value:
+    """The last layer with places that all of a score depends on an input by.
+
+    It is a floating-point tensor with places which every way from the inputs that it depends on to
+    the score passes, so none of a branch; and one whose channels are mixed behind it, so that they
+    are features and no classes, unless there is no other.
+
+    Args:
+        graph: A normalised graph.
+        of: The score.
+        name: The input that it has to depend on.
+
+    Raises:
+        ArgumentError: There is none, or several inputs have their own.
+    """
+    image = None if name is None else input_named(graph, name)
+    channels = channel_axes(graph)
+    reaching = _reaching(graph, of)
+    mixed = _mixed(graph, reaching)
+    with_places = [
+        v
+        for node in reversed(graph)
+        for v in node.outputs
+        if v in reaching and is_float(v) and v in channels and has_places(v, channels[v])
+    ]
+    for values in ([v for v in with_places if v in mixed], with_places):
+        found = _separating(graph, of, values, image)
+        if (layer := next(found, None)) is not None:
+            before = _reaching(graph, [layer])
+            rest = [v for v in values if v not in before]
+            if image is None and (other := next(_separating(graph, of, rest, None), None)):
+                raise ArgumentError(
+                    f"several inputs have a layer with places of their own, {other.name!r} and "
+                    f"{layer.name!r}: name the layer, or in input the input"
+                )
+            return layer
+    raise ArgumentError(
+        "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
+        f"Name the layer, and pass tokens where it holds tokens.{candidates(graph, of)}"
+    )
+
+
+def _mixed(graph: ir.Graph, reaching: set[ir.Value]) -> set[ir.Value]:
+    """What is mixed with other channels before it reaches the score."""
+    found: set[ir.Value] = set()
+    for node in reversed(graph):
+        mixes = _is(node, _MIX) and not reaching.isdisjoint(node.outputs)
+        if mixes or not found.isdisjoint(node.outputs):
+            found.update(v for v in operands(node) if v is not None)
+    return found
+
+
+def _separating(
+    graph: ir.Graph, of: Sequence[ir.Value], values: Sequence[ir.Value], image: ir.Value | None
+) -> Iterator[ir.Value]:
+    """Those of the values that all ways from the inputs before them to the score pass."""
+    for v in values:
+        before = inputs_of(graph, [v])
+        if not before or (image is not None and image not in before):
+            continue
+        if _reaching(graph, of, without=v).isdisjoint(before):
+            yield v
+
+
+def candidates(graph: ir.Graph, of: Sequence[ir.Value]) -> str:
+    """The sentence that lists tensors which may be a layer, or an empty string."""
+    reaching = _reaching(graph, of)
+    inner = {
+        v: node
+        for node in graph
+        for v in node.outputs
+        if v in reaching and is_float(v) and len(dims_of(v) or ()) > 2 and has_places(v, 1)
+    }
+    channels = channel_axes(graph)
+    normed = [v for v in inner if _is(inner[v], {"LayerNormalization"})]
+    named = normed or [v for v in inner if v in channels] or list(inner)
+    names = ", ".join(repr(v.name) for v in named[-5:])
+    return f" The last candidates are {names}." if names else ""
