@@ -12,9 +12,11 @@ from onnxgrad.explain.cams import (
     layer_cam,
     x_grad_cam,
 )
+from onnxgrad.explain.full_grad import full_grad
 from onnxgrad.explain.gradients import input_x_gradient, saliency
 
 __all__ = [
+    "full_grad",
     "grad_cam",
     "grad_cam_element_wise",
     "grad_cam_plus_plus",

@@ -182,11 +182,21 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
                     f"several inputs have a layer with places of their own, {other.name!r} and "
                     f"{layer.name!r}: name the layer, or in input the input"
                 )
-            return layer
+            return _rearranged(layer, channels)
     raise ArgumentError(
         "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
         f"Name the layer, and pass tokens where it holds tokens.{candidates(graph, of)}"
     )
+
+
+def _rearranged(layer: ir.Value, channels: dict[ir.Value, int]) -> ir.Value:
+    """What a layer is a Transpose of: what a network has computed, not how a file lays it out."""
+    node = layer.producer()
+    while node is not None and _is(node, {"Transpose", "Identity"}) and node.inputs[0] in channels:
+        assert node.inputs[0] is not None
+        layer = node.inputs[0]
+        node = layer.producer()
+    return layer
 
 
 def _mixed(graph: ir.Graph, reaching: set[ir.Value]) -> set[ir.Value]:
