@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.explain.class_map import ClassMap, Formula, Mapping, map_method
+from onnxgrad.explain.class_map import ClassMap, Formula, Mapping, Placed, map_method
+from onnxgrad.explain.layers import channels_of
+from onnxgrad.explain.rectifiers import GUIDED
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.transforms.options import TensorSpecs
 
 
@@ -167,6 +172,48 @@ def grad_cam_element_wise(
         >>> model = og.explain.grad_cam_element_wise("models/cnn.onnx", scale=True)
     """
     _give(net, layer, lambda a, g: _over_channels(g.op.Relu(a * g)), options)
+
+
+@map_method
+def guided_grad_cam(
+    net: ir.Model,
+    layer: TensorSpecs | None = None,
+    *,
+    interpolate: Literal["nearest", "linear"] = "nearest",
+    **options: Unpack[Placed],
+) -> None:
+    """A model that also gives the product of `guided_backprop` and of a `grad_cam` in its size.
+
+    Selvaraju et al. 2017, "Grad-CAM"; captum's GuidedGradCam.
+
+    Args:
+        model, layer, ...: As for `grad_cam`.
+        interpolate: How the map is resized to the input's places.
+        scale: Scale the map of each example to 0..1, as the examples of pytorch-grad-cam do.
+
+    Returns:
+        A model of the same kind (for a path a `ModelProto`), with one more output
+        `<input>_attribution` of the input's shape and dtype. The metadata property
+        "onnxgrad.attributions" is as for `saliency`.
+
+    Raises:
+        OnnxGradError: As for `grad_cam`.
+
+    Example:
+        >>> model = og.explain.guided_grad_cam("models/cnn.onnx", target=3)
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'input_attribution']
+    """
+    if interpolate not in ("nearest", "linear"):
+        raise ArgumentError(f"interpolate is 'nearest' or 'linear', not {interpolate!r}")
+    found = ClassMap(net, layer, interpolate=interpolate, **options)
+    cam, job, op = found.map(_grad_cam), found.explanation.job, found.op
+    image = found.image(cam.rank - 1)
+    seeds, _ = job.seeds()
+    gradient = job.pull(seeds, [image], rules=GUIDED)[image]
+    if gradient.rank > cam.rank:
+        cam = op.Unsqueeze(cam, op.const([channels_of(image, op.graph)]))
+    found.explanation.finish({image: gradient * op.cast(cam, gradient.dtype)})
 
 
 def _places(t: Tensor) -> range:

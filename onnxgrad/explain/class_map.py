@@ -31,14 +31,19 @@ P = ParamSpec("P")
 Formula = Callable[[Tensor, Tensor], Tensor]
 
 
-class Mapping(Explaining, total=False):
-    """The options of every class-activation map."""
+class Placed(Explaining, total=False):
+    """The options of whatever has a class-activation map in it."""
 
     input: str | None
     tokens: Tokens
     class_tokens: int
-    interpolate: Interpolate
     scale: bool
+
+
+class Mapping(Placed, total=False):
+    """The options of every class-activation map."""
+
+    interpolate: Interpolate
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class ClassMap:
             a, g = (op.promoted(self.laid_out(v, t)) for t in (op.tensor(v), gradients[v]))
             cam = op.Relu(formula(a, g))
             cam = scaled(cam) if given.scale else cam
-            maps.append(self._resized(v, cam) if given.interpolate else cam)
+            maps.append(self._resized(cam) if given.interpolate else cam)
         if any(m.shape != maps[0].shape for m in maps):
             raise ArgumentError(
                 f"the layers {', '.join(repr(v.name) for v in self.layers)} have other places than "
@@ -138,12 +143,15 @@ class ClassMap:
             )
         return channels_first(t, self.channels[layer])
 
-    def _resized(self, layer: ir.Value, cam: Tensor) -> Tensor:
+    def image(self, places: int) -> ir.Value:
+        """The input that the map belongs to, where it has so many axes of places."""
+        return image_of(self.op.graph, self.layers[0], places, self.given.input)
+
+    def _resized(self, cam: Tensor) -> Tensor:
         """A map in the size of the input's places."""
-        graph, places = self.op.graph, cam.rank - 1
-        image = image_of(graph, layer, places, self.given.input)
-        sizes = sizes_of(graph, self.op.tensor(image), places)
-        return resized(cam, sizes, self.given.interpolate)
+        places = cam.rank - 1
+        image = self.op.tensor(self.image(places))
+        return resized(cam, sizes_of(self.op.graph, image, places), self.given.interpolate)
 
     def _found(self, graph: ir.Graph, of: list[ir.Value]) -> ir.Value:
         """The layer, where none is named."""

@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.engine.reverse import Visit
+from onnxgrad.engine.reverse import Rules, Visit
 from onnxgrad.explain.method import Explaining, Explanation, method
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.transforms.options import Wrt
@@ -39,7 +39,7 @@ def guided_backprop(net: ir.Model, wrt: Wrt = None, **options: Unpack[Explaining
         ['logits', 'input_attribution']
     """
     explanation = Explanation(net, wrt, **options)
-    explanation.finish(explanation.gradients(dict.fromkeys(_RECTIFIES, _guided)))
+    explanation.finish(explanation.gradients(GUIDED))
 
 
 @method
@@ -107,3 +107,5 @@ _RECTIFIES = {
     "Relu": _always,
     "ThresholdedRelu": _always,
 }
+# The rules of guided backpropagation.
+GUIDED: Rules = dict.fromkeys(_RECTIFIES, _guided)
