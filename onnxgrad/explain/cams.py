@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from onnxgrad.explain.class_map import ClassMap, Formula, Mapping, Placed, map_m
 from onnxgrad.explain.layers import channels_of
 from onnxgrad.explain.rectifiers import GUIDED
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.transforms.metadata import LAYERS
 from onnxgrad.transforms.options import TensorSpecs
 
 
@@ -194,7 +196,8 @@ def guided_grad_cam(
     Returns:
         A model of the same kind (for a path a `ModelProto`), with one more output
         `<input>_attribution` of the input's shape and dtype. The metadata property
-        "onnxgrad.attributions" is as for `saliency`.
+        "onnxgrad.attributions" is as for `saliency`, and "onnxgrad.layers" maps, in JSON, the input
+        to the layers, named or found.
 
     Raises:
         OnnxGradError: As for `grad_cam`.
@@ -214,6 +217,8 @@ def guided_grad_cam(
     if gradient.rank > cam.rank:
         cam = op.Unsqueeze(cam, op.const([channels_of(image, op.graph)]))
     found.explanation.finish({image: gradient * op.cast(cam, gradient.dtype)})
+    names = [v.name or "" for v in found.layers]
+    job.net.metadata_props[LAYERS] = json.dumps({image.name: names})
 
 
 def _places(t: Tensor) -> range:

@@ -24,6 +24,7 @@ from onnxgrad.explain.places import (
     sizes_of,
 )
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.transforms.asked import float_outputs
 from onnxgrad.transforms.options import TensorSpecs, Transform
 
 P = ParamSpec("P")
@@ -87,7 +88,9 @@ class ClassMap:
         self, net: ir.Model, layer: TensorSpecs | None, **options: Unpack[Mapping]
     ) -> None:
         self.given = MapOptions(**options)
-        self.explanation = Explanation(net, layer, kind=MapOptions, **options)
+        # Until the layer is found, a tensor that there is stands for it.
+        wrt = float_outputs(net) if layer is None else layer
+        self.explanation = Explanation(net, wrt, kind=MapOptions, **options)
         job = self.explanation.job
         if layer is None:
             job.wrt = [self._found(job.op.graph, job.of)]

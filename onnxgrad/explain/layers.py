@@ -182,11 +182,30 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
                     f"several inputs have a layer with places of their own, {other.name!r} and "
                     f"{layer.name!r}: name the layer, or in input the input"
                 )
-            return _rearranged(layer, channels)
+            layer = _rearranged(layer, channels)
+            if _attentions(graph, layer, reaching) > 1:  # one pools
+                raise ArgumentError(
+                    f"behind {layer.name!r}, the last tensor with places, stand blocks of "
+                    "attention: name a layer among them, with tokens=True, or this one."
+                    + candidates(graph, of)
+                )
+            return layer
     raise ArgumentError(
         "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
         f"Name the layer, and pass tokens where it holds tokens.{candidates(graph, of)}"
     )
+
+
+def _attentions(graph: ir.Graph, layer: ir.Value, reaching: set[ir.Value]) -> int:
+    """How many times tokens attend to each other between a layer and the score."""
+    behind, count = {layer}, 0
+    for node in graph:
+        if behind.isdisjoint(operands(node)) or reaching.isdisjoint(node.outputs):
+            continue
+        behind.update(node.outputs)
+        rank = len(dims_of(node.outputs[0]) or ())
+        count += rank > 2 and _is(node, {"Attention", "Softmax"})
+    return count
 
 
 def _rearranged(layer: ir.Value, channels: dict[ir.Value, int]) -> ir.Value:

@@ -12,6 +12,7 @@ from onnxgrad.emit import shapes
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.layers import channels_of, input_named, inputs_of
+from onnxgrad.graph.constants import dims_in
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import dims_of
 
@@ -78,7 +79,9 @@ def resized(t: Tensor, sizes: Sequence[Size], how: Interpolate = True) -> Tensor
             "coordinate_transformation_mode": "asymmetric",
             "nearest_mode": "floor",
         }
-    return op.Squeeze(op.Resize(x, None, None, target, **rules), op.const([1]))
+    y = op.Resize(x, None, None, target, **rules)
+    y.value.shape = ir.Shape(dims_in(target.value) or [None] * x.rank)
+    return op.Squeeze(y, op.const([1]))
 
 
 def image_of(graph: ir.Graph, layer: ir.Value, places: int, name: str | None) -> ir.Value:
