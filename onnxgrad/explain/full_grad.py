@@ -61,10 +61,13 @@ def full_grad(
     biases = list(_biases(op, image, Flow.of(op.graph, [image], job.of)))
     seeds, _ = job.seeds()
     gradients = job.pull(seeds, [image, *(v for v, _ in biases)])
-    x = channels_first(op.tensor(image) * gradients[image], channels_of(image, op.graph))
+    x, g = (
+        channels_first(t, channels_of(image, op.graph))
+        for t in (op.tensor(image), gradients[image])
+    )
     sizes = shapes.dims(x)[2:]
-    maps = [_absolute(x)]
-    maps += [resized(_absolute(bias * gradients[v]), sizes) for v, bias in biases]
+    maps = [_absolute(x, g)]
+    maps += [resized(_absolute(bias, gradients[v]), sizes) for v, bias in biases]
     total = op.sum(maps)
     total = scaled(total) if scale else total
     explanation.finish({image: op.cast(total, op.tensor(image).dtype)})
@@ -81,9 +84,10 @@ def _with_places(wrt: list[ir.Value]) -> ir.Value:
     return found[0]
 
 
-def _absolute(t: Tensor) -> Tensor:
-    """The sum over the channels of absolute values that are scaled by channel."""
-    return shapes.reduce_sum(scaled(t.op.Abs(t.op.promoted(t)), first=2), [1])
+def _absolute(t: Tensor, g: Tensor) -> Tensor:
+    """The sum over the channels of absolute products, which are scaled by channel."""
+    op = g.op
+    return shapes.reduce_sum(scaled(op.Abs(op.promoted(t) * op.promoted(g)), first=2), [1])
 
 
 def _biases(op: Builder, image: ir.Value, flow: Flow) -> Iterator[tuple[ir.Value, Tensor]]:
@@ -97,7 +101,7 @@ def _biases(op: Builder, image: ir.Value, flow: Flow) -> Iterator[tuple[ir.Value
         if node.op_type == "Conv" and len(inputs) == 3:
             yield out, op.Unsqueeze(inputs[2], op.const(range(1, rank - 1)))
         elif node.op_type == "BatchNormalization":
-            _, factor, bias, mean, var = inputs
+            factor, bias, mean, var = map(op.promoted, inputs[1:])
             epsilon = node.attributes.get_float("epsilon", 1e-5)
             bias = bias - mean * factor / op.Sqrt(var + epsilon)
             yield out, op.Unsqueeze(bias, op.const(range(1, rank - 1)))
