@@ -48,6 +48,8 @@ _REARRANGE = {
     "Squeeze",
     "Unsqueeze",
 }
+# Operators that compute no features of their own.
+_PASS_ON = {"AveragePool", "Identity", "LpPool", "MaxPool", "Pad", "Transpose"}
 # Operators that mix channels.
 _MIX = {
     "Conv",
@@ -182,7 +184,7 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
                     f"several inputs have a layer with places of their own, {other.name!r} and "
                     f"{layer.name!r}: name the layer, or in input the input"
                 )
-            layer = _rearranged(layer, channels)
+            layer = _computed(layer, channels)
             if _attentions(graph, layer, reaching) > 1:  # one pools
                 raise ArgumentError(
                     f"behind {layer.name!r}, the last tensor with places, stand blocks of "
@@ -208,10 +210,10 @@ def _attentions(graph: ir.Graph, layer: ir.Value, reaching: set[ir.Value]) -> in
     return count
 
 
-def _rearranged(layer: ir.Value, channels: dict[ir.Value, int]) -> ir.Value:
-    """What a layer is a Transpose of: what a network has computed, not how a file lays it out."""
+def _computed(layer: ir.Value, channels: dict[ir.Value, int]) -> ir.Value:
+    """What a net has computed, before it is only pooled, padded or laid out in another way."""
     node = layer.producer()
-    while node is not None and _is(node, {"Transpose", "Identity"}) and node.inputs[0] in channels:
+    while node is not None and _is(node, _PASS_ON) and node.inputs[0] in channels:
         assert node.inputs[0] is not None
         layer = node.inputs[0]
         node = layer.producer()

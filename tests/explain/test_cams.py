@@ -33,8 +33,9 @@ PEERS = {
     "layer_cam": "LayerCAM",
     "grad_cam_element_wise": "GradCAMElementWise",
 }
-# Kinds of nets with their layers: the last, and one at which no two methods agree. The tokens between
-# blocks would not do: the gradient of a LayerNormalization is orthogonal to them, HiResCAM's map 0.
+# Kinds of nets with their layers: the last, and one at which no two methods agree. The tokens
+# between blocks would not do: the gradient of a LayerNormalization is orthogonal to them, so that
+# HiResCAM's map is rounding noise.
 LAYERS = [
     ("resnet", "layer2"),
     ("resnet", "layer1.bn2"),

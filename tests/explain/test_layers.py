@@ -54,6 +54,11 @@ FOUND = {
         "r = Conv(x, K)\n p = AveragePool<kernel_shape=[7,6]>(r)\n f = Flatten(p)\n y = Gemm(f, F)",
         "r",
     ),
+    "pooled by windows, then flattened": (
+        "r = Conv(x, K)\n p = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r)\n f = Flatten(p)\n"
+        "y = Gemm(f, H)",
+        "r",
+    ),
     "flattened": ("c = Conv(x, K)\n r = Relu(c)\n f = Flatten(r)\n y = Gemm(f, G)", "r"),
     "reshaped": ("r = Conv(x, K)\n f = Reshape(r, S)\n y = Gemm(f, G)", "r"),
     "squeeze and excite": (
@@ -101,6 +106,7 @@ MORE = {
     "M": np.ones((4, 4, 1, 1), np.float32),
     "C": np.ones((5, 4, 3, 3), np.float32),
     "G": np.random.default_rng(1).uniform(0, 1, (168, 5)).astype(np.float32),
+    "H": np.random.default_rng(1).uniform(0, 1, (36, 5)).astype(np.float32),
     "V": np.ones(4, np.float32),
     "W": np.eye(4, dtype=np.float32)[::-1],
 }
@@ -119,6 +125,14 @@ def test_found(name: str) -> None:
     assert first.min() == 0 and 0.99 < first.max() <= 1
     dims = explained.graph.output[-1].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == ["N", 9, 8]
+
+
+def test_of_a_head_on_inner_maps() -> None:
+    body, _ = FOUND["maps of classes"]
+    head = og.heads.class_score("r", target=1)
+    assert found(net(body, **MORE), of=head) == "a"
+    residual = FOUND["residual"][0]
+    assert found(net(residual), of=og.heads.norm("b")) == "a"
 
 
 def test_channels_last_are_those_of_the_same_net_with_channels_first() -> None:
