@@ -136,18 +136,16 @@ class Explanation:
         seeds = {y: op.tensor(g.value) for y, g in self.job.seeds()[0].items()}
         return self.job.pull(seeds, op=op, rules=rules)
 
-    def finish(
-        self, attributions: Mapping[ir.Value, Tensor], more: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def finish(self, attributions: Mapping[ir.Value, Tensor], delta: Tensor | None = None) -> None:
         """List the attributions as outputs, and say in the metadata what they belong to.
 
         Args:
             attributions: By tensor.
-            more: Further outputs by name.
+            delta: The convergence delta, another output.
         """
         wrt = [v.name or "" for v in attributions]
         results = {f"{v.name}_attribution": t for v, t in attributions.items()}
-        self.job.finish(results | dict(more or {}))
+        self.job.finish(results | ({} if delta is None else {"convergence_delta": delta}))
         names = dict(zip(wrt, self.job.results, strict=False))
         describe(self.job.net, {ATTRIBUTIONS: names})
 

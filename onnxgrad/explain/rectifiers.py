@@ -22,7 +22,8 @@ def guided_backprop(net: ir.Model, wrt: Wrt = None, **options: Unpack[Explaining
 
     Rectifiers are Relu, ThresholdedRelu, a Clip from 0 and a Max with 0, in branches and loops too.
     captum takes nn.ReLU alone, not F.relu and not nn.ReLU6. Leaky and smooth relatives, such as
-    LeakyRelu, Elu and Gelu, keep their gradient, and so does what LSTM and its kin hold.
+    LeakyRelu, Elu and Gelu, keep their gradient, and so does what LSTM and its kin hold, and a Relu
+    that quantisation has made a bound of.
 
     Args:
         model, wrt, of, target, ...: As for `saliency`.

@@ -16,6 +16,7 @@ from onnxgrad.emit import shapes
 from onnxgrad.emit.subgraphs import copy_node
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import Rule, Rules, Visit
+from onnxgrad.graph.facts import cotangent_dtype, is_float
 
 # Functions of one operand, element by element, that others may shape, as bounds do.
 _ELEMENTWISE = {
@@ -24,6 +25,8 @@ _ELEMENTWISE = {
     "Reciprocal", "Relu", "Selu", "Shrink", "Sigmoid", "Sin", "Sinh", "Softplus", "Softsign",
     "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
+# Those that have a straight-through gradient, where that is asked for.
+_ROUNDING = {"Ceil", "Floor", "QuantizeLinear", "Round", "Sign"}
 _MAXIMA, _MINIMA = {"GlobalMaxPool", "Max", "MaxPool", "ReduceMax"}, {"Min", "ReduceMin"}
 # Linear in each of one or two operands, or a sum of squares: at most quadratic in all.
 _QUADRATIC = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "Mul", "ReduceSumSquare"}
@@ -38,7 +41,7 @@ def rescale(copies: Mapping[ir.Node, ir.Node], eps: float) -> Rules:
         copies: By node, its copy at the reference. A node without one keeps its own rule.
         eps: Where an operand differs by less, its multiplier is the derivative.
     """
-    rules: dict[str, _Rule] = dict.fromkeys(_ELEMENTWISE, _elementwise)
+    rules: dict[str, _Rule] = dict.fromkeys(_ELEMENTWISE | _ROUNDING, _elementwise)
     rules |= dict.fromkeys(_MAXIMA | _MINIMA, _extreme)
     rules |= dict.fromkeys(_QUADRATIC, _quadratic)
     rules |= {"Div": _quotient, "Softmax": _softmax}
@@ -75,13 +78,25 @@ class _Change:
         """An operand at the input and at the reference."""
         return self._both(self.visit.node.inputs[k], self.copy.inputs[k])
 
+    def dtype(self, k: int) -> ir.DataType:
+        """The dtype of an operand's multipliers."""
+        v = self.visit.node.inputs[k]
+        dtype = None if v is None else cotangent_dtype(v)
+        assert dtype is not None
+        return dtype
+
     def output(self) -> tuple[Tensor, Tensor]:
         """The first output at the input and at the reference."""
         return self._both(self.visit.node.outputs[0], self.copy.outputs[0])
 
     def _both(self, v: ir.Value | None, w: ir.Value | None) -> tuple[Tensor, Tensor]:
         assert v is not None and w is not None
-        return self.op.promoted(self.op.tensor(v)), self.op.promoted(self.op.tensor(w))
+        return self._number(v), self._number(w)
+
+    def _number(self, v: ir.Value) -> Tensor:
+        """A value, at least in float32: rounded numbers may be integers."""
+        t = self.op.tensor(v)
+        return self.op.promoted(t if is_float(v) else self.op.Cast(t, to=ir.DataType.FLOAT))
 
     def g(self) -> Tensor:
         """The multipliers of the first output."""
@@ -96,15 +111,15 @@ class _Change:
             contribution: Of the shape of the operand, or of the output if that is broadcast.
             usual: The multiplier where the operand does not differ.
         """
-        op, like = self.op, self.op.tensor(self.visit.node.inputs[k])  # type: ignore[arg-type]
+        op, dtype = self.op, self.dtype(k)
         x, reference = self.operand(k)
         difference = x - reference
         differs = op.Abs(difference) >= self._eps  # not where both are infinite
         safe = op.Where(differs, difference, op.const(1, like=difference))
         m = op.bounded(contribution / safe)
         m = shapes.unbroadcast(m, contribution.shape, x)
-        derivative = usual or shapes.full_like(like, 0)
-        return op.Where(differs, op.cast(m, like.dtype), derivative)
+        derivative = usual or op.cast(shapes.full_like(x, 0), dtype)
+        return op.Where(differs, op.cast(m, dtype), derivative)
 
 
 def _elementwise(change: _Change) -> dict[int, Tensor]:
@@ -155,7 +170,7 @@ def _quadratic(change: _Change) -> dict[int, Tensor]:
     for k in change.varying:
         v, (x, reference) = visit.node.inputs[k], change.operand(k)
         assert v is not None
-        halfway[v] = op.cast((x + reference) * 0.5, op.tensor(v).dtype)
+        halfway[v] = op.cast((x + reference) * 0.5, change.dtype(k))
     return visit.vjp(node=copy_node(op, visit.node, halfway, "halfway"))
 
 
@@ -167,7 +182,6 @@ def _quotient(change: _Change) -> dict[int, Tensor]:
     ratios = {0: (1 / b + 1 / b0) * 0.5, 1: -((a + a0) * 0.5 / b / b0)}
     found = {}
     for k in change.visit.wanted:
-        like = op.tensor(change.visit.node.inputs[k])  # type: ignore[arg-type]
-        m = op.cast(change.g() * ratios[k], like.dtype)
-        found[k] = shapes.unbroadcast(m, m.shape, like)
+        m = op.cast(change.g() * ratios[k], change.dtype(k))
+        found[k] = shapes.unbroadcast(m, m.shape, change.operand(k)[0])
     return found
