@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.explain.class_map import ClassMap, Formula, Mapping, Placed, map_method
+from onnxgrad.explain.class_map import ClassMap, Formula, Mapped, Placed, map_method
 from onnxgrad.explain.layers import channels_of
 from onnxgrad.explain.rectifiers import GUIDED
 from onnxgrad.graph.errors import ArgumentError
@@ -19,7 +19,7 @@ from onnxgrad.transforms.options import TensorSpecs
 
 
 @map_method
-def grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapping]) -> None:
+def grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapped]) -> None:
     """A model that also gives a class-activation map: where a layer speaks for a class.
 
     Each channel of the layer is weighted with the mean of its gradient over the places; the map is
@@ -41,7 +41,8 @@ def grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[
         interpolate: Resize the map to the input's places: True or "linear" as cv2.resize does,
             "nearest" to the place before.
         scale: Scale the map of each example to 0..1. With `interpolate` that is the result of
-            pytorch-grad-cam, which scales before it resizes as well as behind.
+            pytorch-grad-cam, which scales before it resizes as well as behind; in three dimensions
+            that resizes by splines. Its smoothing, aug_smooth and eigen_smooth, is not here.
         of, target, ...: As for `saliency`.
 
     Returns:
@@ -57,14 +58,14 @@ def grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[
     Example:
         >>> model = og.explain.grad_cam("models/cnn.onnx", target=3, interpolate=True)
         >>> model.graph.output[-1].name
-        'relu4_out_attribution'
+        'v_layer1.1.Relu_11_attribution'
     """
     _give(net, layer, _grad_cam, options)
 
 
 @map_method
 def grad_cam_plus_plus(
-    net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapping]
+    net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapped]
 ) -> None:
     """A model that also gives a class-activation map, for several objects of a class.
 
@@ -88,7 +89,7 @@ def grad_cam_plus_plus(
 
 
 @map_method
-def x_grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapping]) -> None:
+def x_grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapped]) -> None:
     """A model that also gives a class-activation map, of normalised activations.
 
     Each channel is weighted with its gradients times its activations, over the sum of these. Fu et
@@ -110,7 +111,7 @@ def x_grad_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpac
 
 
 @map_method
-def hires_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapping]) -> None:
+def hires_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapped]) -> None:
     """A model that also gives a class-activation map, of each place by its own gradient.
 
     The sum over the channels of activation times gradient, and 0 where it is negative. Draelos and
@@ -132,7 +133,7 @@ def hires_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack
 
 
 @map_method
-def layer_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapping]) -> None:
+def layer_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapped]) -> None:
     """A model that also gives a class-activation map, of each place by its positive gradient.
 
     It is fine enough for early layers. Jiang et al. 2021, "LayerCAM"; pytorch-grad-cam's LayerCAM.
@@ -154,7 +155,7 @@ def layer_cam(net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack
 
 @map_method
 def grad_cam_element_wise(
-    net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapping]
+    net: ir.Model, layer: TensorSpecs | None = None, **options: Unpack[Mapped]
 ) -> None:
     """A model that also gives a class-activation map, of the positive products at each place.
 
@@ -244,7 +245,7 @@ def _x_grad_cam(a: Tensor, g: Tensor) -> Tensor:
     return _over_channels(shapes.reduce_sum(g * a / (total + 1e-7), _places(g), keepdims=1) * a)
 
 
-def _give(net: ir.Model, layer: TensorSpecs | None, formula: Formula, options: Mapping) -> None:
+def _give(net: ir.Model, layer: TensorSpecs | None, formula: Formula, options: Mapped) -> None:
     """Give the map by a formula."""
     found = ClassMap(net, layer, **options)
     found.explanation.finish_joint(found.layers, found.map(formula))

@@ -41,7 +41,7 @@ class Placed(Explaining, total=False):
     scale: bool
 
 
-class Mapping(Placed, total=False):
+class Mapped(Placed, total=False):
     """The options of every class-activation map."""
 
     interpolate: Interpolate
@@ -84,9 +84,7 @@ class ClassMap:
         ArgumentError: No layer is found.
     """
 
-    def __init__(
-        self, net: ir.Model, layer: TensorSpecs | None, **options: Unpack[Mapping]
-    ) -> None:
+    def __init__(self, net: ir.Model, layer: TensorSpecs | None, **options: Unpack[Mapped]) -> None:
         self.given = MapOptions(**options)
         # Until the layer is found, a tensor that there is stands for it.
         wrt = float_outputs(net) if layer is None else layer

@@ -7,7 +7,8 @@ and a Transpose moves the axis.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import functools
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -50,6 +51,8 @@ _REARRANGE = {
 }
 # Operators that compute no features of their own.
 _PASS_ON = {"AveragePool", "Identity", "LpPool", "MaxPool", "Pad", "Transpose"}
+# Operators that tell of a tensor's shape alone.
+_SHAPES = {"Shape", "Size"}
 # Operators that mix channels.
 _MIX = {
     "Conv",
@@ -120,20 +123,60 @@ def has_places(value: ir.Value, channels: int) -> bool:
     return any(d != 1 for a, d in enumerate(dims_of(value) or ()) if a not in (0, channels))
 
 
-def inputs_of(graph: ir.Graph, values: Sequence[ir.Value]) -> list[ir.Value]:
-    """The graph inputs, but for weights, whose contents reach values."""
-    reaching = _reaching(graph, values)
-    return [v for v in graph.inputs if v in reaching and not v.is_initializer()]
+def inputs_before(graph: ir.Graph) -> dict[ir.Value, frozenset[ir.Value]]:
+    """The graph inputs, but for weights, that each tensor depends on by more than their shape."""
+    none: frozenset[ir.Value] = frozenset()
+    found = {v: frozenset([v]) for v in graph.inputs if not v.is_initializer()}
+    for node in graph:
+        if not _is(node, _SHAPES):
+            sets = [found.get(v, none) for v in operands(node) if v is not None]
+            found.update(dict.fromkeys(node.outputs, none.union(*sets)))
+    return found
 
 
-def _reaching(
-    graph: ir.Graph, values: Sequence[ir.Value], without: ir.Value | None = None
-) -> set[ir.Value]:
-    """What values depend on, by more than its shape; by ways that leave out one tensor."""
-    found = set(values) - {without}
+def _separating(graph: ir.Graph, of: Sequence[ir.Value]) -> dict[ir.Value, frozenset[ir.Value]]:
+    """The tensors that every way to a score passes from the inputs before them; and these inputs.
+
+    Every way from a tensor to the score passes those in front of it in a tree, whose root is the
+    score: what its uses have in common.
+    """
+    front: dict[ir.Value | None, ir.Value | None] = dict.fromkeys(of)
+    depth: dict[ir.Value | None, int] = {None: 0}
+
+    def common(a: ir.Value | None, b: ir.Value | None) -> ir.Value | None:
+        while a is not b:
+            if depth[a] >= depth[b]:
+                a = front[a]
+            else:
+                b = front[b]
+        return a
+
     for node in reversed(graph):
-        if not found.isdisjoint(node.outputs) and not _is(node, {"Shape", "Size"}):
-            found.update(v for v in operands(node) if v is not None and v is not without)
+        outputs: list[ir.Value | None] = [v for v in node.outputs if v in front]
+        if not outputs or _is(node, _SHAPES):
+            continue
+        for v in outputs:
+            depth[v] = depth[front[v]] + 1
+        first = functools.reduce(common, outputs)
+        for u in operands(node):
+            if u is not None:
+                front[u] = common(front[u], first) if u in front else first
+    passed: dict[ir.Value, frozenset[ir.Value]] = {}
+    for image in graph.inputs:
+        ahead = front.get(image)
+        while ahead is not None:
+            passed[ahead] = passed.get(ahead, frozenset()) | {image}
+            ahead = front[ahead]
+    before = inputs_before(graph)
+    return {v: images for v, images in passed.items() if before.get(v) == images}
+
+
+def _reaching(graph: ir.Graph, values: Sequence[ir.Value]) -> set[ir.Value]:
+    """What values depend on, by more than its shape."""
+    found = set(values)
+    for node in reversed(graph):
+        if not found.isdisjoint(node.outputs) and not _is(node, _SHAPES):
+            found.update(v for v in operands(node) if v is not None)
     return found
 
 
@@ -168,34 +211,35 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
     channels = channel_axes(graph)
     reaching = _reaching(graph, of)
     mixed = _mixed(graph, reaching)
+    separating = _separating(graph, of)
     with_places = [
         v
         for node in reversed(graph)
         for v in node.outputs
-        if v in reaching and is_float(v) and v in channels and has_places(v, channels[v])
+        if v in separating and is_float(v) and v in channels and has_places(v, channels[v])
     ]
-    for values in ([v for v in with_places if v in mixed], with_places):
-        found = _separating(graph, of, values, image)
-        if (layer := next(found, None)) is not None:
-            before = _reaching(graph, [layer])
-            rest = [v for v in values if v not in before]
-            if image is None and (other := next(_separating(graph, of, rest, None), None)):
-                raise ArgumentError(
-                    f"several inputs have a layer with places of their own, {other.name!r} and "
-                    f"{layer.name!r}: name the layer, or in input the input"
-                )
-            layer = _computed(layer, channels)
-            if _attentions(graph, layer, reaching) > 1:  # one pools
-                raise ArgumentError(
-                    f"behind {layer.name!r}, the last tensor with places, stand blocks of "
-                    "attention: name a layer among them, with tokens=True, or this one."
-                    + candidates(graph, of)
-                )
-            return layer
-    raise ArgumentError(
-        "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
-        f"Name the layer, and pass tokens where it holds tokens.{candidates(graph, of)}"
-    )
+    if image is not None:
+        with_places = [v for v in with_places if image in separating[v]]
+    values = [v for v in with_places if v in mixed] or with_places
+    if not values:
+        raise ArgumentError(
+            "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
+            f"Name the layer, and pass tokens where it holds tokens.{candidates(graph, of)}"
+        )
+    last = values[0]
+    apart = [v for v in values if separating[v].isdisjoint(separating[last])]
+    if image is None and apart:
+        raise ArgumentError(
+            f"several inputs have a layer with places of their own, {apart[0].name!r} and "
+            f"{last.name!r}: name the layer, or in input the input"
+        )
+    layer = _computed(last, channels)
+    if _attentions(graph, layer, reaching) > 1:  # one pools
+        raise ArgumentError(
+            f"behind {layer.name!r}, the last tensor with places, stand blocks of attention: name "
+            f"a layer among them, with tokens=True, or this one.{candidates(graph, of)}"
+        )
+    return layer
 
 
 def _attentions(graph: ir.Graph, layer: ir.Value, reaching: set[ir.Value]) -> int:
@@ -228,18 +272,6 @@ def _mixed(graph: ir.Graph, reaching: set[ir.Value]) -> set[ir.Value]:
         if mixes or not found.isdisjoint(node.outputs):
             found.update(v for v in operands(node) if v is not None)
     return found
-
-
-def _separating(
-    graph: ir.Graph, of: Sequence[ir.Value], values: Sequence[ir.Value], image: ir.Value | None
-) -> Iterator[ir.Value]:
-    """Those of the values that all ways from the inputs before them to the score pass."""
-    for v in values:
-        before = inputs_of(graph, [v])
-        if not before or (image is not None and image not in before):
-            continue
-        if _reaching(graph, of, without=v).isdisjoint(before):
-            yield v
 
 
 def candidates(graph: ir.Graph, of: Sequence[ir.Value]) -> str:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxgrad.emit import shapes
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.explain.layers import channels_of, input_named, inputs_of
+from onnxgrad.explain.layers import channels_of, input_named, inputs_before
 from onnxgrad.graph.constants import dims_in
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import dims_of
@@ -94,7 +94,7 @@ def image_of(graph: ir.Graph, layer: ir.Value, places: int, name: str | None) ->
     Raises:
         ArgumentError: There is no such input, or there are several.
     """
-    before = inputs_of(graph, [layer]) if name is None else [input_named(graph, name)]
+    before = inputs_before(graph)[layer] if name is None else [input_named(graph, name)]
     for rank in (places + 2, places + 1):
         found = [v for v in before if len(dims_of(v) or ()) == rank]
         if len(found) == 1:
