@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 
 import onnxgrad as og
+from onnxgrad.explain import layers
 from tests.oracle import reference, runner
 
 POOLED = "p = GlobalAveragePool(r)\n f = Flatten(p)\n y = Gemm(f, F)"
@@ -231,3 +233,29 @@ def test_no_places() -> None:
         og.explain.guided_grad_cam(net(FOUND["pooled"][0]), interpolate=False)
     with pytest.raises(og.ArgumentError, match="one input with channels and places"):
         og.explain.full_grad("models/mlp.onnx")
+
+
+def test_what_separates_inputs_from_the_score() -> None:
+    """By the definition, on nets drawn at random: without the tensor no way is left."""
+    rng = np.random.default_rng(0)
+    separating = 0
+    for _ in range(200):
+        names, nodes = ["x", "z"], []
+        for k in range(rng.integers(2, 9)):
+            operands = rng.choice(names[-4:], 2)
+            nodes.append(onnx.helper.make_node("Add", operands, [f"v{k}"]))
+            names.append(f"v{k}")
+        ports = [onnx.helper.make_tensor_value_info(n, 1, ["N"]) for n in ("x", "z", names[-1])]
+        graph = ir.from_proto(onnx.helper.make_graph(nodes, "g", ports[:2], ports[2:]))
+        found = layers._separating(graph, graph.outputs)
+        for v in [out for node in graph for out in node.outputs]:
+            before = {u for u in layers._reaching(graph, [v]) if u in graph.inputs}
+            rest = set(graph.outputs) - {v}
+            for node in reversed(graph):
+                if not rest.isdisjoint(node.outputs):
+                    rest.update(u for u in node.inputs if u is not v)
+            used = v in layers._reaching(graph, graph.outputs)
+            assert (v in found) == (used and before.isdisjoint(rest))
+            assert v not in found or found[v] == before
+            separating += v in found
+    assert 200 < separating < 700
