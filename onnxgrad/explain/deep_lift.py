@@ -37,18 +37,19 @@ def deep_lift(
     Propagating Activation Differences"; captum's DeepLift. The attributions of an example sum to
     the difference of its score from that of the baseline, for the class of the example.
 
-    A multiplier takes the place of the derivative in every function of one operand, in maxima, and,
-    by the mean of both orders, in products and quotients of two activations. Of these captum takes
-    only Relu, Elu, LeakyRelu, Sigmoid, Tanh, Softplus and MaxPool. Its numbers are the same, with
-    two exceptions where they do not sum up: windows of a MaxPool that overlap, of which it keeps
-    one contribution for each element, and two such operators in a row, as Relu and MaxPool, where
-    the first does not see what the second has made of its cotangent.
+    A multiplier takes the place of the derivative in every function of one operand, in maxima, in
+    normalisation and attention, and, by the mean of both orders, in products and quotients of two
+    activations. Of these captum takes only Relu, Elu, LeakyRelu, Sigmoid, Tanh, Softplus, Softmax
+    and MaxPool. Its numbers are the same, with two exceptions where they do not sum up: windows of
+    a MaxPool that overlap, of which it keeps one contribution for each element, and two such
+    operators in a row, as Relu and MaxPool, of which the first does not see what the second has
+    made of its cotangent.
 
-    As in captum, the mean is subtracted from the multipliers of a Softmax, here over its axis,
-    there over the whole batch: with a Softmax on the path, attributions do not sum up. Nor do they
-    where the derivative is taken, of other operators, such as LogSoftmax, LayerNormalization, LSTM
-    and QLinearConv, and in branches and loops; nor where integers that depend on the input choose.
-    `convergence_delta` tells how far off they are.
+    As in captum, the mean is subtracted from the multipliers of a Softmax of a matrix, here of each
+    row, there over the whole batch: such a Softmax does not sum up. Nor do other operators, of
+    which the derivative is taken, such as InstanceNormalization, LSTM and QLinearConv, those in
+    branches and loops, and integers that choose, as those of TopK. `convergence_delta` tells how
+    far off the sums are.
 
     Args:
         model, wrt, of, target, ...: As for `saliency`.

@@ -13,9 +13,9 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.emit import shapes
-from onnxgrad.emit.subgraphs import copy_node
+from onnxgrad.emit.subgraphs import copy_dependent, copy_node, merged
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.engine.reverse import Rule, Rules, Visit
+from onnxgrad.engine.reverse import Rule, Rules, Visit, copy_body, pull
 from onnxgrad.graph.facts import cotangent_dtype, is_float
 
 # Functions of one operand, element by element, that others may shape, as bounds do.
@@ -30,6 +30,15 @@ _ROUNDING = {"Ceil", "Floor", "QuantizeLinear", "Round", "Sign"}
 _MAXIMA, _MINIMA = {"GlobalMaxPool", "Max", "MaxPool", "ReduceMax"}, {"Min", "ReduceMin"}
 # Linear in each of one or two operands, or a sum of squares: at most quadratic in all.
 _QUADRATIC = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "Mul", "ReduceSumSquare"}
+# Of several operands that vary together: they are taken apart, as the standard defines them.
+_DEFINED = {
+    "GroupNormalization",
+    "LogSoftmax",
+    "RMSNormalization",
+    "ReduceL1",
+    "ReduceL2",
+    "SwiGLU",
+}
 
 _Rule: TypeAlias = Callable[["_Change"], dict[int, Tensor]]
 
@@ -44,7 +53,8 @@ def rescale(copies: Mapping[ir.Node, ir.Node], eps: float) -> Rules:
     rules: dict[str, _Rule] = dict.fromkeys(_ELEMENTWISE | _ROUNDING, _elementwise)
     rules |= dict.fromkeys(_MAXIMA | _MINIMA, _extreme)
     rules |= dict.fromkeys(_QUADRATIC, _quadratic)
-    rules |= {"Div": _quotient, "Softmax": _softmax}
+    rules |= dict.fromkeys(_DEFINED, _by_definition)
+    rules |= {"Div": _quotient, "LayerNormalization": _standardised, "Softmax": _softmax}
 
     def bound(rule: _Rule) -> Rule:
         def apply(visit: Visit) -> dict[int, Tensor]:
@@ -62,10 +72,11 @@ class _Change:
     Attributes:
         visit: Of the node.
         copy: Its copy.
+        eps: As for `rescale`.
     """
 
     def __init__(self, visit: Visit, copy: ir.Node, eps: float) -> None:
-        self.visit, self.copy, self._eps = visit, copy, eps
+        self.visit, self.copy, self.eps = visit, copy, eps
         self.op = visit.op
 
     @property
@@ -114,7 +125,7 @@ class _Change:
         op, dtype = self.op, self.dtype(k)
         x, reference = self.operand(k)
         difference = x - reference
-        differs = op.Abs(difference) >= self._eps  # not where both are infinite
+        differs = op.Abs(difference) >= self.eps  # not where both are infinite
         safe = op.Where(differs, difference, op.const(1, like=difference))
         m = op.bounded(contribution / safe)
         m = shapes.unbroadcast(m, contribution.shape, x)
@@ -132,7 +143,13 @@ def _elementwise(change: _Change) -> dict[int, Tensor]:
 
 
 def _softmax(change: _Change) -> dict[int, Tensor]:
-    """As element by element, less the mean over the axis."""
+    """Of a matrix, with a score for each class: as element by element, less the mean of the row.
+
+    In attention that would make large multipliers of small differences of scores: there by the
+    definition, in which each factor is bounded.
+    """
+    if change.output()[0].rank > 2:
+        return _by_definition(change)
     op, axis = change.op, change.visit.node.attributes.get_int("axis", -1)
     return {
         k: m - op.ReduceMean(m, op.const([axis]), keepdims=1)
@@ -185,3 +202,39 @@ def _quotient(change: _Change) -> dict[int, Tensor]:
         m = op.cast(change.g() * ratios[k], change.dtype(k))
         found[k] = shapes.unbroadcast(m, m.shape, change.operand(k)[0])
     return found
+
+
+def _by_definition(change: _Change) -> dict[int, Tensor]:
+    """The multipliers of the nodes that define the operator, chained."""
+    op, node = change.op, change.visit.node
+    nodes, outputs = copy_body(op, node)
+    pairs = zip(node.inputs, change.copy.inputs, strict=True)
+    stands = {v: op.tensor(w) for v, w in pairs if v is not None and w is not None and v is not w}
+    rules = rescale(copy_dependent(op, nodes, stands, "reference"), change.eps)
+    sources = {k: v for k in change.visit.wanted if (v := node.inputs[k]) is not None}
+    seeds = merged(op, zip(outputs, change.visit.gs, strict=True))
+    found = pull(op, seeds, list(sources.values()), nodes, rules)
+    return {k: found[v] for k, v in sources.items() if v in found}
+
+
+def _standardised(change: _Change) -> dict[int, Tensor]:
+    """The multipliers of c r for c = x less its mean, and r = 1 / √v of v = mean(c²) + epsilon.
+
+    A product, of which Δr / Δv = -(r r₀)² / (r + r₀) and Δv = mean((c + c₀) Δc).
+    """
+    op, attributes = change.op, change.visit.node.attributes
+    if change.varying != [0] or any(g is not None for g in change.visit.gs[1:]):
+        return change.visit.vjp()
+    x, reference = change.operand(0)
+    axes = shapes.axes_from(x, attributes.get_int("axis", -1))
+
+    def mean(t: Tensor) -> Tensor:
+        return shapes.reduce_mean(t, axes, keepdims=1)
+
+    c, c0 = x - mean(x), reference - mean(reference)
+    epsilon = attributes.get_float("epsilon", 1e-5)
+    r, r0 = (op.bounded(1 / op.Sqrt(mean(t * t) + epsilon)) for t in (c, c0))
+    g, both = change.g() * change.operand(1)[0], c + c0
+    slope = op.bounded((r * r0) * (r * r0) / (r + r0))
+    m = g * (r + r0) * 0.5 - both * (mean(g * both) * 0.5 * slope)
+    return {0: op.cast(m - mean(m), change.dtype(0))}

@@ -198,7 +198,7 @@ def test_shap(symbolic: bool) -> None:
 # -- complete ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["resnet", "mobilenet", "segmentation"])
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet", "segmentation", "vit"])
 @pytest.mark.parametrize("runs_on", ["cpu", "portable"])
 def test_sums_come_out(kind: str, runs_on: Any) -> None:
     """Of the class of the input, though that of the baseline is another."""
@@ -209,18 +209,39 @@ def test_sums_come_out(kind: str, runs_on: Any) -> None:
     logits = [run(net.model, {"image": y})["logits"] for y in (x, 0 * x)]
     scores, base = (y.reshape(*y.shape[:2], -1).sum(-1) for y in logits)
     winner = scores.argmax(1)
-    assert (winner != base.argmax(1)).any()
+    assert kind == "vit" or (winner != base.argmax(1)).any()
     change = (scores - base)[range(len(x)), winner]
     sums = found["image_attribution"].reshape(len(x), -1).sum(1)
     assert_close(sums, change)
     np.testing.assert_allclose(found["convergence_delta"], 0, atol=1e-4 * np.abs(change).max())
     by_standard = ReferenceEvaluator(lift).run(["image_attribution"], net.feeds)[0]
-    assert_close(by_standard, found["image_attribution"])
+    # Quotients of small differences, of which float32 keeps few places, are many in the last.
+    assert_close(by_standard, found["image_attribution"], 1e-3 if kind == "vit" else 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet", "segmentation", "vit", "lstm"])
+def test_where_nothing_differs_multipliers_are_derivatives(kind: str) -> None:
+    net = explained(kind)
+    ((name, x),) = net.feeds.items()
+    lift = og.explain.deep_lift(net.model, baselines="base", multiply_by_inputs=False)
+    found = run(lift, {name: x, "base": x})[f"{name}_attribution"]
+    slope = run(og.explain.saliency(net.model, abs=False), net.feeds)[f"{name}_attribution"]
+    assert_close(found, slope)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_sums_come_out_for_embeddings(opset: int) -> None:
+    net = explained("tokens", opset=opset)
+    tensor = net.tensors["embedding"]
+    found = run(og.explain.deep_lift(net.model, tensor, convergence_delta=True), net.feeds)
+    assert np.abs(found[f"{tensor}_attribution"]).max() > 0.1
+    np.testing.assert_allclose(found["convergence_delta"], np.zeros(3), atol=1e-4)
 
 
 X, B = normal(3, 5), normal(5)
 W = ", ".join(f"{w:.3f}" for w in normal(25))
-DEFINED = f"<float[5,5] w = {{{W}}}, float one = {{1.0}}, int64[1] last = {{-1}}>"
+ROW = "float[5] v = {1, 2, 3, -1, 0.5}, float[1, 5] row = {1, 2, 3, -1, 0.5}"
+DEFINED = f"<float[5,5] w = {{{W}}}, float one = {{1.0}}, int64[1] last = {{-1}}, {ROW}>"
 FORMULAS = [
     "a = MatMul(x, w) s = Sigmoid(a) y = Mul(a, s)",
     "y = Mul(x, x)",
@@ -234,21 +255,27 @@ FORMULAS = [
     "y = ReduceMin<keepdims = 1>(x, last)",
     "y = ReduceSumSquare<keepdims = 1>(x, last)",
     'y = Einsum<equation = "ni,nj->nij">(x, x)',
-    "u = Unsqueeze(x, last) v = Tanh(u) t = Transpose<perm = [0, 2, 1]>(v) y = MatMul(u, t)",
+    "u = Unsqueeze(x, last) h = Tanh(u) t = Transpose<perm = [0, 2, 1]>(h) y = MatMul(u, t)",
     "u = Unsqueeze(x, last) y = GlobalMaxPool(u)",
     "a = Gemm<transA = 1>(x, x) y = Reshape(a, last)",
-    "i = ArgMax<axis = 1, keepdims = 1>(x) j = Cast<to = 1>(i) k = Mul(j, one) y = Add(x, k)",
+    "y = LayerNormalization(x, v, v)",
+    "y = RMSNormalization(x, v)",
+    "y = LogSoftmax<axis = 1>(x)",
+    "y = LogSoftmax<axis = 0>(x)",
+    "n = ReduceL2<keepdims = 1>(x, last) y = Div(x, n)",
+    "y = ReduceL1<keepdims = 1>(x, last)",
+    "u = Unsqueeze(x, last) a = MatMul(u, row) y = GroupNormalization<num_groups = 1>(a, v, v)",
+    "u = Unsqueeze(x, last) a = MatMul(u, row) y = Softmax<axis = 1>(a)",
 ]
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_formulas_of_several_activations(formula: str) -> None:
-    net = parsed(f"g (float[N, 5] x) => (float[] y) {DEFINED} {{ {formula} }}")
+    net = parsed(f"g (float[N, 5] x) => (float[] y) {DEFINED} {{ {formula} z = Mul(y, y) }}", 23)
+    net.graph.output[0].name = "z"  # of sums that are constant by themselves
     net.graph.output[0].type.tensor_type.ClearField("shape")
     found = run(og.explain.deep_lift(net, target=None, baselines=B), {"x": X})["x_attribution"]
-    change = [run(net, {"x": x})["y"].sum(dtype=np.float64) for x in (X, np.tile(B, (3, 1)))]
-    if "ArgMax" in formula:  # integers have no multiplier
-        change[0] -= X.argmax(1).sum() * 5 - B.argmax() * 15
+    change = [run(net, {"x": x})["z"].sum(dtype=np.float64) for x in (X, np.tile(B, (3, 1)))]
     np.testing.assert_allclose(
         found.sum(dtype=np.float64), change[0] - change[1], rtol=1e-5, atol=1e-5
     )
@@ -336,12 +363,19 @@ def test_tensors_of_every_kind(wrt: list[str], options: Any) -> None:
     np.testing.assert_allclose(found["convergence_delta"], np.zeros(3), atol=1e-5)
 
 
-def test_masked_attention() -> None:
+@pytest.mark.parametrize(
+    "softmax",
+    [
+        "e = Exp(m) n = ReduceSum<keepdims = 1>(e, last) p = Div(e, n)",
+        "p = Softmax<axis = -1>(m)",
+    ],
+)
+def test_masked_attention(softmax: str) -> None:
     """Numbers that are not finite on both sides do not differ."""
     net = parsed(
         f"g (float[N, 4, 5] x) => (float[N, 4, 5] y) {DEFINED} {{ q = MatMul(x, w)"
-        "t = Transpose<perm = [0, 2, 1]>(x) s = MatMul(q, t) m = Add(s, mask) e = Exp(m)"
-        "n = ReduceSum<keepdims = 1>(e, last) p = Div(e, n) y = MatMul(p, x) }"
+        f"t = Transpose<perm = [0, 2, 1]>(x) s = MatMul(q, t) m = Add(s, mask) {softmax}"
+        "y = MatMul(p, x) }"
     )
     masked = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
     net.graph.initializer.append(onnx.numpy_helper.from_array(masked, "mask"))
