@@ -5,6 +5,7 @@ Every `of` takes a loss, and `attach` makes it an output of the model. The label
     og.gradient(model, og.ALL, of=og.losses.cross_entropy("logits"))
 """
 
+from onnxgrad.losses.classification import cross_entropy
 from onnxgrad.losses.regression import mse
 
-__all__ = ["mse"]
+__all__ = ["cross_entropy", "mse"]

@@ -23,8 +23,11 @@ def checked(reduction: str) -> str:
 
 
 def reduce(losses: Tensor, reduction: str) -> Tensor:
-    """The mean or the sum of all elements, a scalar, or the elements themselves."""
+    """The mean or the sum of all elements, a scalar, or the elements themselves.
+
+    The mean of no elements is NaN, as in PyTorch; onnxruntime's ReduceMean gives 0.
+    """
     if reduction == "none":
         return losses
-    axes = range(losses.rank)
-    return (shapes.reduce_mean if reduction == "mean" else shapes.reduce_sum)(losses, axes)
+    total = shapes.reduce_sum(losses, range(losses.rank))
+    return total / shapes.as_float(shapes.count(losses), total) if reduction == "mean" else total
