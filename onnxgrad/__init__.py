@@ -1,7 +1,7 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
+from onnxgrad import adversarial, heads, losses
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
-from onnxgrad import heads, losses
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.graph.errors import (
@@ -47,6 +47,7 @@ __all__ = [
     "SaveError",
     "UnknownNameError",
     "UnreachableError",
+    "adversarial",
     "attach",
     "check",
     "elementwise",

@@ -7,6 +7,7 @@ A parameter of a transform is an option of its name, which its type and its docs
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import typer
 
 from onnxgrad.graph.names import ALL, All
-from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.options import Options
+from onnxgrad.heads.head import Head, Place
+from onnxgrad.transforms.options import TRANSFORMS, Options
 
 Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
 Inputs = Annotated[
@@ -97,6 +98,14 @@ def every_or(word: str, names: list[str] | None) -> list[str] | bool:
     return names == [word] or names or False
 
 
+def number_or_word(text: str | None) -> Any:
+    """A number, numbers in brackets, true or false; a word as it is."""
+    try:
+        return None if text is None else json.loads(text.lower())
+    except ValueError:
+        return text
+
+
 class Argument(NamedTuple):
     """How one argument of a Python function is given on the command line.
 
@@ -171,18 +180,29 @@ def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> 
     name = parameter.name
     if name == "batched" and parameter.default is False:
         return _BLOCKS
-    if name in ARGUMENTS:
-        return ARGUMENTS[name]
     kind = (get_type_hints(Options) | get_type_hints(transform))[name]
-    words = _documented(transform, name) or _documented(gradient, name)
-    if any(get_origin(member) is Sequence for member in get_args(kind)):  # names of tensors
-        return Argument({name: _several(words)}, several)
+    members = get_args(kind)
+    if name in ARGUMENTS and kind != Place:
+        return ARGUMENTS[name]
+    words = _documented(transform, name)
+    if Head in members and str not in members:  # not to be said in words
+        return Argument({}, lambda: parameter.default)
+    if get_origin(kind) is not Literal and any(get_origin(m) is Literal for m in members):
+        text = str | None if parameter.default is None else str
+        return Argument({name: Annotated[text, typer.Option(help=words)]}, number_or_word)
+    if kind != Place and any(get_origin(member) is Sequence for member in members):
+        return Argument({name: _several(words)}, several)  # names of tensors
+    if kind == Place:
+        kind = str | None
     kind = str if get_origin(kind) is Literal else kind  # the transform refuses other words
     return Argument({name: Annotated[kind, typer.Option(help=words)]}, lambda given: given)
 
 
 def _documented(function: Callable[..., Any], parameter: str) -> str:
-    """What a function's docstring says of a parameter, in one line."""
+    """What a docstring says of a parameter, or that of the transform it refers to, in one line."""
     text = inspect.getdoc(function) or ""
     found = re.search(rf"^    {parameter}: (.*(?:\n {{8}}.*)*)", text, re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
+    if found:
+        return " ".join(found[1].split())
+    named = [n for n in re.findall(r"As for `(\w+)`", text) if n in TRANSFORMS]
+    return next((words for n in named if (words := _documented(TRANSFORMS[n], parameter))), "")

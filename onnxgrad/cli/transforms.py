@@ -46,7 +46,7 @@ def command_of(transform: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _parameter(name: str, kind: Any, default: Any = Parameter.empty) -> Parameter:
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
 
 def _default(option: str, kind: Any, parameter: Parameter) -> Any:

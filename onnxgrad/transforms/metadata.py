@@ -19,9 +19,10 @@ OGRADS = "onnxgrad.ograds"
 TANGENTS = "onnxgrad.tangents"
 HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
+ADVERSARIALS = "onnxgrad.adversarials"
 VALUES = "onnxgrad.values"
 
-_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS)
+_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ADVERSARIALS)
 
 
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
