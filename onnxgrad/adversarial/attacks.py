@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head, Place
+from onnxgrad.heads.targets import logits
 from onnxgrad.losses import cross_entropy
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.metadata import ADVERSARIALS, VALUES, describe
@@ -39,7 +40,7 @@ def fgsm(
     x: Place = None,
     *,
     of: Place = None,
-    loss: Head | None = None,
+    loss: Head | Place = None,
     eps: Number,
     norm: Norm = "Linf",
     targeted: bool = False,
@@ -56,9 +57,10 @@ def fgsm(
     Args:
         model, forward, values, straight_through, constant, example, target: As for `gradient`.
         x: The graph input to move, its first axis the batch; None for the one floating-point input.
-        of: The scores before a Softmax that the default loss is of; None for the one output.
-        loss: A loss or a head, of which the sum over the examples is differentiated; None for the
-            cross-entropy of `of` with the new int64 input "labels".
+        of: The scores before a Softmax that the default loss is of; where it is the result of one
+            over the classes, its operand is taken. None for the model's one output.
+        loss: A loss, a head or the name of a tensor that is one, of which the sum over the examples
+            is differentiated; None for the cross-entropy of `of` with the new int64 input "labels".
         eps: How far: of each element in L-inf, of each example in L2. A number; in L-inf also
             numbers that broadcast to an example, as for channels that are scaled differently; or
             "input" for a new scalar input "eps" of the dtype of `x`, for half precision float32.
@@ -94,7 +96,7 @@ def pgd(
     x: Place = None,
     *,
     of: Place = None,
-    loss: Head | None = None,
+    loss: Head | Place = None,
     eps: Number,
     alpha: Number | None = None,
     steps: int | Literal["input"] = 10,
@@ -156,7 +158,7 @@ def pgd(
     _finish(job, ball, loop(op, count, step, [start])[0])
 
 
-def _job(net: ir.Model, x: Place, of: Place, loss: Head | None, options: Options) -> Job:
+def _job(net: ir.Model, x: Place, of: Place, loss: Head | Place, options: Options) -> Job:
     """The job of an attack, whose scalar is the sum of its loss.
 
     Raises:
@@ -164,12 +166,9 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | None, options: Options
     """
     if loss is not None and of is not None:
         raise ArgumentError("of: the loss says itself what it is of; leave one of both out")
-    head = cross_entropy(of, reduction="sum") if loss is None else loss
-    if not isinstance(head, Head):
-        raise ArgumentError(
-            f"loss is a loss or a head, such as losses.cross_entropy('logits'), not {loss!r}"
-        )
-    job = Job(net, None if x is None else [x], replace(options, of=head))
+    cost = _cross_entropy(of) if loss is None else loss
+    of_cost = cost if isinstance(cost, Head) else [cost]
+    job = Job(net, None if x is None else [x], replace(options, of=of_cost))
     if len(job.wrt) > 1:
         raise ArgumentError(
             f"the net has several floating-point inputs, {', '.join(map(repr, job.wrt_names))}: "
@@ -178,6 +177,16 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | None, options: Options
     if not job.wrt[0].is_graph_input():
         raise ArgumentError(f"x: {job.wrt[0].name!r} is no graph input, so it cannot be moved")
     return job
+
+
+def _cross_entropy(of: Place) -> Head:
+    """The cross-entropy of scores; where they are the result of a Softmax, of its operand."""
+    head = cross_entropy(of, reduction="sum")
+
+    def formula(op: Builder, y: Tensor, **options: Any) -> Tensor:
+        return head.formula(op, logits(y), **options)
+
+    return replace(head, formula=formula)
 
 
 def _gradient_at(inner: Builder, job: Job, at: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import typer
 
 from onnxgrad.graph.names import ALL, All
-from onnxgrad.heads.head import Head, Place
 from onnxgrad.transforms.options import TRANSFORMS, Options
 
 Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
@@ -182,19 +181,19 @@ def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> 
         return _BLOCKS
     kind = (get_type_hints(Options) | get_type_hints(transform))[name]
     members = get_args(kind)
-    if name in ARGUMENTS and kind != Place:
+    one = str in members and any(get_origin(m) is tuple for m in members)  # tensor, by its name
+    if name in ARGUMENTS and not one:
         return ARGUMENTS[name]
     words = _documented(transform, name)
-    if Head in members and str not in members:  # not to be said in words
-        return Argument({}, lambda: parameter.default)
     if get_origin(kind) is not Literal and any(get_origin(m) is Literal for m in members):
         text = str | None if parameter.default is None else str
         return Argument({name: Annotated[text, typer.Option(help=words)]}, number_or_word)
-    if kind != Place and any(get_origin(member) is Sequence for member in members):
+    if not one and any(get_origin(member) is Sequence for member in members):
         return Argument({name: _several(words)}, several)  # names of tensors
-    if kind == Place:
+    if one:
         kind = str | None
-    kind = str if get_origin(kind) is Literal else kind  # the transform refuses other words
+    elif get_origin(kind) is Literal:
+        kind = str  # the transform refuses other words
     return Argument({name: Annotated[kind, typer.Option(help=words)]}, lambda given: given)
 
 

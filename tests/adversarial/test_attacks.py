@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -159,6 +160,66 @@ def test_a_scalar_loss() -> None:
     found = run(pgd(exported(net), loss=loss, eps=0.5, norm="L2"), x=X, labels=LABELS)["x_adv"]
     want = run(pgd(exported(net), eps=0.5, norm="L2"), x=X, labels=LABELS)["x_adv"]
     assert np.abs(found - want).max() < 1e-5
+
+
+def test_a_net_that_ends_in_a_softmax() -> None:
+    model = exported(classifier(smooth=True))
+    ends = og.attach(model, lambda op, y: {"p": op.Softmax(y, axis=-1)}, "logits")
+    found = run(pgd(ends, of="p", eps=0.1), x=X, labels=LABELS)["x_adv"]
+    assert np.array_equal(found, run(pgd(model, eps=0.1), x=X, labels=LABELS)["x_adv"])
+
+
+def test_a_loss_of_the_model() -> None:
+    x, y = RANDOM.random(6).astype(np.float32), RANDOM.random(6).round().astype(np.float32)
+    model = pgd("models/bce_head.onnx", "input", loss="loss", eps=0.3, steps=3)
+    found = run(model, input=x, target=y)["input_adv"]
+    loss = F.binary_cross_entropy_with_logits
+    want = attack(lambda t: t, x, y, eps=0.3, alpha=0.25, steps=3, loss=loss)
+    assert np.abs(found - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_scores_of_places(norm: Any) -> None:
+    """A segmentation: its labels are classes by place."""
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Conv2d(4, 5, 1))
+    labels = RANDOM.integers(0, 5, (4, 4, 4))
+    options: dict[str, Any] = {"eps": 0.3, "alpha": 0.1, "steps": 4, "norm": norm}
+    found = run(pgd(exported(net), **options), x=X, labels=labels)["x_adv"]
+    assert np.abs(found - attack(net, X, labels, **options)).max() < 1e-5
+
+
+W = RANDOM.standard_normal((3, 5))
+
+
+def linear(dtype: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]>
+    g ({dtype}[N,3] x, double[3,5] w) => ({dtype}[N,5] logits) {{
+      v = CastLike(w, x)
+      h = MatMul(x, v)
+      logits = Tanh(h)
+    }}""")
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_double_precision(norm: Any) -> None:
+    x = X[:, :, 0, 0].astype(np.float64)
+    options: dict[str, Any] = {"eps": 0.3, "alpha": 0.1, "steps": 4, "norm": norm}
+    found = run(pgd(linear("double"), "x", **options), x=x, labels=LABELS, w=W)["x_adv"]
+    want = attack(lambda t: torch.tanh(t @ torch.tensor(W)), x, LABELS, **options)
+    assert np.abs(found - want).max() < 1e-12
+    assert norm == "L2" or np.abs(found - x).max() <= 0.3
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_bfloat16(norm: Any) -> None:
+    x = X[:, :, 0, 0].astype(ml_dtypes.bfloat16).clip(0.203125, 0.6953125)
+    attacked = pgd(linear("bfloat16"), "x", eps=0.1, norm=norm, clip_min=0.2, clip_max=0.7)
+    onnx.checker.check_model(attacked, full_check=True)
+    found = reference(attacked, x=x, labels=LABELS, w=W)["x_adv"].astype(np.float64)
+    away = np.abs(found - x.astype(np.float64))
+    assert found.min() >= 0.2 and found.max() <= 0.7
+    assert 0.05 < (away.max() if norm == "Linf" else np.linalg.norm(away, axis=1).max()) <= 0.1
 
 
 # -- the bounds -----------------------------------------------------------------------------------
@@ -367,7 +428,7 @@ def test_control_flow_constants_and_unnamed_sizes() -> None:
         ({"eps": 1, "steps": 0}, "steps is"),
         ({"eps": 1, "alpha": -1}, "alpha is"),
         ({"eps": 1, "random_start": "yes"}, "random_start is"),
-        ({"eps": 1, "loss": "logits"}, "loss is a loss or a head"),
+        ({"eps": 1, "loss": "lagits"}, "no tensor 'lagits'"),
         ({"eps": 1, "of": "logits", "loss": og.heads.norm("logits")}, "leave one"),
         ({"eps": 1, "x": "first.weight"}, "no graph input"),
         ({"eps": 1, "x": "y"}, "no tensor"),
