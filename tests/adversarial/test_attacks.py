@@ -171,10 +171,10 @@ def test_a_net_that_ends_in_a_softmax() -> None:
 
 def test_a_loss_of_the_model() -> None:
     x, y = RANDOM.random(6).astype(np.float32), RANDOM.random(6).round().astype(np.float32)
-    model = pgd("models/bce_head.onnx", "input", loss="loss", eps=0.3, steps=3)
+    options: dict[str, Any] = {"eps": 0.3, "steps": 3, "clip_min": 0.05, "clip_max": 0.95}
+    model = pgd("models/bce_head.onnx", "input", loss="loss", **options)
     found = run(model, input=x, target=y)["input_adv"]
-    loss = F.binary_cross_entropy_with_logits
-    want = attack(lambda t: t, x, y, eps=0.3, alpha=0.25, steps=3, loss=loss)
+    want = attack(lambda t: t, x, y, alpha=0.25, loss=F.binary_cross_entropy, **options)
     assert np.abs(found - want).max() < 1e-5
 
 
@@ -220,6 +220,14 @@ def test_bfloat16(norm: Any) -> None:
     away = np.abs(found - x.astype(np.float64))
     assert found.min() >= 0.2 and found.max() <= 0.7
     assert 0.05 < (away.max() if norm == "Linf" else np.linalg.norm(away, axis=1).max()) <= 0.1
+
+
+@pytest.mark.parametrize("make", [fgsm, pgd])
+def test_an_attack_in_l2_has_a_gradient(make: Any) -> None:
+    """Through all steps, and of each step's gradient: as training on unrolled attacks needs it."""
+    attacked = make(linear("double"), "x", eps=0.3, norm="L2")
+    feeds = {"x": X[:, :, 0, 0].astype(np.float64), "labels": LABELS, "w": W}
+    assert og.check(attacked, feeds, wrt=["x", "w"], of="x_adv").ok
 
 
 # -- the bounds -----------------------------------------------------------------------------------
