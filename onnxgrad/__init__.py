@@ -1,6 +1,6 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
-from onnxgrad import adversarial, heads, losses
+from onnxgrad import adversarial, explain, heads, losses
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
@@ -14,6 +14,7 @@ from onnxgrad.graph.errors import (
     RuleError,
     RuntimeMissingError,
     SaveError,
+    SoftmaxWarning,
     UnknownNameError,
     UnreachableError,
 )
@@ -45,12 +46,14 @@ __all__ = [
     "RuleError",
     "RuntimeMissingError",
     "SaveError",
+    "SoftmaxWarning",
     "UnknownNameError",
     "UnreachableError",
     "adversarial",
     "attach",
     "check",
     "elementwise",
+    "explain",
     "family",
     "forget",
     "gradient",

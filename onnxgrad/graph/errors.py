@@ -53,6 +53,10 @@ class ConstantSumWarning(UserWarning):
     """The scalar is a sum of probabilities, which is constant: its gradient is rounding noise."""
 
 
+class SoftmaxWarning(UserWarning):
+    """A net ends in a Softmax: what is explained is the score before it."""
+
+
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     """The sentence that offers the names nearest to `name`, or an empty string."""
     known = [n for n in names if n]

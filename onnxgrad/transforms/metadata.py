@@ -19,10 +19,11 @@ OGRADS = "onnxgrad.ograds"
 TANGENTS = "onnxgrad.tangents"
 HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
-ADVERSARIALS = "onnxgrad.adversarials"
 VALUES = "onnxgrad.values"
+ATTRIBUTIONS = "onnxgrad.attributions"
+ADVERSARIALS = "onnxgrad.adversarials"
 
-_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ADVERSARIALS)
+_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS, ADVERSARIALS)
 
 
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:

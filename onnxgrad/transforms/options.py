@@ -133,8 +133,20 @@ TRANSFORMS: dict[str, Transform[Any]] = {}
 
 def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
     """A public transform, made of a function that changes a private copy of the model in place."""
+    public = published(function)
+    TRANSFORMS[public.__name__] = public
+    return public
 
-    @spelt_out
+
+def published(
+    function: Callable[Concatenate[ir.Model, P], None], options: type[Any] = Options
+) -> Transform[P]:
+    """A function from model to model, made of one that changes a private copy in place.
+
+    Args:
+        options: The data class of its options, which tells their defaults.
+    """
+
     @functools.wraps(function)
     def build(model: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         with uncollected():
@@ -142,27 +154,25 @@ def transform(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P
             function(net, *args, **kwargs)
             return io.like(net, model)
 
-    public = cast(Transform[P], build)
-    TRANSFORMS[public.__name__] = public
-    return public
+    return cast(Transform[P], spelt_out(build, options))
 
 
-def spelt_out(function: Callable[P, T]) -> Callable[P, T]:
+def spelt_out(function: Callable[P, T], options: type[Any] = Options) -> Callable[P, T]:
     """A function of a model whose signature lists its options one by one, with their defaults."""
-    defaults = {field.name: field.default for field in fields(Options)}
+    defaults = {field.name: field.default for field in fields(options)}
     first, *rest = inspect.signature(function).parameters.values()
     named = inspect.Parameter.KEYWORD_ONLY
     own = [p for p in rest if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options: list[inspect.Parameter] = []
+    listed: list[inspect.Parameter] = []
     if len(own) < len(rest):
         taken = get_args(get_type_hints(function)[rest[-1].name])[0].__annotations__
-        options = [
+        listed = [
             inspect.Parameter(name, named, default=default, annotation=taken[name].__forward_arg__)
             for name, default in defaults.items()
             if name in taken
         ]
     model = first.replace(name="model", annotation="Source | ir.Model")
-    parameters = [model, *options, *own]
+    parameters = [model, *listed, *own]
     signature = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
 
     @functools.wraps(function)

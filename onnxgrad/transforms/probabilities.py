@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxgrad.graph.constants import draws
-from onnxgrad.graph.errors import ConstantSumWarning
+from onnxgrad.graph.errors import ConstantSumWarning, SoftmaxWarning
 from onnxgrad.graph.facts import is_float
 
 # Operators whose result has the sum of their first operand, or a multiple of it.
@@ -31,6 +31,8 @@ _KEEP_SUM = {
 }
 # The operators among them that give out every element once.
 _MOVE = _KEEP_SUM - {"Dropout", "ReduceMean", "ReduceSum"}
+
+_ROUND = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def normalised(value: ir.Value) -> ir.Node | None:
@@ -63,12 +65,37 @@ def advice(values: Sequence[ir.Value], known: Collection[str]) -> str:
     )
 
 
-def warn(message: str) -> None:
+def before_softmax(net: ir.Model) -> str | None:
+    """The name of the tensor whose Softmax is the net's one output, if it is one.
+
+    Args:
+        net: The model as the caller has it: nothing need be inferred.
+    """
+    if len(net.graph.outputs) != 1:
+        return None
+    for v in _behind(net.graph.outputs[0], _MOVE | _ROUND):
+        node = v.producer()
+        if node is not None and not node.domain and node.op_type == "Softmax":
+            source = node.inputs[0]
+            return source.name if source is not None else None
+    return None
+
+
+def say_before(name: str) -> None:
+    """Warn that the tensor before a Softmax is taken."""
+    warn(
+        f"The net ends in a Softmax: explained is the score before it, {name!r}. Name a tensor in "
+        "`of` to explain that one, or to be without this warning.",
+        SoftmaxWarning,
+    )
+
+
+def warn(message: str, kind: type[Warning] = ConstantSumWarning) -> None:
     """Warn the caller of the package, at his line."""
     package, level, frame = str(Path(__file__).parents[1]), 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, ConstantSumWarning, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 def _before(node: ir.Node, known: Collection[str]) -> str | None:
@@ -81,8 +108,16 @@ def _before(node: ir.Node, known: Collection[str]) -> str | None:
 
 def _back(value: ir.Value, through: Collection[str]) -> Iterator[ir.Value]:
     """The value, and those that it comes from by such operators."""
+    for v in _behind(value, through):
+        if not is_float(v):
+            return
+        yield v
+
+
+def _behind(value: ir.Value, through: Collection[str]) -> Iterator[ir.Value]:
+    """The same, of any type."""
     current: ir.Value | None = value
-    while current is not None and is_float(current):
+    while current is not None:
         yield current
         node = current.producer()
         if node is None or node.domain or node.op_type not in through or draws(node):

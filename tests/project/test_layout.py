@@ -26,7 +26,7 @@ ORDER = [
     ["losses"],
     ["transforms"],
     ["run"],
-    ["adversarial", "verify"],
+    ["verify", "explain", "adversarial"],
     ["cli"],
 ]
 LEVEL = {name: k for k, level in enumerate(ORDER) for name in level}

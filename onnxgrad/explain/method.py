@@ -1,0 +1,142 @@
+"""What all explanations share: their options, the score that they explain, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec
+
+import onnx_ir as ir
+from typing_extensions import TypedDict
+
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.targets import TargetName
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.straight_through import StraightThrough
+from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.heads.head import Head
+from onnxgrad.heads.scores import class_score
+from onnxgrad.heads.targets import Target
+from onnxgrad.transforms.job import Job
+from onnxgrad.transforms.metadata import ATTRIBUTIONS, describe
+from onnxgrad.transforms.options import (
+    Of,
+    Options,
+    TensorSpecs,
+    Transform,
+    Unreachable,
+    Wrt,
+    published,
+)
+from onnxgrad.transforms.probabilities import before_softmax, say_before
+
+P = ParamSpec("P")
+
+
+class Explaining(TypedDict, total=False):
+    """The options of every explanation."""
+
+    of: Of
+    target: Target | None
+    forward: bool
+    unreachable: Unreachable
+    straight_through: StraightThrough
+    constant: TensorSpecs | None
+    example: Any
+    runs_on: TargetName
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """The options of an explanation, as `saliency` describes them."""
+
+    of: Of = None
+    target: Target | None = "argmax"
+    forward: bool = True
+    unreachable: Unreachable = "error"
+    straight_through: StraightThrough = False
+    constant: TensorSpecs | None = None
+    example: Any = None
+    runs_on: TargetName = "cpu"
+
+
+# Every method by its name.
+METHODS: dict[str, Transform[Any]] = {}
+
+
+def method(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
+    """A public explanation, made of a function that changes a private copy of the model."""
+    public = published(function, ExplainOptions)
+    METHODS[public.__name__] = public
+    return public
+
+
+class Explanation:
+    """One explanation: the score that is explained, and its gradients.
+
+    Args:
+        net: A private model, which is changed.
+        wrt: As for `saliency`.
+        options: As for `saliency`.
+
+    Attributes:
+        spare: A copy of the model as the caller has it.
+        job: The differentiation of the score.
+    """
+
+    def __init__(self, net: ir.Model, wrt: Wrt = None, **options: Any) -> None:
+        self.options = given = ExplainOptions(**options)
+        self.spare = net.clone()
+        self.of = score_of(net, given.of, given.target)
+        self.job = Job(
+            net,
+            wrt,
+            Options(
+                of=self.of,
+                forward=given.forward,
+                unreachable=given.unreachable,
+                straight_through=given.straight_through,
+                constant=given.constant,
+                example=given.example,
+                target=given.runs_on,
+            ),
+        )
+
+    @property
+    def op(self) -> Builder:
+        """What emits at the end of the net."""
+        return self.job.op
+
+    def gradients(self) -> dict[ir.Value, Tensor]:
+        """The gradients of the score, summed over the examples, with respect to `wrt`."""
+        seeds, _ = self.job.seeds()
+        return self.job.pull(seeds)
+
+    def finish(self, attributions: Mapping[ir.Value, Tensor]) -> None:
+        """List the attributions as outputs, and say in the metadata what they belong to."""
+        wrt = [v.name or "" for v in attributions]
+        self.job.finish({f"{v.name}_attribution": t for v, t in attributions.items()})
+        names = dict(zip(wrt, self.job.results, strict=True))
+        describe(self.job.net, {ATTRIBUTIONS: names})
+
+
+def score_of(net: ir.Model, of: Of, target: Target | None) -> Of:
+    """What an explanation differentiates: a head, or the tensors themselves.
+
+    For a net that ends in a Softmax and no `of` it is the score before the Softmax, and it says so.
+
+    Raises:
+        ArgumentError: There are several tensors to choose the class of.
+    """
+    if isinstance(of, Head):
+        return of
+    if of is None and (logits := before_softmax(net)):
+        say_before(logits)
+        of = logits
+    if target is None:
+        return of
+    if isinstance(of, list | tuple) and len(of) == 1 and not isinstance(of[0], int):
+        of = of[0]
+    if isinstance(of, list | tuple) and any(isinstance(one, Head) for one in of):
+        raise ArgumentError("a head has its own target: give one head, or the name of a tensor")
+    return class_score(of, target)
