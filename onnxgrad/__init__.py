@@ -20,7 +20,7 @@ from onnxgrad.graph.errors import (
 )
 from onnxgrad.graph.io import save
 from onnxgrad.graph.names import ALL
-from onnxgrad.run.net import Net, NetPortGradient
+from onnxgrad.run.net import Net, NetPortGradient, Value
 from onnxgrad.transforms.attach import attach
 from onnxgrad.transforms.batch import per_example_gradient, vmap
 from onnxgrad.transforms.casadi import family
@@ -49,6 +49,7 @@ __all__ = [
     "SoftmaxWarning",
     "UnknownNameError",
     "UnreachableError",
+    "Value",
     "adversarial",
     "attach",
     "check",

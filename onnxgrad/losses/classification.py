@@ -74,6 +74,49 @@ def cross_entropy(
     )
 
 
+def nll(
+    of: Place | Sequence[Any] = None,
+    *,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    labels: str = "labels",
+) -> Head:
+    """The negative log-likelihood, ``-weight[y] * of[y]``, as torch.nn.functional.nll_loss.
+
+    Args:
+        of: The logarithms of the probabilities, as a LogSoftmax gives them: else as for
+            `cross_entropy`.
+        weight, ignore_index, reduction: As for `cross_entropy`.
+        labels: The name of the new input: the numbers of the classes, int64, of the shape of `of`
+            without its classes.
+
+    Returns:
+        A head "loss", as that of `cross_entropy`.
+
+    Raises:
+        ArgumentError, FeedError: As for `cross_entropy`.
+    """
+    return make(
+        "loss",
+        of,
+        _nll,
+        labels=Input(labels),
+        weight=weight,
+        reduction=checked(reduction),
+        ignore_index=int(ignore_index),
+    )
+
+
+def _nll(
+    op: Builder, y: Tensor, labels: Input, weight: Any, reduction: Reduction, ignore_index: int
+) -> Tensor:
+    axis, z = axis_of_classes(y), op.promoted(y)
+    index, counts = classes(op, y, labels, ignore_index)
+    losses, weights = _weighted(op, z, index, counts, _by_class(z, weight))
+    return op.cast(_reduced(losses, weights, axis, reduction), y.dtype)
+
+
 def _of_classes(
     op: Builder,
     y: Tensor,
@@ -106,14 +149,17 @@ def _of_probabilities(
     label_smoothing: float,
 ) -> Tensor:
     axis = axis_of_classes(y)
-    z, p = op.LogSoftmax(op.promoted(y), axis=axis), op.promoted(numbers_like(op, y, labels))
+    z, p = (
+        op.LogSoftmax(op.promoted(y), axis=axis),
+        op.promoted(numbers_like(op, y, labels)),
+    )
     if label_smoothing:
         share = shapes.inverse(shapes.dim(z, axis), like=z) * label_smoothing
         p = p * (1 - label_smoothing) + share
     products = z * p
     if (w := _by_class(z, weight)) is not None:
         products = products * shapes.reshape(w, _along(axis, z.rank))
-    return op.cast(reduce(-shapes.reduce_sum(products, [axis]), reduction), y.dtype)
+    return reduce(-shapes.reduce_sum(products, [axis]), reduction, like=y)
 
 
 def _by_class(z: Tensor, weight: Any) -> Tensor | None:
@@ -153,5 +199,5 @@ def _reduced(losses: Tensor, weights: Tensor, axis: int, reduction: Reduction) -
     """The reduction, where the mean is weighted."""
     if reduction == "none":
         return losses.op.Squeeze(losses, losses.op.const([axis]))
-    total = reduce(losses, "sum")
-    return total / reduce(weights, "sum") if reduction == "mean" else total
+    total = reduce(losses, "sum", like=losses)
+    return total / reduce(weights, "sum", like=weights) if reduction == "mean" else total

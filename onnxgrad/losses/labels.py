@@ -35,8 +35,8 @@ def axis_of_classes(y: Tensor) -> int:
 def classes(op: Builder, y: Tensor, labels: Input, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The class of each position, with an axis of size 1 in the place of the classes of `y`.
 
-    No runtime finds a class in `y` that there is not: GatherElements refuses it, but for a
-    negative number, which it counts from the end. So that becomes the largest number.
+    A number that no class has is an error when it is run: Gather refuses to read beyond the end.
+    It counts a negative number from the end, so that becomes the largest one.
 
     Returns:
         The classes, int64, with 0 where the label is `ignore_index`; and where it is not.
@@ -48,4 +48,7 @@ def classes(op: Builder, y: Tensor, labels: Input, ignore_index: int) -> tuple[T
     index.value.shape = ir.Shape([1 if a == axis else d for a, d in enumerate(sizes)])
     counts = ~index.equals(ignore_index)
     index = op.Where(counts, index, op.const(0))
-    return op.Where(index < 0, op.const(_BEYOND), index), counts
+    index = op.Where(index < 0, op.const(_BEYOND), index)
+    count = op.Reshape(shapes.vector(y, [shapes.dim(y, axis)]), op.const([], dtype=np.int64))
+    numbers = op.Range(op.const(0), count, op.const(1))
+    return op.typed(op.Gather(numbers, index), index), counts

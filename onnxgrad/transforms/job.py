@@ -69,8 +69,7 @@ class Job:
         self.op = Builder(net.graph, target=options.target)
         stop(net.graph, asked.constant, self.op.names)
         self._find(asked, isinstance(wrt, All))
-        every = options.ograd is True
-        self.imposed = [v for v in self.of if every or v.name in asked.imposed]
+        self.imposed = self.of if options.ograd is not False else []
         self.caution = "" if self.imposed else advice(self.of, own)
 
     def _find(self, names: Asked, trainable_only: bool) -> None:

@@ -53,6 +53,10 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             ["pgd", "--eps", "[[[0.1]]]", "--clip-min", "0", "--clip-max", "1", "--targeted"],
             {"eps": 0.1, "clip_min": 0, "clip_max": 1, "targeted": True},
         ),
+        (
+            ["fgsm", "--eps", "0.1", "--loss", "cross_entropy", "--loss-of", "logits"],
+            {"eps": 0.1, "loss": og.losses.cross_entropy("logits")},
+        ),
         (["fgsm", "--eps", "0.1", "--x", "image", "--of", "logits"], {"eps": 0.1}),
     ],
 )
