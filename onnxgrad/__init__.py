@@ -15,6 +15,7 @@ from onnxgrad.graph.errors import (
     RuntimeMissingError,
     SaveError,
     SoftmaxWarning,
+    TrainingError,
     UnknownNameError,
     UnreachableError,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "RuntimeMissingError",
     "SaveError",
     "SoftmaxWarning",
+    "TrainingError",
     "UnknownNameError",
     "UnreachableError",
     "Value",

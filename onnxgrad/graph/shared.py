@@ -75,9 +75,14 @@ def _write_data(models: Mapping[str, ir.Model], folder: Path) -> None:
                     continue
                 offset, length = _written(file, tensor, places)
                 value.const_value = ir.ExternalTensor(
-                    DATA, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=name,
+                    DATA,
+                    offset,
+                    length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.numpy().shape),
+                    name=name,
                     base_dir=folder,
-                )  # fmt: skip
+                )
 
 
 def _written(

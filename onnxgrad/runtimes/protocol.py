@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -81,17 +81,6 @@ class Session(Protocol):
             FeedError: The net cannot be run on these values, or they cannot be bound.
         """
 
-    def carry(self, state: Mapping[str, Any], following: Mapping[str, str]) -> Carrying:
-        """The model with a state that stays on the runtime's side from run to run.
-
-        A runtime without places of its own returns `Handed`.
-
-        Args:
-            state: The first state by input name, arrays that are copied.
-            following: By input name, the output that is its next value, of the same dtype and
-                shape.
-        """
-
 
 class Runtime(Protocol):
     """A runtime. The models that it loads may share memory with each other.
@@ -146,6 +135,27 @@ class Copied:
                     "call the net instead."
                 )
             place[...] = value
+
+
+@runtime_checkable
+class Carrier(Protocol):
+    """A session of a runtime that has places of its own for a state."""
+
+    def carry(self, state: Mapping[str, Any], following: Mapping[str, str]) -> Carrying:
+        """As the function `carry`."""
+
+
+def carry(session: Session, state: Mapping[str, Any], following: Mapping[str, str]) -> Carrying:
+    """A loaded model with a state that stays on the runtime's side from run to run.
+
+    Args:
+        session: The loaded model. One that has no method `carry` hands the state over.
+        state: The first state by input name, arrays that are copied.
+        following: By input name, the output that is its next value, of the same dtype and shape.
+    """
+    if isinstance(session, Carrier):
+        return session.carry(state, following)
+    return Handed(session, state, following)
 
 
 class Handed:

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, ModelError
-from onnxgrad.runtimes.protocol import Copied, Handed
+from onnxgrad.runtimes.protocol import Copied
 from onnxgrad.runtimes.reference_ops import OPS
 from onnxgrad.runtimes.registry import runtime
 
@@ -64,7 +64,3 @@ class ReferenceSession:
             FeedError: The reference cannot run the net on these values, or they cannot be bound.
         """
         return Copied(self, feeds)
-
-    def carry(self, state: Mapping[str, Any], following: Mapping[str, str]) -> Handed:
-        """The model with a state, which it hands over from run to run."""
-        return Handed(self, state, following)

@@ -1,5 +1,9 @@
 """Training where only the .onnx exists: steps as files, which any runtime of ONNX runs."""
 
+from onnxgrad.train import schedules
+from onnxgrad.train.artifacts import artifacts
+from onnxgrad.train.export import export
+from onnxgrad.train.metrics import accuracy
 from onnxgrad.train.optimizers import (
     SGD,
     Adadelta,
@@ -14,6 +18,7 @@ from onnxgrad.train.optimizers import (
     RMSprop,
 )
 from onnxgrad.train.steps import Group, step
+from onnxgrad.train.trainer import EarlyStopping, Trainer
 
 __all__ = [
     "SGD",
@@ -22,11 +27,17 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "EarlyStopping",
     "Group",
     "Lion",
     "NAdam",
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "Trainer",
+    "accuracy",
+    "artifacts",
+    "export",
+    "schedules",
     "step",
 ]

@@ -166,9 +166,7 @@ def _read(net: ir.Model, heads: Mapping[str, Any]) -> dict[Any, list[str]]:
     }
 
 
-def _give(
-    net: ir.Model, heads: Mapping[str, Any], read: Mapping[Any, list[str]]
-) -> None:
+def _give(net: ir.Model, heads: Mapping[str, Any], read: Mapping[Any, list[str]]) -> None:
     """List heads under their names, before the net's own outputs."""
     graph = net.graph
     found = emit_heads(graph, {h: names for h, names in read.items() if isinstance(h, Head)})
@@ -196,7 +194,7 @@ def _initial(
     weights: Mapping[str, Array],
     optimizer: Optimizer,
 ) -> dict[str, Array]:
-    """The first state: weights as they are, and numbers that fill the rest, which take no memory."""
+    """The first state: weights as they are, and numbers that fill the rest."""
     numbers, state = optimizer.state(), {}
     ports = by_name(stepping.graph)
     for name in following:
@@ -206,7 +204,7 @@ def _initial(
         port = ports[name]
         number = numbers.get(name.rpartition(".")[2], 0)
         filled = np.asarray(number, port.dtype.numpy() if port.dtype else np.float32)
-        state[name] = np.broadcast_to(filled, tuple(map(int, port.shape or ())))
+        state[name] = np.broadcast_to(filled, (port.shape or ir.Shape([])).numpy())
     return state
 
 
@@ -254,9 +252,7 @@ def require_state(state: Any, shapes_of: Mapping[str, tuple[int, ...]], whole: b
             f"{nearest(unknown[0], shapes_of)}"
         )
     if whole and (missing := [name for name in shapes_of if name not in state]):
-        raise ArgumentError(
-            f"the state is of another model or optimizer: it has no {missing[0]!r}"
-        )
+        raise ArgumentError(f"the state is of another model or optimizer: it has no {missing[0]!r}")
     for name, array in state.items():
         if np.shape(array) != shapes_of[name]:
             raise ArgumentError(

@@ -46,9 +46,7 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
     known = normal.graph.initializers
     _require_weights(state, known)
     changed = {
-        name: _of_dtype(name, array, known[name])
-        for name, array in state.items()
-        if name in known
+        name: _of_dtype(name, array, known[name]) for name, array in state.items() if name in known
     }
     changed = {name: a for name, a in changed.items() if not _equal(a, _content(known[name]))}
     places = _Places(net)
