@@ -1,5 +1,6 @@
 """Training where only the .onnx exists: steps as files, which any runtime of ONNX runs."""
 
+from onnxgrad.train.groups import Group
 from onnxgrad.train.optimizers import (
     SGD,
     Adadelta,
@@ -13,9 +14,11 @@ from onnxgrad.train.optimizers import (
     RAdam,
     RMSprop,
 )
-from onnxgrad.train.steps import Group, step
+from onnxgrad.train.privacy import DPSGD
+from onnxgrad.train.steps import step
 
 __all__ = [
+    "DPSGD",
     "SGD",
     "Adadelta",
     "Adagrad",
