@@ -3,6 +3,7 @@
 from onnxgrad.train import schedules
 from onnxgrad.train.artifacts import artifacts
 from onnxgrad.train.export import export
+from onnxgrad.train.groups import Group
 from onnxgrad.train.metrics import accuracy
 from onnxgrad.train.optimizers import (
     SGD,
@@ -17,10 +18,12 @@ from onnxgrad.train.optimizers import (
     RAdam,
     RMSprop,
 )
-from onnxgrad.train.steps import Group, step
+from onnxgrad.train.privacy import DPSGD
+from onnxgrad.train.steps import step
 from onnxgrad.train.trainer import EarlyStopping, Trainer
 
 __all__ = [
+    "DPSGD",
     "SGD",
     "Adadelta",
     "Adagrad",

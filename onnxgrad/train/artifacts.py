@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import by_name
@@ -23,9 +24,11 @@ from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.train.optimizers import Optimizer
-from onnxgrad.train.steps import STATE, step
+from onnxgrad.train.release import free, known_weights, losses
+from onnxgrad.train.states import INITIAL, STATE
+from onnxgrad.train.steps import step
 from onnxgrad.transforms.asked import outputs_of
-from onnxgrad.transforms.options import Wrt, uncollected
+from onnxgrad.transforms.options import Options, TensorSpecs, Wrt, uncollected
 
 # What a model that gives a state is written for.
 _OPSET, _IR_VERSION = 21, 10
@@ -104,13 +107,14 @@ def parts(
     optimizer: Optimizer,
     wrt: Wrt = None,
     *,
+    of: TensorSpecs | None = None,
     metrics: Mapping[str, Head] | None = None,
     **options: Any,
 ) -> Parts:
     """The models of a training.
 
     Args:
-        model, loss, optimizer, wrt: As for `train.step`.
+        model, loss, optimizer, wrt, of: As for `train.step`.
         metrics: Further heads that the evaluation gives, by the names of its outputs.
         options: The options of `train.step`, by name.
 
@@ -120,91 +124,96 @@ def parts(
     with uncollected():
         net = io.load(model)
         hold_weights(net)
-        stepping = step(net, loss, optimizer, wrt, **options)
+        stepping = step(net, loss, optimizer, wrt, of=of, **options)
         following = json.loads(stepping.metadata_props[STATE])
-        traced = {key: options.get(key) for key in ("straight_through", "example")}
-        infer, weights = _freed(net, following, [], **traced)
-        heads = {"loss": loss} | dict(metrics or {})
-        read = _read(net, heads)
-        names = [name for some in read.values() for name in some]
-        evaluate, _ = _freed(net, following, names, **traced)
-        _give(evaluate, heads, read)
-        for one in (infer, evaluate):
-            optimise(one)
-        state = _initial(stepping, following, weights, optimizer)
-        return Parts(stepping, evaluate, infer, following, state, tuple(weights))
+        numbers = json.loads(stepping.metadata_props[INITIAL])
+        weights = tuple(name for name in following if name not in numbers)
+        traced = {key: options[key] for key in ("straight_through", "example") if key in options}
+        infer = _with_inputs(net, weights, Options(**traced))
+        optimise(infer)
+        evaluate = _evaluation(
+            net, weights, losses(net, loss, of), metrics or {}, Options(**traced)
+        )
+        state = _initial(net, stepping, following, numbers)
+        return Parts(stepping, evaluate, infer, following, state, weights)
 
 
-def _freed(
+def _with_inputs(net: ir.Model, weights: Sequence[str], options: Options) -> ir.Model:
+    """A copy of the net with some weights as inputs, under the names that the step knows."""
+    copy = io.load(net)
+    known_weights(copy, options)
+    free(copy, weights)
+    return copy
+
+
+def _evaluation(
     net: ir.Model,
-    state: Mapping[str, str],
-    keep: list[str],
-    *,
-    straight_through: Any = None,
-    example: Any = None,
-) -> tuple[ir.Model, dict[str, Array]]:
-    """The normalised net, its weights that are state as inputs; and their values."""
-    freed = io.load(net)
-    normalise(freed, [*state, *keep], straight_through or False, example, True)
-    values = {}
-    for name in [name for name in state if name in freed.graph.initializers]:
-        weight = freed.graph.initializers.pop(name)
-        if weight.const_value is not None:
-            values[name] = weight.const_value.numpy()
-        weight.const_value = None
-        if weight not in freed.graph.inputs:
-            freed.graph.inputs.append(weight)
-    return freed, values
-
-
-def _read(net: ir.Model, heads: Mapping[str, Any]) -> dict[Any, list[str]]:
-    """The names of the tensors that each head reads."""
+    weights: Sequence[str],
+    loss: Sequence[Any],
+    metrics: Mapping[str, Head],
+    options: Options,
+) -> ir.Model:
+    """The net with its weights as inputs, which gives the loss, metrics, and its own outputs."""
     default = outputs_of(net)
-    return {
-        head: head.resolve(net, default) if isinstance(head, Head) else [head]
-        for head in heads.values()
-    }
-
-
-def _give(net: ir.Model, heads: Mapping[str, Any], read: Mapping[Any, list[str]]) -> None:
-    """List heads under their names, before the net's own outputs."""
-    graph = net.graph
-    found = emit_heads(graph, {h: names for h, names in read.items() if isinstance(h, Head)})
+    heads = [*(one for one in loss if isinstance(one, Head)), *metrics.values()]
+    read = {head: head.resolve(net, default) for head in heads}
+    names = [one for one in loss if not isinstance(one, Head)]
+    copy = _with_inputs(net, weights, options)
+    keep = [*weights, *names, *(name for some in read.values() for name in some)]
+    normalise(copy, keep, options.straight_through, options.example, True)
+    graph = copy.graph
+    found = emit_heads(graph, read)
     values, op = by_name(graph), Builder(graph)
-    own = list(graph.outputs)
-    graph.outputs.clear()
-    for name, head in heads.items():
-        value = found[head] if isinstance(head, Head) else values[head]
-        tensor = op.tensor(value)
-        total = shapes.reduce_sum(tensor, range(tensor.rank)) if name == "loss" else tensor
-        taken = by_name(graph).get(name)
+    parts_of_loss = [
+        op.tensor(found[one] if isinstance(one, Head) else values[one]) for one in loss
+    ]
+    totals = [shapes.reduce_sum(y, shapes.axes_from(y)) for y in parts_of_loss]
+    given = {"loss": op.sum(totals)}
+    given |= {name: op.tensor(found[head]) for name, head in metrics.items()}
+    _list_first(op, given, [y.value for y in parts_of_loss])
+    optimise(copy)
+    return copy
+
+
+def _list_first(op: Builder, given: Mapping[str, Tensor], loss: Sequence[ir.Value]) -> None:
+    """List tensors under their names, before the net's own outputs, but for what the loss is of.
+
+    Raises:
+        ArgumentError: The model has a port of such a name.
+    """
+    own = [v for v in op.graph.outputs if not (v in loss and v.name == "loss")]
+    op.graph.outputs.clear()
+    for name, tensor in given.items():
+        taken = by_name(op.graph).get(name)
         if taken is not None:
-            if taken.is_graph_input() or (taken in own and taken is not value):
-                raise ArgumentError(f"the model has {name!r} already: rename it, or the metric")
-            own = [v for v in own if v is not taken]
+            if taken.is_graph_input() or taken in own:
+                raise ArgumentError(f"the model has {name!r} already: give the metric another name")
             taken.name = op.names.fresh(f"{name}_of_elements")
             op.names.taken.discard(name)
-        op.output(name, total)
-    graph.outputs.extend(own)
+        op.output(name, tensor)
+    op.graph.outputs.extend(own)
 
 
 def _initial(
+    net: ir.Model,
     stepping: ir.Model,
     following: Mapping[str, str],
-    weights: Mapping[str, Array],
-    optimizer: Optimizer,
+    numbers: Mapping[str, float],
 ) -> dict[str, Array]:
     """The first state: weights as they are, and numbers that fill the rest."""
-    numbers, state = optimizer.state(), {}
-    ports = by_name(stepping.graph)
+    copy = io.load(net)
+    weights, ports = known_weights(copy, Options()), by_name(stepping.graph)
+    state = {}
     for name in following:
-        if name in weights:
-            state[name] = weights[name]
-            continue
         port = ports[name]
-        number = numbers.get(name.rpartition(".")[2], 0)
-        filled = np.asarray(number, port.dtype.numpy() if port.dtype else np.float32)
-        state[name] = np.broadcast_to(filled, (port.shape or ir.Shape([])).numpy())
+        assert port.dtype is not None and port.shape is not None
+        dtype = port.dtype.numpy()
+        if name in numbers:
+            state[name] = np.broadcast_to(np.asarray(numbers[name], dtype), port.shape.numpy())
+            continue
+        tensor = ir.convenience.get_const_tensor(weights[name])
+        assert tensor is not None
+        state[name] = tensor.numpy().astype(dtype, copy=False)
     return state
 
 

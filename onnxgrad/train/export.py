@@ -10,9 +10,15 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
-from onnxgrad.graph.facts import all_nodes, inner_graphs
-from onnxgrad.passes.normalise import normalise
+from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.runtimes.ports import Array
+from onnxgrad.train.release import known_weights
+from onnxgrad.transforms.options import Options
+
+_INSTEAD = (
+    "It cannot be written back: take the net with its weights as inputs, which "
+    "onnxgrad.train.artifacts writes, infer.onnx."
+)
 
 
 def export(model: Any, state: Mapping[str, Array]) -> Any:
@@ -41,17 +47,16 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
         >>> tuned = og.train.export("models/mlp.onnx", weights)
     """
     net = io.load(model)
-    normal = io.load(net)
-    normalise(normal, list(state))
-    known = normal.graph.initializers
+    exposed = net.clone()
+    known = known_weights(exposed, Options())
     _require_weights(state, known)
-    changed = {
+    new = {
         name: _of_dtype(name, array, known[name]) for name, array in state.items() if name in known
     }
-    changed = {name: a for name, a in changed.items() if not _equal(a, _content(known[name]))}
-    places = _Places(net)
+    changed = {name: a for name, a in new.items() if not _equal(a, _content(known[name]))}
+    places = _Places(net, known, new)
     for name, array in changed.items():
-        places.write(name, array, known[name])
+        places.write(name, array)
     return io.like(net, model)
 
 
@@ -90,69 +95,67 @@ def _of_dtype(name: str, array: Any, weight: ir.Value) -> Array:
 
 
 def _content(weight: ir.Value) -> Array:
-    assert weight.const_value is not None
-    return weight.const_value.numpy()
+    tensor = ir.convenience.get_const_tensor(weight)
+    assert tensor is not None
+    return tensor.numpy()
 
 
 def _equal(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return a.tobytes() == b.tobytes()
 
 
 class _Places:
-    """Where the weights of a net lie in its file: initializers and Constant nodes, by their names.
+    """Where the weights of a net lie in its file: initializers and Constant nodes.
 
-    A name can be that of several weights, in several branches or functions.
+    Args:
+        net: The model as it is in the file.
+        known: Its weights, which share their tensors with it, by the names that a step gives them.
+        new: The new contents.
     """
 
-    def __init__(self, net: ir.Model) -> None:
-        self._values: dict[str, list[ir.Value]] = {}
+    def __init__(
+        self, net: ir.Model, known: Mapping[str, ir.Value], new: Mapping[str, Array]
+    ) -> None:
+        self._known, self._new = known, new
+        self._holders: dict[int, ir.Value] = {}
+        self._named: dict[str, list[ir.Value]] = {}
         for value in _weights(net):
-            self._values.setdefault(value.name or "", []).append(value)
-        self._all = [value for values in self._values.values() for value in values]
+            self._holders[id(ir.convenience.get_const_tensor(value))] = value
+            self._named.setdefault(value.name or "", []).append(value)
 
-    def write(self, name: str, array: Array, old: ir.Value) -> None:
-        """Put a new weight in the place of an old one.
+    def write(self, name: str, array: Array) -> None:
+        """Put a new weight in the place of the old one.
 
         Raises:
-            ArgumentError: The file has no such weight, or several.
+            ArgumentError: The file holds it in another form, or once for several weights.
         """
-        content = _content(old)
-        named = [v for v in self._values.get(name, []) if _equal(_held(v), content)]
-        # A pass that moves a weight out of a branch may give it another name.
-        found = named or [v for v in self._all if _equal(_held(v), content)]
-        if len(found) != 1:
-            raise ArgumentError(
-                f"the file holds {name!r} in {len(found)} places of this content: it cannot be "
-                "written back. Save the net with its weights as inputs instead, as "
-                "onnxgrad.train.artifacts does (infer.onnx)."
-            )
-        _write(found[0], array)
+        tensor = ir.convenience.get_const_tensor(self._known[name])
+        for other, value in self._known.items():
+            same = other != name and ir.convenience.get_const_tensor(value) is tensor
+            if same and not _equal(self._new.get(other, _content(value)), array):
+                raise ArgumentError(
+                    f"the file holds {name!r} and {other!r} as one tensor, as calls of one "
+                    f"function do, and they have become different. {_INSTEAD}"
+                )
+        named = self._named.get(name, [])
+        holder = self._holders.get(id(tensor)) or (named[0] if len(named) == 1 else None)
+        if holder is None or _content(holder).shape != array.shape:
+            raise ArgumentError(f"the file holds {name!r} in another form. {_INSTEAD}")
+        _write(holder, array)
 
 
 def _weights(net: ir.Model) -> Iterator[ir.Value]:
     """The initializers of all graphs of a model, and the outputs of Constant nodes."""
     for graph in (net.graph, *(f.graph for f in net.functions.values())):
         for one in (graph, *inner_graphs(graph)):
-            yield from (v for v in one.initializers.values() if v.const_value is not None)
-        for node in all_nodes(graph):
-            if node.op_type == "Constant" and not node.domain and _is_number(node):
-                yield node.outputs[0]
+            yield from one.initializers.values()
+            yield from (node.outputs[0] for node in one if node.op_type == "Constant")
 
 
-def _is_number(node: ir.Node) -> bool:
-    return any(n in node.attributes for n in ("value", "value_float", "value_floats"))
-
-
-def _held(value: ir.Value) -> Array:
-    tensor = ir.convenience.get_const_tensor(value)
-    return np.empty(0, np.bool_) if tensor is None else tensor.numpy()
-
-
-def _write(value: ir.Value, array: Array) -> None:
-    tensor = ir.tensor(array, name=value.name)
-    node = value.producer()
+def _write(holder: ir.Value, array: Array) -> None:
+    tensor, node = ir.tensor(array, name=holder.name), holder.producer()
     if node is None:
-        value.const_value = tensor
+        holder.const_value = tensor
         return
     node.attributes.clear()
     node.attributes["value"] = ir.AttrTensor("value", tensor)
