@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 
-from onnxgrad.graph import io
+from onnxgrad.graph import io, protos
 from onnxgrad.graph.errors import ArgumentError, nearest
-from onnxgrad.graph.facts import inner_graphs
+from onnxgrad.graph.facts import subgraphs
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.train.release import known_weights
 from onnxgrad.transforms.options import Options
@@ -38,7 +40,7 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
         A model of the same kind (for a path a `ModelProto`).
 
     Raises:
-        ModelError: The model cannot be read.
+        ModelError: The model cannot be read, or takes more than 2 GB and is no `onnx_ir.Model`.
         ArgumentError: The state is of another model, or the file holds a weight in another form
             than the one that was trained, as where two calls of a function share it.
 
@@ -55,9 +57,16 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
     }
     changed = {name: a for name, a in new.items() if not _equal(a, _content(known[name]))}
     places = _Places(net, known, new)
-    for name, array in changed.items():
-        places.write(name, array)
-    return io.like(net, model)
+    written = {places.find(name, array): array for name, array in changed.items()}
+    if isinstance(model, ir.Model) or io.weight_bytes(net) > protos.LIMIT:
+        for holder, array in written.items():
+            _write(holder, array)
+        return io.like(net, model)  # which refuses a message that would be too large
+    proto = _message(model)
+    for holder, message in zip(places.holders, _holders(proto), strict=True):
+        if holder in written:
+            _write_message(message, written[holder])
+    return proto
 
 
 def _require_weights(state: Any, known: Mapping[str, ir.Value]) -> None:
@@ -111,20 +120,21 @@ class _Places:
         net: The model as it is in the file.
         known: Its weights, which share their tensors with it, by the names that a step gives them.
         new: The new contents.
+
+    Attributes:
+        holders: All of them, in the order of the file.
     """
 
     def __init__(
         self, net: ir.Model, known: Mapping[str, ir.Value], new: Mapping[str, Array]
     ) -> None:
         self._known, self._new = known, new
-        self._holders: dict[int, ir.Value] = {}
-        self._named: dict[str, list[ir.Value]] = {}
-        for value in _weights(net):
-            self._holders[id(ir.convenience.get_const_tensor(value))] = value
-            self._named.setdefault(value.name or "", []).append(value)
+        graphs = (net.graph, *(function.graph for function in net.functions.values()))
+        self.holders = [value for graph in graphs for value in _weights(graph)]
+        self._by_tensor = {id(ir.convenience.get_const_tensor(v)): v for v in self.holders}
 
-    def write(self, name: str, array: Array) -> None:
-        """Put a new weight in the place of the old one.
+    def find(self, name: str, array: Array) -> ir.Value:
+        """The place of a weight, for a new one.
 
         Raises:
             ArgumentError: The file holds it in another form, or once for several weights.
@@ -137,19 +147,21 @@ class _Places:
                     f"the file holds {name!r} and {other!r} as one tensor, as calls of one "
                     f"function do, and they have become different. {_INSTEAD}"
                 )
-        named = self._named.get(name, [])
-        holder = self._holders.get(id(tensor)) or (named[0] if len(named) == 1 else None)
+        named = [v for v in self.holders if v.name == name]
+        holder = self._by_tensor.get(id(tensor)) or (named[0] if len(named) == 1 else None)
         if holder is None or _content(holder).shape != array.shape:
             raise ArgumentError(f"the file holds {name!r} in another form. {_INSTEAD}")
-        _write(holder, array)
+        return holder
 
 
-def _weights(net: ir.Model) -> Iterator[ir.Value]:
-    """The initializers of all graphs of a model, and the outputs of Constant nodes."""
-    for graph in (net.graph, *(f.graph for f in net.functions.values())):
-        for one in (graph, *inner_graphs(graph)):
-            yield from one.initializers.values()
-            yield from (node.outputs[0] for node in one if node.op_type == "Constant")
+def _weights(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The initializers of a graph, and the outputs of Constant nodes, in the order of the file."""
+    yield from graph.initializers.values()
+    for node in graph:
+        if node.op_type == "Constant":
+            yield node.outputs[0]
+        for inner in subgraphs(node):
+            yield from _weights(inner)
 
 
 def _write(holder: ir.Value, array: Array) -> None:
@@ -159,3 +171,48 @@ def _write(holder: ir.Value, array: Array) -> None:
         return
     node.attributes.clear()
     node.attributes["value"] = ir.AttrTensor("value", tensor)
+
+
+def _message(model: Any) -> onnx.ModelProto:
+    """A private message of a model that `io.load` has read."""
+    proto = onnx.ModelProto()
+    if isinstance(model, onnx.ModelProto):
+        proto.CopyFrom(model)
+    elif isinstance(model, bytes | bytearray | memoryview):
+        proto.ParseFromString(bytes(model))
+    else:
+        proto = onnx.load(model)
+    if protos.has_sparse(list(protos.walk(proto))):
+        protos.make_dense(proto, "")
+    return proto
+
+
+def _holders(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto | onnx.NodeProto]:
+    """The initializers and the Constant nodes of a message, in the order of `_Places.holders`."""
+    yield from _held(proto.graph, proto.graph.initializer)
+    for function in proto.functions:
+        yield from _held(function, ())
+
+
+def _held(graph: Any, tensors: Any) -> Iterator[onnx.TensorProto | onnx.NodeProto]:
+    yield from tensors
+    for node in graph.node:
+        if node.op_type == "Constant":
+            yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _held(inner, inner.initializer)
+
+
+def _write_message(holder: onnx.TensorProto | onnx.NodeProto, array: Array) -> None:
+    """Replace the content of a tensor; its name, its dtype and all else stay."""
+    if isinstance(holder, onnx.NodeProto):
+        if holder.attribute[0].name != "value":
+            tensor = numpy_helper.from_array(array)
+            del holder.attribute[:]
+            holder.attribute.append(onnx.helper.make_attribute("value", tensor))
+        holder = holder.attribute[0].t
+    for field in ("float_data", "double_data", "int32_data", "raw_data"):
+        holder.ClearField(field)
+    little = array.dtype.newbyteorder("<")
+    holder.raw_data = array.astype(little).tobytes()

@@ -67,7 +67,9 @@ def smooth(kind: str) -> Callable[[], Any]:
 
 
 def mlp() -> Any:
-    return nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    return nn.Sequential(
+        nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
 
 
 def drawn(*shape: int) -> Callable[[Any], Any]:
