@@ -20,7 +20,8 @@ from onnxgrad.train.optimizers import (
 )
 from onnxgrad.train.privacy import DPSGD
 from onnxgrad.train.steps import step
-from onnxgrad.train.trainer import EarlyStopping, Trainer
+from onnxgrad.train.stopping import EarlyStopping
+from onnxgrad.train.trainer import Trainer
 
 __all__ = [
     "DPSGD",

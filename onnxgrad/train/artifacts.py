@@ -23,6 +23,7 @@ from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.release import free, known_weights, losses
 from onnxgrad.train.states import INITIAL, STATE
@@ -240,6 +241,18 @@ def state_model(state: Mapping[str, Array], metadata: Mapping[str, str] | None =
     made = ir.Model(graph, ir_version=_IR_VERSION, producer_name="onnxgrad")
     made.metadata_props.update(metadata or {})
     return made
+
+
+def state_of(model: ir.Model, runtime: Runtime) -> dict[str, Array]:
+    """The state that such a model gives.
+
+    Raises:
+        ArgumentError: It has inputs.
+    """
+    if model.graph.inputs:
+        raise ArgumentError("the model gives no state, as it has inputs")
+    session = runtime.load(model)
+    return dict(zip(session.outputs, session.run({}), strict=True))
 
 
 def require_state(state: Any, shapes_of: Mapping[str, tuple[int, ...]], whole: bool) -> None:

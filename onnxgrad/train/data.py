@@ -103,7 +103,7 @@ def source(data: Any, names: Sequence[str], size: int, drop_last: bool = False) 
         ArgumentError: The data is of another kind.
     """
     if isinstance(data, str | os.PathLike):
-        data = _read(os.fspath(data))
+        data = read_arrays(data)
     if isinstance(data, Mapping | tuple) or hasattr(data, "dtype"):
         return Examples(named(data, names), size, drop_last)
     if isinstance(data, Iterable):
@@ -144,7 +144,13 @@ def examples_in(batch: Mapping[str, Array]) -> int:
     return next((len(array) for array in batch.values() if np.ndim(array)), 1)
 
 
-def _read(path: str) -> dict[str, Array]:
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of an .npz file.
+
+    Raises:
+        FeedError: It cannot be read.
+    """
+    path = os.fspath(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

@@ -6,8 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,13 +18,14 @@ from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Session, carry
 from onnxgrad.runtimes.registry import start
-from onnxgrad.train.artifacts import parts, require_state, state_model
+from onnxgrad.train.artifacts import parts, require_state, state_model, state_of
 from onnxgrad.train.data import Batch, Source, checked, examples_in, source
 from onnxgrad.train.export import export
 from onnxgrad.train.metrics import Metric
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.progress import progress_bar
 from onnxgrad.train.schedules import Schedule
+from onnxgrad.train.stopping import EarlyStopping
 from onnxgrad.transforms.options import Wrt
 
 RATE = "learning_rate"
@@ -34,49 +34,6 @@ TRAINER = "onnxgrad.trainer"
 _BATCH_SIZE = 32
 
 Record: TypeAlias = dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyStopping:
-    """Stop when a number has not become better for some epochs.
-
-    Args:
-        monitor: A key of the records of epochs: "val_loss", "val_accuracy", "loss".
-        patience: For how many epochs it may not become better.
-        min_delta: By how much it has to, to count.
-        mode: "min" where less is better, "max" where more is.
-        restore_best: Go back to the state of the best epoch.
-
-    Raises:
-        ArgumentError: An argument has a value that it cannot have.
-    """
-
-    monitor: str = "val_loss"
-    patience: int = 3
-    min_delta: float = 0.0
-    mode: Literal["min", "max"] = "min"
-    restore_best: bool = False
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("min", "max"):
-            raise ArgumentError(f"mode is 'min' or 'max', not {self.mode!r}")
-        if self.patience < 1 or self.min_delta < 0:
-            raise ArgumentError("patience is at least 1, and min_delta at least 0")
-
-    def waited(self, history: Sequence[Mapping[str, float]]) -> int:
-        """For how many epochs the number has not become better.
-
-        Raises:
-            ArgumentError: The records do not have it.
-        """
-        best, since = math.inf, 0
-        for record in history:
-            if self.monitor not in record:
-                known = ", ".join(map(repr, record))
-                raise ArgumentError(f"monitor: no {self.monitor!r} in the records: {known}")
-            value = record[self.monitor] * (1 if self.mode == "min" else -1)
-            best, since = (value, 0) if value < best - self.min_delta else (best, since + 1)
-        return since
 
 
 class Trainer:
@@ -94,7 +51,7 @@ class Trainer:
         loss, optimizer, wrt: As for `train.step`.
         metrics: By name what `evaluate` gives besides the loss: heads such as
             ``accuracy("logits")``, or functions ``metric(outputs, batch)`` of arrays by name.
-        seed: Seeds the order of the examples.
+        seed: Seeds the order of the examples, and what Dropout drops with ``dropout="train"``.
         runtime, providers, threads: As for `onnxgrad.Net`.
         options: The options of `train.step`, by name.
 
@@ -140,7 +97,13 @@ class Trainer:
         heads = {name: m for name, m in given.items() if isinstance(m, Head)}
         self._functions = {name: m for name, m in given.items() if not isinstance(m, Head)}
         made = parts(
-            self._model, loss, optimizer, wrt, metrics=heads, **{"grad_norm": True} | options
+            self._model,
+            loss,
+            optimizer,
+            wrt,
+            metrics=heads,
+            seed=seed,
+            **{"grad_norm": True} | options,
         )
         self._scaled = options.get("loss_scale") is not None
         self._lr, self._seed = optimizer.lr, seed
@@ -239,6 +202,18 @@ class Trainer:
         if self._best is not None:
             self.state, self._best = self._best, None
         return self.history
+
+    def steps_of(self, data: Any, batch_size: int | None = None, *, drop_last: bool = False) -> int:
+        """How many steps an epoch over some data has, as a schedule asks for.
+
+        Raises:
+            ArgumentError: Nothing tells, as the data is an iterable without a length.
+        """
+        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        count = source(data, list(self._step_ports), size, drop_last).count
+        if count is None:
+            raise ArgumentError("the data has no length, so nothing tells the number of its steps")
+        return count
 
     def _is_late(self, early: EarlyStopping | None) -> bool:
         return early is not None and early.waited(self.history) >= early.patience
@@ -386,6 +361,8 @@ class Trainer:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint: the state, the count of epochs, the order of the examples.
 
+        What a runtime draws itself, as for ``dropout="train"``, begins anew.
+
         Raises:
             ModelError: The file cannot be read.
             ArgumentError: It is no checkpoint, or one of another model or optimizer.
@@ -397,12 +374,11 @@ class Trainer:
             raise ArgumentError(
                 f"{os.fspath(path)!r} is no checkpoint: `Trainer.checkpoint` writes one"
             ) from None
-        session = self._runtime.load(model)
-        found = dict(zip(session.outputs, session.run({}), strict=True))
-        best = {name: found.pop(_best_name(name), None) for name in self._shapes}
+        found = state_of(model, self._runtime)
+        best = {n: found.pop(_best_name(n)) for n in self._shapes if _best_name(n) in found}
         require_state(found, self._shapes, whole=True)
         self.state = found
-        self._best = None if any(array is None for array in best.values()) else best
+        self._best = best or None
         self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
         self._sum, self._seen, self._seed = stood["sum"], stood["seen"], stood["seed"]
         self.history = stood["history"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
@@ -41,8 +40,6 @@ class Update:
             The norm of the gradients, where it was asked for.
         """
         op, treatment = job.op, self.treatment
-        rate = op.input("learning_rate", [], np.float32)
-        states.added("step", [], np.int64)
         kept = self._added(states, gradients)
         share = factor
         found, factor, due = treatment.collect(states, gradients, factor)
@@ -67,7 +64,7 @@ class Update:
                     v: self.privacy.noised(inner, g, each, noises, at)
                     for at, (v, g) in enumerate(gs.items())
                 }
-            return self._next(inner, states, gs, rate)
+            return self._next(inner, states, gs)
 
         values = choose(op, due, following, [states.now[name] for name in kept])
         states.next |= dict(zip(kept, values, strict=True))
@@ -88,14 +85,12 @@ class Update:
     def _of(self, weight: ir.Value) -> Optimizer:
         return group_of(self.groups, weight.name or "").optimizer(self.optimizer)
 
-    def _next(
-        self, op: Builder, states: States, gradients: Gradients, rate: Tensor
-    ) -> list[Tensor]:
+    def _next(self, op: Builder, states: States, gradients: Gradients) -> list[Tensor]:
         """The next count, and the next value and state of each weight."""
         now = {name: op.tensor(t.value) for name, t in states.now.items()}
         count = now["step"] + 1
-        t, rate = op.Cast(count, to=ir.DataType.DOUBLE), op.tensor(rate.value)
-        rate = op.Cast(rate, to=ir.DataType.DOUBLE)
+        t = op.Cast(count, to=ir.DataType.DOUBLE)
+        rate = op.Cast(op.tensor(states.rate.value), to=ir.DataType.DOUBLE)
         found = [count]
         for value, g in gradients.items():
             name, optimizer = value.name or "", self._of(value)
