@@ -56,9 +56,11 @@ def copy_into(
 def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy the main graph of another model into the one that `op` emits to.
 
+    In an inner graph that hoists, a node that depends on nothing inner is put outside.
+
     Args:
-        given: By the name of an input of the graph, what takes its place. Each other input becomes
-            one of the graph that `op` emits to.
+        given: By the name of an input or a weight of the graph, what takes its place. Each other
+            input becomes one of the graph that `op` emits to.
 
     Returns:
         The copies of the graph's outputs, by their names there.
@@ -71,18 +73,41 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
         for v in copy.inputs
         if v.name not in copy.initializers
     ]
-    for v, name in weights:
-        own = ir.Value(
-            name=op.names.fresh(name), type=v.type, shape=v.shape, const_value=v.const_value
-        )
-        op.graph.register_initializer(own)
-        v.replace_all_uses_with(own, replace_graph_outputs=True)
     for v in [v for v in copy.inputs if v.name in copy.initializers]:
         copy.inputs.remove(v)
     copy.initializers.clear()
+    for v, name in weights:
+        own = given[name].value if name in given else _own_weight(op, name, v)
+        v.replace_all_uses_with(own, replace_graph_outputs=True)
     nodes, outputs = copy_into(op, copy, inputs)
     op.emitted.update(v for node in nodes for v in node.outputs)
+    if op.hoists and op.parent is not None:
+        op.graph.remove(nodes)
+        _part(op, nodes, set(op.graph.inputs) | {t.value for t in inputs if op.holds(t)})
     return dict(zip(names, outputs, strict=True))
+
+
+def _own_weight(op: Builder, name: str, like: ir.Value) -> ir.Value:
+    """A copy of another model's weight, in the main graph."""
+    while op.parent is not None:
+        op = op.parent
+    own = ir.Value(
+        name=op.names.fresh(name), type=like.type, shape=like.shape, const_value=like.const_value
+    )
+    op.graph.register_initializer(own)
+    return own
+
+
+def _part(op: Builder, nodes: Iterable[ir.Node], inside: set[ir.Value]) -> None:
+    """Append nodes to the inner graph, or to the one around it if nothing they use is `inside`."""
+    assert op.parent is not None
+    for node in nodes:
+        stays = node.domain or draws(node) or any(subgraphs(node))
+        if stays or any(v in inside for v in node.inputs):
+            inside.update(node.outputs)
+            op.graph.append(node)
+        else:
+            op.parent.graph.append(node)
 
 
 def rename(graph: ir.Graph, names: Names) -> None:
@@ -148,15 +173,7 @@ def copy_graph(
         stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
     rename(copy, op.names)
     copy.remove(nodes)
-    assert op.parent is not None
-    inside = {t.value for t in replaced.values() if t.value.graph is op.graph}
-    for node in nodes:
-        stays = node.domain or draws(node) or any(subgraphs(node))
-        if stays or any(v in inside for v in node.inputs):
-            inside.update(node.outputs)
-            op.graph.append(node)
-        else:
-            op.parent.graph.append(node)
+    _part(op, nodes, {t.value for t in replaced.values() if t.value.graph is op.graph})
     return nodes, stands
 
 

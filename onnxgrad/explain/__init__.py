@@ -5,5 +5,16 @@ arguments and defaults are those of captum 0.9 and of pytorch-grad-cam 1.5.
 """
 
 from onnxgrad.explain.gradients import input_x_gradient, saliency
+from onnxgrad.explain.paths import (
+    integrated_gradients,
+    layer_conductance,
+    layer_integrated_gradients,
+)
 
-__all__ = ["input_x_gradient", "saliency"]
+__all__ = [
+    "input_x_gradient",
+    "integrated_gradients",
+    "layer_conductance",
+    "layer_integrated_gradients",
+    "saliency",
+]

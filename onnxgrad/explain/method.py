@@ -112,11 +112,19 @@ class Explanation:
         seeds, _ = self.job.seeds()
         return self.job.pull(seeds)
 
-    def finish(self, attributions: Mapping[ir.Value, Tensor]) -> None:
-        """List the attributions as outputs, and say in the metadata what they belong to."""
+    def finish(
+        self, attributions: Mapping[ir.Value, Tensor], more: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """List the attributions as outputs, and say in the metadata what they belong to.
+
+        Args:
+            attributions: By the tensors that they belong to.
+            more: Further results by name, such as how far a sum is off.
+        """
         wrt = [v.name or "" for v in attributions]
-        self.job.finish({f"{v.name}_attribution": t for v, t in attributions.items()})
-        names = dict(zip(wrt, self.job.results, strict=True))
+        own = {f"{v.name}_attribution": t for v, t in attributions.items()}
+        self.job.finish({**own, **(more or {})})
+        names = dict(zip(wrt, self.job.results, strict=False))
         describe(self.job.net, {ATTRIBUTIONS: names})
 
 
