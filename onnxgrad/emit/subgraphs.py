@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import draws
-from onnxgrad.graph.facts import dims_of, is_sequence, subgraphs
+from onnxgrad.graph.facts import Dim, dims_of, inner_graphs, is_sequence, subgraphs
 from onnxgrad.graph.fresh import Names
 
 
@@ -66,6 +66,7 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
         The copies of the graph's outputs, by their names there.
     """
     copy = graph.clone()
+    _name_sizes(op, copy, given)
     names = [v.name or "" for v in graph.outputs]
     weights = [(v, v.name or "") for v in copy.initializers.values()]
     inputs = [
@@ -85,6 +86,34 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
         op.graph.remove(nodes)
         _part(op, nodes, set(op.graph.inputs) | {t.value for t in inputs if op.holds(t)})
     return dict(zip(names, outputs, strict=True))
+
+
+def _name_sizes(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> None:
+    """Give sizes of a graph names that the main graph lacks, but for those of equal inputs."""
+    while op.parent is not None:
+        op = op.parent
+    taken = {d for v in _values_in(op.graph) for d in dims_of(v) or ()}
+    renamed: dict[Dim, Dim] = {}
+    for v in graph.inputs:
+        mine, t = dims_of(v) or (), given.get(v.name or "")
+        its = mine if t is None else t.shape or ()
+        renamed.update({d: d for d, a in zip(mine, its, strict=False) if d == a})
+    for v in _values_in(graph):
+        for d in dims_of(v) or ():
+            name, k = d, 1
+            while isinstance(name, str) and d not in renamed and name in taken:
+                name, k = f"{d}_{k}", k + 1
+            taken.add(renamed.setdefault(d, name))
+        if v.shape is not None:
+            v.shape = ir.Shape([renamed[d] for d in dims_of(v) or ()])
+
+
+def _values_in(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The inputs of a graph and of its inner graphs, and what their nodes give out."""
+    for g in (graph, *inner_graphs(graph)):
+        yield from g.inputs
+        for node in g:
+            yield from node.outputs
 
 
 def _own_weight(op: Builder, name: str, like: ir.Value) -> ir.Value:
