@@ -1,82 +1,137 @@
-"""Baselines: the points at which nothing is said to be there, such as a black image."""
+"""Baselines: what an input is compared with, and the values of a net there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.subgraphs import copy_dependent
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.explain.method import Explanation
-from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.engine.stopped import is_gate
+from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
+from onnxgrad.graph.facts import dims_of, is_float
+from onnxgrad.transforms.examples import new_dim
+from onnxgrad.transforms.job import Job
 
-# A number, an array, "input", one of these for each tensor, or one by the tensors' names.
-Baselines: TypeAlias = Any
-
-
-def baselines_of(
-    at: Explanation, xs: Sequence[ir.Value], baselines: Baselines
-) -> dict[ir.Value, Tensor]:
-    """The baseline of each tensor, which broadcasts to it: zeros where none is given.
-
-    Raises:
-        ArgumentError: One does not fit its tensor, or belongs to none.
-    """
-    given = by_tensor(xs, baselines, "baselines")
-    return {x: _baseline(at, x, given.get(x.name or "")) for x in xs}
+# They are the same at the baseline, as it has the shape of what it takes the place of.
+_SHAPES = {"Shape", "Size"}
 
 
-def by_tensor(xs: Sequence[ir.Value], given: Any, argument: str) -> dict[str, Any]:
-    """What is given by the tensors' names; it is one for all, one for each, or by name.
+def baselines_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Value, Tensor]:
+    """The baseline of each tensor, in its shape and dtype.
+
+    Args:
+        given: None for 0, a number, an array that broadcasts to the tensor, or the name of a new
+            graph input; or a dict of these by the tensors' names.
 
     Raises:
-        ArgumentError: There are not as many as tensors, or a name is of none of them.
+        UnknownNameError: The dict names another tensor.
+        ArgumentError: An array does not fit.
     """
-    names = [x.name or "" for x in xs]
-    if isinstance(given, Mapping):
-        if unknown := [name for name in given if name not in names]:
+    found = {}
+    for x, one in _by_tensor(wrt, given):
+        t = op.tensor(x)
+        if isinstance(one, str):
+            found[x] = op.input(one, dims_of(x), x.dtype)
+            continue
+        array = _array(x, 0 if one is None else one, (dims_of(x) or ())[-np.ndim(one) :])
+        found[x] = shapes.expand_like(op.const(array, like=t), t)
+    return found
+
+
+def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Value, Tensor]:
+    """The baselines of each tensor, [M, ...] for a tensor [N, ...].
+
+    Args:
+        given: An array or the name of a new graph input; or a dict of these by the tensors' names.
+
+    Raises:
+        UnknownNameError: The dict names another tensor.
+        ArgumentError: An array does not fit, or a tensor has no baselines.
+    """
+    found, count = {}, new_dim(op.graph, "baselines")
+    for x, one in _by_tensor(wrt, given):
+        dims = dims_of(x)
+        if isinstance(one, str):
+            shape = None if dims is None else [count, *dims[1:]]
+            found[x] = op.input(one, shape, x.dtype)
+        elif np.ndim(one) == 0 or (dims is not None and np.ndim(one) != len(dims)):
             raise ArgumentError(
-                f"{argument}: {unknown[0]!r} is none of the tensors {', '.join(map(repr, names))}"
+                f"baselines of {x.name!r} {x.shape} are an array, or the name of an input, with "
+                f"one more baseline in each row, not of shape {list(np.shape(one))}"
             )
-        return dict(given)
-    if isinstance(given, tuple):
-        if len(given) != len(names):
-            raise ArgumentError(f"{argument}: {len(given)} are given for {len(names)} tensors")
-        return dict(zip(names, given, strict=True))
-    return dict.fromkeys(names, given)
+        else:
+            array = _array(x, one, (dims or (None,))[1:])
+            found[x] = op.const(array, like=op.tensor(x))
+    if len({n for t in found.values() if isinstance(n := t.dim(0), int)}) > 1:
+        raise ArgumentError("baselines: there are not as many for one tensor as for another")
+    return found
 
 
-def _baseline(at: Explanation, x: ir.Value, given: Any) -> Tensor:
-    op, like = at.op, at.op.tensor(x)
-    if isinstance(given, str):
-        if given != "input":
-            raise ArgumentError(f"baselines: a number, an array or 'input', not {given!r}")
-        return at.job.add_input(f"{x.name}_baseline", x)
-    try:
-        array = np.asarray(0 if given is None else given, like.dtype.numpy())
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"baselines: {given!r} is no number and no array") from error
-    t = op.const(array, like=like)
-    require_fit(t, like, "baselines")
-    return t
+def _by_tensor(wrt: Iterable[ir.Value], given: Any) -> list[tuple[ir.Value, Any]]:
+    tensors = {v.name or "": v for v in wrt}
+    if not isinstance(given, Mapping):
+        return [(v, given) for v in tensors.values()]
+    for name in given:
+        if name not in tensors:
+            raise UnknownNameError(
+                f"baselines: {name!r} is not among wrt.{nearest(str(name), tensors)}"
+            )
+    return [(v, given.get(name)) for name, v in tensors.items()]
 
 
-def require_fit(t: Tensor, like: Tensor, argument: str) -> None:
-    """Raise for a tensor that does not broadcast to the shape of another, as far as is known."""
-    mine, its = t.shape or (), like.shape
-    if its is None:
-        return
-    pairs = zip(reversed(mine), reversed(its), strict=False)
-    known = ((a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int))
-    if len(mine) > len(its) or any(a not in (1, b) for a, b in known):
+def _array(x: ir.Value, given: Any, dims: Iterable[Any]) -> np.ndarray:
+    """An array whose last axes fit the given dimensions, as far as these are known.
+
+    Raises:
+        ArgumentError: They do not.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiub":
+        raise ArgumentError(f"baselines of {x.name!r}: {given!r} is no array of numbers")
+    dims = tuple(dims)
+    known = x.shape is not None
+    sizes = array.shape[array.ndim - len(dims) :]
+    if known and any(
+        isinstance(d, int) and n not in (1, d) for n, d in zip(sizes, dims, strict=False)
+    ):
         raise ArgumentError(
-            f"{argument}: shape {list(mine)} does not fit {like.value.name!r} {list(its)}"
+            f"baselines of {x.name!r} {x.shape}: an array of shape {list(array.shape)} does not fit"
         )
+    return array
 
 
-def whole(b: Tensor, x: Tensor) -> Tensor:
-    """A baseline in the shape of its tensor."""
-    return shapes.expand_like(b, x)
+class Reference:
+    """The net at baselines: the nodes that depend on them once more, beside those of the net.
+
+    The class that a head is of stays that of the input.
+
+    Args:
+        job: Has the net.
+        op: Emits the copies.
+        baselines: By tensor of the net, what takes its place.
+
+    Attributes:
+        op: As above.
+        copies: By node of the net, its copy.
+    """
+
+    def __init__(self, job: Job, op: Builder, baselines: Mapping[ir.Value, Tensor]) -> None:
+        self.op = op
+        self._stands = dict(baselines)
+        nodes = [node for node in job.net.graph if self._differs(job, node)]
+        self.copies = copy_dependent(op, nodes, self._stands, "reference")
+
+    @staticmethod
+    def _differs(job: Job, node: ir.Node) -> bool:
+        chosen = node in job.head_nodes and not any(map(is_float, node.outputs))
+        return not (chosen or is_gate(node) or (not node.domain and node.op_type in _SHAPES))
+
+    def at(self, value: ir.Value) -> Tensor:
+        """A value as it is at the baselines."""
+        return self._stands.get(value) or self.op.tensor(value)

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.reverse import Rules
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head
@@ -107,10 +108,18 @@ class Explanation:
         """What emits at the end of the net."""
         return self.job.op
 
-    def gradients(self) -> dict[ir.Value, Tensor]:
-        """The gradients of the score, summed over the examples, with respect to `wrt`."""
-        seeds, _ = self.job.seeds()
-        return self.job.pull(seeds)
+    def gradients(
+        self, rules: Rules | None = None, op: Builder | None = None
+    ) -> dict[ir.Value, Tensor]:
+        """The gradients of the score, summed over the examples, with respect to `wrt`.
+
+        Args:
+            rules: Rules of operators in the place of their own, for these gradients alone.
+            op: Emits them, as to an inner graph; by default at the end of the net.
+        """
+        op = op or self.op
+        seeds = {y: op.tensor(g.value) for y, g in self.job.seeds()[0].items()}
+        return self.job.pull(seeds, op=op, rules=rules)
 
     def finish(
         self, attributions: Mapping[ir.Value, Tensor], more: Mapping[str, Tensor] | None = None
@@ -118,12 +127,12 @@ class Explanation:
         """List the attributions as outputs, and say in the metadata what they belong to.
 
         Args:
-            attributions: By the tensors that they belong to.
-            more: Further results by name, such as how far a sum is off.
+            attributions: By tensor.
+            more: Further outputs by name.
         """
         wrt = [v.name or "" for v in attributions]
-        own = {f"{v.name}_attribution": t for v, t in attributions.items()}
-        self.job.finish({**own, **(more or {})})
+        results = {f"{v.name}_attribution": t for v, t in attributions.items()}
+        self.job.finish(results | dict(more or {}))
         names = dict(zip(wrt, self.job.results, strict=False))
         describe(self.job.net, {ATTRIBUTIONS: names})
 

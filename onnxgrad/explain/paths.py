@@ -15,9 +15,9 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import operands
-from onnxgrad.explain.baselines import Baselines, baselines_of, whole
+from onnxgrad.explain.baselines import Reference, baselines_of
 from onnxgrad.explain.method import Explaining, Explanation, method
-from onnxgrad.explain.points import Elsewhere, column, values_of, weighted_sum
+from onnxgrad.explain.points import Elsewhere, column, weighted_sum
 from onnxgrad.explain.quadrature import Rule, places
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name, is_float
@@ -36,7 +36,7 @@ def integrated_gradients(
     net: ir.Model,
     wrt: Wrt = None,
     *,
-    baselines: Baselines = None,
+    baselines: Any = None,
     n_steps: int = 50,
     method: Rule = "gausslegendre",
     multiply_by_inputs: bool = True,
@@ -82,11 +82,11 @@ def integrated_gradients(
         ['logits', 'input_attribution']
     """
     at = Explanation(net, wrt, **options)
-    given = _baselines(at, at.job.wrt, baselines)
+    start = baselines_of(at.op, at.job.wrt, baselines)
+    reference = Reference(at.job, at.op, start) if convergence_delta else None
     path = Path(at, n_steps, method, internal_batch_size, batched)
-    found = path.integral(given, multiply_by_inputs)
-    more = path.delta(found, given) if convergence_delta else {}
-    at.finish(found, more)
+    found = path.integral(start, multiply_by_inputs)
+    at.finish(found, path.delta(found, reference))
 
 
 @_method
@@ -94,7 +94,7 @@ def layer_integrated_gradients(
     net: ir.Model,
     layer: TensorSpecs,
     *,
-    baselines: Baselines = None,
+    baselines: Any = None,
     n_steps: int = 50,
     method: Rule = "gausslegendre",
     multiply_by_inputs: bool = True,
@@ -128,13 +128,10 @@ def layer_integrated_gradients(
         ['logits', 'relu_attribution']
     """
     at = Explanation(net, layer, **options)
-    start = _start(at, baselines)
-    names = at.job.wrt_names
-    found = values_of(at, start, names, batched)
-    given = dict(zip(at.job.wrt, found, strict=True))
+    reference = Reference(at.job, at.op, _start(at, baselines))
     path = Path(at, n_steps, method, internal_batch_size, batched)
-    attributions = path.integral(given, multiply_by_inputs)
-    at.finish(attributions, path.delta(attributions, start) if convergence_delta else {})
+    found = path.integral({h: reference.at(h) for h in at.job.wrt}, multiply_by_inputs)
+    at.finish(found, path.delta(found, reference if convergence_delta else None))
 
 
 @_method
@@ -143,7 +140,7 @@ def layer_conductance(
     layer: TensorSpecs,
     *,
     wrt: Wrt = None,
-    baselines: Baselines = None,
+    baselines: Any = None,
     n_steps: int = 50,
     method: Rule = "gausslegendre",
     internal_batch_size: int | None = None,
@@ -174,11 +171,11 @@ def layer_conductance(
         ['logits', 'relu_attribution']
     """
     at = Explanation(net, layer, **options)
-    inputs = _moved(at, wrt)
-    given = _baselines(at, inputs, baselines)
+    start = baselines_of(at.op, _moved(at, wrt), baselines)
+    reference = Reference(at.job, at.op, start) if convergence_delta else None
     path = Path(at, n_steps + 1, method, internal_batch_size, batched)
-    found = path.conductance(given)
-    at.finish(found, path.delta(found, given) if convergence_delta else {})
+    found = path.conductance(start)
+    at.finish(found, path.delta(found, reference))
 
 
 class Path:
@@ -265,15 +262,19 @@ class Path:
         }
 
     def delta(
-        self, attributions: Mapping[ir.Value, Tensor], start: Mapping[ir.Value, Tensor]
+        self, attributions: Mapping[ir.Value, Tensor], reference: Reference | None
     ) -> dict[str, Tensor]:
-        """By how much the attributions of each example exceed the difference of the scores."""
-        at, op = self._at, self._at.op
-        here = [op.tensor(y) for y in at.job.of]
-        there = values_of(at, start, batched=self._batched)
-        sums = [self._sum(t) for t in (*attributions.values(), *there)]
-        minus = [self._sum(t) for t in here]
-        return {"convergence_delta": op.sum(sums) - op.sum(minus)}
+        """By how much the attributions of an example exceed the difference of the scores.
+
+        Args:
+            attributions: By tensor.
+            reference: The net where the paths begin; None if nobody asks.
+        """
+        if reference is None:
+            return {}
+        op, of = self._at.op, self._at.job.of
+        sums = [self._sum(t) for t in (*attributions.values(), *map(reference.at, of))]
+        return {"convergence_delta": op.sum(sums) - op.sum([self._sum(op.tensor(y)) for y in of])}
 
     def _there(self, explain: Callable[..., ir.Model], moved: Sequence[ir.Value]) -> Elsewhere:
         there = Elsewhere(self._at, explain, moved, self._count, self._batched, self._at_once)
@@ -291,7 +292,7 @@ class Path:
         def points(op: Builder, alphas: Tensor) -> dict[str, Tensor]:
             found = {}
             for x, end in ends.items():
-                first = op.tensor(op.promoted(start[x]).value)
+                first = op.tensor(op.promoted(op.tensor(start[x].value)).value)
                 line = first + column(alphas, end) * (op.tensor(end.value) - first)
                 found[x.name or ""] = op.cast(line, x.dtype)
             return found
@@ -335,14 +336,6 @@ def rows_at_once(internal_batch_size: int | None) -> Callable[[Size], Size] | No
     return at_once
 
 
-def _baselines(
-    at: Explanation, xs: Sequence[ir.Value], baselines: Baselines
-) -> dict[ir.Value, Tensor]:
-    """The baselines in the shapes of their tensors."""
-    found = baselines_of(at, xs, baselines)
-    return {x: whole(b, at.op.tensor(x)) for x, b in found.items()}
-
-
 def _moved(at: Explanation, wrt: Wrt) -> list[ir.Value]:
     """The inputs that move, by default those of floating point that the score depends on."""
     graph = at.op.graph
@@ -353,7 +346,7 @@ def _moved(at: Explanation, wrt: Wrt) -> list[ir.Value]:
     return [values[name] for name in names]
 
 
-def _start(at: Explanation, baselines: Baselines) -> dict[ir.Value, Tensor]:
+def _start(at: Explanation, baselines: Any) -> dict[ir.Value, Tensor]:
     """The baselines of the graph inputs that `wrt` depends on; of a dict only of those named."""
     graph = at.op.graph
     needed = set(at.job.wrt)
@@ -363,4 +356,4 @@ def _start(at: Explanation, baselines: Baselines) -> dict[ir.Value, Tensor]:
     inputs = [v for v in graph.inputs if v in needed and not v.is_initializer()]
     if isinstance(baselines, Mapping):
         inputs = [v for v in inputs if v.name in baselines]
-    return _baselines(at, inputs, baselines)
+    return baselines_of(at.op, inputs, baselines)

@@ -21,8 +21,7 @@ from onnxgrad.heads.head import Head, parted
 from onnxgrad.heads.scores import class_of, with_classes
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.examples import batch_inputs, batch_of, new_dim
-from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.options import Inputs, Options
+from onnxgrad.transforms.options import Inputs
 
 # ``explain(net, **options)`` gives the model whose outputs, in their order, are asked for.
 Explain = Callable[..., ir.Model]
@@ -162,8 +161,7 @@ class Elsewhere:
         """The copy for several points; where it cannot be, for one."""
         graph, total = self.at.op.graph, shapes.product([self.size, self.per_run])
         if isinstance(total, Tensor):
-            own = dims_of(self._first()) or (None,)
-            return self._model(own[0] if self.count == 1 else new_dim(graph, "points"))
+            return self._model(new_dim(graph, "points"))
         try:
             model = self._model(total)
             if all((dims_of(y) or (None,))[0] in (total, None) for y in model.graph.outputs):
@@ -252,34 +250,6 @@ class Elsewhere:
             t = op.Gather(t, op.Min(places, op.const(self.count - 1)), axis=0)
             t = t * op.Cast(places < self.count, to=t.dtype) if live else t
         return shapes.reshape(t, [runs, self.per_run, *shapes.dims(t)[1:]])
-
-
-def values_of(
-    at: Explanation,
-    points: Mapping[ir.Value, Tensor],
-    of: Sequence[str] | None = None,
-    batched: Inputs | None = None,
-) -> list[Tensor]:
-    """What the net gives where some of its tensors have other values.
-
-    Args:
-        at: The explanation of the net at its inputs.
-        points: Tensors by those whose place they take, of the same shapes.
-        of: The names of the tensors to give; None for what is explained.
-        batched: As for `Elsewhere`.
-    """
-    names = at.job.wrt_names
-
-    def values(net: ir.Model, **options: Any) -> ir.Model:
-        options = {**options, "of": of or options["of"], "target": options["runs_on"]}
-        job = Job(net, names, Options(**{k: v for k, v in options.items() if k != "runs_on"}))
-        job.finish({f"{y.name}_value": job.op.tensor(y) for y in job.of})
-        return net
-
-    op, axis = at.op, at.op.const([0])
-    there = Elsewhere(at, values, list(points), 1, batched)
-    found = there(op, {x.name or "": op.Unsqueeze(t, axis) for x, t in points.items()})
-    return [op.Squeeze(t, axis) for t in found]
 
 
 def weighted_sum(weights: Tensor, t: Tensor) -> Tensor:
