@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Concatenate, ParamSpec
 
 import onnx_ir as ir
@@ -70,6 +71,29 @@ def method(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
     public = published(function, ExplainOptions)
     METHODS[public.__name__] = public
     return public
+
+
+def called(method: Any) -> functools.partial[ir.Model]:
+    """An explanation with arguments of its own, as another one takes it.
+
+    Args:
+        method: A public explanation, or a `functools.partial` of one.
+
+    Raises:
+        ArgumentError: It is none, or has an argument that the other one gives.
+    """
+    given = method if isinstance(method, functools.partial) else functools.partial(method)
+    if given.args or given.func not in METHODS.values():
+        raise ArgumentError(
+            "a method is a function of onnxgrad.explain, or a functools.partial of one with named "
+            f"arguments, not {method!r}"
+        )
+    shared = {"wrt", *(field.name for field in fields(ExplainOptions))}
+    if misplaced := sorted(shared & set(given.keywords)):
+        raise ArgumentError(
+            f"{misplaced[0]!r} belongs to what is around {given.func.__name__}: give it there"
+        )
+    return given
 
 
 class Explanation:

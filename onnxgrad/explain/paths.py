@@ -204,9 +204,7 @@ class Path:
         self._at_once = rows_at_once(internal_batch_size)
         self._by_example = True
 
-    def integral(
-        self, start: Mapping[ir.Value, Tensor], multiply: bool
-    ) -> dict[ir.Value, Tensor]:
+    def integral(self, start: Mapping[ir.Value, Tensor], multiply: bool) -> dict[ir.Value, Tensor]:
         """The mean gradients of `wrt` on the paths from `start`, times the paths if asked."""
         at, op = self._at, self._at.op
         xs = at.job.wrt
@@ -225,7 +223,7 @@ class Path:
         for x, mean in zip(xs, means, strict=True):
             t = op.promoted(op.tensor(x))
             mean = mean * (t - op.promoted(start[x])) if multiply else mean
-            found[x] = op.typed(op.cast(mean, x.dtype), op.tensor(x))
+            found[x] = op.typed(op.cast(mean, op.tensor(x).dtype), op.tensor(x))
         return found
 
     def conductance(self, start: Mapping[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:
@@ -257,7 +255,7 @@ class Path:
         ends = [op.Unsqueeze(t, op.const([0])) for t in like]
         sums = there.over(self._weights, [alphas], points, step, [*like, *ends, *ends])
         return {
-            h: op.typed(op.cast(t, h.dtype), op.tensor(h))
+            h: op.typed(op.cast(t, op.tensor(h).dtype), op.tensor(h))
             for h, t in zip(layers, sums[:n], strict=True)
         }
 
@@ -294,7 +292,7 @@ class Path:
             for x, end in ends.items():
                 first = op.tensor(op.promoted(op.tensor(start[x].value)).value)
                 line = first + column(alphas, end) * (op.tensor(end.value) - first)
-                found[x.name or ""] = op.cast(line, x.dtype)
+                found[x.name or ""] = op.cast(line, op.tensor(x).dtype)
             return found
 
         return op.const(self._alphas, dtype=np.float64 if double else np.float32), points

@@ -13,11 +13,12 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.subgraphs import copy_model, scan
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.flow import operands
 from onnxgrad.explain.method import Explanation
 from onnxgrad.graph.errors import ArgumentError, OnnxGradError
-from onnxgrad.graph.facts import Dim, by_name, dims_of
+from onnxgrad.graph.facts import Dim, by_name, dims_of, elements_of, is_float
 from onnxgrad.graph.fresh import Names
-from onnxgrad.heads.head import Head, parted
+from onnxgrad.heads.head import parted
 from onnxgrad.heads.scores import class_of, with_classes
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.examples import batch_inputs, batch_of, new_dim
@@ -42,6 +43,7 @@ class Elsewhere:
         at: The explanation of the net at its inputs.
         explain: Explains the copy.
         moved: The tensors that the points are of. An inner one is an input of the copy.
+        drawn: The names of inputs that `explain` adds and that the points are of too.
         count: The number of points.
         batched: The inputs whose first axis is the batch; None for all that can have it.
         at_once: How many points one run takes, given the size of the batch; None for all.
@@ -51,6 +53,7 @@ class Elsewhere:
         in_rows: Whether several points are one batch.
         size: The size of the batch.
         per_run: How many points one run takes.
+        rows: The size of the copy's batch, or its name.
         model: The explained copy.
 
     Raises:
@@ -65,12 +68,15 @@ class Elsewhere:
         count: int,
         batched: Inputs | None = None,
         at_once: Callable[[Size], Size] | None = None,
+        drawn: Sequence[str] = (),
     ) -> None:
+        self._drawn = drawn
         self.at, self.moved, self.count = at, moved, count
         self._explain = explain
         self._batched, self._sizes = _batch(at, batched)
         self.size: Size = 1
         self.per_run: Size = 1
+        self.rows: Dim = None
         self._classes: dict[str, Tensor] = {}
         self._of = self._with_classes()
         self.by_example = self.in_rows = self._can_have_rows()
@@ -81,6 +87,11 @@ class Elsewhere:
         if not self.in_rows:
             self.per_run, self.model = 1, self._model(None)
         self._given = self._shared()
+
+    @property
+    def whole(self) -> bool:
+        """Whether one run takes all points."""
+        return isinstance(self.per_run, int) and self.per_run == self.count
 
     def over(
         self,
@@ -100,8 +111,9 @@ class Elsewhere:
             like: Tensors of the dtypes and shapes of the states.
         """
         op = self.at.op
-        w = op.const(weights, dtype=np.float32 if _is_single(like) else np.float64)
-        if isinstance(self.per_run, int) and self.per_run == self.count:
+        double = any(x.dtype == ir.DataType.DOUBLE for x in self.moved)
+        w = op.const(weights, dtype=np.float64 if double else np.float32)
+        if self.whole:
             return list(step(op, [0] * len(like), self(op, points(op, *slices)), w, *slices))
 
         def run(inner: Builder, *tensors: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
@@ -117,6 +129,25 @@ class Elsewhere:
         rows = {name: self._rows(t) for name, t in points.items()}
         found = copy_model(op, self.model.graph, {**self._given, **rows})
         return [self._by_point(t) for t in found.values()]
+
+    def result_like(self, value: ir.Value) -> Tensor:
+        """A tensor of the dtype and shape of the copy's result for one point.
+
+        Raises:
+            ArgumentError: Its shape is not known.
+        """
+        op, dims = self.at.op, list(dims_of(value) or (None,))
+        for x in self.moved:
+            if len(dims) == len(dims_of(x) or ()) and dims[1:] == list(dims_of(x) or ())[1:]:
+                return op.tensor(x)
+        sizes = [self.size if self.in_rows else dims[0], *dims[1:]]
+        if any(d is None or isinstance(d, str) for d in sizes):
+            raise ArgumentError(
+                f"the size of {value.name!r} {value.shape} is not known when the graph is built: "
+                "take all points at once"
+            )
+        example = op.const(0, dtype=value.dtype.numpy() if value.dtype else np.float32)
+        return shapes.full(example, sizes, 0)  # type: ignore[arg-type]
 
     # -- the copy ----------------------------------------------------------------------------------
 
@@ -161,15 +192,41 @@ class Elsewhere:
         """The copy for several points; where it cannot be, for one."""
         graph, total = self.at.op.graph, shapes.product([self.size, self.per_run])
         if isinstance(total, Tensor):
-            return self._model(new_dim(graph, "points"))
+            self.rows = new_dim(graph, "points")
+            return self._model(self.rows)
+        self.rows = total
         try:
             model = self._model(total)
-            if all((dims_of(y) or (None,))[0] in (total, None) for y in model.graph.outputs):
+            if self._grows(model.graph):
                 return model
         except OnnxGradError:  # of the sizes; or one that comes again for one point
             pass
         self.in_rows = False
         return self.at.spare
+
+    def _grows(self, graph: ir.Graph) -> bool:
+        """Whether all that depends on the batch has as many more elements as there are points.
+
+        It has not where a file insists on a batch of its size, as by a constant in a Concat or as
+        the first state of an LSTM, and where examples are reduced to one.
+        """
+        mine, file = by_name(self.at.op.graph), by_name(self.at.spare.graph)
+        batch = set(self._batched)
+        for node in self.at.op.graph:
+            if node.op_type not in ("Shape", "Size") and any(v in batch for v in operands(node)):
+                batch.update(node.outputs)
+        for node in graph:
+            for v in node.outputs:
+                before = mine.get(v.name or "")
+                if v.name in file and before in batch and is_float(v):
+                    sizes = elements_of(before), elements_of(v)
+                    if None not in sizes and sizes[0] * self.per_run != sizes[1]:
+                        return False
+            if node.op_type in ("LSTM", "GRU", "RNN"):
+                states = [v for v in node.inputs[5:7] if v is not None]
+                if any((dims_of(v) or (0, self.rows))[1] != self.rows for v in states):
+                    return False
+        return True
 
     def _model(self, rows: Dim) -> ir.Model:
         """The explained copy, for so many rows; None for the batch as it is."""
@@ -185,7 +242,7 @@ class Elsewhere:
                 v.shape = ir.Shape([rows, *v.shape[1:]])
         for v in self.moved:
             _cut(net.graph, v, rows)
-        return self._explain(
+        model = self._explain(
             net,
             of=self._of or None,
             target=None,
@@ -195,6 +252,9 @@ class Elsewhere:
             constant=at.job.constant or None,
             runs_on=options.runs_on,
         )
+        for y in model.graph.outputs:  # its name is that of a result of the net
+            y.name = f"{y.name}/at_points"
+        return model
 
     def _shared(self) -> dict[str, Tensor]:
         """What the copy takes from the net: its weights, and the inputs that are not moved."""
@@ -204,14 +264,20 @@ class Elsewhere:
             mine = values.get(name)
             if mine is not None and mine.is_initializer() and _equal(mine, w):
                 given[name] = op.tensor(mine)
-        moved = {v.name for v in self.moved}
+        pointed = {*self._drawn, *(v.name for v in self.moved)}
+        known = self._classes | {v.name or "": op.tensor(v) for v in op.graph.inputs}
         for v in self.model.graph.inputs:
             name = v.name or ""
-            if name in moved or name in given:
-                continue
-            mine = self._classes.get(name)
-            given[name] = self._repeated(op.tensor(values[name]) if mine is None else mine)
+            if name not in pointed and name not in given:
+                given[name] = self._repeated(known.get(name) or self._added(v))
         return given
+
+    def _added(self, value: ir.Value) -> Tensor:
+        """An input that `explain` has added, as an input of the net: of one point."""
+        dims = dims_of(value)
+        if self.in_rows and dims and dims[0] == self.rows:
+            dims = ((dims_of(self._first()) or (None,))[0], *dims[1:])
+        return self.at.op.input(value.name or "", dims, value.dtype)
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -277,10 +343,6 @@ def _fitting(size: Size, count: int, at_once: Callable[[Size], Size] | None) -> 
     if isinstance(wanted, int):
         return min(max(wanted, 1), count)
     return wanted.op.Min(shapes.at_least(wanted, 1), wanted.op.const([count]))
-
-
-def _is_single(tensors: Sequence[Tensor]) -> bool:
-    return all(t.dtype != ir.DataType.DOUBLE for t in tensors)
 
 
 def _batch(at: Explanation, batched: Inputs | None) -> tuple[list[ir.Value], set[Dim]]:
