@@ -210,22 +210,24 @@ class Elsewhere:
         It has not where a file insists on a batch of its size, as by a constant in a Concat or as
         the first state of an LSTM, and where examples are reduced to one.
         """
-        mine, file = by_name(self.at.op.graph), by_name(self.at.spare.graph)
+        file, here = by_name(self.at.spare.graph), by_name(self.at.op.graph)
+        by_size = batch_of(self.at.op.graph, self._batched)
         batch = set(self._batched)
         for node in self.at.op.graph:
             if node.op_type not in ("Shape", "Size") and any(v in batch for v in operands(node)):
                 batch.update(node.outputs)
-        for node in graph:
-            for v in node.outputs:
-                before = mine.get(v.name or "")
-                if v.name in file and before in batch and is_float(v):
-                    sizes = elements_of(before), elements_of(v)
-                    if None not in sizes and sizes[0] * self.per_run != sizes[1]:
-                        return False
             if node.op_type in ("LSTM", "GRU", "RNN"):
                 states = [v for v in node.inputs[5:7] if v is not None]
-                if any((dims_of(v) or (0, self.rows))[1] != self.rows for v in states):
+                if any(v not in by_size for v in states):
                     return False
+        for v in (v for node in graph for v in node.outputs):
+            one = here.get(v.name or "")
+            if v.name not in file or one not in by_size or not is_float(v):
+                continue
+            before, now = elements_of(one), elements_of(v)
+            grown = now is not None and (one not in batch or now == (before or 0) * self.per_run)
+            if before is not None and not grown:
+                return False
         return True
 
     def _model(self, rows: Dim) -> ir.Model:
