@@ -82,8 +82,10 @@ def called(method: Any) -> functools.partial[ir.Model]:
     Raises:
         ArgumentError: It is none, or has an argument that the other one gives.
     """
-    given = method if isinstance(method, functools.partial) else functools.partial(method)
-    if given.args or given.func not in METHODS.values():
+    given = method if isinstance(method, functools.partial) else None
+    if given is None and callable(method):
+        given = functools.partial(method)
+    if given is None or given.args or given.func not in METHODS.values():
         raise ArgumentError(
             "a method is a function of onnxgrad.explain, or a functools.partial of one with named "
             f"arguments, not {method!r}"

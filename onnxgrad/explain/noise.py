@@ -87,32 +87,12 @@ def noise_tunnel(
     if nt_type not in get_args(NoiseType):
         raise ArgumentError(f"nt_type is one of {', '.join(get_args(NoiseType))}, not {nt_type!r}")
     at = Explanation(net, wrt, **options)
-    method, baselines = _parted(method, draw_baseline_from_distrib)
-    draws = Draws(at, nt_samples, seed)
-    pool = distributions_of(at.op, at.job.wrt, baselines) if draw_baseline_from_distrib else {}
-    drawn = {f"{x.name}_baseline": x for x in pool}
-    shown: list[str] = []
-
-    def explain(net: ir.Model, **options: Any) -> ir.Model:
-        model = _explained(method, net, at.job.wrt_names, options)
-        shown[:] = table(model, ATTRIBUTIONS)
-        return model
-
-    run = functools.partial(_samples, nt_samples_batch_size)
-    there = Elsewhere(at, explain, at.job.wrt, nt_samples, batched, run, list(drawn))
-    noisy = {x: draws.noisy(x, s) for x, s in _stdevs_of(at, stdevs).items()}
-    slices = [*noisy.values(), *(draws.choices(x, pool[x]) for x in pool)]
-
-    def points(op: Builder, *read: Tensor) -> dict[str, Tensor]:
-        found = {x.name or "": t for x, t in zip(noisy, read, strict=False)}
-        for (name, x), choice in zip(drawn.items(), read[len(noisy) :], strict=True):
-            found[name] = op.Gather(op.tensor(pool[x].value), choice, axis=0)
-        return found
-
-    moments = _moments(there, points, slices, nt_type != "smoothgrad")
-    values = by_name(at.op.graph)
-    results = {}
-    for name, (mean, square) in zip(shown, moments, strict=True):
+    draws, given = Draws(at, nt_samples, seed), _stdevs_of(at, stdevs)
+    tunnel = _Tunnel(at, method, draw_baseline_from_distrib)
+    there = tunnel.elsewhere(nt_samples, nt_samples_batch_size, batched)
+    moments = tunnel.moments(there, draws, given, nt_type != "smoothgrad")
+    values, results = by_name(at.op.graph), {}
+    for name, (mean, square) in zip(tunnel.shown, moments, strict=True):
         y = square if nt_type == "smoothgrad_sq" else mean
         y = square - mean * mean if nt_type == "vargrad" else y
         results[values[name]] = at.op.cast(y, at.op.tensor(values[name]).dtype)
@@ -162,15 +142,25 @@ def gradient_shap(
         ['logits', 'input_attribution']
     """
     at = Explanation(net, wrt, **options)
-    xs = at.job.wrt
-    draws = Draws(at, n_samples, seed)
-    pool = distributions_of(at.op, xs, baselines)
+    draws, given = Draws(at, n_samples, seed), _stdevs_of(at, stdevs)
+    pool = distributions_of(at.op, at.job.wrt, baselines)
     explain = functools.partial(gradients_of, names=at.job.wrt_names)
     at_once = rows_at_once(internal_batch_size)
-    there = Elsewhere(at, explain, xs, n_samples, batched, at_once)
-    deviations = _stdevs_of(at, stdevs)
-    noisy = [draws.noisy(x, deviations[x]) for x in xs]
-    slices = [draws.coefficients(xs[0]), *noisy, *(draws.choices(x, pool[x]) for x in xs)]
+    there = Elsewhere(at, explain, at.job.wrt, n_samples, batched, at_once)
+    at.finish(_expected_gradients(there, draws, given, pool, multiply_by_inputs))
+
+
+def _expected_gradients(
+    there: Elsewhere,
+    draws: Draws,
+    stdevs: Mapping[ir.Value, float],
+    pool: Mapping[ir.Value, Tensor],
+    multiply: bool,
+) -> dict[ir.Value, Tensor]:
+    """The mean gradients between noisy inputs and baselines, times their difference if asked."""
+    op, xs = there.at.op, list(pool)
+    slices = [draws.coefficients(xs[0]), *(draws.noisy(x, stdevs[x]) for x in xs)]
+    slices += [draws.choices(x, pool[x]) for x in xs]
 
     def ends(op: Builder, read: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """A noisy input and a baseline for each tensor."""
@@ -181,31 +171,98 @@ def gradient_shap(
         found = {}
         for x, (t, b) in zip(xs, ends(op, read), strict=True):
             c = op.cast(coefficients, t.dtype)
-            axes = op.const(range(2, t.rank))
-            c = op.Unsqueeze(c, axes) if t.rank > 2 else c
+            c = op.Unsqueeze(c, op.const(range(2, t.rank))) if t.rank > 2 else c
             found[x.name or ""] = c * t + (1 - c) * b
         return found
 
     def step(
-        op: Builder,
-        states: Sequence[Any],
-        found: Sequence[Tensor],
-        w: Tensor,
-        _: Tensor,
-        *read: Tensor,
+        op: Builder, states: Sequence[Any], found: Sequence[Tensor], w: Tensor, *read: Tensor
     ) -> list[Tensor]:
-        pairs = zip(found, ends(op, read), strict=True)
-        terms = [g * (t - b) if multiply_by_inputs else g for g, (t, b) in pairs]
+        pairs = zip(found, ends(op, read[1:]), strict=True)
+        terms = [g * (t - b) if multiply else g for g, (t, b) in pairs]
         return [weighted_sum(w, y) + s for s, y in zip(states, terms, strict=True)]
 
-    like = [at.op.promoted(at.op.tensor(x)) for x in xs]
-    means = there.over(np.full(n_samples, 1 / n_samples), slices, points, step, like)
-    at.finish(
-        {
-            x: at.op.typed(at.op.cast(t, at.op.tensor(x).dtype), at.op.tensor(x))
-            for x, t in zip(xs, means, strict=True)
-        }
-    )
+    like = [op.promoted(op.tensor(x)) for x in xs]
+    weights = np.full(there.count, 1 / there.count)
+    means = zip(xs, there.over(weights, slices, points, step, like), strict=True)
+    return {x: op.typed(op.cast(t, op.tensor(x).dtype), op.tensor(x)) for x, t in means}
+
+
+class _Tunnel:
+    """An explanation of many noisy inputs.
+
+    Args:
+        at: The explanation around it.
+        method: What is repeated, as for `noise_tunnel`.
+        draws_baselines: Whether each noisy input has a baseline of its own.
+
+    Attributes:
+        shown: The names of the tensors that `method` explains.
+
+    Raises:
+        ArgumentError: It is no explanation, or has an argument that it cannot have.
+    """
+
+    def __init__(self, at: Explanation, method: Any, draws_baselines: bool) -> None:
+        self._at, self._call = at, called(method)
+        keywords = dict(self._call.keywords)
+        if "convergence_delta" in keywords:
+            raise ArgumentError(
+                "convergence_delta is no argument of what is repeated: leave it out"
+            )
+        self._pool: dict[ir.Value, Tensor] = {}
+        if draws_baselines:
+            self._pool = distributions_of(at.op, at.job.wrt, keywords.get("baselines"))
+            self._call = functools.partial(self._call.func, **keywords | {"baselines": "input"})
+        self._drawn = {f"{x.name}_baseline": x for x in self._pool}
+        self.shown: list[str] = []
+
+    def elsewhere(self, count: int, at_once: int | None, batched: Inputs | None) -> Elsewhere:
+        """The copy of the net that is explained, at `at_once` noisy inputs at a time."""
+
+        def per_run(_: Size) -> Size:
+            return count if at_once is None else at_once
+
+        xs = self._at.job.wrt
+        return Elsewhere(self._at, self._explain, xs, count, batched, per_run, list(self._drawn))
+
+    def _explain(self, net: ir.Model, **options: Any) -> ir.Model:
+        if "wrt" in inspect.signature(self._call.func).parameters:
+            options["wrt"] = self._at.job.wrt_names
+        model = self._call(net, **options)
+        self.shown = list(table(model, ATTRIBUTIONS))
+        return model
+
+    def moments(
+        self,
+        there: Elsewhere,
+        draws: Draws,
+        stdevs: Mapping[ir.Value, float],
+        squares: bool,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The mean of each result, and the mean of its square, where it is asked for."""
+        op, outputs = there.at.op, list(there.model.graph.outputs)
+        slices = [draws.noisy(x, s) for x, s in stdevs.items()]
+        slices += [draws.choices(x, pool) for x, pool in self._pool.items()]
+        shown = [] if there.whole else outputs  # if it is all one run, no sum has to start at 0
+        like = [op.promoted(there.result_like(y)) for y in shown] * (2 if squares else 1)
+
+        def points(op: Builder, *read: Tensor) -> dict[str, Tensor]:
+            found = {x.name or "": t for x, t in zip(stdevs, read, strict=False)}
+            for (name, x), choice in zip(self._drawn.items(), read[len(stdevs) :], strict=True):
+                found[name] = op.Gather(op.tensor(self._pool[x].value), choice, axis=0)
+            return found
+
+        def step(
+            op: Builder, states: Sequence[Any], found: Sequence[Tensor], w: Tensor, *_: Tensor
+        ) -> list[Tensor]:
+            terms = list(map(op.promoted, found))
+            terms += [t * t for t in terms] if squares else []
+            sums = [weighted_sum(w, t) for t in terms]
+            return [t + s for t, s in zip(sums, states, strict=True)] if states else sums
+
+        found = there.over(np.full(there.count, 1 / there.count), slices, points, step, like)
+        return list(zip(found[: len(outputs)], found[-len(outputs) :], strict=True))
 
 
 class Draws:
@@ -266,60 +323,6 @@ class Draws:
         own = self._op.tensor(self._op.copied(like, "draw"))  # equal nodes are emitted once
         drawn: Tensor = getattr(self._op, op_type)(own, dtype=int(dtype), seed=seed)
         return drawn
-
-
-def _moments(
-    there: Elsewhere,
-    points: Callable[..., dict[str, Tensor]],
-    slices: Sequence[Tensor],
-    squares: bool,
-) -> list[tuple[Tensor, Tensor]]:
-    """The mean of each result, and the mean of its square, where it is asked for."""
-    op, n = there.at.op, len(there.model.graph.outputs)
-    outputs = [] if there.whole else there.model.graph.outputs  # all sums start at their first
-    like = [op.promoted(there.result_like(y)) for y in outputs] * (2 if squares else 1)
-
-    def step(
-        op: Builder, states: Sequence[Any], found: Sequence[Tensor], w: Tensor, *_: Tensor
-    ) -> list[Tensor]:
-        terms = list(map(op.promoted, found))
-        terms += [t * t for t in terms] if squares else []
-        sums = [weighted_sum(w, t) for t in terms]
-        return [t + s for t, s in zip(sums, states, strict=True)] if states else sums
-
-    weights = np.full(there.count, 1 / there.count)
-    found = there.over(weights, slices, points, step, like)
-    return list(zip(found[:n], found[-n:], strict=True))
-
-
-def _samples(at_once: int | None, size: Size) -> Size:
-    """How many samples are computed at a time."""
-    return 2**31 if at_once is None else at_once
-
-
-def _parted(method: Any, draws_baselines: bool) -> tuple[functools.partial[ir.Model], Any]:
-    """A method with its arguments, and its baselines, if they are to be drawn.
-
-    Raises:
-        ArgumentError: It is no explanation, or has an argument that it cannot have here.
-    """
-    call = called(method)
-    keywords = dict(call.keywords)
-    if "convergence_delta" in keywords:
-        raise ArgumentError("convergence_delta is no argument of what is repeated: leave it out")
-    baselines = None
-    if draws_baselines:
-        baselines, keywords["baselines"] = keywords.get("baselines"), "input"
-    return functools.partial(call.func, **keywords), baselines
-
-
-def _explained(
-    method: functools.partial[ir.Model], net: ir.Model, wrt: list[str], options: dict[str, Any]
-) -> ir.Model:
-    """The net as a method explains it, with respect to tensors, or of its layer."""
-    if "wrt" in inspect.signature(method.func).parameters:
-        return method(net, wrt=wrt, **options)
-    return method(net, **options)
 
 
 def _stdevs_of(at: Explanation, stdevs: Any) -> dict[ir.Value, float]:

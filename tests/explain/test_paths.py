@@ -171,7 +171,7 @@ def test_a_tensor_itself() -> None:
     """An inner tensor moves from its own baseline; a weight too, point by point."""
     found = run(explain.integrated_gradients(MLP, LAYER, baselines=0.1), {"input": X})
     assert found[f"{LAYER}_attribution"].shape == (5, 16)
-    weight = [v.name for v in onnx.load(MLP).graph.initializer if "fc1" in v.name][0]
+    weight = next(v.name for v in onnx.load(MLP).graph.initializer if "fc1" in v.name)
     model = explain.integrated_gradients(MLP, weight, target=1, n_steps=300)
     product = run(model, {"input": X})[f"{weight}_attribution"]
     none = onnx.load(MLP)
