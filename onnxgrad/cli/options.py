@@ -7,6 +7,7 @@ A parameter of a transform is an option of its name, which its type and its docs
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import typer
 
+from onnxgrad import heads, losses
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import ALL, All
-from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.options import Options
+from onnxgrad.heads.head import Head, Place
+from onnxgrad.transforms.options import TRANSFORMS, Options
 
 Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
 Inputs = Annotated[
@@ -33,13 +36,6 @@ Wrt = Annotated[
         help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
         "Default: every floating-point input; for gradients by example every trainable "
         "weight.",
-        show_default=False,
-    ),
-]
-Of = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A tensor to differentiate. Repeat for several. Default: every floating-point output.",
         show_default=False,
     ),
 ]
@@ -82,7 +78,39 @@ Example = Annotated[
 ]
 
 
-def tensors(names: list[str] | None) -> list[str] | All | None:
+def differentiated(
+    names: list[str] | None,
+    classes: list[str] | None,
+    target: str | None,
+    loss: str | None,
+    loss_of: str | None,
+) -> list[str | Head] | None:
+    """The tensors, the scores of a class and the loss to differentiate.
+
+    Raises:
+        ArgumentError: There is no such loss or target.
+    """
+    given: list[str | Head] = [*(names or [])]
+    if classes or target is not None:
+        target = target or "argmax"
+        chosen = int(target) if target.isdecimal() else target
+        places: Sequence[str | None] = classes or [None]
+        given += [heads.class_score(place, chosen) for place in places]
+    if loss is None and loss_of is not None:
+        raise ArgumentError("--loss-of is given without --loss")
+    if loss is not None:
+        if loss not in losses.__all__:
+            raise ArgumentError(f"--loss is one of {', '.join(losses.__all__)}, not {loss!r}")
+        given.append(getattr(losses, loss)(loss_of))
+    return given or None
+
+
+def one_loss(loss: str | None, of: str | None) -> str | Head | None:
+    """The loss of an argument that takes one, None where it is not given."""
+    return next(iter(differentiated(None, None, None, loss, of) or []), None)
+
+
+def tensors_or_all(names: list[str] | None) -> list[str] | All | None:
     """The tensors to differentiate with respect to."""
     return ALL if names == ["all"] else names or None
 
@@ -95,6 +123,14 @@ def several(names: list[str] | None) -> list[str] | None:
 def every_or(word: str, names: list[str] | None) -> list[str] | bool:
     """The names that an option was given; True for the one word that stands for every one."""
     return names == [word] or names or False
+
+
+def number_or_word(text: str | None) -> Any:
+    """A number, numbers in brackets, true or false; a word as it is."""
+    try:
+        return None if text is None else json.loads(text.lower())
+    except ValueError:
+        return text
 
 
 class Argument(NamedTuple):
@@ -114,13 +150,36 @@ def _several(help: str) -> Any:
     return Annotated[list[str] | None, typer.Option(help=text, show_default=False)]
 
 
+def _one(help: str, *names: str) -> Any:
+    return Annotated[str | None, typer.Option(*names, help=help, show_default=False)]
+
+
 def _flag(name: str, help: str) -> Any:
     return Annotated[bool, typer.Option(f"--{name}", help=help)]
 
 
+_LOSS = {
+    "loss": _one("A loss to differentiate, such as mse, whose labels are a new input 'labels'."),
+    "loss_of": _one("The tensor that --loss is of. Default: the one output."),
+}
+
 ARGUMENTS = {
-    "wrt": Argument({"wrt": Wrt}, tensors),
-    "of": Argument({"of": Of}, several),
+    "wrt": Argument({"wrt": Wrt}, tensors_or_all),
+    "of": Argument(
+        {
+            "of": _several("A tensor to differentiate. Default: every floating-point output."),
+            "of_class": _several("Scores by class, to differentiate that of the class in --class."),
+            "of_target": _one(
+                "The class for --of-class: its number; 'argmax', the default; or 'input' for a new "
+                "input 'target', a class for each example. Without --of-class of the one output.",
+                "--class",
+            ),
+            **_LOSS,
+        },
+        differentiated,
+    ),
+    "loss": Argument(_LOSS, one_loss),
+    "values": Argument({"value": _several("A tensor to give out as well.")}, several),
     "ograd": Argument(
         {
             "ograd": _flag(
@@ -166,23 +225,71 @@ _BLOCKS = Argument(
 )
 
 
+def translated(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters in `ARGUMENTS` are given by the options that these have."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+
+    def call(**given: Any) -> None:
+        made = {}
+        for name in (p.name for p in parameters):
+            argument = ARGUMENTS.get(name, Argument({name: None}, lambda value: value))
+            made[name] = argument.made(*(given[option] for option in argument.options))
+        command(**made)
+
+    described = []
+    for p in parameters:
+        if p.name in ARGUMENTS:
+            described += described_options(ARGUMENTS[p.name], p)
+        else:
+            described.append(p.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    call.__signature__ = inspect.Signature(described)  # type: ignore[attr-defined]
+    call.__name__, call.__doc__ = command.__name__, command.__doc__
+    return call
+
+
+def described_options(argument: Argument, parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The options for a parameter, as parameters with their defaults."""
+    described = []
+    for option, kind in argument.options.items():
+        optional = type(None) in get_args(kind.__origin__)
+        default = parameter.default if option == parameter.name else False
+        described.append(described_as(option, kind, None if optional else default))
+    return described
+
+
+def described_as(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """A parameter of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
 def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> Argument:
     """How a parameter of a transform is given."""
     name = parameter.name
     if name == "batched" and parameter.default is False:
         return _BLOCKS
-    if name in ARGUMENTS:
-        return ARGUMENTS[name]
     kind = (get_type_hints(Options) | get_type_hints(transform))[name]
-    words = _documented(transform, name) or _documented(gradient, name)
-    if any(get_origin(member) is Sequence for member in get_args(kind)):  # names of tensors
-        return Argument({name: _several(words)}, several)
-    kind = str if get_origin(kind) is Literal else kind  # the transform refuses other words
+    members = get_args(kind)
+    one = kind == Place  # a tensor, by its name
+    if name in ARGUMENTS and not one:
+        return ARGUMENTS[name]
+    words = _documented(transform, name)
+    if get_origin(kind) is not Literal and any(get_origin(m) is Literal for m in members):
+        text = str | None if parameter.default is None else str
+        return Argument({name: Annotated[text, typer.Option(help=words)]}, number_or_word)
+    if not one and any(get_origin(member) is Sequence for member in members):
+        return Argument({name: _several(words)}, several)  # names of tensors
+    if one:
+        kind = str | None
+    elif get_origin(kind) is Literal:
+        kind = str  # the transform refuses other words
     return Argument({name: Annotated[kind, typer.Option(help=words)]}, lambda given: given)
 
 
 def _documented(function: Callable[..., Any], parameter: str) -> str:
-    """What a function's docstring says of a parameter, in one line."""
+    """What a docstring says of a parameter, or that of the transform it refers to, in one line."""
     text = inspect.getdoc(function) or ""
     found = re.search(rf"^    {parameter}: (.*(?:\n {{8}}.*)*)", text, re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
+    if found:
+        return " ".join(found[1].split())
+    named = [n for n in re.findall(r"As for `(\w+)`", text) if n in TRANSFORMS]
+    return next((words for n in named if (words := _documented(TRANSFORMS[n], parameter))), "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,7 @@ from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import draws, forget_constant
 from onnxgrad.graph.facts import (
-    Dim,
     all_nodes,
-    dims_of,
     inner_graphs,
     is_sequence,
     subgraphs,
@@ -61,82 +59,8 @@ def copy_into(
     return nodes, [op.tensor(v) for v in outputs]
 
 
-def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy the main graph of another model into the one that `op` emits to.
-
-    In an inner graph that hoists, a node that depends on nothing inner is put outside.
-
-    Args:
-        given: By the name of an input or a weight of the graph, what takes its place. Each other
-            input becomes one of the graph that `op` emits to.
-
-    Returns:
-        The copies of the graph's outputs, by their names there.
-    """
-    copy = graph.clone()
-    _name_sizes(op, copy, given)
-    names = [v.name or "" for v in graph.outputs]
-    weights = [(v, v.name or "") for v in copy.initializers.values()]
-    inputs = [
-        given.get(v.name or "") or op.input(v.name or "", dims_of(v), v.dtype)
-        for v in copy.inputs
-        if v.name not in copy.initializers
-    ]
-    for v in [v for v in copy.inputs if v.name in copy.initializers]:
-        copy.inputs.remove(v)
-    copy.initializers.clear()
-    for v, name in weights:
-        own = given[name].value if name in given else _own_weight(op, name, v)
-        v.replace_all_uses_with(own, replace_graph_outputs=True)
-    nodes, outputs = copy_into(op, copy, inputs)
-    op.emitted.update(v for node in nodes for v in node.outputs)
-    if op.hoists and op.parent is not None:
-        op.graph.remove(nodes)
-        _part(op, nodes, set(op.graph.inputs) | {t.value for t in inputs if op.holds(t)})
-    return dict(zip(names, outputs, strict=True))
-
-
-def _name_sizes(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> None:
-    """Give sizes of a graph names that the main graph lacks, but for those of equal inputs."""
-    while op.parent is not None:
-        op = op.parent
-    taken = {d for v in _values_in(op.graph) for d in dims_of(v) or ()}
-    renamed: dict[Dim, Dim] = {}
-    for v in graph.inputs:
-        mine, t = dims_of(v) or (), given.get(v.name or "")
-        its = mine if t is None else t.shape or ()
-        renamed.update({d: d for d, a in zip(mine, its, strict=False) if d == a})
-    for v in _values_in(graph):
-        for d in dims_of(v) or ():
-            name, k = d, 1
-            while isinstance(name, str) and d not in renamed and name in taken:
-                name, k = f"{d}_{k}", k + 1
-            taken.add(renamed.setdefault(d, name))
-        if v.shape is not None:
-            v.shape = ir.Shape([renamed[d] for d in dims_of(v) or ()])
-
-
-def _values_in(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The inputs of a graph and of its inner graphs, and what their nodes give out."""
-    for g in (graph, *inner_graphs(graph)):
-        yield from g.inputs
-        for node in g:
-            yield from node.outputs
-
-
-def _own_weight(op: Builder, name: str, like: ir.Value) -> ir.Value:
-    """A copy of another model's weight, in the main graph."""
-    while op.parent is not None:
-        op = op.parent
-    own = ir.Value(
-        name=op.names.fresh(name), type=like.type, shape=like.shape, const_value=like.const_value
-    )
-    op.graph.register_initializer(own)
-    return own
-
-
-def _part(op: Builder, nodes: Iterable[ir.Node], inside: set[ir.Value]) -> None:
-    """Append nodes to the inner graph, or to the one around it if nothing they use is `inside`."""
+def hoist(op: Builder, nodes: Iterable[ir.Node], inside: set[ir.Value]) -> None:
+    """Append nodes to an inner graph, but to the one around it those that use nothing `inside`."""
     assert op.parent is not None
     for node in nodes:
         stays = node.domain or draws(node) or any(subgraphs(node))
@@ -210,7 +134,7 @@ def copy_graph(
         stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
     rename(copy, op.names)
     copy.remove(nodes)
-    _part(op, nodes, {t.value for t in replaced.values() if t.value.graph is op.graph})
+    hoist(op, nodes, {t.value for t in replaced.values() if t.value.graph is op.graph})
     return nodes, stands
 
 
@@ -394,6 +318,35 @@ def unless_empty(
     branches = {"then_branch": some.graph, "else_branch": none.graph}
     there_is_one = op.Cast(op.tensor(count.value), to=ir.DataType.BOOL)
     return list(op.node("If", [there_is_one], len(stacks), branches, like=stacks))
+
+
+def loop(
+    op: Builder,
+    count: Size,
+    step: Callable[..., Sequence[Tensor]],
+    states: Sequence[Tensor],
+) -> list[Tensor]:
+    """Emit a Loop of a number of steps.
+
+    Args:
+        op: Emits the node.
+        count: The number. Nodes that do not depend on the step are emitted outside of the Loop.
+        step: ``step(op, *states)`` emits one step to the inner graph; it returns the states after
+            it, of the dtypes and shapes of those before.
+        states: The initial states.
+
+    Returns:
+        The final states.
+    """
+    inner, true = op.child("step", hoists=True), op.const(True, dtype=np.bool_)
+    new_input(inner, "place", op.const(0).value)
+    go = new_input(inner, "go", true.value)
+    after = step(inner, *(new_input(inner, "state", t.value) for t in states))
+    close(inner, [go, *after])
+    trips = vector(true, [count])
+    return list(
+        op.node("Loop", [trips, true, *states], len(states), {"body": inner.graph}, like=states)
+    )
 
 
 def each(

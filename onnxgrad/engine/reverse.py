@@ -279,19 +279,31 @@ def _vjp_of_body(
     op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int], rules: Rules
 ) -> dict[int, Tensor]:
     """The vector-Jacobian product of a node without a rule, by a copy of its function body."""
-    body = body_of(node, op.opset)
-    if body is None:
-        raise Refusal(f"no rule, and no function body in opset {op.opset} for these attributes")
-    inputs = [v for v in node.inputs if v is not None]
-    nodes, outputs = copy_into(op, body, [op.tensor(v) for v in inputs])
-    for n in nodes:
-        op.infer_outputs(n)
-        for m in (m for graph in subgraphs(n) for m in all_nodes(graph)):
-            op.infer_outputs(m)  # what follows from constants outside of its graph
+    nodes, outputs = copy_body(op, node)
     sources = {k: v for k in wanted if (v := node.inputs[k]) is not None}
     seeds = merged(op, zip(outputs, gs, strict=True))
     found = pull(op, seeds, list(sources.values()), nodes, rules)
     return {k: found[v] for k, v in sources.items() if v in found}
+
+
+def copy_body(op: Builder, node: ir.Node) -> tuple[list[ir.Node], list[Tensor]]:
+    """Copy the function body of a node's operator, of the node's operands.
+
+    Returns:
+        The nodes, and what stands for the node's outputs.
+
+    Raises:
+        Refusal: The standard defines the operator by none.
+    """
+    body = body_of(node, op.opset)
+    if body is None:
+        raise Refusal(f"no rule, and no function body in opset {op.opset} for these attributes")
+    nodes, outputs = copy_into(op, body, [op.tensor(v) for v in node.inputs if v is not None])
+    for n in nodes:
+        op.infer_outputs(n)
+        for m in (m for graph in subgraphs(n) for m in all_nodes(graph)):
+            op.infer_outputs(m)  # what follows from constants outside of its graph
+    return nodes, outputs
 
 
 def _checked(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> Tensor:

@@ -16,6 +16,7 @@ from onnxgrad.explain.baselines import Reference, baselines_of, distributions_of
 from onnxgrad.explain.method import Explaining, Explanation, method
 from onnxgrad.explain.rescale import rescale
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import dims_of
 from onnxgrad.transforms.options import Wrt
 
 
@@ -36,13 +37,19 @@ def deep_lift(
     Propagating Activation Differences"; captum's DeepLift. The attributions of an example sum to
     the difference of its score from that of the baseline, for the class of the example.
 
-    Where captum keeps the derivative, which makes this sum wrong, a multiplier is taken of every
-    function of one operand, such as Gelu, a Clip or Log; of maxima; and of products and quotients
-    of two activations, by the mean of both orders. In a MaxPool the contributions of windows that
-    overlap are summed, of which captum keeps one. As in captum, a Softmax has its mean multiplier
-    subtracted, here over its axis, there over the whole batch. That Softmax, normalisation by
-    statistics of the input, LSTM and its kin, and what lies in branches and loops, for which the
-    derivative is taken, do not keep the sum; `convergence_delta` tells by how much.
+    A multiplier takes the place of the derivative in every function of one operand, in maxima, in
+    normalisation and attention, and, by the mean of both orders, in products and quotients of two
+    activations. Of these captum takes only Relu, Elu, LeakyRelu, Sigmoid, Tanh, Softplus, Softmax
+    and MaxPool. Its numbers are the same, with two exceptions where they do not sum up: windows of
+    a MaxPool that overlap, of which it keeps one contribution for each element, and two such
+    operators in a row, as Relu and MaxPool, of which the first does not see what the second has
+    made of its cotangent.
+
+    As in captum, the mean is subtracted from the multipliers of a Softmax of a matrix, here of each
+    row, there over the whole batch: such a Softmax does not sum up. Nor do other operators, of
+    which the derivative is taken, such as InstanceNormalization, LSTM and QLinearConv, those in
+    branches and loops, and integers that choose, as those of TopK. `convergence_delta` tells how
+    far off the sums are.
 
     Args:
         model, wrt, of, target, ...: As for `saliency`.
@@ -68,11 +75,9 @@ def deep_lift(
         ['input', 'input_baseline']
     """
     explanation = Explanation(net, wrt, **options)
-    lift = _Lift(explanation, multiply_by_inputs, eps)
-    found, delta = lift.between(
-        explanation.op, baselines_of(explanation.op, explanation.job.wrt, baselines)
-    )
-    explanation.finish(found, {"convergence_delta": delta} if convergence_delta else {})
+    lift = _Lift(explanation, multiply_by_inputs, eps, convergence_delta)
+    given = baselines_of(explanation.op, explanation.job.wrt, baselines)
+    explanation.finish(*lift.between(explanation.op, given))
 
 
 @method
@@ -113,55 +118,82 @@ def deep_lift_shap(
         ['input', 'input_baselines']
     """
     explanation = Explanation(net, wrt, **options)
-    op, lift = explanation.op, _Lift(explanation, multiply_by_inputs, eps)
+    op, lift = explanation.op, _Lift(explanation, multiply_by_inputs, eps, convergence_delta)
     given = distributions_of(op, explanation.job.wrt, baselines)
-    wrt_values = list(given)
+    zeros = [shapes.full_like(op.promoted(op.tensor(x)), 0) for x in given]
 
-    def step(inner: Builder, *slices: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        sums, one = slices[: len(given)], slices[len(given) :]
-        expanded = {
-            x: shapes.expand_like(t, inner.tensor(x)) for x, t in zip(wrt_values, one, strict=True)
-        }
-        found, delta = lift.between(inner, expanded)
-        after = [s + inner.promoted(found[x]) for s, x in zip(sums, wrt_values, strict=True)]
-        return after, [delta] if convergence_delta else []
+    def step(inner: Builder, *read: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        sums, one = list(read[: len(given)]), read[len(given) :]
+        whole = [shapes.expand_like(b, inner.tensor(x)) for x, b in zip(given, one, strict=True)]
+        found, delta = lift.between(inner, dict(zip(given, whole, strict=True)))
+        sums = [s + inner.promoted(found[x]) for x, s in zip(given, sums, strict=True)]
+        return sums, [] if delta is None else [delta]
 
-    zeros = [shapes.full_like(op.promoted(op.tensor(x)), 0) for x in wrt_values]
     sums, deltas = scan(op, step, zeros, list(given.values()), hoists=True)
     count = shapes.dim(next(iter(given.values())), 0)
-    means = {
-        x: op.cast(shapes.divided(s, count), op.tensor(x).dtype)
-        for x, s in zip(wrt_values, sums, strict=True)
-    }
-    by_example = [op.Transpose(d, perm=[*range(1, d.rank), 0]) for d in deltas]
-    explanation.finish(means, dict(zip(["convergence_delta"], by_example, strict=False)))
+    means = [
+        op.cast(shapes.divided(s, count), op.tensor(x).dtype)
+        for x, s in zip(given, sums, strict=True)
+    ]
+    delta = op.Transpose(deltas[0]) if deltas else None
+    explanation.finish(dict(zip(given, means, strict=True)), delta)
 
 
 class _Lift:
     """DeepLIFT of one explanation, between its input and baselines.
 
+    Args:
+        explanation: Has the net and the score.
+        multiply_by_inputs, eps, convergence_delta: As for `deep_lift`.
+
     Raises:
-        ArgumentError: `eps` is not positive.
+        ArgumentError: `eps` is not positive, or what is to be compared has no examples.
     """
 
-    def __init__(self, explanation: Explanation, multiply_by_inputs: bool, eps: float) -> None:
+    def __init__(
+        self,
+        explanation: Explanation,
+        multiply_by_inputs: bool,
+        eps: float,
+        convergence_delta: bool,
+    ) -> None:
         if not eps > 0:
             raise ArgumentError(f"eps is a positive number, not {eps!r}")
         self._explanation, self._eps = explanation, eps
-        self._multiply = multiply_by_inputs
+        self._multiply, self._delta = multiply_by_inputs, convergence_delta
+        job = explanation.job
+        if convergence_delta:
+            _require_examples([*job.of, *job.wrt])
 
     def between(
         self, op: Builder, baselines: dict[ir.Value, Tensor]
-    ) -> tuple[dict[ir.Value, Tensor], Tensor]:
-        """The attributions by tensor, and by how much they miss the difference of the scores."""
-        reference = Reference(self._explanation.job, op, baselines)
+    ) -> tuple[dict[ir.Value, Tensor], Tensor | None]:
+        """The attributions by tensor; where asked for, how far off their sums are."""
+        job = self._explanation.job
+        reference = Reference(job, op, baselines)
         multipliers = self._explanation.gradients(rescale(reference.copies, self._eps), op)
         products = {x: m * (op.tensor(x) - baselines[x]) for x, m in multipliers.items()}
-        scores = [op.tensor(y) - reference.at(y) for y in self._explanation.job.of]
-        missed = op.sum(_by_example(products.values())) - op.sum(_by_example(scores))
-        return products if self._multiply else multipliers, missed
+        found = products if self._multiply else multipliers
+        if not self._delta:
+            return found, None
+        scores = [op.tensor(y) - reference.at(y) for y in job.of]
+        sums, differences = (
+            op.sum([shapes.reduce_sum(t, shapes.axes_from(t, 1)) for t in tensors])
+            for tensors in (products.values(), scores)
+        )
+        return found, sums - differences
 
 
-def _by_example(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The sum of each tensor over all axes but the first."""
-    return [shapes.reduce_sum(t, shapes.axes_from(t, 1)) for t in tensors]
+def _require_examples(values: Iterable[ir.Value]) -> None:
+    """Raise for tensors whose first axes are not the same examples, as far as is known.
+
+    Raises:
+        ArgumentError: They are not.
+    """
+    known = {v.name: (dims_of(v) or (None,))[0] for v in values}
+    weights = [v.name for v in values if v.is_initializer() or dims_of(v) == ()]
+    if weights or len({d for d in known.values() if isinstance(d, int)}) > 1:
+        raise ArgumentError(
+            "convergence_delta: it is a number for each example, and the first axes of "
+            f"{', '.join(map(repr, weights or known))} are not the examples"
+        )

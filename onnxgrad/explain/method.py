@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Concatenate, ParamSpec
 
@@ -66,9 +67,16 @@ class ExplainOptions:
 METHODS: dict[str, Transform[Any]] = {}
 
 
-def method(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
-    """A public explanation, made of a function that changes a private copy of the model."""
-    public = published(function, ExplainOptions)
+def method(
+    function: Callable[Concatenate[ir.Model, P], None],
+    options: type[ExplainOptions] = ExplainOptions,
+) -> Transform[P]:
+    """A public explanation, made of a function that changes a private copy of the model.
+
+    Args:
+        options: The data class of its options, which tells their defaults.
+    """
+    public = published(function, options)
     METHODS[public.__name__] = public
     return public
 
@@ -98,12 +106,22 @@ def called(method: Any) -> functools.partial[ir.Model]:
     return given
 
 
+def explained(
+    call: functools.partial[ir.Model], net: ir.Model, wrt: Sequence[str], options: dict[str, Any]
+) -> ir.Model:
+    """What an explanation makes of a net, with those options of the one around it that it takes."""
+    taken = inspect.signature(call.func).parameters
+    given = {"wrt": list(wrt), **options} if wrt else options
+    return call(net, **{name: value for name, value in given.items() if name in taken})
+
+
 class Explanation:
     """One explanation: the score that is explained, and its gradients.
 
     Args:
         net: A private model, which is changed.
         wrt: As for `saliency`.
+        kind: The data class of its options.
         options: As for `saliency`.
 
     Attributes:
@@ -111,8 +129,15 @@ class Explanation:
         job: The differentiation of the score.
     """
 
-    def __init__(self, net: ir.Model, wrt: Wrt = None, **options: Any) -> None:
-        self.options = given = ExplainOptions(**options)
+    def __init__(
+        self,
+        net: ir.Model,
+        wrt: Wrt = None,
+        *,
+        kind: type[ExplainOptions] = ExplainOptions,
+        **options: Any,
+    ) -> None:
+        self.options = given = kind(**options)
         self.spare = net.clone()
         self.of = score_of(net, given.of, given.target)
         self.job = Job(
@@ -147,20 +172,24 @@ class Explanation:
         seeds = {y: op.tensor(g.value) for y, g in self.job.seeds()[0].items()}
         return self.job.pull(seeds, op=op, rules=rules)
 
-    def finish(
-        self, attributions: Mapping[ir.Value, Tensor], more: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def finish(self, attributions: Mapping[ir.Value, Tensor], delta: Tensor | None = None) -> None:
         """List the attributions as outputs, and say in the metadata what they belong to.
 
         Args:
             attributions: By tensor.
-            more: Further outputs by name.
+            delta: The convergence delta, another output.
         """
         wrt = [v.name or "" for v in attributions]
         results = {f"{v.name}_attribution": t for v, t in attributions.items()}
-        self.job.finish(results | dict(more or {}))
+        self.job.finish(results | ({} if delta is None else {"convergence_delta": delta}))
         names = dict(zip(wrt, self.job.results, strict=False))
         describe(self.job.net, {ATTRIBUTIONS: names})
+
+    def finish_joint(self, values: Sequence[ir.Value], attribution: Tensor) -> None:
+        """The same for one attribution that belongs to several tensors, named after the first."""
+        names = [v.name or "" for v in values]
+        self.job.finish({f"{names[0]}_attribution": attribution})
+        describe(self.job.net, {ATTRIBUTIONS: dict.fromkeys(names, *self.job.results)})
 
 
 def score_of(net: ir.Model, of: Of, target: Target | None) -> Of:

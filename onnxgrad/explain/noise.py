@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.baselines import distributions_of
-from onnxgrad.explain.method import Explaining, Explanation, called, method
+from onnxgrad.explain.method import Explaining, Explanation, called, explained, method
 from onnxgrad.explain.paths import gradients_of, rows_at_once
 from onnxgrad.explain.points import Elsewhere, weighted_sum
 from onnxgrad.graph.errors import ArgumentError
@@ -91,12 +90,11 @@ def noise_tunnel(
     tunnel = _Tunnel(at, method, draw_baseline_from_distrib)
     there = tunnel.elsewhere(nt_samples, nt_samples_batch_size, batched)
     moments = tunnel.moments(there, draws, given, nt_type != "smoothgrad")
-    values, results = by_name(at.op.graph), {}
-    for name, (mean, square) in zip(tunnel.shown, moments, strict=True):
+    results = []
+    for mean, square in moments:
         y = square if nt_type == "smoothgrad_sq" else mean
-        y = square - mean * mean if nt_type == "vargrad" else y
-        results[values[name]] = at.op.cast(y, at.op.tensor(values[name]).dtype)
-    at.finish(results)
+        results.append(square - mean * mean if nt_type == "vargrad" else y)
+    tunnel.finish(results)
 
 
 @_method
@@ -197,7 +195,7 @@ class _Tunnel:
         draws_baselines: Whether each noisy input has a baseline of its own.
 
     Attributes:
-        shown: The names of the tensors that `method` explains.
+        shown: The names of the results of `method`, by those of the tensors that they belong to.
 
     Raises:
         ArgumentError: It is no explanation, or has an argument that it cannot have.
@@ -215,7 +213,7 @@ class _Tunnel:
             self._pool = distributions_of(at.op, at.job.wrt, keywords.get("baselines"))
             self._call = functools.partial(self._call.func, **keywords | {"baselines": "input"})
         self._drawn = {f"{x.name}_baseline": x for x in self._pool}
-        self.shown: list[str] = []
+        self.shown: dict[str, str] = {}
 
     def elsewhere(self, count: int, at_once: int | None, batched: Inputs | None) -> Elsewhere:
         """The copy of the net that is explained, at `at_once` noisy inputs at a time."""
@@ -227,11 +225,19 @@ class _Tunnel:
         return Elsewhere(self._at, self._explain, xs, count, batched, per_run, list(self._drawn))
 
     def _explain(self, net: ir.Model, **options: Any) -> ir.Model:
-        if "wrt" in inspect.signature(self._call.func).parameters:
-            options["wrt"] = self._at.job.wrt_names
-        model = self._call(net, **options)
-        self.shown = list(table(model, ATTRIBUTIONS))
+        model = explained(self._call, net, self._at.job.wrt_names, options)
+        self.shown = table(model, ATTRIBUTIONS)
         return model
+
+    def finish(self, results: Sequence[Tensor]) -> None:
+        """List the results as the method's own."""
+        op, values = self._at.op, by_name(self._at.op.graph)
+        own = [values[name] for name in self.shown]
+        typed = [op.cast(t, op.tensor(v).dtype) for t, v in zip(results, own, strict=False)]
+        if len(results) < len(own):
+            self._at.finish_joint(own, *typed)
+        else:
+            self._at.finish(dict(zip(own, typed, strict=True)))
 
     def moments(
         self,

@@ -261,7 +261,7 @@ class Path:
 
     def delta(
         self, attributions: Mapping[ir.Value, Tensor], reference: Reference | None
-    ) -> dict[str, Tensor]:
+    ) -> Tensor | None:
         """By how much the attributions of an example exceed the difference of the scores.
 
         Args:
@@ -269,10 +269,10 @@ class Path:
             reference: The net where the paths begin; None if nobody asks.
         """
         if reference is None:
-            return {}
+            return None
         op, of = self._at.op, self._at.job.of
         sums = [self._sum(t) for t in (*attributions.values(), *map(reference.at, of))]
-        return {"convergence_delta": op.sum(sums) - op.sum([self._sum(op.tensor(y)) for y in of])}
+        return op.sum(sums) - op.sum([self._sum(op.tensor(y)) for y in of])
 
     def _there(self, explain: Callable[..., ir.Model], moved: Sequence[ir.Value]) -> Elsewhere:
         there = Elsewhere(self._at, explain, moved, self._count, self._batched, self._at_once)

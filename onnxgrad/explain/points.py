@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.shapes import Size
-from onnxgrad.emit.subgraphs import copy_model, scan
+from onnxgrad.emit.subgraphs import scan
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import operands
 from onnxgrad.explain.method import Explanation

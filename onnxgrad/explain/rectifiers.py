@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.engine.reverse import Visit
+from onnxgrad.engine.reverse import Rules, Visit
 from onnxgrad.explain.method import Explaining, Explanation, method
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.transforms.options import Wrt
@@ -22,7 +22,8 @@ def guided_backprop(net: ir.Model, wrt: Wrt = None, **options: Unpack[Explaining
 
     Rectifiers are Relu, ThresholdedRelu, a Clip from 0 and a Max with 0, in branches and loops too.
     captum takes nn.ReLU alone, not F.relu and not nn.ReLU6. Leaky and smooth relatives, such as
-    LeakyRelu, Elu and Gelu, keep their gradient, and so does what LSTM and its kin hold.
+    LeakyRelu, Elu and Gelu, keep their gradient, and so does what LSTM and its kin hold, and a Relu
+    that quantisation has made a bound of.
 
     Args:
         model, wrt, of, target, ...: As for `saliency`.
@@ -39,7 +40,7 @@ def guided_backprop(net: ir.Model, wrt: Wrt = None, **options: Unpack[Explaining
         ['logits', 'input_attribution']
     """
     explanation = Explanation(net, wrt, **options)
-    explanation.finish(explanation.gradients(dict.fromkeys(_RECTIFIES, _guided)))
+    explanation.finish(explanation.gradients(GUIDED))
 
 
 @method
@@ -107,3 +108,5 @@ _RECTIFIES = {
     "Relu": _always,
     "ThresholdedRelu": _always,
 }
+# The rules of guided backpropagation.
+GUIDED: Rules = dict.fromkeys(_RECTIFIES, _guided)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
 from typing_extensions import Unpack
 
-from onnxgrad.explain.method import Explaining, ExplainOptions, called, score_of
+from onnxgrad.explain.method import Explaining, ExplainOptions, called, explained, score_of
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import dims_of, is_float
@@ -78,7 +77,7 @@ def several(
         for name, call in calls.items():
             held = _hold(net.graph, inputs)
             before = len(net.graph.outputs)
-            net = call(net, **_wrt(call, wrt_names), **layers[name], **keywords)
+            net = explained(call, net, wrt_names, {**layers[name], **keywords})
             _share(net.graph, held, name)
             for x, y in _rename(net, before, name).items():
                 found.setdefault(x, {})[name] = y
@@ -124,11 +123,6 @@ def _layer(net: ir.Model, call: functools.partial[ir.Model]) -> dict[str, list[s
     """The tensors that an explanation is of, if it has been given any, by name."""
     layer = call.keywords.get("layer")
     return {} if layer is None else {"layer": resolve_all(net, layer)}
-
-
-def _wrt(call: functools.partial[ir.Model], wrt: list[str]) -> dict[str, list[str]]:
-    takes = "wrt" in inspect.signature(call.func).parameters
-    return {"wrt": wrt} if takes and wrt else {}
 
 
 def _hold(graph: ir.Graph, own: Collection[str | None]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.subgraphs import copy_model
+from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest
@@ -66,7 +66,7 @@ def attach(
     with uncollected():
         net = io.load(model)
         formula, names = _formula(net, function, inputs)
-        normalise(net, names, example=example)
+        normalise(net, names, example=example, hides=True)
         op = Builder(net.graph)
         op.scope = getattr(function, "__name__", "attached")
         values = by_name(net.graph)
@@ -95,10 +95,10 @@ def _formula(net: ir.Model, function: Any, inputs: Any) -> tuple[Formula, list[s
     if callable(function):
         default = [v.name for v in net.graph.outputs if v.name]
         return function, default if inputs is None else resolve_all(net, inputs)
-    return _composed(net, io.load(function), inputs)
+    return composed(net, io.load(function), inputs)
 
 
-def _composed(
+def composed(
     net: ir.Model, other: ir.Model, inputs: Mapping[str, Any] | None
 ) -> tuple[Formula, list[str]]:
     """The formula of another model, and the tensors that are its inputs.
@@ -117,7 +117,7 @@ def _composed(
         values = dict(zip(given, tensors, strict=True))
         for v in other.graph.inputs:
             _fit(v, values.get(v.name or ""))
-        normalise(other, [])
+        normalise(other, [], hides=True)
         return copy_model(op, other.graph, values)
 
     return formula, [resolve(net, place) for place in given.values()]

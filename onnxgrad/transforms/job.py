@@ -64,7 +64,7 @@ class Job:
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
-        normalise(net, asked.names, options.straight_through, options.example)
+        normalise(net, asked.names, options.straight_through, options.example, self.keeps_fused)
         own_nodes = len(net.graph)
         self.heads = emit_heads(net.graph, asked.heads, options.target)
         self.head_nodes = set(net.graph[own_nodes:])
@@ -72,8 +72,7 @@ class Job:
         self.op = Builder(net.graph, target=options.target)
         stop(net.graph, asked.constant, self.op.names)
         self._find(asked, isinstance(wrt, All))
-        every = options.ograd is True
-        self.imposed = [v for v in self.of if every or v.name in asked.imposed]
+        self.imposed = self.of if options.ograd is not False else []
         self.caution = "" if self.imposed else advice(self.of, own)
 
     def _find(self, names: Asked, trainable_only: bool) -> None:
@@ -94,6 +93,11 @@ class Job:
                     "wrt: ALL is empty, as the model has no floating-point input and no trainable "
                     "weight, but for those in constant; name other tensors in wrt"
                 )
+
+    @property
+    def keeps_fused(self) -> bool:
+        """Whether the result may have the operators of a runtime that the net has."""
+        return self.options.target != "portable"
 
     @property
     def wrt_names(self) -> list[str]:

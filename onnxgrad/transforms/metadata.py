@@ -21,8 +21,10 @@ HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
 VALUES = "onnxgrad.values"
 ATTRIBUTIONS = "onnxgrad.attributions"
+LAYERS = "onnxgrad.layers"
+ADVERSARIALS = "onnxgrad.adversarials"
 
-_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS)
+_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS, ADVERSARIALS)
 
 
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
@@ -30,7 +32,7 @@ def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
 
     The table of values is left out where it is empty.
     """
-    for key in (*_RESULTS, VALUES):
+    for key in (*_RESULTS, VALUES, LAYERS):
         model.metadata_props.pop(key, None)
     model.metadata_props.update(
         {key: json.dumps(names) for key, names in tables.items() if names or key != VALUES}

@@ -12,7 +12,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad import explain
-from tests.explain.test_paths import LAYER, MLP, X, run
+from tests.explain.test_paths import LAYER, MLP, X, explained, run
 
 METHODS: dict[str, Any] = {
     "plain": explain.saliency,
@@ -58,6 +58,20 @@ def test_each_is_as_alone(target: Any) -> None:
             np.testing.assert_allclose(found[key], expected, rtol=1e-5)
             seen.add(key)
     assert seen == set(found)
+
+
+def test_beside_a_map() -> None:
+    """A map of a layer too, and its mean over noisy images."""
+    net = explained("resnet").model
+    maps = partial(explain.grad_cam, layer=explained("resnet").tensors["layer2"])
+    noisy = partial(explain.noise_tunnel, method=maps, stdevs=0.0, nt_samples=2)
+    model = explain.several(net, {"map": maps, "mean": noisy, "path": explain.saliency})
+    names = [v.name for v in model.graph.output]
+    assert names[0] == "logits" and [n.rsplit("_", 1)[1] for n in names[1:]] == [
+        "map", "mean", "path",
+    ]  # fmt: skip
+    found = list(run(model, explained("resnet").feeds).values())
+    np.testing.assert_allclose(found[2], found[1], rtol=1e-4, atol=1e-6)
 
 
 def test_inputs_are_shared() -> None:
