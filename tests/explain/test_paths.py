@@ -217,6 +217,17 @@ def test_heads(name: str, size: int | None) -> None:
     assert np.abs(found["convergence_delta"]).max() < 4e-3
 
 
+@pytest.mark.parametrize("method", [explain.saliency, explain.integrated_gradients])
+def test_a_class_for_each_example(method: Any) -> None:
+    """As many as examples, else the run fails: none is left out in silence."""
+    given = run(method(MLP, target=[0, 1, 2, 1, 0]), {"input": X})
+    asked = run(method(MLP, target="input"), {"input": X, "target": np.array([0, 1, 2, 1, 0])})
+    closely(given["input_attribution"], asked["input_attribution"], 1e-6)
+    for targets in ([0, 1], [0] * 7):
+        with pytest.raises(Exception, match="Reshape"):
+            run(method(MLP, target=targets), {"input": X})
+
+
 def test_a_loss() -> None:
     """A loss by example, and its mean over the batch, which is taken point by point."""
     each = og.losses.cross_entropy("logits", reduction="none")
