@@ -54,7 +54,7 @@ torch: .venv/torch
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -q -e ".[cpu,demo,test,dev]"
+	$(PY) -m pip install -q -e ".[cpu,plot,test,dev]"
 	@touch $@
 
 .venv/torch: .venv/installed

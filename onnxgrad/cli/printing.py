@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from onnxgrad.runtimes.ports import Port
@@ -32,6 +34,15 @@ def fail(message: str) -> NoReturn:
 def warn(*warning: Any, **_: Any) -> None:
     """Print a warning in one line, in the place of `warnings.showwarning`."""
     _err.print(f"onnxgrad: {in_options(str(warning[0]))}")
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show what takes time, and for how long it has, while it does; nothing where nobody looks."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
+        progress.add_task(what, total=None)
+        yield
 
 
 def table(*columns: str) -> Table:
