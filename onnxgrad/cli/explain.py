@@ -51,7 +51,7 @@ def _option(help: str, *names: str) -> Any:
 
 
 Method = Annotated[
-    str, typer.Option(help=f"One of {', '.join(sorted(METHODS)).replace('_', '-')}, ...")
+    str, typer.Option(help=f"One of {', '.join(sorted(METHODS)).replace('_', '-')}.")
 ]
 Target = Annotated[
     str,
@@ -121,15 +121,15 @@ def explain(
     straight_through: StraightThrough = None,
     constant: Constant = None,
 ) -> None:
-    """Write why a net decides as it does: a picture (.png, .svg, .pdf), .html, .npz or .onnx."""
-    suffix = output.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ArgumentError(f"--output: it ends in one of {', '.join(_SUFFIXES)}, not {suffix!r}")
-    io.writable(output)
+    """Draw why a net decides as it does.
+
+    What is written follows from the file's suffix: a picture (.png, .svg, .pdf, .jpg, .webp), a
+    page with coloured tokens (.html), the arrays (.npz), or the model that computes them (.onnx).
+    """
+    suffix = _suffix(output)
     names = read_names(labels) if labels else {}
     chosen = _target(target, names, asked=suffix == ".onnx")
-    taken = Taken(layout, {"mean": _numbers("mean", mean), "std": _numbers("std", std)})
-    taken.options |= {"scale": _scale(scale), "bgr": bgr, "size": _size(size)}
+    taken = Taken(layout, mean, std, scale, bgr, size)
     source = io.load(model)
     feeds = taken.read(source, inputs) if inputs or suffix != ".onnx" else None
     given = _given(method, option or []) | {"target": chosen, "example": feeds}
@@ -151,21 +151,39 @@ def explain(
     say(f"Wrote {output}.")
 
 
-@dataclass
 class Taken:
     """What the inputs are.
 
-    Attributes:
+    Args:
         layout: The axes of the input that is explained, where they are given.
-        options: What the net expects of an image, as for `Expected.of`.
+        mean, std, scale, bgr, size: What the net expects of an image, as the command is told.
+
+    Attributes:
+        layout: As given.
         files: By input, the image files that were read.
         expected: By input, what it expects of an image.
+
+    Raises:
+        ArgumentError: An option is not of its form.
     """
 
-    layout: str | None
-    options: dict[str, Any]
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        layout: str | None,
+        mean: str | None,
+        std: str | None,
+        scale: str | None,
+        bgr: bool,
+        size: str | None,
+    ) -> None:
+        self.layout = layout
+        self.options: dict[str, Any] = {
+            "mean": _parsed("mean", mean, _numbers),
+            "std": _parsed("std", std, _numbers),
+            "scale": _parsed("scale", scale, lambda text: float(Fraction(text))),
+            "size": _parsed("size", size, _sides),
+            "bgr": bgr,
+        }
         self.files: dict[str, str] = {}
         self.expected: dict[str, Expected] = {}
 
@@ -367,24 +385,32 @@ def _one(names: list[str] | None) -> str | list[str] | None:
     return names[0] if names and len(names) == 1 else several(names)
 
 
-def _numbers(name: str, text: str | None) -> list[float] | None:
-    return None if text is None else _parsed(name, text, lambda t: [float(x) for x in t.split(",")])
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
 
 
-def _scale(text: str | None) -> float | None:
-    return None if text is None else _parsed("scale", text, lambda t: float(Fraction(t)))
+def _sides(text: str) -> tuple[int, int]:
+    """Height and width, of 224 or 320x224."""
+    width, *height = map(int, text.lower().split("x", 1))
+    return (height or [width])[0], width
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    def sides(text: str) -> tuple[int, int]:
-        width, _, height = text.lower().partition("x")
-        return int(height or width), int(width)
-
-    return None if text is None else _parsed("size", text, sides)
-
-
-def _parsed(name: str, text: str, parse: Callable[[str], Any]) -> Any:
+def _parsed(name: str, text: str | None, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(text)
+        return None if text is None else parse(text)
     except (ValueError, ZeroDivisionError):
         raise ArgumentError(f"--{name}: {text!r} is not of the form that --help shows") from None
+
+
+def _suffix(output: Path) -> str:
+    """The suffix of a file to write, which decides what it will be.
+
+    Raises:
+        ArgumentError: It is none of those.
+        SaveError: The file cannot be written.
+    """
+    suffix = output.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ArgumentError(f"--output: it ends in one of {', '.join(_SUFFIXES)}, not {suffix!r}")
+    io.writable(output)
+    return suffix

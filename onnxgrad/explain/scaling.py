@@ -48,7 +48,7 @@ def normalised(values: Array, sign: Sign, outlier_perc: float = 2) -> Array:
     sums = np.cumsum(ordered)
     if not sums.size or sums[-1] == 0:
         return values
-    scale = ordered[np.argmax(sums >= sums[-1] * (100 - outlier_perc) / 100)]
+    scale = ordered[np.argmax(sums >= sums[-1] * (1 - outlier_perc / 100))]
     return np.clip(values / (scale or ordered[-1]), -1, 1)
 
 
