@@ -132,10 +132,11 @@ def explain(
     taken = Taken(layout, mean, std, scale, bgr, size)
     source = io.load(model)
     feeds = taken.read(source, inputs) if inputs or suffix != ".onnx" else None
-    given = _given(method, option or []) | {"target": chosen, "example": feeds}
-    given |= {"straight_through": every_or("all", straight_through), "constant": several(constant)}
+    shared = {"target": chosen, "of": _one(of), "wrt": tensors(wrt), "constant": several(constant)}
+    shared["straight_through"] = every_or("all", straight_through)
+    given = _given(method, option or [], shared | {"example": feeds})
     with working(f"Building {method}"):
-        explained = METHODS[_known(method)](source, tensors(wrt), of=_one(of), **given)
+        explained = METHODS[_known(method)](source, **given)
     if feeds is None or suffix == ".onnx":
         io.save(explained, output)
         show_ports(source, explained)
@@ -331,25 +332,28 @@ def _known(method: str) -> str:
     return name
 
 
-def _given(method: str, texts: list[str]) -> dict[str, Any]:
-    """The method's own options.
+def _given(method: str, texts: list[str], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a method: those that most methods share, and its own options.
 
     Raises:
         ArgumentError: It has no such option, or one is missing.
     """
     _, *parameters = inspect.signature(METHODS[_known(method)]).parameters.values()
     options = {p.name: p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
-    given = {}
+    given = {name: value for name, value in shared.items() if name in options}
+    for name, value in shared.items():
+        if name not in options and name != "example" and value not in (None, False, "argmax"):
+            raise ArgumentError(f"--{name.replace('_', '-')}: {method} does not take it")
     for text in texts:
         name, separator, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not separator or name not in options:
             raise ArgumentError(
                 f"--option {text}: {method} has no such option.{nearest(name, options)} "
-                f"It has {', '.join(f'{o}=' for o in options)}"
+                f"It has {', '.join(f'{o}=' for o in options if o not in shared)}"
             )
         given[name] = _value(value.strip())
-    missing = [o for o, p in options.items() if p.default is p.empty and o not in (*given, "wrt")]
+    missing = [o for o, p in options.items() if p.default is p.empty and o not in given]
     if missing:
         raise ArgumentError(f"{method} needs --option {missing[0]}=...")
     return given

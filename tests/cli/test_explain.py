@@ -45,9 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
-def layer_map(
-    net: ir.Model, wrt: None = None, *, layer: str, power: int = 1, **options: Unpack[Explaining]
-) -> None:
+def layer_map(net: ir.Model, layer: str, *, power: int = 1, **options: Unpack[Explaining]) -> None:
     """A map [N, H, W] of a layer, as the family of Grad-CAM gives it."""
     explanation = Explanation(net, layer, **options)
     op, found = explanation.op, explanation.gradients()
@@ -162,6 +160,7 @@ def test_a_map_of_a_layer_and_options_of_a_method(run: Run) -> None:
     refused(run(*method, "--option", "lair=x"), "has no such option", "Nearest: 'layer'")
     refused(run(*method, "--option", "layer"), "has no such option")
     refused(run(*method, "--option", "layer=v_Relu_33"), "v_Relu_3")
+    refused(run(*method, *layer, "--wrt", "image"), "--wrt: layer-map does not take it")
     refused(run(*method[:-1], "layer-mop"), "no 'layer-mop'", "layer-map")
 
 
