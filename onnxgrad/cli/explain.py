@@ -16,16 +16,15 @@ import typer
 
 from onnxgrad.cli.files import ports_of, read, read_names, take_image, whole, write
 from onnxgrad.cli.options import (
+    ARGUMENTS,
     Constant,
     Inputs,
     Model,
-    Of,
     Output,
     StraightThrough,
     Wrt,
     every_or,
     several,
-    tensors,
 )
 from onnxgrad.cli.printing import say, show_ports, working
 from onnxgrad.explain.images import Expected
@@ -59,6 +58,9 @@ Target = Annotated[
         help="The class that is explained: its number, its name in --labels, 'argmax' for that of "
         "the highest score, 'none' for the sum of all scores, 'input' for a new input of the model."
     ),
+]
+Of = Annotated[
+    list[str] | None, _option("The tensor with the scores by class. Default: the model's output.")
 ]
 Options = Annotated[
     list[str] | None,
@@ -132,16 +134,15 @@ def explain(
     taken = Taken(layout, mean, std, scale, bgr, size)
     source = io.load(model)
     feeds = taken.read(source, inputs) if inputs or suffix != ".onnx" else None
-    shared = {"target": chosen, "of": _one(of), "wrt": tensors(wrt), "constant": several(constant)}
-    shared["straight_through"] = every_or("all", straight_through)
-    given = _given(method, option or [], shared | {"example": feeds})
+    shared = _shared(of, wrt, straight_through, constant) | {"target": chosen, "example": feeds}
+    given = _given(method, option or [], shared)
     with working(f"Building {method}"):
         explained = METHODS[_known(method)](source, **given)
     if feeds is None or suffix == ".onnx":
         io.save(explained, output)
         show_ports(source, explained)
     else:
-        result = Result.of(explained, source, feeds, _one(of), chosen, names)
+        result = Result.of(explained, source, feeds, shared["of"], chosen, names)
         say(result.title)
         if suffix == ".npz":
             write(output, result.arrays)
@@ -150,6 +151,21 @@ def explain(
         else:
             _picture(output, result, taken, sign)
     say(f"Wrote {output}.")
+
+
+def _shared(
+    of: list[str] | None,
+    wrt: list[str] | None,
+    straight_through: list[str] | None,
+    constant: list[str] | None,
+) -> dict[str, Any]:
+    """The arguments that most methods share, of the options that transforms have too."""
+    return {
+        "of": of[0] if of and len(of) == 1 else several(of),
+        "wrt": ARGUMENTS["wrt"].made(wrt),
+        "straight_through": every_or("all", straight_through),
+        "constant": several(constant),
+    }
 
 
 class Taken:
@@ -383,10 +399,6 @@ def _target(text: str, labels: Mapping[int, str], *, asked: bool) -> str | int |
             return number
     close = nearest(text, labels.values()) if labels else " Names are read from --labels."
     raise ArgumentError(f"--target: there is no class {text!r}.{close}")
-
-
-def _one(names: list[str] | None) -> str | list[str] | None:
-    return names[0] if names and len(names) == 1 else several(names)
 
 
 def _numbers(text: str) -> list[float]:
