@@ -135,7 +135,7 @@ class Drawing:
         below = ratio < 0.6  # wide ones stand below each other
         count = len(methods)
         wide = 8.0 if below else 8.0 * min(1, max(0.6, 2.4 / ratio * count / 3))
-        tall = min(wide * 0.85 * ratio if below else wide / count * ratio, 6.0)
+        tall = min(0.85 * wide * ratio / (1 if below else count), 6.0)
         figure = figure or self._figure(wide, (tall + 0.35) * count if below else tall + 0.6, title)
         _titled(figure, title)
         grid = (count, 1) if below else (1, count)
