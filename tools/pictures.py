@@ -33,8 +33,8 @@ def main(names: list[str]) -> None:
         subprocess.run([*program, *map(str, PICTURES[name]), "-o", path], cwd=ROOT, check=True)
         with Image.open(path) as drawn:
             small = drawn.convert("RGB")
-        small.thumbnail((1000, 1000))
-        small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        small.thumbnail((720, 720))
+        small.save(path, optimize=True)  # below 200 kB
 
 
 if __name__ == "__main__":
