@@ -31,6 +31,7 @@ from onnxgrad.explain.images import Expected
 from onnxgrad.explain.layouts import image_layout
 from onnxgrad.explain.method import METHODS
 from onnxgrad.explain.pictures import show
+from onnxgrad.explain.scaling import Sign
 from onnxgrad.explain.tokens import html
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
@@ -92,8 +93,7 @@ Size = Annotated[
     _option("The size of the image for the net: 224, or WIDTHxHEIGHT. Default: that of the net."),
 ]
 Signs = Annotated[
-    str | None,
-    _option("What is drawn: positive, absolute_value, negative or all. Default: what there is."),
+    Sign | None, _option("What is drawn. Default: all where there is both, else positive.")
 ]
 Tokens = Annotated[
     str | None, _option("The tokens of a text for an .html file: a file with one a line, or JSON.")
@@ -282,7 +282,7 @@ class Result:
         return fitting[0]
 
 
-def _picture(output: Path, result: Result, taken: Taken, sign: str | None) -> None:
+def _picture(output: Path, result: Result, taken: Taken, sign: Sign | None) -> None:
     tensor, attribution = result.only()
     name = result.data(tensor)
     layout, data = taken.layout, result.feeds[name]
@@ -291,7 +291,7 @@ def _picture(output: Path, result: Result, taken: Taken, sign: str | None) -> No
         layout = taken.expected[name].layout if name == tensor else None
     elif layout is None and np.ndim(data) == 4:
         layout = image_layout(np.shape(data))
-    figure = show(attribution, data, sign=sign, layout=layout, title=result.title)  # type: ignore[arg-type]
+    figure = show(attribution, data, sign=sign, layout=layout, title=result.title)
     words = {"Title": result.title} if output.suffix.lower() in (".png", ".svg", ".pdf") else None
     with whole(output) as stage:
         figure.savefig(stage, dpi=150, bbox_inches="tight", pad_inches=0.1, metadata=words)
@@ -301,7 +301,7 @@ def _page(
     output: Path,
     result: Result,
     layout: str | None,
-    sign: str | None,
+    sign: Sign | None,
     tokens: str | None,
     vocabulary: str | None,
 ) -> None:
@@ -314,7 +314,7 @@ def _page(
             raise ArgumentError("an .html file shows tokens: give --tokens")
         known = read_names(vocabulary) if vocabulary else {}
         words = [known.get(int(k), str(k)) for k in numbers[0].reshape(-1, numbers[0].shape[-1])[0]]
-    page = html(words, attribution, sign=sign, layout=layout, title=result.title)  # type: ignore[arg-type]
+    page = html(words, attribution, sign=sign, layout=layout, title=result.title)
     with whole(output) as stage:
         stage.write_text(page, "utf-8")
 

@@ -73,7 +73,7 @@ def model(
         nodes,
         "g",
         [helper.make_tensor_value_info(n, dtypes.get(n, 1), s) for n, s in shapes.items()],
-        [helper.make_tensor_value_info("y", 1, None)],
+        [helper.make_tensor_value_info("y", dtypes.get("x", 1), None)],
         [numpy_helper.from_array(w, n) for n, w in weights.items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
@@ -197,7 +197,26 @@ def test_what_the_net_expects(run: Run) -> None:
     for option, value in ("--mean", "a"), ("--size", "1x"), ("--scale", "1/0"), ("--std", "1,"):
         refused(run("net.onnx", "photo.png", option, value, "-o", "c.png"), f"{option}: '{value}'")
     refused(run("net.onnx", "photo.png", "--layout", "CHW", "-o", "c.png"), "is not CHW")
-    refused(run("net.onnx", "photo.png", "--sign", "both", "-o", "c.png"), "sign is one of")
+    assert run("net.onnx", "photo.png", "--sign", "both", "-o", "c.png").code == 2
+    assert run("net.onnx", "photo.png", "--sign", "negative", "-o", "c.png").code == 0
+
+
+@pytest.mark.parametrize("dtype", [1, 10, 11])
+@pytest.mark.parametrize("shape", [[2, 3, 5, 6], [None, 3, None, None], ["N", 3, 5, "W"]])
+def test_ports_of_all_kinds(run: Run, dtype: int, shape: list[int | str | None]) -> None:
+    """A fixed batch, sizes without a name, half and double precision."""
+    colours = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    Image.fromarray(colours).save("photo.png")
+    mean = helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)
+    model("net.onnx", [mean], {"x": dtype}, {"x": shape}, axes=np.array([2, 3]))
+    assert run("net.onnx", "photo.png", "-o", "a.png").code == 0
+    assert run("net.onnx", "photo.png", "-o", "a.npz", "--target", "1").code == 0
+    examples = 2 if shape[0] == 2 else 1
+    with np.load("a.npz") as found:
+        expected = np.tile(colours.mean((0, 1)) / 255, (examples, 1))
+        np.testing.assert_allclose(found["y"], expected, rtol=2e-3)
+        expected = np.tile(np.array([0, 1, 0])[:, None, None] / 30, (examples, 1, 5, 6))
+        np.testing.assert_allclose(found["x_attribution"], expected, rtol=2e-3)
 
 
 def test_signals_and_several_inputs(run: Run) -> None:
