@@ -30,7 +30,7 @@ from onnxgrad.cli.printing import say, show_ports, working
 from onnxgrad.explain.images import Expected
 from onnxgrad.explain.layouts import image_layout
 from onnxgrad.explain.method import METHODS
-from onnxgrad.explain.pictures import show
+from onnxgrad.explain.pictures import matplotlib, show
 from onnxgrad.explain.scaling import Sign
 from onnxgrad.explain.tokens import html
 from onnxgrad.graph import io
@@ -424,9 +424,12 @@ def _suffix(output: Path) -> str:
     Raises:
         ArgumentError: It is none of those.
         SaveError: The file cannot be written.
+        RuntimeMissingError: What draws it is not installed.
     """
     suffix = output.suffix.lower()
     if suffix not in _SUFFIXES:
         raise ArgumentError(f"--output: it ends in one of {', '.join(_SUFFIXES)}, not {suffix!r}")
     io.writable(output)
+    if suffix in _PICTURES:
+        matplotlib()
     return suffix

@@ -93,7 +93,7 @@ def show(
     values, background, kind = _fitting(np.asarray(attribution), data, layout, example)
     sign = sign_of(values, sign)
     values = normalised(values, sign, outlier_perc)
-    draw = Drawing(_matplotlib(), kind, sign, cmap, alpha_overlay)
+    draw = Drawing(matplotlib(), kind, sign, cmap, alpha_overlay)
     if kind == "signal":
         return draw.signal(values, background, title, figure)
     return draw.panels(values[0], background, methods, title, figure)
@@ -293,7 +293,12 @@ def _titled(figure: Figure, title: str | None) -> None:
         figure.suptitle(_wrapped(title, width), fontsize=12)
 
 
-def _matplotlib() -> Any:
+def matplotlib() -> Any:
+    """The module matplotlib.
+
+    Raises:
+        RuntimeMissingError: It is not installed.
+    """
     try:
         import matplotlib
         import matplotlib.cm
