@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from onnxgrad.explain.layouts import arranged, image_layout, kind_of
+from onnxgrad.explain.layouts import image_layout, kind_of
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array, Port
@@ -166,14 +166,6 @@ class Expected:
         axes = "HWC" if "C" in self.layout else "HW"
         values = values.transpose([axes.index(a) for a in self.layout if a != "N"]).astype(dtype)
         return np.repeat(values[None], self.batch, axis=0) if "N" in self.layout else values
-
-    def pixels(self, array: Array, example: int = 0) -> Array:
-        """An array that the input takes, back as an image: uint8, [H, W] or [H, W, 3]."""
-        values = arranged(np.asarray(array, np.float64), self.layout, example).transpose(1, 2, 0)
-        values = (values * np.array(self.std) + np.array(self.mean)) / self.scale
-        if self.bgr:
-            values = values[..., 2::-1]
-        return shown(values)
 
     def _measure(self, picture: Image) -> tuple[int, int]:
         """Width and height to stretch an image to."""

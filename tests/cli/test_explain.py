@@ -129,6 +129,26 @@ def test_chances_and_inner_scores(run: Run) -> None:
         np.testing.assert_array_equal(before["image_attribution"], inner["image_attribution"])
 
 
+def test_scores_with_places(run: Run) -> None:
+    """Of a map of classes the score is the sum over the places."""
+    model("map.onnx", [helper.make_node("Identity", ["x"], ["y"])], {}, {"x": ["N", 3, 4, 5]})
+    x = (
+        np.random.default_rng(0).random((1, 3, 4, 5), np.float32)
+        * np.float32([1, 3, 2])[:, None, None]
+    )
+    np.save("x.npy", x)
+    assert f"class 1: score {x[0, 1].sum():.3g}\n" in run("map.onnx", "x.npy", "-o", "a.npz").out
+    second = run("map.onnx", "x.npy", "-o", "a.png", "--target", "2")
+    assert f"class 2: score {x[0, 2].sum():.3g}\n" in second.out
+
+
+def test_through_a_link(run: Run) -> None:
+    Path("there").mkdir()
+    Path("a.npz").symlink_to("there/b.npz")
+    assert run(DIGITS, DIGIT, "-o", "a.npz").code == 0
+    assert Path("a.npz").is_symlink() and Path("there/b.npz").exists()
+
+
 def test_arrays_and_models(run: Run) -> None:
     assert run(DIGITS, DIGIT, "--target", "5", "-o", "a.npz", "--option", "abs=false").code == 0
     assert run(DIGITS, "--target", "5", "-o", "a.onnx", "--option", "abs=false").code == 0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import onnxgrad as og
-from onnxgrad.explain.images import Expected, opened
+from onnxgrad.explain.images import Expected, opened, shown
 from onnxgrad.runtimes.ports import Port
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
@@ -84,14 +84,22 @@ def test_a_large_image_of_any_size_is_made_smaller() -> None:
     assert found.shape == (1, 3, 224, 336)
 
 
-def test_back_to_an_image() -> None:
-    """What is drawn of an array that was fed is the image that it came from."""
-    for shape in (("N", 3, 5, 6), ("N", 5, 6, 3), (3, 5, 6)):
-        expected = Expected.of(port(*shape), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), bgr=True)
-        array = expected.array(Image.fromarray(PIXELS))
-        np.testing.assert_array_equal(expected.pixels(array), PIXELS)
+def test_what_is_expected_in_words() -> None:
+    given = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4), "bgr": True}
+    expected = Expected.of(port(3, 5, 6), **given)  # type: ignore[arg-type]
     assert str(expected) == "CHW, BGR, (pixel / 255 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4)"
     assert str(Expected.of(port("N", 1, 8, 8), scale=2)) == "NCHW, grey, pixel * 2"
+    assert str(Expected.of(port("N", 8, 8, 4, dtype="uint8"))) == "NHWC, RGBA, pixel"
+
+
+def test_an_array_as_an_image() -> None:
+    """Of 0 to 1 or 0 to 255 as it is, anything else stretched."""
+    pixels = PIXELS.copy()
+    pixels[0, 0] = 0, 255, 7
+    for values in (pixels / 255, pixels, (pixels / 255 - 0.5) / 0.2):
+        np.testing.assert_array_equal(shown(values), pixels)
+    assert shown(PIXELS[..., :1]).shape == (5, 6)
+    assert (shown(np.zeros((2, 2, 3))) == 0).all() and (shown(np.full((2, 2, 1), 7.5)) == 8).all()
 
 
 def saved(folder: Path, picture: Image.Image, name: str, **options: object) -> str:
