@@ -1,7 +1,7 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
-from onnxgrad import explain, heads, losses
+from onnxgrad import explain, heads, losses, train
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.graph.errors import (
@@ -20,7 +20,7 @@ from onnxgrad.graph.errors import (
 )
 from onnxgrad.graph.io import save
 from onnxgrad.graph.names import ALL
-from onnxgrad.run.net import Net, NetPortGradient
+from onnxgrad.run.net import Net, NetPortGradient, Value
 from onnxgrad.transforms.attach import attach
 from onnxgrad.transforms.batch import per_example_gradient, vmap
 from onnxgrad.transforms.casadi import family
@@ -49,6 +49,7 @@ __all__ = [
     "SoftmaxWarning",
     "UnknownNameError",
     "UnreachableError",
+    "Value",
     "attach",
     "check",
     "elementwise",
@@ -68,6 +69,7 @@ __all__ = [
     "per_example_gradient",
     "rule",
     "save",
+    "train",
     "vjp",
     "vmap",
     "zero",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import onnxgrad
-from onnxgrad.cli.commands import check, inspect, run
+from onnxgrad.cli.commands import check, inspect, run, tensors
 from onnxgrad.cli.explain import explain
 from onnxgrad.cli.printing import fail, in_options, say, warn
 from onnxgrad.cli.transforms import command_of, family
@@ -37,7 +37,7 @@ def _version(
 for _name, _transform in sorted(TRANSFORMS.items()):
     _command = command_of(_transform)
     app.command(_name.replace("_", "-"), short_help=_command.__doc__)(_command)
-for _command in (family, explain, run, check, inspect):
+for _command in (family, explain, run, check, inspect, tensors):
     app.command()(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at a net or run it: run, check and inspect."""
+"""The commands that look at a net or run it: run, check, inspect and tensors."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ import numpy as np
 import typer
 
 from onnxgrad.cli.files import ports_of, read, read_example, write
-from onnxgrad.cli.options import (
-    Constant,
-    Dims,
-    Example,
-    Inputs,
-    Model,
-    Of,
-    StraightThrough,
-    Wrt,
-    every_or,
-    several,
-    tensors,
-)
+from onnxgrad.cli.options import Dims, Inputs, Model, tensors_or_all, translated
 from onnxgrad.cli.printing import fail, in_options, say, show_results, table
 from onnxgrad.cli.random_feeds import random, sizes_of
 from onnxgrad.graph import io
 from onnxgrad.graph.names import ALL, All
-from onnxgrad.run.net import Net, NetPortGradient
+from onnxgrad.heads.head import Head, parted
+from onnxgrad.run.net import Net, NetPortGradient, Value
+from onnxgrad.run.values import emit
+from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.check import check as check_gradients
 from onnxgrad.verify.inspect import inspect as inspect_model
+from onnxgrad.verify.tensors import tensors_of
 
 
+@translated
 def run(
     model: Model,
     inputs: Inputs = None,
@@ -41,9 +34,10 @@ def run(
             show_default=False,
         ),
     ] = None,
-    of: Of = None,
-    straight_through: StraightThrough = None,
-    constant: Constant = None,
+    of: Any = None,
+    values: Any = None,
+    straight_through: Any = False,
+    constant: Any = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="An .npz file for all results.", show_default=False),
@@ -52,9 +46,11 @@ def run(
     """Run a net, and its gradients."""
     if output is not None:
         io.writable(output)
-    through = every_or("all", straight_through)
-    net = Net(model, straight_through=through, constant=several(constant))
-    results = _results(net, read(net.ports, net.inputs, inputs or []), tensors(grad), several(of))
+    net = Net(model, straight_through=straight_through, constant=constant)
+    heads = parted(of)[1]
+    added = {name: Port(name, None, None) for head in heads for name in head.inputs}
+    feeds = read(added | net.ports, [*net.inputs, *added], inputs or [])
+    results = _results(net, feeds, tensors_or_all(grad), of, [*(values or []), *heads])
     show_results(results)
     if output is not None:
         write(output, results)
@@ -62,11 +58,17 @@ def run(
 
 
 def _results(
-    net: Net, feeds: dict[str, Any], wrt: list[str] | All | None, of: list[str] | None
+    net: Net,
+    feeds: dict[str, Any],
+    wrt: list[str] | All | None,
+    of: list[str | Head] | None,
+    values: list[str | Head],
 ) -> dict[str, Any]:
-    """The outputs of a net, and the gradients that are asked for, by name."""
-    found = net(feeds)
+    """The outputs of a net, and the values and gradients that are asked for, by name."""
+    found = net({name: array for name, array in feeds.items() if name in net.ports})
     results = found if isinstance(found, dict) else {net.outputs[0]: found}
+    if values:
+        results |= net(feeds, [Value(one) for one in values])
     if wrt is None:
         return results
     names = [ALL] if isinstance(wrt, All) else wrt
@@ -74,27 +76,29 @@ def _results(
     return results | {f"{name}_grad": value for name, value in gradients.items()}
 
 
+@translated
 def check(
     model: Model,
     inputs: Inputs = None,
-    wrt: Wrt = None,
-    of: Of = None,
-    constant: Constant = None,
+    wrt: Any = None,
+    of: Any = None,
+    constant: Any = None,
     dim: Dims = None,
     seed: Annotated[int, typer.Option(help="Seeds random inputs and directions.")] = 0,
 ) -> None:
     """Compare the gradient with finite differences. Inputs that are not given are random."""
     net = io.load(model)
-    ports, required = ports_of(net)
+    with_heads = io.load(net)
+    emit(with_heads, of)
+    more, required = ports_of(with_heads)
+    ports = ports_of(net)[0] | more
     feeds = read(ports, required, inputs or [], missing=True)
     sizes = sizes_of(dim or [], ports)
     rng = np.random.default_rng(seed)
     for name in required:
         if name not in feeds:
             feeds[name] = random(ports[name], sizes, rng)
-    report = check_gradients(
-        net, feeds, tensors(wrt), of=several(of), constant=several(constant), seed=seed
-    )
+    report = check_gradients(net, feeds, wrt, of=of, constant=constant, seed=seed)
     say(str(report))
     if not report:
         wrong = [row.name for row in report.rows if row.verdict == "wrong"]
@@ -102,22 +106,23 @@ def check(
         fail(f"The check failed: {reason}.")
 
 
+@translated
 def inspect(
     model: Model,
-    wrt: Wrt = None,
-    of: Of = None,
-    straight_through: StraightThrough = None,
-    constant: Constant = None,
-    example: Example = None,
+    wrt: Any = None,
+    of: Any = None,
+    straight_through: Any = False,
+    constant: Any = None,
+    example: Any = None,
 ) -> None:
     """List the operators on the path and their rules."""
     source = io.load(model)
     report = inspect_model(
         source,
-        tensors(wrt),
-        several(of),
-        straight_through=every_or("all", straight_through),
-        constant=several(constant),
+        wrt,
+        of,
+        straight_through=straight_through,
+        constant=constant,
         example=read_example(source, example),
     )
     rows = table("operator", "count", "state", "reason")
@@ -131,3 +136,18 @@ def inspect(
         say(f"No gradient reaches {', '.join(report.unreached)}.")
     if report.caution:
         say(in_options(report.caution))
+
+
+def tensors(
+    model: Model,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of a tensor's, a node's or an operator's name, with * and ?. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """List the tensors that options can name."""
+    found = tensors_of(model)
+    say(str(found if pattern is None else found.matching(pattern)))

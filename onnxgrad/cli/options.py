@@ -14,7 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import typer
 
+from onnxgrad import heads, losses
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import ALL, All
+from onnxgrad.heads.head import Head
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.options import Options
 
@@ -33,13 +36,6 @@ Wrt = Annotated[
         help="A tensor to differentiate with respect to, or 'all'. Repeat for several. "
         "Default: every floating-point input; for gradients by example every trainable "
         "weight.",
-        show_default=False,
-    ),
-]
-Of = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A tensor to differentiate. Repeat for several. Default: every floating-point output.",
         show_default=False,
     ),
 ]
@@ -82,7 +78,34 @@ Example = Annotated[
 ]
 
 
-def tensors(names: list[str] | None) -> list[str] | All | None:
+def differentiated(
+    names: list[str] | None,
+    classes: list[str] | None,
+    target: str | None,
+    loss: str | None,
+    loss_of: str | None,
+) -> list[str | Head] | None:
+    """The tensors, the scores of a class and the loss to differentiate.
+
+    Raises:
+        ArgumentError: There is no such loss or target.
+    """
+    given: list[str | Head] = [*(names or [])]
+    if classes or target is not None:
+        target = target or "argmax"
+        chosen = int(target) if target.isdecimal() else target
+        places: Sequence[str | None] = classes or [None]
+        given += [heads.class_score(place, chosen) for place in places]
+    if loss is None and loss_of is not None:
+        raise ArgumentError("--loss-of is given without --loss")
+    if loss is not None:
+        if loss not in losses.__all__:
+            raise ArgumentError(f"--loss is one of {', '.join(losses.__all__)}, not {loss!r}")
+        given.append(getattr(losses, loss)(loss_of))
+    return given or None
+
+
+def tensors_or_all(names: list[str] | None) -> list[str] | All | None:
     """The tensors to differentiate with respect to."""
     return ALL if names == ["all"] else names or None
 
@@ -114,13 +137,33 @@ def _several(help: str) -> Any:
     return Annotated[list[str] | None, typer.Option(help=text, show_default=False)]
 
 
+def _one(help: str, *names: str) -> Any:
+    return Annotated[str | None, typer.Option(*names, help=help, show_default=False)]
+
+
 def _flag(name: str, help: str) -> Any:
     return Annotated[bool, typer.Option(f"--{name}", help=help)]
 
 
 ARGUMENTS = {
-    "wrt": Argument({"wrt": Wrt}, tensors),
-    "of": Argument({"of": Of}, several),
+    "wrt": Argument({"wrt": Wrt}, tensors_or_all),
+    "of": Argument(
+        {
+            "of": _several("A tensor to differentiate. Default: every floating-point output."),
+            "of_class": _several("Scores by class, to differentiate that of the class in --class."),
+            "of_target": _one(
+                "The class for --of-class: its number; 'argmax', the default; or 'input' for a new "
+                "input 'target', a class for each example. Without --of-class of the one output.",
+                "--class",
+            ),
+            "loss": _one(
+                "A loss to differentiate, such as mse, whose labels are a new input 'labels'."
+            ),
+            "loss_of": _one("The tensor that --loss is of. Default: the one output."),
+        },
+        differentiated,
+    ),
+    "values": Argument({"value": _several("A tensor to give out as well.")}, several),
     "ograd": Argument(
         {
             "ograd": _flag(
@@ -164,6 +207,44 @@ _BLOCKS = Argument(
     },
     lambda every, some: some or every,
 )
+
+
+def translated(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters in `ARGUMENTS` are given by the options that these have."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+
+    def call(**given: Any) -> None:
+        made = {}
+        for name in (p.name for p in parameters):
+            argument = ARGUMENTS.get(name, Argument({name: None}, lambda value: value))
+            made[name] = argument.made(*(given[option] for option in argument.options))
+        command(**made)
+
+    described = []
+    for p in parameters:
+        if p.name in ARGUMENTS:
+            described += described_options(ARGUMENTS[p.name], p)
+        else:
+            described.append(p)
+    call.__signature__ = inspect.Signature(described)  # type: ignore[attr-defined]
+    call.__name__, call.__doc__ = command.__name__, command.__doc__
+    return call
+
+
+def described_options(argument: Argument, parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The options for a parameter, as parameters with their defaults."""
+    described = []
+    for option, kind in argument.options.items():
+        optional = type(None) in get_args(kind.__origin__)
+        default = parameter.default if option == parameter.name else False
+        described.append(described_as(option, kind, None if optional else default))
+    return described
+
+
+def described_as(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """A parameter of a command."""
+    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, place, annotation=kind, default=default)
 
 
 def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> Argument:

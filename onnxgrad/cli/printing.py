@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from onnxgrad.graph.names import printable
 from onnxgrad.runtimes.ports import Port
 
 _out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -21,19 +22,25 @@ _err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wra
 
 
 def say(what: str | Table) -> None:
-    """Print a line or a table."""
-    _out.print(what)
+    """Print lines or a table, in characters that a terminal shows."""
+    lines = what.split("\n") if isinstance(what, str) else []
+    _out.print("\n".join(map(printable, lines)) if lines else what)
 
 
 def fail(message: str) -> NoReturn:
     """Print why a command failed, in one line, and end with the exit status 1."""
-    _err.print(f"onnxgrad: {' '.join(message.split())}")
+    _err.print(f"onnxgrad: {printable(' '.join(message.split()))}")
     sys.exit(1)
 
 
 def warn(*warning: Any, **_: Any) -> None:
     """Print a warning in one line, in the place of `warnings.showwarning`."""
-    _err.print(f"onnxgrad: {in_options(str(warning[0]))}")
+    _err.print(f"onnxgrad: {printable(in_options(str(warning[0])))}")
+
+
+class _Table(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(printable, cells), **options)
 
 
 @contextlib.contextmanager
@@ -46,8 +53,8 @@ def working(what: str) -> Iterator[None]:
 
 
 def table(*columns: str) -> Table:
-    """An empty table."""
-    empty = Table(box=None, pad_edge=False)
+    """An empty table, whose cells are texts."""
+    empty = _Table(box=None, pad_edge=False)
     for column in columns:
         empty.add_column(column, overflow="fold")
     return empty
@@ -66,7 +73,7 @@ def show_ports(source: ir.Model, result: ir.Model) -> None:
 
 
 def _described(port: Port) -> tuple[str, str, str]:
-    return port.name, port.dtype.name if port.dtype is not None else "?", port.shape_text()
+    return port.name, *port.texts()
 
 
 def show_results(results: Mapping[str, Any]) -> None:
@@ -100,6 +107,7 @@ def in_options(message: str) -> str:
     message = re.sub(r"\bin wrt or of\b", "in --wrt or --of", message)
     message = re.sub(r"\b(in|among) (wrt|of|constant)\b", r"\1 --\2", message)
     message = re.sub(r"^(wrt|of|constant|batched): ", r"--\1: ", message)
+    message = re.sub(r"^target is", "--class is", message)
     message = re.sub(r"^ograd names", "--ograd-at names", message)
     message = message.replace("max_bytes", "--max-bytes")
     message = message.replace("feeds in example=", "files of inputs in --example")

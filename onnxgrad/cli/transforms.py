@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import Parameter, Signature, signature
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from onnxgrad.cli.files import read_example
-from onnxgrad.cli.options import Example, Model, Output, argument_of
+from onnxgrad.cli.options import (
+    Example,
+    Model,
+    Output,
+    argument_of,
+    described_as,
+    described_options,
+)
 from onnxgrad.cli.printing import fail, in_options, say, show_ports
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import OnnxGradError
@@ -35,25 +42,13 @@ def command_of(transform: Callable[..., Any]) -> Callable[..., None]:
         show_ports(source, result)
         say(f"Wrote {output}: {len(result.graph)} nodes, before {len(source.graph)}.")
 
-    described = [_parameter("model", Model), _parameter("output", Output)]
+    described = [described_as("model", Model), described_as("output", Output)]
     for parameter in parameters:
-        for option, kind in arguments[parameter.name].options.items():
-            described.append(_parameter(option, kind, _default(option, kind, parameter)))
+        described += described_options(arguments[parameter.name], parameter)
     command.__signature__ = Signature(described)  # type: ignore[attr-defined]
     what = (transform.__doc__ or "").splitlines()[0]
     command.__doc__ = f"Write {what[:1].lower()}{what[1:]}"
     return command
-
-
-def _parameter(name: str, kind: Any, default: Any = Parameter.empty) -> Parameter:
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
-
-
-def _default(option: str, kind: Any, parameter: Parameter) -> Any:
-    """The default of an option for a parameter: that of the parameter where it is the same."""
-    if kind.__origin__ == list[str] | None:
-        return None
-    return parameter.default if option == parameter.name else False
 
 
 def family(

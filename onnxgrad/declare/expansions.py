@@ -18,18 +18,23 @@ _TABLE: dict[tuple[str, str], Function] = {}
 
 _REMARKS: dict[tuple[str, str], str] = {}
 
+# The operators that onnxruntime has for the CPU.
+_ON_CPU: set[tuple[str, str]] = set()
+
 # The attributes of an operator that hold names of tensors.
 _NAMING: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
 def expansion(
-    *names: str, remark: str = "", naming: tuple[str, ...] = ()
+    *names: str, remark: str = "", naming: tuple[str, ...] = (), on_cpu: bool = True
 ) -> Callable[[Function], Function]:
     """Declare the decorated function as the expansion of operators.
 
     Args:
         names: ``"domain::Op"`` each.
         remark: A remark for the user, in a few words.
+        on_cpu: Whether onnxruntime has the operator for the CPU. If so, a net that has it keeps it
+            where the gradient does not need its parts.
         naming: Attributes that hold names of tensors, which become operands after the others.
 
     Raises:
@@ -42,6 +47,8 @@ def expansion(
             if key in _TABLE:
                 raise RuleError(f"the expansion of {name} is declared twice")
             _TABLE[key], _REMARKS[key] = function, remark
+            if on_cpu:
+                _ON_CPU.add(key)
             if naming:
                 _NAMING[key] = naming
         return function
@@ -67,6 +74,11 @@ def module_of(domain: str, op_type: str) -> str:
 def expansion_of(node: ir.Node) -> Function | None:
     """The expansion of a node's operator, if there is one."""
     return _TABLE.get((node.domain, node.op_type))
+
+
+def is_on_cpu(node: ir.Node) -> bool:
+    """Whether onnxruntime has an operator that has an expansion for the CPU."""
+    return (node.domain, node.op_type) in _ON_CPU
 
 
 def naming_of(node: ir.Node) -> tuple[str, ...]:

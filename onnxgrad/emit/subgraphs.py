@@ -12,9 +12,10 @@ import onnx_ir as ir
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.constants import draws
-from onnxgrad.graph.facts import dims_of, is_sequence, subgraphs
+from onnxgrad.graph.constants import draws, forget_constant
+from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, is_sequence, subgraphs
 from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.marks import copy_notes
 
 
 def captures(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -80,6 +81,8 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
     for v in [v for v in copy.inputs if v.name in copy.initializers]:
         copy.inputs.remove(v)
     copy.initializers.clear()
+    for domain, version in graph.opset_imports.items():
+        op.graph.opset_imports.setdefault(domain, version)
     nodes, outputs = copy_into(op, copy, inputs)
     op.emitted.update(v for node in nodes for v in node.outputs)
     return dict(zip(names, outputs, strict=True))
@@ -158,6 +161,72 @@ def copy_graph(
         else:
             op.parent.graph.append(node)
     return nodes, stands
+
+
+def copy_node(
+    op: Builder, node: ir.Node, stands: Mapping[ir.Value, Tensor], suffix: str
+) -> ir.Node:
+    """Append a copy of a node which reads, in its graphs too, other values in the place of some.
+
+    Args:
+        stands: By value, what takes its place.
+        suffix: Tells the names of the copy from those of the node.
+    """
+
+    def read(v: ir.Value | None) -> ir.Value | None:
+        return v if v is None or v not in stands else stands[v].value
+
+    def copied(a: ir.Attr) -> ir.Attr:
+        if a.type != ir.AttributeType.GRAPH:
+            return a
+        graph = a.as_graph().clone(allow_outer_scope_values=True)
+        rename(graph, op.names)
+        for n in all_nodes(graph):
+            for k, v in enumerate(n.inputs):
+                n.replace_input_with(k, read(v))
+        for inner in (graph, *inner_graphs(graph)):
+            inner.outputs[:] = [stands[v].value if v in stands else v for v in inner.outputs]
+        return ir.AttrGraph(a.name, graph)
+
+    copy = ir.Node(
+        node.domain,
+        node.op_type,
+        list(map(read, node.inputs)),
+        list(map(copied, node.attributes.values())),
+        num_outputs=len(node.outputs),
+        name=op.names.fresh(f"{node.name}/{suffix}"),
+    )
+    copy_notes(node, copy)
+    for new, old in zip(copy.outputs, node.outputs, strict=True):
+        copy_notes(old, new)
+        new.name = op.names.fresh(f"{old.name}_{suffix}") if old.name else ""
+        new.type, new.shape = old.type, old.shape
+    op.graph.append(copy)
+    return copy
+
+
+def copy_dependent(
+    op: Builder, nodes: Iterable[ir.Node], stands: dict[ir.Value, Tensor], suffix: str
+) -> dict[ir.Node, ir.Node]:
+    """Copy those of the nodes that depend on values in whose place others stand.
+
+    Args:
+        nodes: In topological order.
+        stands: By value, what takes its place; what the copies give is added.
+        suffix: As for `copy_node`.
+
+    Returns:
+        The copies by node.
+    """
+    copies = {}
+    for node in nodes:
+        if stands.keys().isdisjoint((*node.inputs, *captures(node))):
+            continue
+        copies[node] = copy_node(op, node, stands, suffix)
+        for old, new in zip(node.outputs, copies[node].outputs, strict=True):
+            forget_constant(new)
+            stands.setdefault(old, op.tensor(new))
+    return copies
 
 
 def new_input(op: Builder, stem: str, like: ir.Value) -> Tensor:

@@ -16,11 +16,11 @@ import onnx_ir as ir
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.subgraphs import copy_node
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import Flow
 from onnxgrad.graph.constants import draws
 from onnxgrad.graph.facts import is_float, is_sequence, subgraphs
-from onnxgrad.graph.marks import copy_notes
 
 
 def choose_checkpoints(flow: Flow) -> set[ir.Value]:
@@ -95,27 +95,15 @@ class Rematerialisation:
         return producer if producer in self._place else None
 
     def _copy(self, node: ir.Node, after: Tensor) -> ir.Node:
-        op = self._op
-        copy = ir.node(
-            node.op_type,
-            [self._operand(v, after) for v in node.inputs],
-            domain=node.domain,
-            attributes={name: a.value for name, a in node.attributes.items()},
-            num_outputs=len(node.outputs),
-            name=op.names.fresh(f"{node.name}/again"),
-        )
-        copy_notes(node, copy)
-        for new, old in zip(copy.outputs, node.outputs, strict=True):
-            copy_notes(old, new)
-            new.name = op.names.fresh(f"{old.name}_again") if old.name else ""
-            new.type, new.shape = old.type, old.shape
-        op.graph.append(copy)
-        op.emitted.update(copy.outputs)
+        operands = ((v, self._operand(v, after)) for v in node.inputs if v is not None)
+        stands = {v: self._op.tensor(w) for v, w in operands}
+        copy = copy_node(self._op, node, stands, "again")
+        self._op.emitted.update(copy.outputs)
         return copy
 
-    def _operand(self, v: ir.Value | None, after: Tensor) -> ir.Value | None:
+    def _operand(self, v: ir.Value, after: Tensor) -> ir.Value:
         """What a copy reads in the place of `v`: the output of a copy, or a delayed checkpoint."""
-        if v is None or not is_float(v) or v.is_initializer():
+        if not is_float(v) or v.is_initializer():
             return v
         producer = self._copied_producer(v)
         if producer is not None:

@@ -8,7 +8,10 @@ operator: the rules do. No cotangent means zero, and no node is emitted for it.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -29,10 +32,46 @@ from onnxgrad.engine.straight_through import entry_of, is_straight_through
 from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.facts import all_nodes, cotangent_dtype, dims_of, subgraphs
 from onnxgrad.graph.functions import body_of
+from onnxgrad.graph.schemas import joined_name
 
 # Gives the node whose values a rule reads in the place of a node of the forward pass; they may wait
 # for a cotangent of that node.
 Rematerialise = Callable[[ir.Node, Tensor], ir.Node]
+
+# Rules that take the place of the operators' own in one backward pass, by the operators' names.
+Rule: TypeAlias = Callable[["Visit"], dict[int, Tensor]]
+Rules: TypeAlias = Mapping[str, Rule]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A node that the walk has come to, as a rule for that pass alone sees it.
+
+    Attributes:
+        op: Emits what the rule computes.
+        node: In an inner graph it is that of a copy.
+        gs: The cotangents of its outputs, None where there is none.
+        wanted: The indices of the operands whose cotangents are asked for.
+        rules: The rules of this pass.
+    """
+
+    op: Builder
+    node: ir.Node
+    gs: Sequence[Tensor | None]
+    wanted: Sequence[int]
+    rules: Rules
+
+    def vjp(
+        self, gs: Sequence[Tensor | None] | None = None, node: ir.Node | None = None
+    ) -> dict[int, Tensor]:
+        """The vector-Jacobian product by the operator's own rule, by the operands' indices.
+
+        Args:
+            gs: Other cotangents than those that have come.
+            node: Another node of this operator, where its derivative is taken.
+        """
+        given = self.gs if gs is None else gs
+        return _own_vjp(self.op, node or self.node, given, self.wanted, self.rules)
 
 
 def backward(
@@ -40,6 +79,7 @@ def backward(
     flow: Flow,
     seeds: Mapping[ir.Value, Tensor],
     rematerialise: Rematerialise | None = None,
+    rules: Rules | None = None,
 ) -> dict[ir.Value, Tensor]:
     """Emit the backward pass.
 
@@ -49,6 +89,7 @@ def backward(
         seeds: The cotangents of the targets.
         rematerialise: Gives a copy of a node, computed from checkpoints, whose values its rule
             reads. By default these are the node's own, kept since the forward pass.
+        rules: Take the place of the operators' own in this pass, in inner graphs too.
 
     Returns:
         The cotangents of the sources; a source that none reaches is absent.
@@ -66,7 +107,7 @@ def backward(
                     continue
                 values = operands(node)
                 primal = rematerialise(node, first) if rematerialise else node
-                for index, g in vjp(op, primal, gs, [e.index for e in edges]).items():
+                for index, g in vjp(op, primal, gs, [e.index for e in edges], rules).items():
                     if (v := values[index]) is not None:
                         cotangents.add(v, _checked(g, v, node, index))
         found = {v: cotangents.of(v) for v in flow.sources}
@@ -140,6 +181,7 @@ def pull(
     seeds: dict[ir.Value, Tensor],
     sources: Sequence[ir.Value],
     nodes: Sequence[ir.Node] | None = None,
+    rules: Rules | None = None,
 ) -> dict[ir.Value, Tensor]:
     """Pull cotangents back through a graph: trace what matters, then emit the backward pass.
 
@@ -149,6 +191,7 @@ def pull(
         sources: The values whose cotangents are asked for.
         nodes: The nodes through which the sources influence those values, in topological order;
             by default all of the builder's graph.
+        rules: As for `backward`.
 
     Returns:
         The cotangents of `sources`; one that is zero is absent.
@@ -158,7 +201,7 @@ def pull(
     """
     flow = Flow.of(op.graph if nodes is None else nodes, sources, list(seeds))
     require_rules(flow)
-    return backward(op, flow, {v: g for v, g in seeds.items() if flow.matters(v)})
+    return backward(op, flow, {v: g for v, g in seeds.items() if flow.matters(v)}, rules=rules)
 
 
 def matters(
@@ -170,15 +213,20 @@ def matters(
 
 
 def vjp(
-    op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
+    op: Builder,
+    node: ir.Node,
+    gs: Sequence[Tensor | None],
+    wanted: Sequence[int],
+    rules: Rules | None = None,
 ) -> dict[int, Tensor]:
-    """The vector-Jacobian product of a node, by its rule.
+    """The vector-Jacobian product of a node, by its rule, or by the one in the place of it.
 
     Args:
         op: Emits it.
         node: Its operands and outputs are what a rule reads.
         gs: The cotangents of its outputs.
         wanted: The indices of the operands whose cotangents are asked for.
+        rules: As for `backward`.
 
     Returns:
         The cotangents by the operands' indices; one that is zero is absent.
@@ -188,13 +236,24 @@ def vjp(
         NoRuleError: A node inside of this one cannot be differentiated.
         RuleError: The rule is wrong.
     """
+    rules = rules or {}
+    if (rule := rules.get(joined_name(node.domain, node.op_type))) is not None:
+        return rule(Visit(op, node, gs, wanted, rules))
+    return _own_vjp(op, node, gs, wanted, rules)
+
+
+def _own_vjp(
+    op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int], rules: Rules
+) -> dict[int, Tensor]:
+    """The vector-Jacobian product of a node by its operator's own rule."""
     entry = entry_of(node)
     if entry is None:
-        return _vjp_of_body(op, node, gs, wanted)
+        return _vjp_of_body(op, node, gs, wanted, rules)
     values = operands(node)
     formal = [operand_name(node, k, entry) for k in range(len(values))]
     result: dict[int, Tensor | None] = {}
-    arguments = Arguments(op, node, entry, gs, {"pull": pull, "matters": matters})
+    own = functools.partial(pull, rules=rules)
+    arguments = Arguments(op, node, entry, gs, {"pull": own, "matters": matters})
     for index in wanted:
         if formal[index] in entry.functions:
             function, names = entry.functions[formal[index]]
@@ -217,21 +276,34 @@ def vjp(
 
 
 def _vjp_of_body(
-    op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int]
+    op: Builder, node: ir.Node, gs: Sequence[Tensor | None], wanted: Sequence[int], rules: Rules
 ) -> dict[int, Tensor]:
     """The vector-Jacobian product of a node without a rule, by a copy of its function body."""
+    nodes, outputs = copy_body(op, node)
+    sources = {k: v for k in wanted if (v := node.inputs[k]) is not None}
+    seeds = merged(op, zip(outputs, gs, strict=True))
+    found = pull(op, seeds, list(sources.values()), nodes, rules)
+    return {k: found[v] for k, v in sources.items() if v in found}
+
+
+def copy_body(op: Builder, node: ir.Node) -> tuple[list[ir.Node], list[Tensor]]:
+    """Copy the function body of a node's operator, of the node's operands.
+
+    Returns:
+        The nodes, and what stands for the node's outputs.
+
+    Raises:
+        Refusal: The standard defines the operator by none.
+    """
     body = body_of(node, op.opset)
     if body is None:
         raise Refusal(f"no rule, and no function body in opset {op.opset} for these attributes")
-    inputs = [v for v in node.inputs if v is not None]
-    nodes, outputs = copy_into(op, body, [op.tensor(v) for v in inputs])
+    nodes, outputs = copy_into(op, body, [op.tensor(v) for v in node.inputs if v is not None])
     for n in nodes:
         op.infer_outputs(n)
         for m in (m for graph in subgraphs(n) for m in all_nodes(graph)):
             op.infer_outputs(m)  # what follows from constants outside of its graph
-    sources = {k: v for k in wanted if (v := node.inputs[k]) is not None}
-    found = pull(op, merged(op, zip(outputs, gs, strict=True)), list(sources.values()), nodes)
-    return {k: found[v] for k, v in sources.items() if v in found}
+    return nodes, outputs
 
 
 def _checked(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> Tensor:

@@ -35,12 +35,12 @@ def _(op, X, *, alpha=1.702):
     return X * op.Sigmoid(X * alpha)
 
 
-@expansion("com.microsoft::BiasAdd")
+@expansion("com.microsoft::BiasAdd", on_cpu=False)
 def _(op, X, bias, skip):
     return X + bias + skip
 
 
-@expansion("com.microsoft::BiasSplitGelu")
+@expansion("com.microsoft::BiasSplitGelu", on_cpu=False)
 def _(op, X, bias):
     left, right = op.Split(X + bias, axis=-1, num_outputs=2, outputs=2)
     return left * op.Gelu(right)
@@ -178,13 +178,13 @@ def _(op, X, W, B, Z, *, activation="", activation_params=(), **attributes):
     return _activated(op, y if Z is None else y + Z, activation, activation_params)
 
 
-@expansion("com.microsoft::NhwcConv")
+@expansion("com.microsoft::NhwcConv", on_cpu=False)
 def _(op, X, W, B, **attributes):
     """Image and filters have their channels last."""
     return to_last(op, op.Conv(to_second(op, X), to_second(op, W), B, **attributes))
 
 
-@expansion("com.microsoft::NhwcFusedConv")
+@expansion("com.microsoft::NhwcFusedConv", on_cpu=False)
 def _(op, X, W, B, Z, *, activation="", activation_params=(), **attributes):
     """The filters lie as those of Conv do, all else has its channels last."""
     y = to_last(op, op.Conv(to_second(op, X), W, B, **attributes))
@@ -286,12 +286,12 @@ def _group_norm(
     return to_last(op, y) if channels_last else y
 
 
-@expansion("com.microsoft::GroupNorm")
+@expansion("com.microsoft::GroupNorm", on_cpu=False)
 def _(op, X, gamma, beta, *, activation, groups, channels_last=1, epsilon=1e-5):
     return _group_norm(op, X, gamma, beta, groups, epsilon, activation, channels_last)
 
 
-@expansion("com.microsoft::SkipGroupNorm")
+@expansion("com.microsoft::SkipGroupNorm", on_cpu=False)
 def _(op, X, gamma, beta, skip, bias, *, activation, groups, channels_last=1, epsilon=1e-5):
     if not channels_last:
         op.refuse("only channels that come last have a rule")

@@ -21,7 +21,7 @@ Step = Callable[..., tuple[Tensor, ...]]
 _REMARK = "the formulas of the standard"
 
 
-@expansion(f"{TRAINING}::Adam", remark=_REMARK)
+@expansion(f"{TRAINING}::Adam", remark=_REMARK, on_cpu=False)
 def _(
     op: Builder,
     R: Tensor,
@@ -49,7 +49,7 @@ def _(
     return _each(op, inputs, 4, step)
 
 
-@expansion(f"{TRAINING}::Adagrad", remark=_REMARK)
+@expansion(f"{TRAINING}::Adagrad", remark=_REMARK, on_cpu=False)
 def _(
     op: Builder,
     R: Tensor,
@@ -70,7 +70,7 @@ def _(
     return _each(op, inputs, 3, step)
 
 
-@expansion(f"{TRAINING}::Momentum", remark=_REMARK)
+@expansion(f"{TRAINING}::Momentum", remark=_REMARK, on_cpu=False)
 def _(
     op: Builder,
     R: Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec
 
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.reverse import Rules
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head
@@ -64,9 +65,16 @@ class ExplainOptions:
 METHODS: dict[str, Transform[Any]] = {}
 
 
-def method(function: Callable[Concatenate[ir.Model, P], None]) -> Transform[P]:
-    """A public explanation, made of a function that changes a private copy of the model."""
-    public = published(function, ExplainOptions)
+def method(
+    function: Callable[Concatenate[ir.Model, P], None],
+    options: type[ExplainOptions] = ExplainOptions,
+) -> Transform[P]:
+    """A public explanation, made of a function that changes a private copy of the model.
+
+    Args:
+        options: The data class of its options, which tells their defaults.
+    """
+    public = published(function, options)
     METHODS[public.__name__] = public
     return public
 
@@ -77,6 +85,7 @@ class Explanation:
     Args:
         net: A private model, which is changed.
         wrt: As for `saliency`.
+        kind: The data class of its options.
         options: As for `saliency`.
 
     Attributes:
@@ -84,8 +93,15 @@ class Explanation:
         job: The differentiation of the score.
     """
 
-    def __init__(self, net: ir.Model, wrt: Wrt = None, **options: Any) -> None:
-        self.options = given = ExplainOptions(**options)
+    def __init__(
+        self,
+        net: ir.Model,
+        wrt: Wrt = None,
+        *,
+        kind: type[ExplainOptions] = ExplainOptions,
+        **options: Any,
+    ) -> None:
+        self.options = given = kind(**options)
         self.spare = net.clone()
         self.of = score_of(net, given.of, given.target)
         self.job = Job(
@@ -107,17 +123,37 @@ class Explanation:
         """What emits at the end of the net."""
         return self.job.op
 
-    def gradients(self) -> dict[ir.Value, Tensor]:
-        """The gradients of the score, summed over the examples, with respect to `wrt`."""
-        seeds, _ = self.job.seeds()
-        return self.job.pull(seeds)
+    def gradients(
+        self, rules: Rules | None = None, op: Builder | None = None
+    ) -> dict[ir.Value, Tensor]:
+        """The gradients of the score, summed over the examples, with respect to `wrt`.
 
-    def finish(self, attributions: Mapping[ir.Value, Tensor]) -> None:
-        """List the attributions as outputs, and say in the metadata what they belong to."""
+        Args:
+            rules: Rules of operators in the place of their own, for these gradients alone.
+            op: Emits them, as to an inner graph; by default at the end of the net.
+        """
+        op = op or self.op
+        seeds = {y: op.tensor(g.value) for y, g in self.job.seeds()[0].items()}
+        return self.job.pull(seeds, op=op, rules=rules)
+
+    def finish(self, attributions: Mapping[ir.Value, Tensor], delta: Tensor | None = None) -> None:
+        """List the attributions as outputs, and say in the metadata what they belong to.
+
+        Args:
+            attributions: By tensor.
+            delta: The convergence delta, another output.
+        """
         wrt = [v.name or "" for v in attributions]
-        self.job.finish({f"{v.name}_attribution": t for v, t in attributions.items()})
-        names = dict(zip(wrt, self.job.results, strict=True))
+        results = {f"{v.name}_attribution": t for v, t in attributions.items()}
+        self.job.finish(results | ({} if delta is None else {"convergence_delta": delta}))
+        names = dict(zip(wrt, self.job.results, strict=False))
         describe(self.job.net, {ATTRIBUTIONS: names})
+
+    def finish_joint(self, values: Sequence[ir.Value], attribution: Tensor) -> None:
+        """The same for one attribution that belongs to several tensors, named after the first."""
+        names = [v.name or "" for v in values]
+        self.job.finish({f"{names[0]}_attribution": attribution})
+        describe(self.job.net, {ATTRIBUTIONS: dict.fromkeys(names, *self.job.results)})
 
 
 def score_of(net: ir.Model, of: Of, target: Target | None) -> Of:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -45,7 +46,9 @@ class Head:
 
     def __repr__(self) -> str:
         of = ", ".join(repr(list(p) if isinstance(p, tuple) else p) for p in self.of)
-        return f"{self.name}({', '.join([of, *(f'{k}={v!r}' for k, v in self.options)])})"
+        return (
+            f"{self.name}({', '.join([of, *(f'{k}={reprlib.repr(v)}' for k, v in self.options)])})"
+        )
 
     def resolve(self, net: ir.Model, default: Sequence[str]) -> list[str]:
         """The names of the tensors that it reads.

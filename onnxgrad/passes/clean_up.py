@@ -11,6 +11,7 @@ from onnxgrad.emit.subgraphs import prune
 from onnxgrad.graph.facts import all_nodes, inner_graphs
 from onnxgrad.graph.marks import DECLARED
 from onnxgrad.graph.schemas import onnx_schema
+from onnxgrad.passes.fused import restore
 
 
 def optimise(model: ir.Model) -> None:
@@ -18,6 +19,7 @@ def optimise(model: ir.Model) -> None:
 
     Outputs of the net whose shape nothing tells are declared as they were.
     """
+    restore(model.graph)
     prune(model.graph)  # the next pass keeps values that graphs of dead nodes capture
     common.RemoveUnusedNodesPass()(model)
     if model.functions:

@@ -29,6 +29,7 @@ from onnxgrad.emit.tensor import Refusal, Tensor
 from onnxgrad.graph.errors import ModelError, RuleError, nearest
 from onnxgrad.graph.facts import all_nodes, subgraphs
 from onnxgrad.graph.marks import ITEMS, NOT_EXPANDED
+from onnxgrad.passes.fused import can_stay, hide, import_hidden
 
 
 def needs_expansion(graph: ir.Graph) -> bool:
@@ -73,7 +74,7 @@ def _named(node: ir.Node) -> list[str]:
     return found
 
 
-def expand(graph: ir.Graph) -> None:
+def expand(graph: ir.Graph, hides: bool = False) -> None:
     """Replace the operators that have an expansion; their outputs keep their names.
 
     The nodes are left out of order. A node that cannot be replaced stays, with a note of the
@@ -81,14 +82,17 @@ def expand(graph: ir.Graph) -> None:
 
     Args:
         graph: A graph whose types are inferred, as far as inference knows the operators.
+        hides: Whether a replaced node stays, hidden, for `fused.restore`.
     """
-    _expand(Builder(graph))
+    if hides:
+        import_hidden(graph)
+    _expand(Builder(graph), hides)
 
 
-def _expand(op: Builder) -> None:
+def _expand(op: Builder, hides: bool) -> None:
     for node in list(op.graph):
         for inner in subgraphs(node):
-            _expand(Builder(inner, op))
+            _expand(Builder(inner, op), hides)
         function = expansion_of(node)
         if function is None:
             op.inference.infer_open(node)  # its types may follow from an expansion before it
@@ -106,7 +110,11 @@ def _expand(op: Builder) -> None:
                 NOT_EXPANDED.set(node, "a later use of it is not known when the graph is built")
             elif new is not None and old.name:
                 _replace(op, old, new)
-        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+        if any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        if hides and can_stay(node, results):
+            hide(node, results)
+        else:
             op.graph.remove(node, safe=True)
 
 

@@ -46,7 +46,11 @@ _DEFAULTS: dict[str, ir.Attr] = {
 
 
 def normalise(
-    model: ir.Model, keep: list[str], straight_through: Asked = False, example: Any = None
+    model: ir.Model,
+    keep: list[str],
+    straight_through: Asked = False,
+    example: Any = None,
+    hides: bool = False,
 ) -> None:
     """Bring a model into the dialect of the rules, in place.
 
@@ -56,6 +60,7 @@ def normalise(
         straight_through: The operators for which it is asked, as for `gradient`: their
             straight-through rules count as declared.
         example: None, or feeds from which ranks are learnt that nothing else tells.
+        hides: Whether operators that are replaced may take their places again in the end.
 
     Raises:
         ModelError: The model is not valid, or its opset cannot be raised.
@@ -64,7 +69,7 @@ def normalise(
     _check_inputs(model.graph)
     kept = _Kept(model.graph, keep)
     try:
-        for pass_ in _passes(straight_through, example):
+        for pass_ in _passes(straight_through, example, hides):
             pass_(model)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
@@ -74,7 +79,9 @@ def normalise(
         infer(model, example)
 
 
-def _passes(straight_through: Asked, example: Any) -> list[Callable[[ir.Model], object]]:
+def _passes(
+    straight_through: Asked, example: Any, hides: bool
+) -> list[Callable[[ir.Model], object]]:
     """The passes, in this order."""
     return [
         part_constants_from_inputs,
@@ -93,7 +100,7 @@ def _passes(straight_through: Asked, example: Any) -> list[Callable[[ir.Model], 
         common.TopologicalSortPass(),
         import_opsets_in_subgraphs,
         write_defaults,
-        functools.partial(expand_operators, example=example),
+        functools.partial(expand_operators, example=example, hides=hides),
     ]
 
 
@@ -214,11 +221,11 @@ def write_defaults(model: ir.Model) -> None:
             node.attributes.setdefault(default.name, default)
 
 
-def expand_operators(model: ir.Model, example: Any) -> None:
+def expand_operators(model: ir.Model, example: Any, hides: bool) -> None:
     """Replace the operators that have an expansion."""
     if needs_expansion(model.graph):
         infer(model, example)
-        expand(model.graph)
+        expand(model.graph, hides)
         common.TopologicalSortPass()(model)
 
 

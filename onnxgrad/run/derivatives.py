@@ -9,22 +9,25 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike
 from typing_extensions import TypedDict, Unpack
 
-from onnxgrad.graph import names
-from onnxgrad.graph.names import All
-from onnxgrad.run.feeds import Feeder
+from onnxgrad.graph.names import All, resolve_all
+from onnxgrad.heads.head import Head, parted
+from onnxgrad.run.feeds import Feeder, Feeds
 from onnxgrad.run.requests import pick
 from onnxgrad.run.sessions import ANY_SIZE, Sessions, TransformSession
 from onnxgrad.runtimes.ports import Array
+from onnxgrad.transforms.asked import of_names
 from onnxgrad.transforms.batch import per_example_gradient
 from onnxgrad.transforms.blocks import MAX_BYTES, Mode
 from onnxgrad.transforms.forward import hvp, jvp
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.jacobian import hessian, jacobian
 from onnxgrad.transforms.metadata import GRADIENTS, HVPS, JACOBIANS, TANGENTS
-from onnxgrad.transforms.options import TensorSpecs, Wrt
+from onnxgrad.transforms.options import Of, TensorSpecs, Wrt
 
 # Several tensors: the results are a dict. A name alone, a sequence too, is of an earlier overload.
 Several: TypeAlias = Sequence[Any]
+# One tensor to differentiate, or a head.
+OneOf: TypeAlias = str | Head
 
 
 class _Sized(TypedDict, total=False):
@@ -41,7 +44,8 @@ class Derivatives:
 
     What they give is an array where `wrt` (and `of`, where results belong to an output) is one
     name, or is left out and there is one to choose; else a dict by tensor name. For a sequence,
-    even of one name, it is a dict.
+    even of one name, it is a dict. A head or a loss is one tensor of its name, and the inputs that
+    it adds are among the feeds.
     """
 
     def __init__(self, model: ir.Model, sessions: Sessions) -> None:
@@ -50,16 +54,65 @@ class Derivatives:
         self.outputs = tuple(value.name or "" for value in model.graph.outputs)
 
     @overload
-    def vjp(
-        self, feeds: Any, ograds: Any, wrt: None = None, *, of: TensorSpecs | None = None
-    ) -> Any: ...
+    def gradient(self, feeds: Any, wrt: None = None, *, of: Of = None) -> Any: ...
 
     @overload
-    def vjp(self, feeds: Any, ograds: Any, wrt: str, *, of: TensorSpecs | None = None) -> Array: ...
+    def gradient(self, feeds: Any, wrt: str, *, of: Of = None) -> Array: ...
+
+    @overload
+    def gradient(self, feeds: Any, wrt: Several | All, *, of: Of = None) -> dict[str, Array]: ...
+
+    def gradient(self, feeds: Any, wrt: Wrt = None, *, of: Of = None) -> Any:
+        """The gradient of the scalar sum of `of`, at each tensor of `wrt` of its dtype and shape.
+
+        Args:
+            feeds: As for a call, imposed gradients included.
+            wrt, of: As for `onnxgrad.gradient`.
+        """
+        fed = self._feeder.split(feeds, of)
+        built = self._sessions.of(gradient, GRADIENTS, wrt, fed.values, of=of, ograd=fed.imposed)
+        return pick(self._run(built, fed), wrt)
+
+    @overload
+    def value_and_gradient(self, feeds: Any, wrt: str, *, of: OneOf) -> tuple[Array, Array]: ...
+
+    @overload
+    def value_and_gradient(
+        self, feeds: Any, wrt: Several | All, *, of: OneOf
+    ) -> tuple[Array, dict[str, Array]]: ...
+
+    @overload
+    def value_and_gradient(self, feeds: Any, wrt: Wrt = None, *, of: Of = None) -> Any: ...
+
+    def value_and_gradient(self, feeds: Any, wrt: Wrt = None, *, of: Of = None) -> Any:
+        """The tensors of `of` as the net gives them, and their gradient, in one run.
+
+            loss, gradients = net.value_and_gradient(feeds, ALL, of=losses.mse("logits"))
+
+        Args:
+            feeds, wrt, of: As for `gradient`.
+
+        Returns:
+            A pair. First the tensor of `of`, not its sum: an array, or a dict by tensor name of
+            several; then what `gradient` gives.
+        """
+        fed = self._feeder.split(feeds, of)
+        values = of_names(self._model) if of is None else of
+        built = self._sessions.of(
+            gradient, GRADIENTS, wrt, fed.values, of=of, ograd=fed.imposed, values=values
+        )
+        found = built.session.run(self._feeder.complete(built, fed))
+        return pick(built.values(found), of), pick(built.named(found), wrt)
+
+    @overload
+    def vjp(self, feeds: Any, ograds: Any, wrt: None = None, *, of: Of = None) -> Any: ...
+
+    @overload
+    def vjp(self, feeds: Any, ograds: Any, wrt: str, *, of: Of = None) -> Array: ...
 
     @overload
     def vjp(
-        self, feeds: Any, ograds: Any, wrt: Several | All, *, of: TensorSpecs | None = None
+        self, feeds: Any, ograds: Any, wrt: Several | All, *, of: Of = None
     ) -> dict[str, Array]: ...
 
     def vjp(
@@ -68,33 +121,34 @@ class Derivatives:
         ograds: Any,
         wrt: Wrt = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
     ) -> Any:
         """The product of vectors with the Jacobian: the same as a gradient with imposed ograds.
 
         Args:
             feeds: As for a call.
-            ograds: A dict by tensor name of what is imposed; the array itself for the one tensor
-                of `of`.
+            ograds: A dict by tensor name, or by head, of what is imposed; the array itself for the
+                one tensor of `of`.
             wrt, of: As for `onnxgrad.gradient`.
         """
-        values = self._feeder.values(feeds)
-        only = self.outputs if of is None else names.resolve_all(self._model, of)
-        imposed = self._feeder.by_name(ograds, only, "ograds")
-        built = self._sessions.of(gradient, GRADIENTS, wrt, values, of=of, ograd=sorted(imposed))
-        found = self._run(built, values, imposed)
-        return pick(found, wrt)
+        fed = self._feeder.plain(feeds, of)
+        specs, heads = parted(of)
+        only = self.outputs if of is None else resolve_all(self._model, specs) if specs else []
+        given = self._feeder.by_name(ograds, [*only, *heads], "ograds")
+        imposed = dict(sorted(given.items(), key=lambda item: str(item[0])))
+        built = self._sessions.of(gradient, GRADIENTS, wrt, fed.values, of=of, ograd=list(imposed))
+        return pick(self._run(built, fed, imposed), wrt)
 
     @overload
     def jvp(self, feeds: Any, tangents: Any, *, of: None = None) -> Any: ...
 
     @overload
-    def jvp(self, feeds: Any, tangents: Any, *, of: str) -> Array: ...
+    def jvp(self, feeds: Any, tangents: Any, *, of: OneOf) -> Array: ...
 
     @overload
     def jvp(self, feeds: Any, tangents: Any, *, of: Several) -> dict[str, Array]: ...
 
-    def jvp(self, feeds: Any, tangents: Any, *, of: TensorSpecs | None = None) -> Any:
+    def jvp(self, feeds: Any, tangents: Any, *, of: Of = None) -> Any:
         """The product of the Jacobian with tangents of inputs, parameters or other tensors.
 
         Args:
@@ -102,20 +156,20 @@ class Derivatives:
             tangents: A dict by tensor name; the array itself for the one input.
             of: As for `onnxgrad.jvp`.
         """
-        values = self._feeder.values(feeds)
+        fed = self._feeder.plain(feeds, of)
         moved = self._feeder.by_name(tangents, self.inputs, "tangents")
-        built = self._sessions.of(jvp, TANGENTS, list(moved), values, of=of)
-        return pick(self._run(built, values, tangents=moved), of)
+        built = self._sessions.of(jvp, TANGENTS, list(moved), fed.values, of=of)
+        return pick(self._run(built, fed, tangents=moved), of)
 
     @overload
     def hvp(
-        self, feeds: Any, tangents: Mapping[Any, Any], *, of: TensorSpecs | None = None
+        self, feeds: Any, tangents: Mapping[Any, Any], *, of: Of = None
     ) -> dict[str, Array]: ...
 
     @overload
-    def hvp(self, feeds: Any, tangents: ArrayLike, *, of: TensorSpecs | None = None) -> Array: ...
+    def hvp(self, feeds: Any, tangents: ArrayLike, *, of: Of = None) -> Array: ...
 
-    def hvp(self, feeds: Any, tangents: Any, *, of: TensorSpecs | None = None) -> Any:
+    def hvp(self, feeds: Any, tangents: Any, *, of: Of = None) -> Any:
         """The product of the Hessian with tangents, of the scalar that a gradient is of.
 
         Args:
@@ -126,19 +180,18 @@ class Derivatives:
         Returns:
             For an array an array, for a dict a dict.
         """
-        values, ograds = self._feeder.split(feeds)
+        fed = self._feeder.split(feeds, of)
         moved = self._feeder.by_name(tangents, self.inputs, "tangents")
-        imposed = sorted(ograds) or False
-        built = self._sessions.of(hvp, HVPS, list(moved), values, of=of, ograd=imposed)
-        found = self._run(built, values, ograds, moved)
+        built = self._sessions.of(hvp, HVPS, list(moved), fed.values, of=of, ograd=fed.imposed)
+        found = self._run(built, fed, tangents=moved)
         return found if isinstance(tangents, Mapping) else next(iter(found.values()))
 
     @overload
-    def jacobian(self, feeds: Any, wrt: str, *, of: str, **options: Unpack[_Moded]) -> Array: ...
+    def jacobian(self, feeds: Any, wrt: str, *, of: OneOf, **options: Unpack[_Moded]) -> Array: ...
 
     @overload
     def jacobian(
-        self, feeds: Any, wrt: Several | All, *, of: str, **options: Unpack[_Moded]
+        self, feeds: Any, wrt: Several | All, *, of: OneOf, **options: Unpack[_Moded]
     ) -> dict[str, Array]: ...
 
     @overload
@@ -157,7 +210,7 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         **options: Unpack[_Moded],
     ) -> Any: ...
 
@@ -166,7 +219,7 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         mode: Mode = "auto",
         batched: bool | TensorSpecs = False,
         max_bytes: int = MAX_BYTES,
@@ -177,14 +230,14 @@ class Derivatives:
             feeds: As for a call. Their sizes decide on the mode, and what is too large.
             wrt, of, mode, batched, max_bytes: As for `onnxgrad.jacobian`.
         """
-        values = self._feeder.values(feeds)
+        fed = self._feeder.plain(feeds, of)
         options: dict[str, Any] = {"of": of, "batched": batched}
         way = self._sessions.plan(
-            "jacobian", values, wrt, mode=mode, max_bytes=max_bytes, **options
+            "jacobian", fed.values, wrt, mode=mode, max_bytes=max_bytes, **options
         )
         options |= {"mode": way, "max_bytes": ANY_SIZE}
-        built = self._sessions.of(jacobian, JACOBIANS, wrt, values, **options)
-        found = self._run(built, values)
+        built = self._sessions.of(jacobian, JACOBIANS, wrt, fed.values, **options)
+        found = self._run(built, fed)
         return pick({y: pick(row, wrt) for y, row in found.items()}, of)
 
     @overload
@@ -193,13 +246,13 @@ class Derivatives:
         feeds: Any,
         wrt: None = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         **options: Unpack[_Sized],
     ) -> Any: ...
 
     @overload
     def hessian(
-        self, feeds: Any, wrt: str, *, of: TensorSpecs | None = None, **options: Unpack[_Sized]
+        self, feeds: Any, wrt: str, *, of: Of = None, **options: Unpack[_Sized]
     ) -> Array: ...
 
     @overload
@@ -208,7 +261,7 @@ class Derivatives:
         feeds: Any,
         wrt: Several | All,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         **options: Unpack[_Sized],
     ) -> dict[str, dict[str, Array]]: ...
 
@@ -217,7 +270,7 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         batched: bool | TensorSpecs = False,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
@@ -227,19 +280,19 @@ class Derivatives:
             feeds: As for a call, imposed gradients included. Their sizes decide what is too large.
             wrt, of, batched, max_bytes: As for `onnxgrad.hessian`.
         """
-        values, ograds = self._feeder.split(feeds)
+        fed = self._feeder.split(feeds, of)
         options = {"of": of, "batched": batched}
-        self._sessions.plan("hessian", values, wrt, max_bytes=max_bytes, **options)
+        self._sessions.plan("hessian", fed.values, wrt, max_bytes=max_bytes, **options)
         built = self._sessions.of(
             hessian,
             JACOBIANS,
             wrt,
-            values,
-            ograd=sorted(ograds) or False,
+            fed.values,
+            ograd=fed.imposed,
             max_bytes=ANY_SIZE,
             **options,
         )
-        found = self._run(built, values, ograds)
+        found = self._run(built, fed)
         return pick({a: pick(row, wrt) for a, row in found.items()}, wrt)
 
     @overload
@@ -248,7 +301,7 @@ class Derivatives:
         feeds: Any,
         wrt: str,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         batched: TensorSpecs | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> Array: ...
@@ -259,7 +312,7 @@ class Derivatives:
         feeds: Any,
         wrt: Several | All | None = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         batched: TensorSpecs | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> dict[str, Array]: ...
@@ -269,7 +322,7 @@ class Derivatives:
         feeds: Any,
         wrt: Wrt = None,
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
         batched: TensorSpecs | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> Any:
@@ -279,20 +332,19 @@ class Derivatives:
             feeds: As for a call. Their sizes decide what is too large.
             wrt, of, batched, max_bytes: As for `onnxgrad.per_example_gradient`.
         """
-        values = self._feeder.values(feeds)
-        options = {"of": of, "batched": batched}
-        self._sessions.plan("per_example_gradient", values, wrt, max_bytes=max_bytes, **options)
-        transform = per_example_gradient
-        built = self._sessions.of(transform, GRADIENTS, wrt, values, max_bytes=ANY_SIZE, **options)
-        found = self._run(built, values)
+        fed = self._feeder.plain(feeds, of)
+        options: dict[str, Any] = {"of": of, "batched": batched}
+        self._sessions.plan("per_example_gradient", fed.values, wrt, max_bytes=max_bytes, **options)
+        options |= {"max_bytes": ANY_SIZE}
+        built = self._sessions.of(per_example_gradient, GRADIENTS, wrt, fed.values, **options)
+        found = self._run(built, fed)
         return found if wrt is None else pick(found, wrt)
 
     def _run(
         self,
         built: TransformSession,
-        values: dict[str, Any],
-        ograds: Mapping[str, Any] | None = None,
+        fed: Feeds,
+        ograds: Mapping[Any, Any] | None = None,
         tangents: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        fed = self._feeder.complete(built, values, ograds or {}, tangents or {})
-        return built.named(built.session.run(fed))
+        return built.named(built.session.run(self._feeder.complete(built, fed, ograds, tangents)))

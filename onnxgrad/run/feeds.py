@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,31 @@ import onnx_ir as ir
 from onnxgrad.graph import names
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import All
+from onnxgrad.heads.head import Head, parted
 from onnxgrad.run.requests import NetPortGradient
 from onnxgrad.run.sessions import TransformSession
 from onnxgrad.runtimes.ports import Array, Port, arrays
+from onnxgrad.transforms.options import Of
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """What one call feeds.
+
+    Attributes:
+        values: The arrays of the net's own inputs, by name.
+        added: What is given for the inputs that heads add, by name: not checked yet.
+        ograds: The gradients imposed, by tensor name.
+    """
+
+    values: dict[str, Any]
+    added: dict[str, Any]
+    ograds: dict[str, Any]
+
+    @property
+    def imposed(self) -> list[str] | bool:
+        """At which tensors gradients are imposed; False for none."""
+        return sorted(self.ograds) or False
 
 
 class Feeder:
@@ -29,15 +52,29 @@ class Feeder:
         self.ports = {value.name or "": Port.of(value) for value in model.graph.inputs}
         self.required = tuple(name for name in self.ports if name not in model.graph.initializers)
 
-    def split(self, feeds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The arrays by input name, and the imposed gradients by tensor name.
+    def split(self, feeds: Any, *of: Of) -> Feeds:
+        """What a call feeds, parted.
+
+        Args:
+            feeds: By name, for the net's inputs and those that heads add, and by NetPortGradient;
+                the array itself where there is one input in all.
+            of: What the call is of, where the heads are.
 
         Raises:
             FeedError: An input of a wrong name, dtype or shape, or none given.
             UnknownNameError: A gradient is imposed at a tensor that is not there.
         """
+        heads = [head for some in of for head in parted(some)[1]]
+        added = [name for head in heads for name in head.inputs if name not in self.ports]
+        ports = self.ports | {name: Port(name, None, None) for name in added}
+        values, ograds = self._parted(feeds)
+        found = arrays(ports, list(dict.fromkeys([*self.required, *added])), values)
+        return Feeds(found, {name: found.pop(name) for name in dict.fromkeys(added)}, ograds)
+
+    def _parted(self, feeds: Any) -> tuple[Any, dict[str, Any]]:
+        """The inputs, and the gradients that are imposed."""
         if not isinstance(feeds, Mapping):
-            return arrays(self.ports, self.required, feeds), {}
+            return feeds, {}
         values: dict[str, Any] = {}
         ograds: dict[str, Any] = {}
         for key, value in feeds.items():
@@ -47,21 +84,27 @@ class Feeder:
                 raise ArgumentError("A gradient is imposed at one tensor, not at ALL.")
             else:
                 ograds[names.resolve(self._model, key.spec)] = value
-        return arrays(self.ports, self.required, values), ograds
+        return values, ograds
 
-    def values(self, feeds: Any) -> dict[str, Any]:
-        """The arrays by input name, where imposed gradients have no meaning."""
-        values, ograds = self.split(feeds)
-        if ograds:
+    def plain(self, feeds: Any, of: Of = None) -> Feeds:
+        """What a call feeds, where imposed gradients have no meaning."""
+        parts = self.split(feeds, of)
+        if parts.ograds:
             raise ArgumentError("The feeds impose a gradient, which has no meaning here.")
-        return values
+        return parts
 
-    def by_name(self, given: Any, only: Sequence[str], what: str) -> dict[str, Any]:
-        """Values by tensor name, of a mapping by name or position; or that of the only tensor."""
+    def by_name(self, given: Any, only: Sequence[str | Head], what: str) -> dict[Any, Any]:
+        """Values by tensor name, of a mapping by name or position; or that of the only tensor.
+
+        A head of `only` stands for itself.
+        """
         if isinstance(given, Mapping):
             if not given:
                 raise ArgumentError(f"{what}: none is given.")
-            return {names.resolve(self._model, spec): value for spec, value in given.items()}
+            return {
+                one if isinstance(one, Head) and one in only else names.resolve(self._model, one): v
+                for one, v in given.items()
+            }
         if len(only) != 1:
             raise ArgumentError(
                 f"{what}: give a dict by tensor name, of {', '.join(map(repr, only))}."
@@ -71,26 +114,37 @@ class Feeder:
     def complete(
         self,
         built: TransformSession,
-        values: Mapping[str, Any],
-        ograds: Mapping[str, Any],
-        tangents: Mapping[str, Any],
+        feeds: Feeds,
+        ograds: Mapping[Any, Any] | None = None,
+        tangents: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """All that a transform's session is fed.
 
+        Args:
+            built: The session.
+            feeds: What the call feeds.
+            ograds: What is imposed, in the place of that in `feeds`; at heads, in their order.
+            tangents: By tensor name.
+
         Raises:
-            FeedError: An imposed gradient or a tangent does not have its tensor's dtype and shape.
+            FeedError: One of these, or an input of a head, has not the dtype and shape of its
+                tensor.
         """
+        ograds = feeds.ograds if ograds is None else ograds
+        left = iter([port for name, port in built.seeds.items() if name not in ograds])
+        seeds = [
+            (next(left) if isinstance(y, Head) else built.seeds[y], g) for y, g in ograds.items()
+        ]
+        moves = [(built.tangents[x], t) for x, t in (tangents or {}).items()]
+        added = [(built.ports[n], v) for n, v in feeds.added.items() if n in built.ports]
         extra = {
-            ports[name].name: _imposed(ports[name], value, self.ports, values)
-            for ports, given in ((built.seeds, ograds), (built.tangents, tangents))
-            for name, value in given.items()
+            port.name: fitting(port, value, self.ports, feeds.values)
+            for port, value in (*added, *seeds, *moves)
         }
-        return {**values, **extra}
+        return {**feeds.values, **extra}
 
 
-def _imposed(
-    port: Port, value: Any, inputs: Mapping[str, Port], values: Mapping[str, Array]
-) -> Any:
+def fitting(port: Port, value: Any, inputs: Mapping[str, Port], values: Mapping[str, Array]) -> Any:
     """The imposed gradient, of the shape that the tensor will have: it is never broadcast."""
     array = port.array(value)
     sizes = {

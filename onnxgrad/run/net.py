@@ -6,25 +6,29 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
+import onnx_ir as ir
+
 from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.names import All
+from onnxgrad.graph.names import All, printable
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.bound import Bound
 from onnxgrad.run.derivatives import Derivatives
-from onnxgrad.run.requests import NetPortGradient, One, Request, requests
-from onnxgrad.run.sessions import Sessions, TransformSession, hold_weights
+from onnxgrad.run.feeds import Feeds
+from onnxgrad.run.requests import NetPortGradient, One, Request, Requested, Value, requests
+from onnxgrad.run.sessions import Sessions, hold_weights
+from onnxgrad.run.values import give
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Session
 from onnxgrad.runtimes.registry import start
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.metadata import GRADIENTS
-from onnxgrad.transforms.options import TensorSpecs
+from onnxgrad.transforms.metadata import GRADIENTS, VALUES
+from onnxgrad.transforms.options import Of, TensorSpecs
 
-__all__ = ["Net", "NetPortGradient"]
+__all__ = ["Net", "NetPortGradient", "Value"]
 
 
 class Net(Derivatives):
@@ -41,7 +45,14 @@ class Net(Derivatives):
         net(x, [NetPortGradient("x"), ...])        several, a dict by tensor name
         net(x, NetPortGradient(ALL))               for all inputs and trainable weights, a dict
         net({"x": x, NetPortGradient("y"): g}, NetPortGradient("x"))    g imposed at y
+        net(x, Value("relu_4"))                    an inner tensor as it is; several, a dict by name
+        net(x, [Value("y"), NetPortGradient("x")])     both in one run, a tuple in this order
+        net.gradient(x), net.value_and_gradient(x)     as above, said by wrt and of
         net.jacobian(x), net.hessian(x), net.jvp(x, t), ...        as the transforms of that name
+
+    Every `of` takes a head or a loss, whose inputs are then among the feeds:
+
+        net({"x": x, "labels": t}, NetPortGradient(ALL), of=losses.mse())
 
     The transforms take the feeds of a call. What they give is an array where `wrt` (and `of`, where
     results belong to an output) is one name, or is left out and there is one to choose; else a dict
@@ -89,8 +100,21 @@ class Net(Derivatives):
         private = io.load(model)
         hold_weights(private)
         super().__init__(private, Sessions(private, started, self._options))
-        self._resolved: dict[Any, All | list[str]] = {}
+        self._resolved: dict[Any, Requested] = {}
+        self._title = started.title
         self.ports = self._feeder.ports
+
+    def __repr__(self) -> str:
+        ports = [("input", port) for port in self.ports.values() if port.name in self.inputs]
+        ports += [("output", Port.of(value)) for value in self._model.graph.outputs]
+        weights = names.parameters(self._model).values()
+        sizes = [tensor.size for v in weights if (tensor := ir.convenience.get_const_tensor(v))]
+        lines = [
+            f"Net on {self._title}",
+            *(f"  {kind:6} {port.name!r} {' '.join(port.texts())}" for kind, port in ports),
+            f"  {len(sizes)} floating-point weights, {sum(sizes):,} elements",
+        ]
+        return "\n".join(map(printable, lines))
 
     @functools.cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -109,42 +133,45 @@ class Net(Derivatives):
 
     @overload
     def __call__(
-        self, feeds: Any, request: NetPortGradient[One], *, of: TensorSpecs | None = None
+        self, feeds: Any, request: NetPortGradient[One] | Value, *, of: Of = None
     ) -> Array: ...
 
     @overload
     def __call__(
         self,
         feeds: Any,
-        request: Sequence[NetPortGradient] | NetPortGradient[All],
+        request: Sequence[NetPortGradient] | Sequence[Value] | NetPortGradient[All],
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
     ) -> dict[str, Array]: ...
 
     @overload
     def __call__(
-        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
-    ) -> Any: ...
+        self, feeds: Any, request: Sequence[NetPortGradient | Value], *, of: Of = None
+    ) -> tuple[Any, ...]: ...
 
-    def __call__(
-        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
-    ) -> Any:
+    @overload
+    def __call__(self, feeds: Any, request: Request | None = None, *, of: Of = None) -> Any: ...
+
+    def __call__(self, feeds: Any, request: Request | None = None, *, of: Of = None) -> Any:
         """Run the net, or a gradient of it.
 
         Args:
             feeds: The input's value if there is one input; else, or with an imposed gradient, a
-                dict by input name and by `NetPortGradient` of the tensor to impose one at. Arrays
-                have the input's dtype and shape. Lists and numbers are converted.
-            request: What to differentiate with respect to. Differentiated is the sum of all
-                elements of all tensors of `of`; or, with imposed gradients, the sum of their
-                dot products with their tensors, to which nothing else contributes.
+                dict by input name, those that heads add among them, and by `NetPortGradient` of
+                the tensor to impose one at. Arrays have the input's dtype and shape. Lists and
+                numbers are converted.
+            request: What to differentiate with respect to, and `Value`s to give out. Differentiated
+                is the sum of all elements of all tensors of `of`; or, with imposed gradients, the
+                sum of their dot products with their tensors, to which nothing else contributes.
             of: As for `onnxgrad.gradient`: what to differentiate, by default every floating-point
                 output.
 
         Returns:
             Without a request the output's array, or a dict by name if the net has several. With
             one, an array of the tensor's dtype and shape; for a sequence or `ALL` a dict of them
-            by tensor name.
+            by tensor name. For a sequence of both gradients and values a tuple in its order, of
+            what each gives alone.
 
         Raises:
             FeedError: An input of a wrong name, dtype or shape, or none given.
@@ -160,19 +187,20 @@ class Net(Derivatives):
     def bind(
         self,
         feeds: Any,
-        request: Sequence[NetPortGradient] | NetPortGradient[All],
+        request: Sequence[NetPortGradient] | Sequence[Value] | NetPortGradient[All],
         *,
-        of: TensorSpecs | None = None,
+        of: Of = None,
     ) -> Bound[dict[str, Any]]: ...
 
     @overload
     def bind(
-        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
-    ) -> Bound: ...
+        self, feeds: Any, request: Sequence[NetPortGradient | Value], *, of: Of = None
+    ) -> Bound[tuple[Any, ...]]: ...
 
-    def bind(
-        self, feeds: Any, request: Request | None = None, *, of: TensorSpecs | None = None
-    ) -> Bound:
+    @overload
+    def bind(self, feeds: Any, request: Request | None = None, *, of: Of = None) -> Bound: ...
+
+    def bind(self, feeds: Any, request: Request | None = None, *, of: Of = None) -> Bound:
         """The net, or a gradient of it, with its inputs and outputs at fixed places.
 
             bound = net.bind(x, NetPortGradient("x"))
@@ -197,46 +225,52 @@ class Net(Derivatives):
         return Bound(session.bind(values), result)
 
     def _prepared(
-        self, feeds: Any, request: Request | None, of: TensorSpecs | None
+        self, feeds: Any, request: Request | None, of: Of
     ) -> tuple[Session, Mapping[str, Any], Callable[[list[Any]], Any]]:
         """The session of a call, its feeds, and the function from its outputs to the result."""
-        values, ograds = self._feeder.split(feeds)
         if request is None:
-            if ograds or of is not None:
-                raise ArgumentError(
-                    f"{'A gradient is imposed' if ograds else 'of says what to differentiate'}, "
-                    "but no gradient is asked for: give a second argument."
-                )
-            return self._sessions.forward(), values, self._outputs
-        built = self._requested(request, values, ograds, of)
-        one = isinstance(request, NetPortGradient) and not isinstance(request.spec, All)
-        fed = self._feeder.complete(built, values, ograds, {})
-        return built.session, fed, built.only if one else built.named
+            fed = self._without_gradient(feeds, of)
+            return self._sessions.forward(), fed.values, self._outputs
+        asked = self._asked(request)
+        if asked.wrt:
+            fed = self._feeder.split(feeds, of, asked.values)
+            options = {"of": of, "ograd": fed.imposed}
+            options |= {"values": asked.values} if asked.values else {}
+            built = self._sessions.of(gradient, GRADIENTS, asked.wrt, fed.values, **options)
+        else:
+            fed = self._without_gradient(feeds, of, asked.values)
+            built = self._sessions.of(give, VALUES, asked.values, fed.values)
+
+        def result(found: list[Any]) -> Any:
+            return asked.result(built.named(found), built.values(found))
+
+        return built.session, self._feeder.complete(built, fed), result
+
+    def _without_gradient(self, feeds: Any, of: Of, values: Of = ()) -> Feeds:
+        """What a call feeds that asks for no gradient.
+
+        Raises:
+            ArgumentError: Its arguments have a meaning for a gradient only.
+        """
+        if of is not None:
+            raise _unasked("of says what to differentiate")
+        fed = self._feeder.split(feeds, values)
+        if fed.ograds:
+            raise _unasked("A gradient is imposed")
+        return fed
 
     def _outputs(self, found: list[Any]) -> Any:
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
 
-    def _requested(
-        self,
-        request: Request,
-        values: Mapping[str, Any],
-        ograds: Mapping[str, Any],
-        of: TensorSpecs | None,
-    ) -> TransformSession:
-        """The session for a request, of which the names are resolved when it first comes."""
-        asked = requests(request)
-        if asked not in self._resolved:
-            self._resolved[asked] = self._wrt(asked)
-        wrt, imposed = self._resolved[asked], sorted(ograds) or False
-        return self._sessions.of(gradient, GRADIENTS, wrt, values, of=of, ograd=imposed)
+    def _asked(self, request: Request) -> Requested:
+        """What a request stands for; its names are resolved when it first comes."""
+        key = requests(request), isinstance(request, NetPortGradient | Value)
+        if key not in self._resolved:
+            self._resolved[key] = Requested(self._model, *key)
+        return self._resolved[key]
 
-    def _wrt(self, asked: tuple[NetPortGradient, ...]) -> All | list[str]:
-        resolved: dict[str, None] = {}
-        for one in asked:
-            if not isinstance(one.spec, All):
-                resolved[names.resolve(self._model, one.spec)] = None
-            elif len(asked) == 1:
-                return one.spec
-            else:
-                raise ArgumentError("ALL stands for all gradients: ask for it alone.")
-        return list(resolved)
+
+def _unasked(reason: str) -> ArgumentError:
+    return ArgumentError(
+        f"{reason}, but no gradient is asked for: give a NetPortGradient as the second argument."
+    )

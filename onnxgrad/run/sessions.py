@@ -19,7 +19,7 @@ from onnxgrad.passes.normalise import normalise
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Binding, Runtime, Session
 from onnxgrad.transforms.blocks import Mode
-from onnxgrad.transforms.metadata import OGRADS, TANGENTS
+from onnxgrad.transforms.metadata import OGRADS, TANGENTS, VALUES
 from onnxgrad.transforms.planning import plan
 
 T = TypeVar("T")
@@ -56,15 +56,18 @@ class Sessions:
         model = io.load(self._model)
         # Only initializers can be shared.
         common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+        return self._load(model)
+
+    def _load(self, model: ir.Model, *, lean: bool = False) -> Session:
+        """A session of a model, whose operators of other domains the runtime may lack."""
+        if not needs_expansion(model.graph):
+            return self._runtime.load(model, lean=lean)
+        standard = io.load(model)
         try:
-            return self._runtime.load(model)
+            return self._runtime.load(model, lean=lean)
         except ModelError:
-            standard = io.load(self._model)
-            if not needs_expansion(standard.graph):
-                raise
-        # The runtime lacks operators of other domains, which the standard's can replace.
-        normalise(standard, [])
-        return self._runtime.load(standard)
+            normalise(standard, [])
+        return self._runtime.load(standard, lean=lean)
 
     def of(
         self,
@@ -72,6 +75,7 @@ class Sessions:
         results: str,
         wrt: Any,
         values: Mapping[str, Any],
+        /,
         **options: Any,
     ) -> TransformSession:
         """The session of a transform of the net.
@@ -86,11 +90,11 @@ class Sessions:
             if key not in self.transformed:
                 build = functools.partial(transform, self._model, wrt, **self._options, **options)
                 try:
-                    session = TransformSession(build(), results, self._runtime.load)
+                    session = TransformSession(build(), results, self._load)
                 except NoRuleError:
                     self._open.add(key)
                     key = (key, _shapes(values))
-                    relearning = functools.partial(Relearning, build, values, self._runtime)
+                    relearning = functools.partial(Relearning, build, values, self._load)
                     session = TransformSession(build(example=values), results, relearning)
                 self.transformed[key] = session
             return self.transformed[key]
@@ -114,20 +118,22 @@ class TransformSession:
     """The session of one transform of a net, and what its inputs and outputs belong to.
 
     Attributes:
+        ports: By the name of an input, what it takes.
         seeds, tangents: By tensor name, the ports that take what is imposed and the tangents.
     """
 
     def __init__(self, model: ir.Model, results: str, load: Callable[..., Session]) -> None:
-        inputs = {value.name: Port.of(value) for value in model.graph.inputs}
+        self.ports = {value.name or "": Port.of(value) for value in model.graph.inputs}
         self.seeds, self.tangents = (
             {
-                name: inputs[port]
+                name: self.ports[port]
                 for name, port in json.loads(model.metadata_props.get(key, "{}")).items()
-                if port in inputs
+                if port in self.ports
             }
             for key in (OGRADS, TANGENTS)
         )
         self._results: dict[str, Any] = json.loads(model.metadata_props[results])
+        self._values: dict[str, str] = json.loads(model.metadata_props.get(VALUES, "{}"))
         self.session = load(model, lean=True)
 
     def named(self, outputs: list[Any]) -> dict[str, Any]:
@@ -139,9 +145,10 @@ class TransformSession:
             if isinstance(out, dict) or out in found  # a tangent is an input or an output
         }
 
-    def only(self, outputs: list[Any]) -> Any:
-        """The one result."""
-        return next(iter(self.named(outputs).values()))
+    def values(self, outputs: list[Any]) -> dict[str, Any]:
+        """The tensors and heads that are given out besides, by name."""
+        found = dict(zip(self.session.outputs, outputs, strict=True))
+        return {name: found[output] for name, output in self._values.items()}
 
 
 class Relearning:
@@ -151,12 +158,12 @@ class Relearning:
         self,
         build: Callable[..., ir.Model],
         inputs: Collection[str],
-        runtime: Runtime,
+        load: Callable[..., Session],
         model: ir.Model,
         lean: bool,
     ) -> None:
         self._build, self._inputs = build, inputs
-        self._load = functools.partial(runtime.load, lean=lean)
+        self._load = functools.partial(load, lean=lean)
         self._session = self._load(model)
         self.outputs = self._session.outputs
 

@@ -67,6 +67,10 @@ class Port:
             return "(...)"
         return f"({', '.join('?' if d is None else str(d) for d in self.shape)})"
 
+    def texts(self) -> tuple[str, str]:
+        """The dtype and the shape as a table shows them, such as `float32` and `(N, 3, ?)`."""
+        return self.dtype.name if self.dtype is not None else "?", self.shape_text()
+
     def _of_dtype(self, value: Any) -> Array:
         assert self.dtype is not None
         typed = hasattr(value, "dtype")  # arrays of any library have a dtype, lists have none

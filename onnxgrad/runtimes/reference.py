@@ -22,7 +22,7 @@ class Reference:
 
     title = "onnx's reference"
     # Not "portable", which emits transposed convolutions: these take the evaluator seconds.
-    target = "cpu"
+    target = "portable"
 
     def load(self, model: ir.Model, *, lean: bool = False) -> ReferenceSession:
         """A model that runs.

@@ -12,7 +12,7 @@ from onnxgrad.graph.facts import is_float
 from onnxgrad.graph.names import All, parameters, resolve_all
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.transforms.metadata import results
-from onnxgrad.transforms.options import Of, Options, Wrt
+from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Asked:
     of_heads: list[Head]
     value_heads: list[Head]
     heads: dict[Head, list[str]]
-    imposed: list[str]
     constant: list[str]
     checkpoints: list[str]
     values: list[str]
@@ -40,17 +39,16 @@ class Asked:
         default = outputs_of(net)
         specs, heads = parted(options.of)
         given, more = parted(options.values)
-        of = [] if heads and not specs else _of_names(net, specs)
-        imposed = _imposed(net, options, of)
+        of = [] if heads and not specs else of_names(net, specs)
+        of, of_heads = _contributing(net, options, of, heads)
         constant = resolve_all(net, options.constant) if options.constant else []
         kept = options.checkpoints
         return cls(
             _wrt_names(net, wrt, constant),
-            imposed or of,
-            heads if isinstance(options.ograd, bool) else [],
+            of,
+            of_heads,
             more,
-            {head: head.resolve(net, default) for head in [*heads, *more]},
-            imposed,
+            {head: head.resolve(net, default) for head in [*of_heads, *more]},
             constant,
             [] if isinstance(kept, bool) else resolve_all(net, kept),
             resolve_all(net, given) if given else [],
@@ -63,17 +61,19 @@ class Asked:
         return [*self.wrt, *self.of, *read, *self.constant, *self.checkpoints, *self.values]
 
 
-def _imposed(net: ir.Model, options: Options, of_names: list[str]) -> list[str]:
-    """The names of the tensors that an output gradient is imposed on, but for heads."""
+def _contributing(
+    net: ir.Model, options: Options, of: list[str], heads: list[Head]
+) -> tuple[list[str], list[Head]]:
+    """What of `of` contributes: where an output gradient is imposed on some, those alone."""
     if isinstance(options.ograd, bool):
-        return of_names if options.ograd else []
-    names = resolve_all(net, options.ograd)
-    for name in names:
-        if options.of is not None and name not in of_names:
-            raise ArgumentError(
-                f"ograd names {name!r}, which is not among of: {', '.join(of_names)}"
-            )
-    return names
+        return of, heads
+    specs, some = parted(options.ograd)
+    names = [] if some and not specs else resolve_all(net, specs)
+    for one in (*names, *some):
+        if options.of is not None and one not in (*of, *heads):
+            among = ", ".join(map(str, (*of, *heads)))
+            raise ArgumentError(f"ograd names {one!r}, which is not among of: {among}")
+    return names, some
 
 
 def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
@@ -120,6 +120,11 @@ def outputs_of(net: ir.Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _of_names(net: ir.Model, of: Of) -> list[str]:
-    """The names of `of` without its heads."""
+def of_names(net: ir.Model, of: TensorSpecs | None = None) -> list[str]:
+    """The names of `of` without its heads; of None those that are differentiated by default.
+
+    Raises:
+        ArgumentError: There is no floating-point output.
+        UnknownNameError: There is no such tensor.
+    """
     return (results(net) or float_outputs(net)) if of is None else resolve_all(net, of)

@@ -66,7 +66,7 @@ def attach(
     with uncollected():
         net = io.load(model)
         formula, names = _formula(net, function, inputs)
-        normalise(net, names, example=example)
+        normalise(net, names, example=example, hides=True)
         op = Builder(net.graph)
         op.scope = getattr(function, "__name__", "attached")
         values = by_name(net.graph)
@@ -117,7 +117,7 @@ def _composed(
         values = dict(zip(given, tensors, strict=True))
         for v in other.graph.inputs:
             _fit(v, values.get(v.name or ""))
-        normalise(other, [])
+        normalise(other, [], hides=True)
         return copy_model(op, other.graph, values)
 
     return formula, [resolve(net, place) for place in given.values()]

@@ -103,7 +103,7 @@ def vmap(
         >>> [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
         ['nets', 'N', 4]
     """
-    normalise(net, [], example=example)
+    normalise(net, [], example=example, hides=True)
     graph = net.graph
     inputs = batch_inputs(graph, batched)
     for y in graph.outputs:

@@ -157,7 +157,8 @@ def _copy_of_one(
     straight_through = job.options.straight_through
     read = [name for names in job.read.values() for name in names]
     names = [*job.wrt_names, *(y.name or "" for y in job.of), *read, *job.constant]
-    normalise(single, names, straight_through, _first(job, examples))
+    normalise(single, names, straight_through, _first(job, examples), job.keeps_fused)
+    own = set(single.graph.initializers)
     for head, y in emit_heads(single.graph, job.read, job.options.target).items():
         y.name = job.heads[head].name
     mark(single.graph, straight_through)
@@ -171,6 +172,10 @@ def _copy_of_one(
             )
             graph.register_initializer(known[v.name])
         replacements[v] = examples.get(v.name) or inner.tensor(known[v.name])
+    for name, v in single.graph.initializers.items():
+        if name not in own and v.const_value is not None:  # of a head: the job has other constants
+            array = v.const_value.numpy()
+            replacements[v] = inner.const(array, dtype=array.dtype)
     nodes, copies = copy_graph(inner, single.graph, replacements)
     values = {v.name or "": t.value for v, t in copies.items()}
     return nodes, values | {name or "": t.value for name, t in examples.items()}

@@ -32,8 +32,9 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             as `heads.class_score("logits", target=3)`, whose inputs the result has too. None for
             every floating-point graph output; of a model that carries gradients, or what else a
             transform gives, for those.
-        ograd: True to impose an output gradient on each tensor of `of`, or the names of those to
-            impose one on. It is a new graph input `<name>_ograd` of the tensor's shape and dtype.
+        ograd: True to impose an output gradient on each tensor of `of`, or the names (or heads) of
+            those to impose one on. It is a new graph input `<name>_ograd` of the tensor's shape and
+            dtype.
         forward: Keep the model's own outputs, first and in their order.
         values: Names of tensors, or heads, to give out as well: inner ones under their names.
         unreachable: "error", or "zeros" for a tensor that the chosen outputs do not depend on or
@@ -50,7 +51,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             tensors of which neither the operators nor the inputs tell how many axes they have, as
             after a Squeeze without axes. The input's value, or a dict by input name.
         target: What is to run the result: of several equal formulations the one to emit. "cpu",
-            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere.
+            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere, but
+            that operators of a runtime's own which the net has stay; "portable" replaces them.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one

@@ -14,7 +14,7 @@ from onnxgrad.emit.finite import PICK
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import Edge, Flow, describe, operands, require_rules
 from onnxgrad.engine.rematerialise import Rematerialisation, choose_checkpoints
-from onnxgrad.engine.reverse import backward
+from onnxgrad.engine.reverse import Rules, backward
 from onnxgrad.engine.stopped import is_gate, restore, stop
 from onnxgrad.engine.straight_through import mark, propagate_marks
 from onnxgrad.graph import maps
@@ -43,6 +43,7 @@ class Job:
         wrt, of: The tensors to differentiate with respect to, and those to differentiate.
         values: Those to give out as they are.
         heads, read: Their heads, and the names of the tensors that each reads.
+        head_nodes: The nodes of the heads.
         constant: The names of the tensors that no cotangent flows through.
         zeros: Whether a tensor that nothing reaches has a gradient of zeros.
         caution: What to say of a scalar that nobody has chosen and whose gradient means nothing.
@@ -63,14 +64,15 @@ class Job:
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
-        normalise(net, asked.names, options.straight_through, options.example)
+        normalise(net, asked.names, options.straight_through, options.example, self.keeps_fused)
+        own_nodes = len(net.graph)
         self.heads = emit_heads(net.graph, asked.heads, options.target)
+        self.head_nodes = set(net.graph[own_nodes:])
         mark(net.graph, options.straight_through)
         self.op = Builder(net.graph, target=options.target)
         stop(net.graph, asked.constant, self.op.names)
         self._find(asked, isinstance(wrt, All))
-        every = options.ograd is True
-        self.imposed = [v for v in self.of if every or v.name in asked.imposed]
+        self.imposed = self.of if options.ograd is not False else []
         self.caution = "" if self.imposed else advice(self.of, own)
 
     def _find(self, names: Asked, trainable_only: bool) -> None:
@@ -91,6 +93,11 @@ class Job:
                     "wrt: ALL is empty, as the model has no floating-point input and no trainable "
                     "weight, but for those in constant; name other tensors in wrt"
                 )
+
+    @property
+    def keeps_fused(self) -> bool:
+        """Whether the result may have the operators of a runtime that the net has."""
+        return self.options.target != "portable"
 
     @property
     def wrt_names(self) -> list[str]:
@@ -120,13 +127,19 @@ class Job:
         return self.op.tensor(value)
 
     def pull(
-        self, seeds: dict[ir.Value, Tensor], sources: Sequence[ir.Value] | None = None
+        self,
+        seeds: dict[ir.Value, Tensor],
+        sources: Sequence[ir.Value] | None = None,
+        op: Builder | None = None,
+        rules: Rules | None = None,
     ) -> dict[ir.Value, Tensor]:
         """Pull cotangents back to `sources`, by default `wrt`.
 
         Args:
             seeds: The cotangents of values of the net.
             sources: The values whose cotangents are asked for.
+            op: Emits the backward pass, as to an inner graph; by default at the end of the net.
+            rules: Take the place of the operators' own in this pass.
 
         Returns:
             The cotangents of all `sources`; where none arrives it is zeros.
@@ -138,14 +151,15 @@ class Job:
         sources = self.wrt if sources is None else sources
         flow = self.trace(list(seeds), sources)
         seeds = {y: g for y, g in seeds.items() if flow.matters(y)}
-        found = backward(self.op, flow, seeds, self._rematerialisation(flow))
+        op = op or self.op
+        found = backward(op, flow, seeds, self._rematerialisation(flow), rules)
         if self.options.straight_through:  # for a second order
-            propagate_marks(self.op.graph)
+            propagate_marks(op.graph)
         for v in sources:
             if v not in found:
                 if not self.zeros:
                     raise _unreachable(self.op.graph, v, list(flow.targets))
-                found[v] = shapes.full_like(self.op.tensor(v), 0)
+                found[v] = shapes.full_like(op.tensor(v), 0)
         return found
 
     def _rematerialisation(self, flow: Flow) -> Rematerialisation | None:

@@ -65,6 +65,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
     f"{TRAINING}::Gradient",
     remark="a backward pass; `y` may have any shape, and its elements are summed",
     naming=("xs", "zs", "y"),
+    on_cpu=False,
 )
 def _gradient(
     op: Builder, *given: Tensor | None, xs: Sequence[str], y: str, zs: Sequence[str] = ()

@@ -21,6 +21,7 @@ HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
 VALUES = "onnxgrad.values"
 ATTRIBUTIONS = "onnxgrad.attributions"
+LAYERS = "onnxgrad.layers"
 
 _RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS)
 
@@ -30,7 +31,7 @@ def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
 
     The table of values is left out where it is empty.
     """
-    for key in (*_RESULTS, VALUES):
+    for key in (*_RESULTS, VALUES, LAYERS):
         model.metadata_props.pop(key, None)
     model.metadata_props.update(
         {key: json.dumps(names) for key, names in tables.items() if names or key != VALUES}

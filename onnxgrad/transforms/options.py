@@ -79,7 +79,7 @@ class Kept(Common, total=False):
 class Imposed(Common, total=False):
     """The options of a transform of a scalar, for which an output gradient can be imposed."""
 
-    ograd: bool | TensorSpecs
+    ograd: bool | Of
 
 
 class Full(Kept, Imposed, total=False):
@@ -95,7 +95,7 @@ class Options:
     """
 
     of: Of = None
-    ograd: bool | TensorSpecs = False
+    ograd: bool | Of = False
     forward: bool = True
     values: Of = None
     unreachable: Unreachable = "error"

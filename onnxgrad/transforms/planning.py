@@ -10,7 +10,7 @@ from onnxgrad.transforms.batch import examples_of
 from onnxgrad.transforms.blocks import MAX_BYTES, Mode, choose_mode
 from onnxgrad.transforms.jacobian import batch_for
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.options import Inputs, Options, TensorSpecs, Wrt
+from onnxgrad.transforms.options import Inputs, Of, Options, TensorSpecs, Wrt
 
 
 def plan(
@@ -18,7 +18,7 @@ def plan(
     net: ir.Model,
     wrt: Wrt = None,
     *,
-    of: TensorSpecs | None = None,
+    of: Of = None,
     constant: TensorSpecs | None = None,
     mode: Mode = "auto",
     batched: bool | Inputs | None = None,

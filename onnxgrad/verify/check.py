@@ -20,15 +20,18 @@ from onnxgrad.declare.registry import declared
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.names import resolve, resolve_all
+from onnxgrad.heads.head import Head
 from onnxgrad.passes.inference import infer
 from onnxgrad.passes.normalise import inline_holders
 from onnxgrad.passes.opsets import inline
-from onnxgrad.runtimes.ports import Port, arrays
+from onnxgrad.run.feeds import Feeder, fitting
+from onnxgrad.run.values import emit
+from onnxgrad.runtimes.ports import Port
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.registry import on_cpu
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.metadata import GRADIENTS, OGRADS
-from onnxgrad.transforms.options import TensorSpecs, Wrt
+from onnxgrad.transforms.options import Of, TensorSpecs, Wrt
 from onnxgrad.verify.check_report import CheckReport
 from onnxgrad.verify.differences import STEPS, compare
 from onnxgrad.verify.sides import Case, Precision, gradients, moved_net
@@ -39,7 +42,7 @@ def check(
     feeds: Any,
     wrt: Wrt = None,
     *,
-    of: TensorSpecs | None = None,
+    of: Of = None,
     ograd: bool | Mapping[str, Any] = True,
     constant: TensorSpecs | None = None,
     precision: Precision = "auto",
@@ -50,12 +53,13 @@ def check(
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         feeds: The input's value where there is one, else a dict by input name, of the inputs'
-            dtypes and shapes.
+            dtypes and shapes; those that heads add are among them.
         wrt: As for `gradient`: the tensors to check, `ALL`, or None for the floating-point inputs.
-        of: As for `gradient`: the tensors to differentiate; None for all floating-point outputs.
+        of: As for `gradient`: the tensors, heads and losses to differentiate; None for all
+            floating-point outputs.
         ograd: True to impose a random gradient on each tensor of `of`, which sees more than their
             sum (a softmax always adds up to one). False for the sum of all elements, or a dict of
-            the arrays to impose, by tensor name.
+            the arrays to impose, by tensor name or head.
         constant: As for `gradient`: tensors that keep their values while others are moved.
         precision: "auto" takes double precision where onnxruntime has the kernels, or else the
             net is small enough for onnx's reference evaluator, and float32 otherwise. The other
@@ -90,7 +94,7 @@ def check_on(
     feeds: Any,
     wrt: Wrt = None,
     *,
-    of: TensorSpecs | None = None,
+    of: Of = None,
     ograd: bool | Mapping[str, Any] = True,
     constant: TensorSpecs | None = None,
     precision: Precision = "auto",
@@ -100,8 +104,9 @@ def check_on(
     if precision not in ("auto", *STEPS):
         raise ArgumentError(f"precision is 'auto', 'float64' or 'float32', not {precision!r}.")
     net = io.load(model)
-    given = {resolve(net, k): v for k, v in ograd.items()} if isinstance(ograd, Mapping) else {}
-    case = _case(runtimes, net, feeds, wrt, of, list(given), constant, precision)
+    imposed = _imposed(net, ograd) if isinstance(ograd, Mapping) else {}
+    case = _case(runtimes, net, feeds, wrt, of, list(imposed), constant, precision)
+    given = dict(zip(case.of, imposed.values(), strict=True)) if imposed else {}
     moved = moved_net(case)
     rng = np.random.default_rng(seed)
     for name, y in zip(case.of, moved.outputs, strict=True):
@@ -119,13 +124,19 @@ def check_on(
     )
 
 
+def _imposed(net: ir.Model, ograd: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What is imposed by tensor name, then by head."""
+    heads = {one: g for one, g in ograd.items() if isinstance(one, Head)}
+    return {resolve(net, one): g for one, g in ograd.items() if one not in heads} | heads
+
+
 def _case(
     runtimes: Mapping[str, Runtime],
     net: ir.Model,
     feeds: Any,
     wrt: Wrt,
-    of: TensorSpecs | None,
-    imposed: list[str],
+    of: Of,
+    imposed: list[Any],
     constant: TensorSpecs | None,
     precision: Precision,
 ) -> Case:
@@ -133,18 +144,21 @@ def _case(
 
     Raises what `gradient` raises: refusals come from the net as it is.
     """
-    graph = net.graph
-    ports = {value.name or "": Port.of(value) for value in graph.inputs}
-    values = arrays(ports, [name for name in ports if name not in graph.initializers], feeds)
+    feeder = Feeder(net)
+    fed = feeder.plain(feeds, of)
+    own = fed.values
     # This one is only asked what it differentiates.
     built = gradient(
-        net, wrt, of=of, ograd=imposed or True, forward=False, constant=constant, example=values
+        net, wrt, of=of, ograd=imposed or True, forward=False, constant=constant, example=own
     )
     names = list(json.loads(built.metadata_props[GRADIENTS]))
-    heads = list(json.loads(built.metadata_props[OGRADS]))
+    outputs = list(json.loads(built.metadata_props[OGRADS]))
+    ports = {value.name: Port.of(value) for value in built.graph.inputs}
+    added = {n: fitting(ports[n], v, feeder.ports, own) for n, v in fed.added.items() if n in ports}
     held = resolve_all(net, constant) if constant else []
+    emit(net, of, [*names, *held], example=own)
     _prepare(net)
-    return Case(runtimes, net, names, heads, held, values, precision)
+    return Case(runtimes, net, names, outputs, held, own | added, precision)
 
 
 def _prepare(net: ir.Model) -> None:

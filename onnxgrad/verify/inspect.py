@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
@@ -20,7 +21,9 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import NoRuleError, RuleError
 from onnxgrad.graph.facts import carries, cotangent_dtype, subgraphs
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.options import Options, TensorSpecs, Traced, Wrt, spelt_out
+from onnxgrad.transforms.options import Of, Options, Traced, Wrt, spelt_out
+from onnxgrad.verify.table import aligned
+from onnxgrad.verify.tensors import TensorTable, tensors_of
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
 _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
@@ -49,6 +52,15 @@ class InspectReport:
     """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
     caution: str = ""
     """What to know of the sum of `of`, if it is constant; else empty."""
+    _net: ir.Model | None = field(default=None, repr=False, compare=False)
+
+    @functools.cached_property
+    def tensors(self) -> TensorTable:
+        """Every tensor of the net that can be named, with its dtype, shape and node.
+
+        print(og.inspect("model.onnx").tensors.matching("Conv"))
+        """
+        return tensors_of(self._net)
 
     @property
     def ok(self) -> bool:
@@ -68,11 +80,7 @@ class InspectReport:
             where = f"{r.reason} ({', '.join(r.nodes[:3])}{', ...' if r.count > 3 else ''})"
             reason = where if r.state == "none" else r.reason
             cells.append((name, str(r.count), _MEANING[r.state], reason))
-        widths = [max(len(c[k]) for c in cells) for k in range(3)]
-        lines = [
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}".rstrip()
-            for a, b, c, d in cells
-        ]
+        lines = aligned(cells, right={1})
         if self.unreached:
             lines.append(f"No gradient reaches {', '.join(self.unreached)}.")
         refused = sum(r.count for r in self.rows if r.state == "none")
@@ -86,9 +94,7 @@ class InspectReport:
 
 
 @spelt_out
-def inspect(
-    model: Any, wrt: Wrt = None, of: TensorSpecs | None = None, **options: Unpack[Traced]
-) -> InspectReport:
+def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]) -> InspectReport:
     """Every operator on the paths from `wrt` to `of`: with a rule, of zero derivative, or without.
 
     A rule may refuse a particular node, so every rule on the way is tried. The opset of the model
@@ -104,7 +110,8 @@ def inspect(
         UnknownNameError: No tensor of that name; the nearest are listed.
         ArgumentError: The arguments make no sense together.
     """
-    net = io.load(model)
+    source = io.load(model)
+    net = io.load(source)
     job = Job(net, wrt, Options(of=of, **options))
     flow = Flow.of(net.graph, job.wrt, job.of)
     op = Builder(net.graph)
@@ -122,6 +129,7 @@ def inspect(
         _rows(found),
         tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
         job.caution,
+        source,
     )
 
 

@@ -317,6 +317,86 @@ def test_inspect(run: Run) -> None:
     refused(run("inspect", "custom.onnx", "--of", "y"), "no gradient rule")
 
 
+def test_class_scores_and_losses(run: Run) -> None:
+    """`--of-class`, `--class` and `--loss`, of every command that takes `--of`."""
+    target = np.array([1, 0])
+    np.save("t.npy", target)
+    head = ["--of-class", "y", "--class", "input"]
+    assert run("gradient", "linear.onnx", "-o", "g.onnx", *head, "--value", "y").code == 0
+    session = onnx.reference.ReferenceEvaluator("g.onnx")
+    y, gradient = session.run(None, {"x": X, "target": target})
+    np.testing.assert_allclose(y, X @ W, rtol=1e-6)
+    np.testing.assert_allclose(gradient, W[:, target].T)
+    assert run("jacobian", "linear.onnx", "-o", "j.onnx", "--class", "1").code == 0
+    jacobian = onnx.reference.ReferenceEvaluator("j.onnx").run(None, {"x": X})[-1]
+    np.testing.assert_allclose(jacobian[0], [W[:, 1], [0, 0, 0]])
+    result = run("run", "linear.onnx", "x.npy", "target=t.npy", *head, "--grad", "x", "-o", "r.npz")
+    assert result.code == 0, result.err
+    found = dict(np.load("r.npz"))
+    assert sorted(found) == ["class_score", "x_grad", "y"]
+    np.testing.assert_allclose(found["class_score"], (X @ W)[range(2), target], rtol=1e-6)
+    np.testing.assert_allclose(found["x_grad"], W[:, target].T)
+    assert run("check", "linear.onnx", "--wrt", "w", "--loss", "mse", "--dim", "N=2").code == 0
+    assert run("check", "linear.onnx", "x.npy", "target=t.npy", *head).code == 0
+    assert "GatherElements" in run("inspect", "linear.onnx", *head).out
+    assert (
+        run("gradient", "linear.onnx", "-o", "l.onnx", "--loss", "mse", "--loss-of", "y").code == 0
+    )
+    assert [v.name for v in onnx.load("l.onnx").graph.input] == ["x", "labels"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class", "two"], "--class is 'argmax', 'input', a class"),
+        (["--class", "2"], "there are 2 classes"),
+        (["--of-class", "z"], "no tensor 'z'"),
+        (["--loss", "mes"], "--loss is one of"),
+        (["--loss-of", "y"], "--loss-of is given without --loss"),
+    ],
+)
+def test_class_scores_and_losses_refuse(run: Run, options: list[str], message: str) -> None:
+    refused(run("gradient", "linear.onnx", "-o", "g.onnx", *options), message)
+    assert not Path("g.onnx").exists()
+    refused(run("inspect", "linear.onnx", *options), message)
+
+
+def test_run_gives_inner_values(run: Run) -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["h"]), helper.make_node("Neg", ["h"], ["y"])]
+    save("inner.onnx", nodes, {"x": ["N", 3]}, {})
+    assert run("run", "inner.onnx", "x.npy", "--value", "h", "-o", "r.npz").code == 0
+    np.testing.assert_allclose(np.load("r.npz")["h"], np.exp(X), rtol=1e-6)
+
+
+def test_tensors(run: Run) -> None:
+    result = run("tensors", "linear.onnx")
+    assert [line.split()[:2] for line in result.out.splitlines()[1:]] == [
+        ["x", "input"],
+        ["w", "parameter"],
+        ["y", "output"],
+    ]
+    found = run("tensors", "linear.onnx", "--pattern", "Mat?ul").out.splitlines()
+    assert [line.split()[0] for line in found] == ["tensor", "y"]
+
+
+def test_names_cannot_speak_to_the_terminal(run: Run) -> None:
+    name = "\x1b[31mh"
+    nodes = [helper.make_node("Round", ["x"], [name]), helper.make_node("Neg", [name], ["y"])]
+    save("escape.onnx", nodes, {"x": ["N", 3]}, {})
+    shown = r"\x1b[31mh"
+    for arguments in (
+        ["tensors", "escape.onnx"],
+        ["run", "escape.onnx", "x.npy", "--value", name],
+        ["check", "escape.onnx", "--wrt", name],
+        ["gradient", "escape.onnx", "-o", "g.onnx", "--wrt", name],
+    ):
+        result = run(*arguments)
+        assert "\x1b" not in result.out + result.err
+        assert shown in result.out, arguments
+    failed = run("gradient", "escape.onnx", "-o", "g.onnx", "--of", name)
+    assert failed.code == 1 and "\x1b" not in failed.err
+
+
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line from outside."""
     code = "from onnxgrad.cli import main; main()"

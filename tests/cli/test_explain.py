@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -182,6 +183,19 @@ def test_a_map_of_a_layer_and_options_of_a_method(run: Run) -> None:
     refused(run(*method, "--option", "layer=v_Relu_33"), "v_Relu_3")
     refused(run(*method, *layer, "--wrt", "image"), "--wrt: layer-map does not take it")
     refused(run(*method[:-1], "layer-mop"), "no 'layer-mop'", "layer-map")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method(run: Run, name: str) -> None:
+    """Each is served by its signature; what it cannot do without is given."""
+    np.save("zeros.npy", np.zeros((2, 1, 8, 8), np.float32))
+    given = {"layer": "v_Relu_3", "baselines": "zeros.npy"}
+    _, *parameters = inspect.signature(METHODS[name]).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty]
+    options = [text for n in needed for text in ("--option", f"{n}={given[n]}")]
+    result = run(DIGITS, DIGIT, "-o", "a.png", "--method", name.replace("_", "-"), *options)
+    assert (result.code, result.err) == (0, "")
+    assert "class 3: score " in result.out and size_of("a.png")[0] > 600
 
 
 def test_what_the_net_expects(run: Run) -> None:

@@ -22,6 +22,34 @@ def what_is_asked_for_decides(net: og.Net, x: np.ndarray) -> None:
     assert_type(net.bind(x, several)(), dict[str, Any])
 
 
+def values(net: og.Net, x: np.ndarray) -> None:
+    score = og.heads.class_score("y", target=3)
+    assert_type(net(x, og.Value("h")), np.ndarray)
+    assert_type(net(x, og.Value(score)), np.ndarray)
+    assert_type(net(x, [og.Value("h"), og.Value(["layer1", 0])]), dict[str, np.ndarray])
+    both = net(x, [og.Value("h"), og.NetPortGradient("h")])
+    assert_type(both, tuple[Any, ...])
+    h, _ = net({"x": x, "labels": x}, [og.Value("h"), og.NetPortGradient(og.ALL)], of=score)
+    assert_type(h, Any)
+    assert_type(net.bind(x, [og.Value("h")])(), dict[str, Any])
+    assert_type(net.bind(x, [og.Value("h"), og.NetPortGradient("h")])(), tuple[Any, ...])
+
+
+def heads(net: og.Net, x: np.ndarray) -> None:
+    loss = og.losses.mse("y")
+    assert_type(net(x, og.NetPortGradient("x"), of=loss), np.ndarray)
+    assert_type(net.gradient(x, "x", of=loss), np.ndarray)
+    assert_type(net.gradient(x, og.ALL, of=[loss, "y"]), dict[str, np.ndarray])
+    assert_type(net.gradient(x), Any)
+    assert_type(net.value_and_gradient(x, "x", of=loss), tuple[np.ndarray, np.ndarray])
+    every = net.value_and_gradient(x, og.ALL, of="y")
+    assert_type(every, tuple[np.ndarray, dict[str, np.ndarray]])
+    assert_type(net.value_and_gradient(x), Any)
+    assert_type(net.jvp(x, x, of=loss), np.ndarray)
+    assert_type(net.jacobian(x, "x", of=loss), np.ndarray)
+    assert_type(net.vjp(x, {loss: x}, "x", of=[loss]), np.ndarray)
+
+
 def what_the_net_decides_is_any(
     net: og.Net, x: np.ndarray, request: og.NetPortGradient | None
 ) -> None:
@@ -53,6 +81,7 @@ def transforms(net: og.Net, x: np.ndarray) -> None:
 
 def mistakes_are_found(net: og.Net, x: np.ndarray) -> None:
     og.NetPortGradient(3)  # type: ignore[type-var]
+    og.Value(3)  # type: ignore[arg-type]
     net(x, "x")  # type: ignore[arg-type]
     net.jacobian(x, "x", mode="sideways")  # type: ignore[call-overload]
     og.Net("net.onnx", runtime=3)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,41 @@ def test_double_precision_on_both_sides_when_it_is_asked_for() -> None:
     report = check(net, x, precision="float64")
     assert report
     assert report.method.count("float64 on onnx's reference") == 2
+
+
+def test_heads_and_losses() -> None:
+    """Their gradients are confirmed with random seeds, with given ones and as sums."""
+    mlp = Path(__file__).parents[2] / "models" / "mlp.onnx"
+    x = RNG.standard_normal((5, 4)).astype(np.float32)
+    score = og.heads.class_score("logits", target="input")
+    feeds = {"input": x, "target": np.array([2, 0, 1, 1, 2])}
+    for ograd in (True, False, {score: np.ones(5, np.float32)}):
+        report = og.check(mlp, feeds, og.ALL, of=score, ograd=ograd)
+        assert report.ok and len(report.rows) == 7
+    position = og.check(mlp, feeds, [["fc1", "weight"]], of=[score, "logits"])
+    assert position.ok and position.rows[0].name == "fc1.weight"
+    loss, labelled = og.losses.mse("logits"), {"input": x, "labels": x[:, :3]}
+    assert [row.name for row in og.check(mlp, labelled, of=loss).rows] == ["input"]
+    with pytest.raises(og.FeedError, match="The net has 2 inputs"):
+        og.check(mlp, x, of=loss)
+    with pytest.raises(og.FeedError, match="'target' takes int64"):
+        og.check(mlp, feeds | {"target": x[:, 0]}, of=score)
+
+
+def test_a_head_of_a_net_with_a_weight_that_nothing_uses() -> None:
+    net = model(
+        """g (float[N,3] x) => (float[N,3] y) <float[3] w = {1, 2, 3}> {
+             spare = Constant<value = float[2] {1, 2}>()
+             y = Mul(x, w) }"""
+    )
+    rows = og.check(net, X, og.ALL, of=og.heads.norm("y")).rows
+    assert [row.name for row in rows] == ["x", "w", "spare"]
+
+
+def test_a_wrong_rule_within_a_head_is_caught(wrong: Callable[[str, Any], None]) -> None:
+    """Both sides see the head's own nodes."""
+    head = og.heads.Head("squashed", (None,), lambda op, y: op.Sigmoid(y))
+    net = model("g (float[N,3] x) => (float[N,3] y) { y = Neg(x) }")
+    assert og.check(net, X, of=head)
+    wrong("Sigmoid", lambda Y: Y * (1 - Y) * 1.001)
+    assert og.check(net, X, of=head).rows[0].verdict == "wrong"

@@ -1,0 +1,137 @@
+"""Baselines: what an input is compared with, and the values of a net there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.subgraphs import copy_dependent
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.engine.stopped import is_gate
+from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
+from onnxgrad.graph.facts import dims_of, is_float
+from onnxgrad.transforms.examples import new_dim
+from onnxgrad.transforms.job import Job
+
+# They are the same at the baseline, as it has the shape of what it takes the place of.
+_SHAPES = {"Shape", "Size"}
+
+
+def baselines_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Value, Tensor]:
+    """The baseline of each tensor, in its shape and dtype.
+
+    Args:
+        given: None for 0, a number, an array that broadcasts to the tensor, or the name of a new
+            graph input; or a dict of these by the tensors' names.
+
+    Raises:
+        UnknownNameError: The dict names another tensor.
+        ArgumentError: An array does not fit.
+    """
+    found = {}
+    for x, one in _by_tensor(wrt, given):
+        t = op.tensor(x)
+        if isinstance(one, str):
+            found[x] = op.input(one, dims_of(x), x.dtype)
+            continue
+        array = _array(x, 0 if one is None else one, (dims_of(x) or ())[-np.ndim(one) :])
+        found[x] = shapes.expand_like(op.const(array, like=t), t)
+    return found
+
+
+def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Value, Tensor]:
+    """The baselines of each tensor, [M, ...] for a tensor [N, ...].
+
+    Args:
+        given: An array or the name of a new graph input; or a dict of these by the tensors' names.
+
+    Raises:
+        UnknownNameError: The dict names another tensor.
+        ArgumentError: An array does not fit, or a tensor has no baselines.
+    """
+    found, count = {}, new_dim(op.graph, "baselines")
+    for x, one in _by_tensor(wrt, given):
+        dims = dims_of(x)
+        if isinstance(one, str):
+            shape = None if dims is None else [count, *dims[1:]]
+            found[x] = op.input(one, shape, x.dtype)
+        elif np.ndim(one) == 0 or (dims is not None and np.ndim(one) != len(dims)):
+            raise ArgumentError(
+                f"baselines of {x.name!r} {x.shape} are an array, or the name of an input, with "
+                f"one more baseline in each row, not of shape {list(np.shape(one))}"
+            )
+        else:
+            array = _array(x, one, (dims or (None,))[1:])
+            found[x] = op.const(array, like=op.tensor(x))
+    if len({n for t in found.values() if isinstance(n := t.dim(0), int)}) > 1:
+        raise ArgumentError("baselines: there are not as many for one tensor as for another")
+    return found
+
+
+def _by_tensor(wrt: Iterable[ir.Value], given: Any) -> list[tuple[ir.Value, Any]]:
+    tensors = {v.name or "": v for v in wrt}
+    if not isinstance(given, Mapping):
+        return [(v, given) for v in tensors.values()]
+    for name in given:
+        if name not in tensors:
+            raise UnknownNameError(
+                f"baselines: {name!r} is not among wrt.{nearest(str(name), tensors)}"
+            )
+    return [(v, given.get(name)) for name, v in tensors.items()]
+
+
+def _array(x: ir.Value, given: Any, dims: Iterable[Any]) -> np.ndarray:
+    """An array whose last axes fit the given dimensions, as far as these are known.
+
+    Raises:
+        ArgumentError: They do not.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiub":
+        raise ArgumentError(f"baselines of {x.name!r}: {given!r} is no array of numbers")
+    dims = tuple(dims)
+    known = x.shape is not None
+    sizes = array.shape[array.ndim - len(dims) :]
+    if known and any(
+        isinstance(d, int) and n not in (1, d) for n, d in zip(sizes, dims, strict=False)
+    ):
+        raise ArgumentError(
+            f"baselines of {x.name!r} {x.shape}: an array of shape {list(array.shape)} does not fit"
+        )
+    return array
+
+
+class Reference:
+    """The net at baselines: the nodes that depend on them once more, beside those of the net.
+
+    The class that a head is of stays that of the input.
+
+    Args:
+        job: Has the net.
+        op: Emits the copies.
+        baselines: By tensor of the net, what takes its place.
+
+    Attributes:
+        op: As above.
+        copies: By node of the net, its copy.
+    """
+
+    def __init__(self, job: Job, op: Builder, baselines: Mapping[ir.Value, Tensor]) -> None:
+        self.op = op
+        self._stands = dict(baselines)
+        nodes = [node for node in job.net.graph if self._differs(job, node)]
+        self.copies = copy_dependent(op, nodes, self._stands, "reference")
+
+    @staticmethod
+    def _differs(job: Job, node: ir.Node) -> bool:
+        chosen = node in job.head_nodes and not any(map(is_float, node.outputs))
+        return not (chosen or is_gate(node) or (not node.domain and node.op_type in _SHAPES))
+
+    def at(self, value: ir.Value) -> Tensor:
+        """A value as it is at the baselines."""
+        return self._stands.get(value) or self.op.tensor(value)

@@ -1,0 +1,137 @@
+"""Fused operators of a runtime: the ones that an expansion has replaced, and where they come back.
+
+For the time of a differentiation a fused node stays beside its expansion, under a domain that
+nothing knows, and with the results of the expansion as further operands. Afterwards it takes their
+place again, unless the backward pass needs a part of the expansion that depends on activations: the
+expansion is computed then anyway. Parts that weights alone tell, as their floating-point numbers,
+are no reason: the forward pass keeps its kernel, and the small weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxgrad.declare.expansions import is_on_cpu
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.facts import all_nodes
+from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.marks import DECLARED
+
+_DOMAIN = "onnxgrad.fused"
+# Of such a node: its own domain, the number of its own operands, and the outputs that the further
+# operands stand for.
+_OWN, _OPERANDS, _OUTPUTS = "fused_domain", "fused_operands", "fused_outputs"
+
+
+def can_stay(node: ir.Node, results: Sequence[Tensor | list[Tensor] | None]) -> bool:
+    """Whether a node that was expanded may come back: a runtime has it, and it has tensors only."""
+    values = [v for v in node.inputs if v is not None]
+    lists = any(isinstance(r, list) for r in results)
+    return is_on_cpu(node) and not lists and all(isinstance(v.type, ir.TensorType) for v in values)
+
+
+def import_hidden(graph: ir.Graph) -> None:
+    """Import the domain of hidden nodes into the main graph, which libraries ask for."""
+    graph.opset_imports[_DOMAIN] = 1
+
+
+def hide(node: ir.Node, results: Sequence[Tensor | list[Tensor] | None]) -> None:
+    """Let a node that nothing uses any more stay beside its expansion."""
+    given = {k: r.value for k, r in enumerate(results) if isinstance(r, Tensor)}
+    given = {k: v for k, v in given.items() if k < len(node.outputs)}
+    own = len(node.inputs)
+    node.attributes.add(ir.AttrString(_OWN, node.domain))
+    node.attributes.add(ir.AttrInt64(_OPERANDS, own))
+    node.attributes.add(ir.AttrInt64s(_OUTPUTS, list(given)))
+    node.domain = _DOMAIN
+    node.resize_inputs(own + len(given))
+    for k, (index, value) in enumerate(given.items()):
+        node.replace_input_with(own + k, value)
+        output = node.outputs[index]
+        output.type, output.shape, output.name = value.type, value.shape, ""
+
+
+def restore(graph: ir.Graph) -> None:
+    """Put hidden nodes in the place of their expansions, where nothing needs more of these.
+
+    Inner graphs included. The others are removed.
+    """
+    hidden = [node for node in all_nodes(graph) if node.domain == _DOMAIN]
+    if not hidden:
+        return
+    names = Names(graph)
+    for node in hidden:
+        _restore(node, names)
+    graph.sort()
+
+
+def _restore(node: ir.Node, names: Names) -> None:
+    graph, own = node.graph, node.attributes.get_int(_OPERANDS)
+    assert isinstance(graph, ir.Graph)
+    results = [v for v in node.inputs[own:] if v is not None]
+    outputs = [node.outputs[k] for k in node.attributes.get_ints(_OUTPUTS)]
+    node.resize_inputs(own)
+    node.domain = node.attributes.get_string(_OWN)
+    for name in (_OWN, _OPERANDS, _OUTPUTS):
+        del node.attributes[name]
+    if not _dispensable(graph, set(node.inputs), results):
+        graph.remove(node, safe=True)
+        return
+    for result, output in zip(results, outputs, strict=True):
+        output.name, result.name = result.name, names.fresh(f"{result.name}_expanded")
+        output.type, output.shape = result.type, result.shape
+        DECLARED.set(output, DECLARED.of(result))
+        result.replace_all_uses_with(output, replace_graph_outputs=True)
+    place = results[0].producer()
+    assert place is not None
+    graph.remove(node)
+    place.append(node)
+
+
+def _dispensable(
+    graph: ir.Graph, operands: set[ir.Value | None], results: Sequence[ir.Value]
+) -> bool:
+    """Whether nothing but the results, or what weights tell, is needed of an expansion."""
+    if any(v.graph is not graph or v.producer() is None for v in results):
+        return False
+    within = _between(operands, results)
+    needed = [
+        v
+        for inner in within
+        for v in inner.outputs
+        if v not in results
+        and (v.is_graph_output() or any(use.node not in within for use in v.uses()))
+    ]
+    parts = _between(operands, needed)
+    read = {v for part in parts for v in part.inputs if v in operands}
+    return all(v is None or _is_weight(v) for v in read)
+
+
+def _between(operands: set[ir.Value | None], results: Sequence[ir.Value]) -> set[ir.Node]:
+    """The nodes that give `results` from `operands`."""
+    found: set[ir.Node] = set()
+    open_ = list(results)
+    while open_:
+        value = open_.pop()
+        node = value.producer()
+        if node is None or value in operands or node in found:
+            continue
+        found.add(node)
+        open_.extend(v for v in node.inputs if v is not None)
+    return found
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Whether weights alone tell a value."""
+    return not any(
+        v.is_graph_input() or (v.producer() is None and not v.is_initializer())
+        for v in _sources(value)
+    )
+
+
+def _sources(value: ir.Value) -> list[ir.Value]:
+    """The values without a producer that a value is computed from."""
+    within = _between(set(), [value])
+    return [v for node in within for v in node.inputs if v and v.producer() is None] or [value]
