@@ -1,7 +1,7 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
+from onnxgrad import adversarial, explain, heads, losses, train
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
-from onnxgrad import explain, heads, losses, train
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.graph.errors import (
@@ -50,6 +50,7 @@ __all__ = [
     "UnknownNameError",
     "UnreachableError",
     "Value",
+    "adversarial",
     "attach",
     "check",
     "elementwise",

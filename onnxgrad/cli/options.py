@@ -7,6 +7,7 @@ A parameter of a transform is an option of its name, which its type and its docs
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,8 @@ import typer
 from onnxgrad import heads, losses
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import ALL, All
-from onnxgrad.heads.head import Head
-from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.options import Options
+from onnxgrad.heads.head import Head, Place
+from onnxgrad.transforms.options import TRANSFORMS, Options
 
 Model = Annotated[str, typer.Argument(help="The ONNX file.", show_default=False)]
 Inputs = Annotated[
@@ -105,6 +105,11 @@ def differentiated(
     return given or None
 
 
+def one_loss(loss: str | None, of: str | None) -> str | Head | None:
+    """The loss of an argument that takes one, None where it is not given."""
+    return next(iter(differentiated(None, None, None, loss, of) or []), None)
+
+
 def tensors_or_all(names: list[str] | None) -> list[str] | All | None:
     """The tensors to differentiate with respect to."""
     return ALL if names == ["all"] else names or None
@@ -118,6 +123,14 @@ def several(names: list[str] | None) -> list[str] | None:
 def every_or(word: str, names: list[str] | None) -> list[str] | bool:
     """The names that an option was given; True for the one word that stands for every one."""
     return names == [word] or names or False
+
+
+def number_or_word(text: str | None) -> Any:
+    """A number, numbers in brackets, true or false; a word as it is."""
+    try:
+        return None if text is None else json.loads(text.lower())
+    except ValueError:
+        return text
 
 
 class Argument(NamedTuple):
@@ -145,6 +158,11 @@ def _flag(name: str, help: str) -> Any:
     return Annotated[bool, typer.Option(f"--{name}", help=help)]
 
 
+_LOSS = {
+    "loss": _one("A loss to differentiate, such as mse, whose labels are a new input 'labels'."),
+    "loss_of": _one("The tensor that --loss is of. Default: the one output."),
+}
+
 ARGUMENTS = {
     "wrt": Argument({"wrt": Wrt}, tensors_or_all),
     "of": Argument(
@@ -156,13 +174,11 @@ ARGUMENTS = {
                 "input 'target', a class for each example. Without --of-class of the one output.",
                 "--class",
             ),
-            "loss": _one(
-                "A loss to differentiate, such as mse, whose labels are a new input 'labels'."
-            ),
-            "loss_of": _one("The tensor that --loss is of. Default: the one output."),
+            **_LOSS,
         },
         differentiated,
     ),
+    "loss": Argument(_LOSS, one_loss),
     "values": Argument({"value": _several("A tensor to give out as well.")}, several),
     "ograd": Argument(
         {
@@ -225,7 +241,7 @@ def translated(command: Callable[..., None]) -> Callable[..., None]:
         if p.name in ARGUMENTS:
             described += described_options(ARGUMENTS[p.name], p)
         else:
-            described.append(p)
+            described.append(p.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     call.__signature__ = inspect.Signature(described)  # type: ignore[attr-defined]
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     return call
@@ -243,8 +259,7 @@ def described_options(argument: Argument, parameter: inspect.Parameter) -> list[
 
 def described_as(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     """A parameter of a command."""
-    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(name, place, annotation=kind, default=default)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
 
 def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> Argument:
@@ -252,18 +267,29 @@ def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> 
     name = parameter.name
     if name == "batched" and parameter.default is False:
         return _BLOCKS
-    if name in ARGUMENTS:
-        return ARGUMENTS[name]
     kind = (get_type_hints(Options) | get_type_hints(transform))[name]
-    words = _documented(transform, name) or _documented(gradient, name)
-    if any(get_origin(member) is Sequence for member in get_args(kind)):  # names of tensors
-        return Argument({name: _several(words)}, several)
-    kind = str if get_origin(kind) is Literal else kind  # the transform refuses other words
+    members = get_args(kind)
+    one = kind == Place  # a tensor, by its name
+    if name in ARGUMENTS and not one:
+        return ARGUMENTS[name]
+    words = _documented(transform, name)
+    if get_origin(kind) is not Literal and any(get_origin(m) is Literal for m in members):
+        text = str | None if parameter.default is None else str
+        return Argument({name: Annotated[text, typer.Option(help=words)]}, number_or_word)
+    if not one and any(get_origin(member) is Sequence for member in members):
+        return Argument({name: _several(words)}, several)  # names of tensors
+    if one:
+        kind = str | None
+    elif get_origin(kind) is Literal:
+        kind = str  # the transform refuses other words
     return Argument({name: Annotated[kind, typer.Option(help=words)]}, lambda given: given)
 
 
 def _documented(function: Callable[..., Any], parameter: str) -> str:
-    """What a function's docstring says of a parameter, in one line."""
+    """What a docstring says of a parameter, or that of the transform it refers to, in one line."""
     text = inspect.getdoc(function) or ""
     found = re.search(rf"^    {parameter}: (.*(?:\n {{8}}.*)*)", text, re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
+    if found:
+        return " ".join(found[1].split())
+    named = [n for n in re.findall(r"As for `(\w+)`", text) if n in TRANSFORMS]
+    return next((words for n in named if (words := _documented(TRANSFORMS[n], parameter))), "")

@@ -345,6 +345,35 @@ def unless_empty(
     return list(op.node("If", [there_is_one], len(stacks), branches, like=stacks))
 
 
+def loop(
+    op: Builder,
+    count: Size,
+    step: Callable[..., Sequence[Tensor]],
+    states: Sequence[Tensor],
+) -> list[Tensor]:
+    """Emit a Loop of a number of steps.
+
+    Args:
+        op: Emits the node.
+        count: The number. Nodes that do not depend on the step are emitted outside of the Loop.
+        step: ``step(op, *states)`` emits one step to the inner graph; it returns the states after
+            it, of the dtypes and shapes of those before.
+        states: The initial states.
+
+    Returns:
+        The final states.
+    """
+    inner, true = op.child("step", hoists=True), op.const(True, dtype=np.bool_)
+    new_input(inner, "place", op.const(0).value)
+    go = new_input(inner, "go", true.value)
+    after = step(inner, *(new_input(inner, "state", t.value) for t in states))
+    close(inner, [go, *after])
+    trips = vector(true, [count])
+    return list(
+        op.node("Loop", [trips, true, *states], len(states), {"body": inner.graph}, like=states)
+    )
+
+
 def each(
     op: Builder, function: Callable[..., Sequence[Tensor]], operands: Sequence[Tensor]
 ) -> list[Tensor]:

@@ -95,10 +95,10 @@ def _formula(net: ir.Model, function: Any, inputs: Any) -> tuple[Formula, list[s
     if callable(function):
         default = [v.name for v in net.graph.outputs if v.name]
         return function, default if inputs is None else resolve_all(net, inputs)
-    return _composed(net, io.load(function), inputs)
+    return composed(net, io.load(function), inputs)
 
 
-def _composed(
+def composed(
     net: ir.Model, other: ir.Model, inputs: Mapping[str, Any] | None
 ) -> tuple[Formula, list[str]]:
     """The formula of another model, and the tensors that are its inputs.

@@ -22,8 +22,9 @@ JACOBIANS = "onnxgrad.jacobians"
 VALUES = "onnxgrad.values"
 ATTRIBUTIONS = "onnxgrad.attributions"
 LAYERS = "onnxgrad.layers"
+ADVERSARIALS = "onnxgrad.adversarials"
 
-_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS)
+_RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS, ADVERSARIALS)
 
 
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:

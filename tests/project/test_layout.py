@@ -26,7 +26,7 @@ ORDER = [
     ["losses"],
     ["transforms"],
     ["run"],
-    ["verify", "explain", "train"],
+    ["verify", "explain", "adversarial", "train"],
     ["cli"],
 ]
 LEVEL = {name: k for k, level in enumerate(ORDER) for name in level}
