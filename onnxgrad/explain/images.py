@@ -229,7 +229,7 @@ def shown(values: Array) -> Array:
 
     They are of 0 to 255 or of 0 to 1 where they lie there, else stretched from least to largest.
     """
-    values = np.asarray(values, np.float64)
+    values = np.nan_to_num(np.asarray(values, np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     if low >= -1e-6 and high <= 255 + 1e-3:
         low, high = 0, (1 if high <= 1 + 1e-6 else 255)

@@ -90,7 +90,10 @@ def show(
         raise ArgumentError(f"methods are some of {', '.join(map(repr, METHODS))}, not {methods!r}")
     if data is None:
         methods = ["heat_map"]
-    values, background, kind = _fitting(np.asarray(attribution), data, layout, example)
+    array = np.asarray(attribution)
+    if not array.size:
+        raise ArgumentError(f"the attribution of shape {array.shape} is empty")
+    values, background, kind = _fitting(array, data, layout, example)
     sign = sign_of(values, sign)
     values = normalised(values, sign, outlier_perc)
     draw = Drawing(matplotlib(), kind, sign, cmap, alpha_overlay)
@@ -174,7 +177,8 @@ class Drawing:
         length = values.shape[1]
         for k, axes in enumerate(every):
             line = data[k] if data is not None else values[k]
-            low, high = float(line.min()), float(line.max())
+            known = line[np.isfinite(line)]
+            low, high = (known.min(), known.max()) if known.size else (0, 0)
             edge = 0.08 * (high - low) or 0.5
             extent = (-0.5, length - 0.5, low - edge, high + edge)
             behind = thinned(values[k : k + 1], _COLUMNS)
@@ -290,7 +294,7 @@ def _wrapped(title: str, width: float) -> str:
 def _titled(figure: Figure, title: str | None) -> None:
     if title:
         width = figure.get_figwidth() if hasattr(figure, "get_figwidth") else 8.0
-        figure.suptitle(_wrapped(title, width), fontsize=12)
+        figure.suptitle(_wrapped(title, width), fontsize=12, parse_math=False)
 
 
 def matplotlib() -> Any:

@@ -153,6 +153,16 @@ def test_spectrograms() -> None:
     assert close(colour_at(turned, panel(turned, "attribution"), 40, 8), "inferno", 1.0)
 
 
+def test_what_files_hold() -> None:
+    """Names that look like formulas, and data with gaps."""
+    title = r"$5_bill \frac{$ (3): score 1"
+    gaps = np.array([[0, np.nan, 2, np.inf, 1.0] * 4])
+    for data in (gaps, np.full((1, 20), np.nan), gaps.reshape(1, 1, 4, 5), PHOTO):
+        heat = np.ones((1, 4, 5)) if data is PHOTO else np.ones(data.shape)
+        figure = og.explain.show(heat, data, title=title)
+        assert figure.get_suptitle() == title and drawn(figure).size
+
+
 def test_into_a_given_figure() -> None:
     whole = matplotlib.figure.Figure(figsize=(8, 6), layout="constrained")
     upper, lower = whole.subfigures(2, 1)
@@ -189,6 +199,7 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     ones = np.ones((1, 2, 2))
     for words, attribution, data, options in [
         ("not finite", np.full((1, 2, 2), np.nan), PHOTO, {}),
+        ("is empty", np.ones((0, 2, 2)), PHOTO, {}),
         ("sign is one of", ones, PHOTO, {"sign": "both"}),
         ("methods are some of", ones, PHOTO, {"methods": ["masked"]}),
         ("outlier_perc", ones, PHOTO, {"outlier_perc": 101}),
