@@ -24,8 +24,8 @@ def class_score(of: Place | Sequence[Any] = None, target: Target = "argmax") -> 
             pixels of a segmentation, over which is summed, or [C] without a batch. A name or a
             position; None for the model's one output.
         target: "argmax" for the class of the highest score of each example, found in the graph;
-            "input" for a new int64 input "target" of shape [N]; a class; or a class for each
-            example.
+            "input" for a new int64 input "target" of shape [N], or "input:NAME" for one of that
+            name; a class; or a class for each example.
 
     Returns:
         A head of shape [N], which every `of` takes.

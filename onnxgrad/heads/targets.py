@@ -14,7 +14,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Input
 
-# "argmax", "input", a class, or a class for each example.
+# "argmax", "input", "input:NAME", a class, or a class for each example.
 Target: TypeAlias = str | int | Sequence[int]
 
 
@@ -27,8 +27,8 @@ def target_of(target: Target) -> Target | Input:
     if isinstance(target, str):
         if target == "argmax":
             return target
-        if target == "input":
-            return Input("target")
+        if target.partition(":")[0] == "input":
+            return Input(target.partition(":")[2] or "target")
     elif (array := np.asarray(target)).dtype.kind in "iu" and array.ndim < 2:
         return array.tolist()
     raise ArgumentError(
