@@ -6,11 +6,14 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format models imagenet-classifier operators sweep bench torch explainers real-models \
+.PHONY: demo pictures test check format models imagenet-classifier operators sweep bench torch explainers real-models \
 	training-runtime clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
+
+pictures: .venv/installed
+	$(PY) tools/pictures.py
 
 test: .venv/installed
 	$(PY) -m pytest -q -n auto --maxprocesses 4
@@ -54,7 +57,7 @@ torch: .venv/torch
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -q -e ".[cpu,demo,test,dev]"
+	$(PY) -m pip install -q -e ".[cpu,plot,test,dev]"
 	@touch $@
 
 .venv/torch: .venv/installed

@@ -50,7 +50,7 @@ class TrainingError(OnnxGradError):
 
 
 class RuntimeMissingError(OnnxGradError):
-    """onnxruntime is not installed."""
+    """What runs nets, onnxruntime, or what draws, matplotlib, is not installed."""
 
 
 class ConstantSumWarning(UserWarning):
