@@ -1,9 +1,9 @@
 """Fine-tunes a real net that exists as an ONNX file only: `python -m models.finetune`.
 
 The net is the classifier of PP-OCR, in the package rapidocr-onnxruntime, which tells whether a line
-of text stands on its head. Here it learns something else: what a line consists of, digits, capitals,
-small letters or signs. The last layer gets a column for each of these classes; all weights are
-trained, on lines that Pillow renders. The net keeps its opset, its names and its nodes.
+of text stands on its head. Here it learns something else: what a line consists of, digits,
+capitals, small letters or signs. The last layer gets a column for each of these classes; all
+weights are trained, on lines that Pillow renders. The net keeps its opset, its names and its nodes.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from onnxgrad.graph.errors import ArgumentError, FeedError, TrainingError
 from onnxgrad.heads.head import Head
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Array, Port
-from onnxgrad.runtimes.protocol import Session, carry
+from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.registry import start
 from onnxgrad.train.artifacts import parts, require_state, state_model, state_of
 from onnxgrad.train.data import Batch, Source, checked, examples_in, source
 from onnxgrad.train.export import export
+from onnxgrad.train.loaded import RATE, Loaded
 from onnxgrad.train.metrics import Metric
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.progress import progress_bar
@@ -28,7 +28,6 @@ from onnxgrad.train.schedules import Schedule
 from onnxgrad.train.stopping import EarlyStopping
 from onnxgrad.transforms.options import Wrt
 
-RATE = "learning_rate"
 # The property of a checkpoint that says where the training stood.
 TRAINER = "onnxgrad.trainer"
 _BATCH_SIZE = 32
@@ -90,34 +89,17 @@ class Trainer:
         **options: Any,
     ) -> None:
         self._runtime = start(runtime, providers=providers, threads=threads)
-        self._kind = model
-        self._model = io.load(model)
+        self._kind, self._model = model, io.load(model)
         hold_weights(self._model)
         given = dict(metrics or {})
         heads = {name: m for name, m in given.items() if isinstance(m, Head)}
+        self._heads = ["loss", *heads]
         self._functions = {name: m for name, m in given.items() if not isinstance(m, Head)}
-        made = parts(
-            self._model,
-            loss,
-            optimizer,
-            wrt,
-            metrics=heads,
-            seed=seed,
-            **{"grad_norm": True} | options,
-        )
+        options = {"grad_norm": True, "seed": seed} | options
+        made = parts(self._model, loss, optimizer, wrt, metrics=heads, **options)
+        self._nets = Loaded(made, self._runtime)
         self._scaled = options.get("loss_scale") is not None
         self._lr, self._seed = optimizer.lr, seed
-        self._weights, self._following = made.weights, made.following
-        self._shapes = {name: array.shape for name, array in made.state.items()}
-        self._step_ports = _ports(made.step, {*made.following, RATE})
-        self._eval_ports = _ports(made.evaluate, set(made.following))
-        self._net_ports = _ports(made.infer, set(made.following))
-        self._heads = ["loss", *heads]
-        self._infer_model = made.infer
-        self._session = self._runtime.load(made.step)
-        self._evaluation = self._runtime.load(made.evaluate)
-        self._inference: Session | None = None
-        self._carried = carry(self._session, made.state, made.following)
         self._best: dict[str, Array] | None = None
         self._sum, self._seen = 0.0, 0
         self.epoch = self.batch = self.steps = 0
@@ -126,7 +108,7 @@ class Trainer:
     @property
     def state(self) -> dict[str, Array]:
         """A copy of the state, by name: the weights, what the optimizer keeps, the count."""
-        return self._carried.arrays()
+        return self._nets.carried.arrays()
 
     @state.setter
     def state(self, state: Mapping[str, Array]) -> None:
@@ -135,10 +117,7 @@ class Trainer:
         Raises:
             ArgumentError: It is of another model or optimizer.
         """
-        require_state(state, self._shapes, whole=False)
-        now = self._carried.arrays()
-        changed = {name: np.asarray(a, now[name].dtype) for name, a in state.items()}
-        self._carried = carry(self._session, now | changed, self._following)
+        self._nets.go_on_from(state)
 
     def fit(
         self,
@@ -168,7 +147,8 @@ class Trainer:
             shuffle: Draw the order of the examples anew in each epoch, by the trainer's seed.
             drop_last: Leave out the last batch of an epoch where it is smaller.
             validation: Data to evaluate after each epoch.
-            schedule: The learning rate, a function of the step; None for the optimizer's.
+            schedule: The learning rate, a function of the number of batches that have been trained
+                on, from 0 on; None for the optimizer's.
             early_stopping: When to stop before.
             callbacks: Called as ``callback(trainer, record)`` after each epoch; True ends training.
             checkpoint: A file to write after each epoch, for `resume`.
@@ -184,7 +164,7 @@ class Trainer:
             SaveError: The checkpoint cannot be written; the older one is still there.
         """
         size = batch_size or self._declared_batch() or _BATCH_SIZE
-        given = source(data, list(self._step_ports), size, drop_last)
+        given = source(data, list(self._nets.batch), size, drop_last)
         rate = schedule or (lambda step: self._lr)
         while self.epoch < epochs and not self._is_late(early_stopping):
             record = self._epoch(given, rate, shuffle, progress, epochs)
@@ -210,7 +190,7 @@ class Trainer:
             ArgumentError: Nothing tells, as the data is an iterable without a length.
         """
         size = batch_size or self._declared_batch() or _BATCH_SIZE
-        count = source(data, list(self._step_ports), size, drop_last).count
+        count = source(data, list(self._nets.batch), size, drop_last).count
         if count is None:
             raise ArgumentError("the data has no length, so nothing tells the number of its steps")
         return count
@@ -249,12 +229,12 @@ class Trainer:
         """
         where = f"batch {self.batch + 1} of epoch {self.epoch + 1}"
         try:
-            feeds = checked(self._step_ports, list(self._step_ports), batch)
+            feeds = checked(self._nets.batch, list(self._nets.batch), batch)
             feeds = {name: np.asarray(array) for name, array in feeds.items()}
-            found = self._carried.run(feeds | {RATE: np.array(lr, np.float32)})
+            found = self._nets.carried.run(feeds | {RATE: np.array(lr, np.float32)})
         except FeedError as error:
             raise FeedError(f"{where}: {error}") from error
-        results = dict(zip(self._carried.outputs, found, strict=True))
+        results = dict(zip(self._nets.carried.outputs, found, strict=True))
         loss = float(results["loss"])
         norm = float(results["grad_norm"]) if "grad_norm" in results else 0.0
         for what, number in (("loss", loss), ("gradient's norm", 0.0 if self._scaled else norm)):
@@ -264,7 +244,7 @@ class Trainer:
                     "The state before this batch is kept. Lower the learning rate, or give "
                     "clip_grad_norm; look at the batch for numbers that are not finite."
                 )
-        self._carried.advance()
+        self._nets.carried.advance()
         return examples_in(feeds), loss
 
     def evaluate(self, data: Any, *, batch_size: int | None = None) -> Record:
@@ -282,9 +262,9 @@ class Trainer:
         size = batch_size or self._declared_batch() or _BATCH_SIZE
         sums: Record = {}
         seen = 0
-        for batch in source(data, list(self._eval_ports), size).batches(None, 0):
-            feeds = checked(self._eval_ports, list(self._eval_ports), batch)
-            found = self._results(self._evaluation, feeds)
+        for batch in source(data, list(self._nets.labelled), size).batches(None, 0):
+            feeds = checked(self._nets.labelled, list(self._nets.labelled), batch)
+            found = self._nets.evaluate(feeds)
             numbers = {name: float(np.mean(found.pop(name))) for name in self._heads}
             numbers |= {name: float(f(found, feeds)) for name, f in self._functions.items()}
             count = examples_in(feeds)
@@ -308,12 +288,10 @@ class Trainer:
             ArgumentError: An output has no batch axis, and the data is more than one batch.
         """
         size = batch_size or self._declared_batch() or _BATCH_SIZE
-        if self._inference is None:
-            self._inference = self._runtime.load(self._infer_model)
         found: list[dict[str, Any]] = []
-        for batch in source(data, list(self._net_ports), size).batches(None, 0):
-            feeds = checked(self._net_ports, list(self._net_ports), batch)
-            found.append(self._results(self._inference, feeds))
+        for batch in source(data, list(self._nets.unlabelled), size).batches(None, 0):
+            feeds = checked(self._nets.unlabelled, list(self._nets.unlabelled), batch)
+            found.append(self._nets.infer(feeds))
         if not found:
             raise FeedError("the data has no batches")
         joined = found[0]
@@ -325,13 +303,9 @@ class Trainer:
             joined = {name: np.concatenate([one[name] for one in found]) for name in joined}
         return next(iter(joined.values())) if len(joined) == 1 else joined
 
-    def _results(self, session: Session, feeds: Mapping[str, Array]) -> dict[str, Any]:
-        weights = {name: self._carried.state[name] for name in self._weights}
-        return dict(zip(session.outputs, session.run({**weights, **feeds}), strict=True))
-
     def _declared_batch(self) -> int | None:
         """The size of the batch that the model declares."""
-        port = next((p for p in self._net_ports.values() if p.shape), None)
+        port = next((p for p in self._nets.unlabelled.values() if p.shape), None)
         size = port.shape[0] if port and port.shape else None
         return size if isinstance(size, int) else None
 
@@ -375,8 +349,8 @@ class Trainer:
                 f"{os.fspath(path)!r} is no checkpoint: `Trainer.checkpoint` writes one"
             ) from None
         found = state_of(model, self._runtime)
-        best = {n: found.pop(_best_name(n)) for n in self._shapes if _best_name(n) in found}
-        require_state(found, self._shapes, whole=True)
+        best = {n: found.pop(_best_name(n)) for n in self._nets.shapes if _best_name(n) in found}
+        require_state(found, self._nets.shapes, whole=True)
         self.state = found
         self._best = best or None
         self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
@@ -385,8 +359,7 @@ class Trainer:
 
     def export(self) -> Any:
         """The model as it was, with the weights as they are now: see `train.export`."""
-        state = self._carried.arrays()
-        return export(self._kind, {name: state[name] for name in self._weights})
+        return export(self._kind, self._nets.weights())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as it was, with the weights as they are now: see `train.export`.
@@ -394,17 +367,7 @@ class Trainer:
         Raises:
             SaveError: The file cannot be written, or the disk is full.
         """
-        state = self._carried.arrays()
-        io.save(export(self._model, {name: state[name] for name in self._weights}), path)
-
-
-def _ports(model: Any, without: set[str]) -> dict[str, Port]:
-    """The inputs of a batch."""
-    return {
-        value.name or "": Port.of(value)
-        for value in model.graph.inputs
-        if value.name not in without and value.name not in model.graph.initializers
-    }
+        io.save(export(self._model, self._nets.weights()), path)
 
 
 def _best_name(name: str) -> str:
