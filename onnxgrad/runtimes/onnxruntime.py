@@ -271,8 +271,8 @@ class Carried:
             self._session.inner.run_with_iobinding(self._io)
         except Exception as error:  # as above
             raise _cannot_run(error) from error
-        found = self._io.get_outputs()[-len(self.outputs) :] if self.outputs else []
-        return [value.numpy() for value in found]
+        found = self._io.get_outputs_as_ortvaluevector()  # those of the state come first
+        return [found[k].numpy() for k in range(len(self.state), len(found))]
 
     def advance(self) -> None:
         """Go on to the state that the latest run wrote."""

@@ -45,7 +45,7 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
             than the one that was trained, as where two calls of a function share it.
 
     Example:
-        >>> weights = {"fc1.bias": np.zeros(8, np.float32)}
+        >>> weights = {"fc1.bias": np.zeros(16, np.float32)}
         >>> tuned = og.train.export("models/mlp.onnx", weights)
     """
     net = io.load(model)

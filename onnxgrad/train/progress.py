@@ -28,6 +28,9 @@ def progress_bar(
         show: Whether to show it; None where the standard error is a terminal.
     """
     console = Console(stderr=True)
+    if not (console.is_terminal if show is None else show):
+        yield lambda examples, loss: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,8 +39,7 @@ def progress_bar(
         TextColumn("{task.fields[rate]} examples/s"),
         TimeElapsedColumn(),
     )
-    shown = console.is_terminal if show is None else show
-    with Progress(*columns, console=console, disable=not shown) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, completed=done, loss="", rate="")
         seen = 0
 
