@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
@@ -132,10 +131,13 @@ def _expose(net: ir.Model, options: Options) -> None:
     try:
         if net.functions:
             inline_functions(net, options.straight_through)
-        if inner_graphs(net.graph):
-            common.NameFixPass()(net)
     except (ir.passes.PassError, ValueError, RuntimeError) as error:
         raise ModelError(f"the model cannot be normalised: {error}") from error
+    names, seen = Names(net.graph), set[str | None]()
+    for value in _weights(net.graph):
+        if value.name in seen:  # in another branch
+            value.name = names.fresh(value.name or "")
+        seen.add(value.name)
 
 
 def _make_room(net: ir.Model, options: Options) -> None:
@@ -181,11 +183,11 @@ def _free(net: ir.Model, name: str) -> None:
     net.graph.inputs.append(given)
 
 
-def _weights(graph: ir.Graph) -> Iterable[ir.Value]:
+def _weights(graph: ir.Graph) -> list[ir.Value]:
     """The initializers and the outputs of Constant nodes, those of inner graphs too."""
-    for each in (graph, *inner_graphs(graph)):
-        yield from each.initializers.values()
-        yield from (node.outputs[0] for node in each if node.op_type == "Constant")
+    graphs = (graph, *inner_graphs(graph))
+    found = [v for each in graphs for v in each.initializers.values()]
+    return found + [n.outputs[0] for each in graphs for n in each if n.op_type == "Constant"]
 
 
 def known_weights(net: ir.Model, options: Options) -> dict[str, ir.Value]:
