@@ -25,7 +25,7 @@ from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.train.optimizers import Optimizer
-from onnxgrad.train.release import free, known_weights, losses
+from onnxgrad.train.release import free, known_weights, losses, with_weights
 from onnxgrad.train.states import INITIAL, STATE
 from onnxgrad.train.steps import step
 from onnxgrad.transforms.asked import outputs_of
@@ -159,9 +159,10 @@ def _evaluation(
     heads = [*(one for one in loss if isinstance(one, Head)), *metrics.values()]
     read = {head: head.resolve(net, default) for head in heads}
     names = [one for one in loss if not isinstance(one, Head)]
+    example = with_weights(_with_inputs(net, (), options), weights, options.example)
     copy = _with_inputs(net, weights, options)
     keep = [*weights, *names, *(name for some in read.values() for name in some)]
-    normalise(copy, keep, options.straight_through, options.example, True)
+    normalise(copy, keep, options.straight_through, example, True)
     graph = copy.graph
     found = emit_heads(graph, read)
     values, op = by_name(graph), Builder(graph)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
@@ -81,6 +82,7 @@ def release(
     if not released:
         raise ArgumentError("the loss depends on no weight to train; name weights in wrt")
     moved = statistics(job.op.graph)
+    options = replace(options, example=with_weights(net, (*released, *moved), options.example))
     for name in (*released, *moved):
         _free(net, name)
     read = [name for names in job.read.values() for name in names]
@@ -201,3 +203,20 @@ def free(net: ir.Model, names: Iterable[str]) -> None:
     """Make inputs of some of these weights."""
     for name in names:
         _free(net, name)
+
+
+def with_weights(net: ir.Model, names: Iterable[str], example: Any) -> Any:
+    """An example, if there is one, with the contents of the weights that become inputs."""
+    if example is None:
+        return None
+    own = [v.name for v in net.graph.inputs if not v.is_initializer()]
+    given = (
+        dict(example) if isinstance(example, Mapping) else dict(zip(own, [example], strict=True))
+    )
+    known = {v.name: ir.convenience.get_const_tensor(v) for v in _weights(net.graph)}
+    for name in names:
+        tensor = known[name]
+        assert tensor is not None
+        content = tensor.numpy()
+        given[name] = content.astype(np.float32) if tensor.dtype in HALVES else content
+    return given

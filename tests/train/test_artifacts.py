@@ -181,3 +181,14 @@ def test_the_net_keeps_its_opset(opset: int, tmp_path: Path) -> None:
     infer = onnx.load(tmp_path / "old" / "infer.onnx")
     assert infer.opset_import[0].version == opset
     assert os.listdir(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize("example", [{"x": np.ones((2, 2), np.float32)}, np.ones((2, 2), "f4")])
+def test_an_example_is_of_the_net_as_it_is(example: Any, tmp_path: Path) -> None:
+    """Weights are no inputs of the net that the caller has, so an example does not hold them."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x) => (float[N,2] y)'
+        " <float16[2,2] w = {1, 2, 3, 4}> { c = CastLike(w, x) h = MatMul(x, c) y = Squeeze(h) }"
+    )
+    train.artifacts(model, tmp_path / "net", losses.mse("y"), train.SGD(), example=example)
+    assert (tmp_path / "net" / "eval.onnx").exists()
