@@ -143,7 +143,7 @@ def explain(
         show_ports(source, explained)
     else:
         result = Result.of(explained, source, feeds, shared["of"], chosen, names)
-        say(result.title)
+        say(f"{result.title}; attributed to {', '.join(map(repr, result.attributions))}")
         if suffix == ".npz":
             write(output, result.arrays)
         elif suffix == ".html":
