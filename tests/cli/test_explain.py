@@ -207,6 +207,8 @@ def test_what_is_repeated(run: Run) -> None:
     refused(run(*noisy, "method=salience"), "no 'salience'", "saliency")
     refused(run(*noisy, "method=gradient-shap"), "it needs baselines")
     refused(run(*noisy[:-1]), "needs --option method=")
+    steps = [DIGITS, DIGIT, "-o", "a.npz", "--method", "integrated-gradients", "--option"]
+    assert run(*steps, "method=riemann_left").code == 0
 
 
 def test_what_the_net_expects(run: Run) -> None:
