@@ -143,7 +143,7 @@ def explain(
         show_ports(source, explained)
     else:
         result = Result.of(explained, source, feeds, shared["of"], chosen, names)
-        say(f"{result.title}; attributed to {', '.join(map(repr, result.attributions))}")
+        say(result.title)
         if suffix == ".npz":
             write(output, result.arrays)
         elif suffix == ".html":
@@ -385,9 +385,7 @@ def _parameters(method: str) -> dict[str, inspect.Parameter]:
 def _repeated(method: str) -> Any:
     """The method that noise-tunnel repeats."""
     if needed := [o for o, p in _parameters(method).items() if p.default is p.empty]:
-        raise ArgumentError(
-            f"--option method={method}: it needs {needed[0]}, so write it in Python"
-        )
+        raise ArgumentError(f"--option method={method}: it needs {needed[0]}; use Python for it")
     return METHODS[_known(method)]
 
 
