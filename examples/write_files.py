@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def digits(folder: Path) -> None:
     infer = with_weights_as_inputs(net)
     onnx.save(infer, folder / "infer.onnx")
     # Explained with whatever weights are fed: those of the training so far.
-    saliency = og.explain.saliency(infer, "image", of="logits")
-    both = og.explain.grad_cam(saliency, of="logits", input="image", interpolate=True, scale=True)
+    cam = partial(og.explain.grad_cam, input="image", interpolate=True, scale=True)
+    both = og.explain.several(infer, {"saliency": og.explain.saliency, "cam": cam}, "image")
     onnx.save(both, folder / "explained_digit.onnx")
     for name, tensors in data().items():
         onnx.save(giving(tensors), folder / f"{name}.onnx")

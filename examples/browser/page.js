@@ -108,9 +108,9 @@ class Page {
     const chance = percent(probabilities(results.logits.data)[seen]);
     const label = digit.labels.data[0];
     draw("digit", digit.image.data, `A handwritten ${label}`);
-    draw("saliency", results.image_attribution.data, `What the ${seen} depends on, by pixel`);
-    const cam = results[this.explained.outputNames.at(-1)];
-    draw("cam", cam.data, `Where the last convolution sees a ${seen}`);
+    draw("saliency", results.image_saliency.data, `What the ${seen} depends on, by pixel`);
+    const cam = this.explained.outputNames.find((name) => name.endsWith("_cam"));
+    draw("cam", results[cam].data, `Where the last convolution sees a ${seen}`);
     element("reading").textContent =
       `Digit ${this.shown + 1} of ${this.heldBack.labels.dims[0]} is a ${label}, ` +
       `read as ${seen} with ${chance}.`;
