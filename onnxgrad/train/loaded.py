@@ -31,7 +31,7 @@ class Loaded:
         self.batch = _ports(made.step, {*made.following, RATE})
         self.labelled = _ports(made.evaluate, set(made.following))
         self.unlabelled = _ports(made.infer, set(made.following))
-        self._step = runtime.load(made.step)
+        self._step = runtime.load(made.step, lean=True)
         self._evaluation = runtime.load(made.evaluate)
         self._inference: Session | None = None
         self.carried = carry(self._step, made.state, made.following)

@@ -51,8 +51,8 @@ class Trainer:
         metrics: By name what `evaluate` gives besides the loss: heads such as
             ``accuracy("logits")``, or functions ``metric(outputs, batch)`` of arrays by name.
         seed: Seeds the order of the examples, and what Dropout drops with ``dropout="train"``.
-        runtime, providers, threads: As for `onnxgrad.Net`.
-        options: The options of `train.step`, by name.
+        runtime, providers, threads, options, run_options: As for `onnxgrad.Net`.
+        step: The options of `train.step`, by name.
 
     Attributes:
         epoch: How many epochs are done.
@@ -86,19 +86,23 @@ class Trainer:
         runtime: str = "onnxruntime",
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        run_options: Mapping[str, Any] | None = None,
+        **step: Any,
     ) -> None:
-        self._runtime = start(runtime, providers=providers, threads=threads)
+        given = {"providers": providers, "threads": threads}
+        given |= {"options": options, "run_options": run_options}
+        self._runtime = start(runtime, **given)
         self._kind, self._model = model, io.load(model)
         hold_weights(self._model)
-        given = dict(metrics or {})
-        heads = {name: m for name, m in given.items() if isinstance(m, Head)}
+        scored = dict(metrics or {})
+        heads = {name: m for name, m in scored.items() if isinstance(m, Head)}
         self._heads = ["loss", *heads]
-        self._functions = {name: m for name, m in given.items() if not isinstance(m, Head)}
-        options = {"grad_norm": True, "seed": seed} | options
-        made = parts(self._model, loss, optimizer, wrt, metrics=heads, **options)
+        self._functions = {name: m for name, m in scored.items() if not isinstance(m, Head)}
+        step = {"grad_norm": True, "seed": seed} | step
+        made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
         self._nets = Loaded(made, self._runtime)
-        self._scaled = options.get("loss_scale") is not None
+        self._scaled = step.get("loss_scale") is not None
         self._lr, self._seed = optimizer.lr, seed
         self._best: dict[str, Array] | None = None
         self._sum, self._seen = 0.0, 0
