@@ -6,11 +6,14 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format models imagenet-classifier operators sweep bench torch explainers real-models \
-	training-runtime clean
+.PHONY: demo pictures test check format models imagenet-classifier operators sweep bench torch explainers real-models \
+	training-runtime cpp browser clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
+
+pictures: .venv/installed
+	$(PY) tools/pictures.py
 
 test: .venv/installed
 	$(PY) -m pytest -q -n auto --maxprocesses 4
@@ -54,7 +57,7 @@ torch: .venv/torch
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -q -e ".[cpu,demo,test,dev]"
+	$(PY) -m pip install -q -e ".[cpu,plot,test,dev]"
 	@touch $@
 
 .venv/torch: .venv/installed
@@ -85,6 +88,15 @@ real-models: .venv/real-models
 # The last release of onnxruntime-training has wheels up to Python 3.11.
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
+
+# The examples in C++, compiled and run. Skipped without g++, or npm, which has the headers.
+cpp: .venv/installed
+	@bash tools/cpp_runtime.sh $(PY)
+
+# The page of examples/browser, made in out/browser and used in headless Chromium. Skipped without npm
+# or Chromium.
+browser: .venv/installed
+	@bash tools/browser.sh $(PY)
 
 clean:
 	rm -rf .venv .venv-training out

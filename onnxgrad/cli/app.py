@@ -9,6 +9,7 @@ import typer
 
 import onnxgrad
 from onnxgrad.cli.commands import check, inspect, run, tensors
+from onnxgrad.cli.explain import explain
 from onnxgrad.cli.printing import fail, in_options, say, warn
 from onnxgrad.cli.transforms import command_of, family
 from onnxgrad.graph.errors import OnnxGradError
@@ -36,7 +37,7 @@ def _version(
 for _name, _transform in sorted(TRANSFORMS.items()):
     _command = command_of(_transform)
     app.command(_name.replace("_", "-"), short_help=_command.__doc__)(_command)
-for _command in (family, run, check, inspect, tensors):
+for _command in (family, explain, run, check, inspect, tensors):
     app.command()(_command)
 
 

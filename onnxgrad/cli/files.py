@@ -1,10 +1,12 @@
-"""Arrays in files: feeds of .npy, .npz and image files, and results to .npz files."""
+"""Files: feeds of .npy, .npz and image files, names of classes, and results to .npz files."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.cli.printing import say
+from onnxgrad.explain.images import Expected, opened, unreadable
 from onnxgrad.graph.errors import FeedError, SaveError, nearest
 from onnxgrad.runtimes.ports import Array, Port
 
@@ -23,7 +26,12 @@ def ports_of(model: ir.Model) -> tuple[dict[str, Port], list[str]]:
 
 
 def read(
-    ports: dict[str, Port], required: Sequence[str], texts: list[str], *, missing: bool = False
+    ports: dict[str, Port],
+    required: Sequence[str],
+    texts: list[str],
+    *,
+    missing: bool = False,
+    image: Callable[[str, Port], Array] | None = None,
 ) -> dict[str, Any]:
     """The arrays of the files, by input name.
 
@@ -32,6 +40,7 @@ def read(
         required: The inputs that must be given. Files without a name are for those in turn.
         texts: FILE or NAME=FILE each.
         missing: Whether some of the required inputs may be left out.
+        image: Reads an image for a port; None to have all of it guessed.
 
     Raises:
         FeedError: A file cannot be read, or there is no input for it, or no file for an input.
@@ -50,7 +59,7 @@ def read(
             name = free.pop(0)
         if name not in ports:
             raise FeedError(f"The net has no input {name!r}.{nearest(name, ports)}")
-        feeds[name] = _array(path, ports[name])
+        feeds[name] = _array(path, ports[name], image or _image)
     if not missing and (left := [name for name in required if name not in feeds]):
         raise FeedError(f"No value for the input {', '.join(map(repr, left))}.")
     return feeds
@@ -67,16 +76,27 @@ def write(path: Path, arrays: dict[str, Any]) -> None:
     Raises:
         SaveError: It cannot be written.
     """
+    with whole(path) as stage, open(stage, "wb") as file:
+        np.savez(file, **arrays)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that comes to its place when it is whole.
+
+    Raises:
+        SaveError: It cannot be written.
+    """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnxgrad-") as stage:
-            whole = Path(stage) / "results.npz"
-            np.savez(whole, **arrays)
-            os.replace(whole, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnxgrad-") as folder:
+            stage = Path(folder) / path.name
+            yield stage
+            os.replace(stage, os.path.realpath(path))  # through a link, not over it
     except OSError as error:
         raise SaveError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
 
 
-def _array(path: str, port: Port) -> Array:
+def _array(path: str, port: Port, image: Callable[[str, Port], Array]) -> Array:
     if path.endswith(".npz"):
         arrays = _arrays(path)
         if port.name not in arrays and len(arrays) != 1:
@@ -86,8 +106,8 @@ def _array(path: str, port: Port) -> Array:
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise _unreadable(path, error) from error
-    return _image(path, port)
+            raise unreadable(path, error) from error
+    return image(path, port)
 
 
 def _arrays(path: str) -> dict[str, Array]:
@@ -95,42 +115,52 @@ def _arrays(path: str) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zip, numpy and the system have their own
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: str, error: Exception) -> FeedError:
-    named = isinstance(error, OSError) and error.strerror  # else the reason repeats the file's name
-    return FeedError(f"Cannot read {path!r}: {f'{named}.' if named else error}")
+def take_image(path: str, expected: Expected) -> Array:
+    """An image as an input takes it; what was made of it is said."""
+    picture = opened(path)
+    array = expected.array(picture)
+    say(
+        f"{path}: {picture.width} x {picture.height} {picture.mode} taken as {expected.port.name} "
+        f"{array.shape}, {array.dtype} from {array.min():.3g} to {array.max():.3g}: {expected}"
+    )
+    return array
 
 
 def _image(path: str, port: Port) -> Array:
-    """An image in the shape and dtype of the input, values 0 to 1 if that is floating-point."""
-    from PIL import Image, UnidentifiedImageError
+    return take_image(path, Expected.of(port))
 
-    shape = port.shape or ()
-    if len(shape) not in (3, 4) or port.dtype is None:
-        raise FeedError(f"{port.name!r} of shape {port.shape_text()} does not take an image.")
-    last = shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
-    height, width, channels = shape[-3:] if last else (shape[-2], shape[-1], shape[-3])
-    modes: dict[Any, str] = {1: "L", 3: "RGB", 4: "RGBA"}
+
+def read_names(path: str) -> dict[int, str]:
+    """Names by their numbers: of a file with one a line, or of a JSON list or object.
+
+    An object has the numbers for its keys, or the names.
+
+    Raises:
+        FeedError: The file cannot be read, or holds something else.
+    """
     try:
-        with Image.open(path) as file:
-            original = f"{file.width} x {file.height} {file.mode}"
-            image = file.convert(modes.get(channels, "RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise _unreadable(path, error) from error
-    size = (
-        width if isinstance(width, int) else image.width,
-        height if isinstance(height, int) else image.height,
-    )
-    array = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-    array = array.reshape(size[1], size[0], -1)
-    if port.dtype.kind == "f":
-        array = array / 255
-    array = (array if last else array.transpose(2, 0, 1)).astype(port.dtype)
-    array = array if len(shape) == 3 else array[None]
-    say(
-        f"{path}: {original} taken as {port.name} {array.shape}, {array.dtype} "
-        f"from {array.min():.3g} to {array.max():.3g}",
-    )
-    return array
+        text = Path(path).read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if not text.lstrip().startswith(("[", "{")):
+        return dict(enumerate(text.splitlines()))
+    try:
+        held = json.loads(text)
+    except ValueError:  # a first line such as [PAD]
+        return dict(enumerate(text.splitlines()))
+    try:
+        if isinstance(held, list):
+            return {k: _name(one) for k, one in enumerate(held)}
+        if all(str(key).lstrip("-").isdecimal() for key in held):
+            return {int(key): _name(one) for key, one in held.items()}
+        return {int(number): name for name, number in held.items()}
+    except (TypeError, ValueError) as error:
+        raise FeedError(f"{path!r} holds neither names nor names by number.") from error
+
+
+def _name(held: Any) -> str:
+    """A name, or the last of a list such as ["n02124075", "Egyptian_cat"]."""
+    return str(held[-1] if isinstance(held, list) else held)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from onnxgrad.graph.names import printable
@@ -39,6 +41,15 @@ def warn(*warning: Any, **_: Any) -> None:
 class _Table(Table):
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*map(printable, cells), **options)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show what takes time, and for how long it has, while it does; nothing where nobody looks."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
+        progress.add_task(what, total=None)
+        yield
 
 
 def table(*columns: str) -> Table:

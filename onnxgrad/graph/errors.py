@@ -46,7 +46,7 @@ class FeedError(OnnxGradError):
 
 
 class RuntimeMissingError(OnnxGradError):
-    """onnxruntime is not installed."""
+    """What runs nets, onnxruntime, or what draws, matplotlib, is not installed."""
 
 
 class ConstantSumWarning(UserWarning):

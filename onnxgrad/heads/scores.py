@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,11 @@ def class_score(of: Place | Sequence[Any] = None, target: Target = "argmax") -> 
             pixels of a segmentation, over which is summed, or [C] without a batch. A name or a
             position; None for the model's one output.
         target: "argmax" for the class of the highest score of each example, found in the graph;
-            "input" for a new int64 input "target" of shape [N]; a class; or a class for each
-            example.
+            "input" for a new int64 input "target" of shape [N], or "input:NAME" for one of that
+            name; a class; or a class for each example.
 
     Returns:
-        A head of shape [N], which every `of` takes.
+        A head of shape [N] and of the dtype of `of`, which every `of` takes.
 
     Raises:
         ArgumentError: `target` is none of these; where the head is used also: there is no such
@@ -44,6 +45,15 @@ def top_class(of: Place | Sequence[Any] = None) -> Head:
 
     Args:
         of: As for `class_score`.
+
+    Returns:
+        A head of shape [N] and the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> model = og.gradient("models/digits.onnx", of=og.heads.top_class("logits"))
     """
     return make("top_class", of, _class_score, target="argmax")
 
@@ -51,13 +61,23 @@ def top_class(of: Place | Sequence[Any] = None) -> Head:
 def log_probability(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
     """The logarithm of the probability of a class, for each example: the LogSoftmax of `of`.
 
+    As torch.nn.functional.log_softmax defines it.
+
     Args:
         of, target: As for `class_score`; `of` are the scores before a Softmax; where it is the
             result of one over the classes, its operand is taken. With places, the logarithms are
             summed over them, and "argmax" is the class of the highest sum of scores.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> head = og.heads.log_probability("logits", target="input")
+        >>> [x.name for x in og.gradient("models/mlp.onnx", of=head).graph.input]
+        ['input', 'target']
     """
     return make("log_probability", of, _log_probability, target=target_of(target))
 
@@ -65,11 +85,19 @@ def log_probability(of: Place | Sequence[Any] = None, target: Target = "argmax")
 def probability(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
     """The probability of a class, for each example: the Softmax of `of`.
 
+    As torch.nn.functional.softmax defines it.
+
     Args:
         of, target: As for `log_probability`.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.probability("logits", target=2))
     """
     return make("probability", of, _probability, target=target_of(target))
 
@@ -84,7 +112,13 @@ def margin(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
         of, target: As for `class_score`.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.margin("logits", target=0))
     """
     return make("margin", of, _margin, target=target_of(target))
 
@@ -92,11 +126,19 @@ def margin(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
 def norm(of: Place | Sequence[Any] = None) -> Head:
     """The Euclidean norm of a tensor, for each example: over all axes but the first.
 
+    As torch.linalg.vector_norm defines it.
+
     Args:
         of: A floating-point tensor [N, ...].
 
     Returns:
-        A head of shape [N]. Where the norm is 0 its gradient is 0.
+        A head of shape [N] and of the dtype of `of`. Where the norm is 0 its gradient is 0.
+
+    Raises:
+        ArgumentError: Where the head is used: the net has several outputs, and `of` names none.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.norm("v_Relu_3"))
     """
     return make("norm", of, _norm)
 
@@ -110,12 +152,43 @@ def weighted_sum(of: Place | Sequence[Any], weights: Any) -> Head:
             "input" for a new input "weights" of the tensor's shape and dtype.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: `weights` is another text; where the head is used also: they do not
+            broadcast.
+
+    Example:
+        >>> head = og.heads.weighted_sum("logits", [1, 0, -1])
+        >>> model = og.gradient("models/mlp.onnx", of=head)
     """
     given = Input("weights") if isinstance(weights, str) and weights == "input" else weights
     if isinstance(given, str):
         raise ArgumentError(f"weights are numbers or 'input', not {weights!r}")
     return make("weighted_sum", of, _weighted_sum, weights=given)
+
+
+def class_of(op: Builder, head: Head, y: Tensor) -> Tensor | None:
+    """The classes that a head is of, int64 [N]; None where it is of one or has none.
+
+    Args:
+        op: Has the graph input, where that gives the classes.
+        head: One of this module, or a loss.
+        y: The tensor that the head reads.
+    """
+    target = dict(head.options).get("target")
+    if target is None or isinstance(target, int):
+        return None
+    if isinstance(target, Input):
+        return op.tensor(next(v for v in op.graph.inputs if v.name == target.name))
+    before = head.formula in (_log_probability, _probability)
+    return op.Squeeze(index_of(op, by_class(logits(y) if before else y), target), op.const([1]))
+
+
+def with_classes(head: Head, name: str) -> Head:
+    """The head with its classes given by a graph input of that name, int64 [N]."""
+    options = tuple((k, Input(name) if k == "target" else v) for k, v in head.options)
+    return dataclasses.replace(head, options=options, inputs=(*head.inputs, name))
 
 
 def _class_score(op: Builder, y: Tensor, target: Target | Input) -> Tensor:

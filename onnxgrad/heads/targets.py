@@ -14,7 +14,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Input
 
-# "argmax", "input", a class, or a class for each example.
+# "argmax", "input", "input:NAME", a class, or a class for each example.
 Target: TypeAlias = str | int | Sequence[int]
 
 
@@ -27,8 +27,8 @@ def target_of(target: Target) -> Target | Input:
     if isinstance(target, str):
         if target == "argmax":
             return target
-        if target == "input":
-            return Input("target")
+        if target.partition(":")[0] == "input":
+            return Input(target.partition(":")[2] or "target")
     elif (array := np.asarray(target)).dtype.kind in "iu" and array.ndim < 2:
         return array.tolist()
     raise ArgumentError(
@@ -72,8 +72,11 @@ def index_of(op: Builder, scores: Tensor, target: Target | Input) -> Tensor:
         raise ArgumentError(f"target {target!r}: there are {classes} classes, counted from 0")
     if numbers.ndim and isinstance(examples, int) and numbers.size != examples:
         raise ArgumentError(f"target has {numbers.size} classes for {examples} examples")
-    column = op.const(numbers.reshape(-1, 1))
-    return column if numbers.ndim else shapes.expand(column, [shapes.dim(scores, 0), 1])
+    column, sizes = op.const(numbers.reshape(-1, 1)), [shapes.dim(scores, 0), 1]
+    if not numbers.ndim:
+        return shapes.expand(column, sizes)
+    # GatherElements would leave examples out in silence; this fails if there are not as many.
+    return op.Reshape(column, shapes.vector(column, sizes), allowzero=1)
 
 
 def logits(y: Tensor) -> Tensor:

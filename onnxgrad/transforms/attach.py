@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.subgraphs import copy_model
+from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest
@@ -130,8 +130,12 @@ def _fit(value: ir.Value, given: Tensor | None) -> None:
     given nothing get other names.
 
     Raises:
-        ArgumentError: What is given has another dtype.
+        ArgumentError: What is given has another dtype; or nothing is given, and no dtype is known.
     """
+    if given is None and value.dtype is None:
+        raise ArgumentError(
+            f"attach: name a tensor for the input {value.name!r}, which has no dtype"
+        )
     if given is None:
         dims = dims_of(value)
         if dims is not None:

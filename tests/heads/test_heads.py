@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import onnxscript
 import pytest
+from onnxscript import opset18
 
 import onnxgrad as og
 
@@ -181,6 +183,35 @@ def test_attach_a_model() -> None:
     np.testing.assert_allclose(found["z"], found["logits"] * [1, 2, 3] + 1, rtol=1e-5)
     with pytest.raises(og.ArgumentError, match="has a tensor 'logits' already"):
         og.attach(MLP, MLP)
+
+
+def test_attach_a_function_of_onnxscript() -> None:
+    @onnxscript.script(default_opset=opset18)
+    def scaled(logits: onnxscript.FLOAT[5, 3], scale: onnxscript.FLOAT[1]) -> onnxscript.FLOAT:
+        return opset18.Mul(logits, scale)
+
+    @onnxscript.script(default_opset=opset18)
+    def untyped(a, b):  # type: ignore[no-untyped-def]
+        return opset18.Add(a, b)
+
+    model = og.attach(MLP, scaled)
+    found = run(model, input=X, scale=np.full(1, 3, np.float32))
+    np.testing.assert_allclose(list(found.values())[1], 3 * found["logits"], rtol=1e-6)
+    model = og.attach(MLP, untyped, {"a": "logits", "b": ["fc3", "bias"]})
+    found = run(model, input=X)
+    bias = onnx.numpy_helper.to_array(
+        next(w for w in onnx.load(MLP).graph.initializer if w.name == "fc3.bias")
+    )
+    np.testing.assert_allclose(list(found.values())[1], found["logits"] + bias, rtol=1e-6)
+    with pytest.raises(og.ArgumentError, match="'b', which has no dtype"):
+        og.attach(MLP, untyped, {"a": "logits"})
+
+
+def test_an_input_of_another_name() -> None:
+    model = og.attach(MLP, og.heads.class_score(target="input:class"))
+    assert [v.name for v in model.graph.input] == ["input", "class"]
+    with pytest.raises(og.ArgumentError, match="another name"):
+        og.attach(model, og.heads.class_score("logits", target="input:class"))
 
 
 def test_attach_gives_the_same_kind() -> None:

@@ -33,6 +33,7 @@ LEVEL = {name: k for k, level in enumerate(ORDER) for name in level}
 # The only module of the package that may import a library.
 LIBRARIES = {
     "onnxscript": "passes/opsets.py",
+    "matplotlib": "explain/pictures.py",
     "onnxruntime": "runtimes/onnxruntime.py",
     "torch": None,
 }
