@@ -90,9 +90,8 @@ class Trainer:
         run_options: Mapping[str, Any] | None = None,
         **step: Any,
     ) -> None:
-        given = {"providers": providers, "threads": threads}
-        given |= {"options": options, "run_options": run_options}
-        self._runtime = start(runtime, **given)
+        sessions = {"options": options, "run_options": run_options}
+        self._runtime = start(runtime, providers=providers, threads=threads, **sessions)
         self._kind, self._model = model, io.load(model)
         hold_weights(self._model)
         scored = dict(metrics or {})
