@@ -18,6 +18,7 @@ import onnxgrad as og
 from onnxgrad import losses, train
 from onnxgrad.graph import protos
 from onnxgrad.graph import shared as shared_module
+from onnxgrad.train.artifacts import parts
 
 MODELS = Path(__file__).parents[2] / "models"
 RNG = np.random.default_rng(0)
@@ -192,3 +193,14 @@ def test_an_example_is_of_the_net_as_it_is(example: Any, tmp_path: Path) -> None
     )
     train.artifacts(model, tmp_path / "net", losses.mse("y"), train.SGD(), example=example)
     assert (tmp_path / "net" / "eval.onnx").exists()
+
+
+def test_sessions_share_the_weights_that_are_not_trained() -> None:
+    """Each large array is one in the models for training, evaluation and prediction."""
+    made = parts(frozen_base(), losses.mse("y"), train.SGD(), ["head"])
+    arrays = [
+        {n: v.const_value.numpy() for n, v in m.graph.initializers.items() if n in ("base", "twin")}
+        for m in (made.step, made.evaluate, made.infer)
+    ]
+    for name in ("base", "twin"):
+        assert all(np.shares_memory(one[name], arrays[0][name]) for one in arrays)
