@@ -1,5 +1,6 @@
 """Training where only the .onnx exists: steps as files, which any runtime of ONNX runs."""
 
+from onnxgrad.train.adapters import lora, merge, save_adapter
 from onnxgrad.train.optimizers import (
     SGD,
     Adadelta,
@@ -28,5 +29,8 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "lora",
+    "merge",
+    "save_adapter",
     "step",
 ]

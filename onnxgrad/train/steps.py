@@ -20,6 +20,7 @@ from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name
 from onnxgrad.graph.names import ALL, resolve_all
 from onnxgrad.passes.normalise import normalise
+from onnxgrad.train.adapters import adapter_names
 from onnxgrad.train.optimizers import Optimizer, State, known
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt, uncollected
@@ -77,7 +78,8 @@ def step(
         loss: A loss of `losses`, another head, or the name of an output or a tensor. What is
             minimised is the sum of its elements.
         optimizer: One of this package, such as ``Adam()``.
-        wrt: The weights to train: names or positions; None for those that are trainable.
+        wrt: The weights to train: names or positions; None for its adapters, where
+            `lora` has added some, else for those that are trainable.
         groups: Weights that are trained in another way. A weight is of the first group whose
             pattern fits its name, if any.
         clip_grad_norm: The largest norm of all gradients together, as of
@@ -143,7 +145,8 @@ def release(
     Raises:
         ArgumentError: There are none, or one of them is no weight.
     """
-    job = Job(net.clone(), ALL if wrt is None else wrt, Options(constant=constant, example=example))
+    asked = (adapter_names(net) or ALL) if wrt is None else wrt
+    job = Job(net.clone(), asked, Options(constant=constant, example=example))
     names = [
         v.name or ""
         for v in job.wrt
