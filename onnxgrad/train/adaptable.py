@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import ArgumentError, nearest
-from onnxgrad.graph.facts import FLOATS, dims_of, inner_graphs
+from onnxgrad.graph.facts import FLOATS, inner_graphs
 from onnxgrad.graph.schemas import joined_name
 
 # Products by a matrix; those of com.microsoft by one of few bits.
@@ -48,6 +48,11 @@ class Adaptable:
     uses: tuple[Use, ...]
     sizes: tuple[int, int]
     dtype: ir.DataType
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape."""
+        return _shape(self.weight)
 
     @property
     def name(self) -> str:
@@ -134,16 +139,16 @@ def _uses(weight: ir.Value) -> tuple[list[Use], str]:
     """The nodes that map by a weight, and why it can have no adapter, or an empty string."""
     found: list[Use] = []
     reason = "it is an output of the graph" if weight.is_graph_output() else ""
-    stack = [(weight, False)]
+    stack, rank = [(weight, False)], len(_shape(weight))
     while stack:
         value, turned = stack.pop()
         for node, index in value.uses():
             if node.op_type == "Shape" and not node.domain:
                 continue
-            if _passes(node, index, value):
+            if _passes(node, index, rank):
                 stack.append((node.outputs[0], turned != (node.op_type == "Transpose")))
                 continue
-            inner, problem = _inner(node, index, value)
+            inner, problem = _inner(node, index, rank)
             if problem:
                 where = f"node {node.name!r}, {joined_name(node.domain, node.op_type)}"
                 reason = f"{where}, {problem}"
@@ -155,20 +160,20 @@ def _uses(weight: ir.Value) -> tuple[list[Use], str]:
     return found, reason
 
 
-def _passes(node: ir.Node, index: int, value: ir.Value) -> bool:
+def _passes(node: ir.Node, index: int, rank: int) -> bool:
     """Whether a node gives out a weight in another dtype, or transposed."""
     if node.domain or index:
         return False
     if node.op_type == "Transpose":
         perm = node.attributes.get_ints("perm", [1, 0])
-        return list(perm) == [1, 0] and len(dims_of(value) or (0, 0)) == 2
+        return list(perm) == [1, 0] and rank == 2
     return node.op_type in ("Identity", "Cast", "DequantizeLinear")
 
 
-def _inner(node: ir.Node, index: int, weight: ir.Value) -> tuple[int | None, str]:
-    """The axis of a weight that a node sums over, if it has one, and why there is no adapter."""
+def _inner(node: ir.Node, index: int, rank: int) -> tuple[int | None, str]:
+    """The axis of a weight that a node sums over, if it has one, and why it has no adapter."""
     known = "com.microsoft" if node.op_type in _PACKED else ""
-    at, kind, rank = 0 if node.op_type == "Gather" else 1, node.op_type, len(weight.shape or ())
+    at, kind = 0 if node.op_type == "Gather" else 1, node.op_type
     if node.domain != known or kind not in _OPERATORS or index != at:
         return None, "uses it too, and can have no adapter"
     if kind == "Conv":
@@ -177,27 +182,29 @@ def _inner(node: ir.Node, index: int, weight: ir.Value) -> tuple[int | None, str
     if kind in _PACKED:
         return 1, ""
     if kind == "Gather" and node.attributes.get_int("axis", 0) not in (0, -2):
-        return None, "gathers along another axis than the first"
-    if weight.shape is not None and rank != 2:
-        return None, "takes it as a tensor that is no matrix"
-    turned = kind == "Gemm" and node.attributes.get_int("transB", 0)
-    return int(bool(turned)), ""
+        return 0, "gathers along another axis than the first"
+    if rank != 2:
+        return 0, "takes it as a tensor that is no matrix"
+    return node.attributes.get_int("transB", 0) if kind == "Gemm" else 0, ""
 
 
 def _measured(weight: ir.Value, uses: tuple[Use, ...]) -> Adaptable | None:
     node = uses[0].node
     if node.op_type in _PACKED:
         sizes = node.attributes.get_int("N"), node.attributes.get_int("K")
-        scales = node.inputs[2]
-        dtype = scales.dtype if scales is not None else None
+        dtype = _dtype(node.inputs[2])
     else:
-        shape = [d for d in dims_of(weight) or () if isinstance(d, int)]
-        at = node.inputs[0 if node.op_type == "Gather" else 1]
-        dtype = _dtype(at)
-        if len(shape) < 2 or 0 in shape:
-            return None
-        sizes = shape[0], math.prod(shape[1:])
-    return Adaptable(weight, uses, sizes, dtype) if dtype in FLOATS else None
+        rows, *others = _shape(weight)
+        sizes = rows, math.prod(others)
+        dtype = _dtype(node.inputs[0 if node.op_type == "Gather" else 1])
+    return Adaptable(weight, uses, sizes, dtype) if dtype in FLOATS and 0 not in sizes else None
+
+
+def _shape(weight: ir.Value) -> tuple[int, ...]:
+    """The shape of a weight, which of a Constant's result the file need not say."""
+    tensor = ir.convenience.get_const_tensor(weight)
+    assert tensor is not None
+    return tuple(tensor.shape.numpy())
 
 
 def _dtype(value: ir.Value | None) -> ir.DataType | None:
@@ -209,6 +216,5 @@ def _dtype(value: ir.Value | None) -> ir.DataType | None:
     if node.op_type == "Cast":
         return ir.DataType(node.attributes.get_int("to"))
     if node.op_type == "DequantizeLinear":
-        output = node.attributes.get_int("output_dtype")
-        return ir.DataType(output) if output else _dtype(node.inputs[1])
+        return _dtype(node.inputs[1])
     return _dtype(node.inputs[0])

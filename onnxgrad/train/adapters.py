@@ -138,7 +138,7 @@ def _add(
 
 def _shapes(adaptable: Adaptable, axis: int, rank: int) -> tuple[list[int], list[int]]:
     if adaptable.kind == "Conv":
-        out, *kernel = adaptable.weight.shape.numpy() if adaptable.weight.shape else ()
+        out, *kernel = adaptable.shape
         return [rank, *kernel], [out, rank, *(1 for _ in kernel[1:])]
     return [rank, adaptable.sizes[axis]], [adaptable.sizes[1 - axis], rank]
 
