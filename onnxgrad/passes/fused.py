@@ -4,18 +4,24 @@ For the time of a differentiation a fused node stays beside its expansion, under
 nothing knows, and with the results of the expansion as further operands. Afterwards it takes their
 place again, unless the backward pass needs a part of the expansion that depends on activations: the
 expansion is computed then anyway. Parts that weights alone tell, as their floating-point numbers,
-are no reason: the forward pass keeps its kernel, and the small weights.
+are no reason: the forward pass keeps its kernel, and the small weights. A runtime would compute the
+floating-point numbers of all weights when it loads the file, and keep them. So they are computed
+where the backward pass needs them, of small weights that a cotangent delays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxgrad.declare.expansions import is_on_cpu
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.order import delayed
+from onnxgrad.emit.subgraphs import captures
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.facts import all_nodes
+from onnxgrad.graph.constants import SMALL
+from onnxgrad.graph.facts import all_nodes, elements_of, is_float
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.marks import DECLARED
 
@@ -61,13 +67,13 @@ def restore(graph: ir.Graph) -> None:
     hidden = [node for node in all_nodes(graph) if node.domain == _DOMAIN]
     if not hidden:
         return
-    names = Names(graph)
+    names, places = Names(graph), {node: k for k, node in enumerate(graph)}
     for node in hidden:
-        _restore(node, names)
+        _restore(node, names, places)
     graph.sort()
 
 
-def _restore(node: ir.Node, names: Names) -> None:
+def _restore(node: ir.Node, names: Names, places: Mapping[ir.Node, int]) -> None:
     graph, own = node.graph, node.attributes.get_int(_OPERANDS)
     assert isinstance(graph, ir.Graph)
     results = [v for v in node.inputs[own:] if v is not None]
@@ -76,9 +82,11 @@ def _restore(node: ir.Node, names: Names) -> None:
     node.domain = node.attributes.get_string(_OWN)
     for name in (_OWN, _OPERANDS, _OUTPUTS):
         del node.attributes[name]
-    if not _dispensable(graph, set(node.inputs), results):
+    parts = _weights_parts(graph, set(node.inputs), results)
+    if parts is None:
         graph.remove(node, safe=True)
         return
+    _delay(graph, parts, set(node.inputs), places)
     for result, output in zip(results, outputs, strict=True):
         output.name, result.name = result.name, names.fresh(f"{result.name}_expanded")
         output.type, output.shape = result.type, result.shape
@@ -90,12 +98,12 @@ def _restore(node: ir.Node, names: Names) -> None:
     place.append(node)
 
 
-def _dispensable(
+def _weights_parts(
     graph: ir.Graph, operands: set[ir.Value | None], results: Sequence[ir.Value]
-) -> bool:
-    """Whether nothing but the results, or what weights tell, is needed of an expansion."""
+) -> set[ir.Node] | None:
+    """The nodes of an expansion that others need; None where one of them needs activations."""
     if any(v.graph is not graph or v.producer() is None for v in results):
-        return False
+        return None
     within = _between(operands, results)
     needed = [
         v
@@ -105,8 +113,39 @@ def _dispensable(
         and (v.is_graph_output() or any(use.node not in within for use in v.uses()))
     ]
     parts = _between(operands, needed)
-    read = {v for part in parts for v in part.inputs if v in operands}
-    return all(v is None or _is_weight(v) for v in read)
+    read = {v for part in parts for v in _read(part) if v in operands}
+    return parts if all(map(_is_weight, read)) else None
+
+
+def _delay(
+    graph: ir.Graph,
+    parts: set[ir.Node],
+    operands: set[ir.Value | None],
+    places: Mapping[ir.Node, int],
+) -> None:
+    """Let the parts wait for what they are first used with, where they unpack a weight."""
+    packed = {
+        v
+        for part in parts
+        for v in part.inputs
+        if v in operands and v is not None and v.is_initializer() and not is_float(v)
+    }
+    packed = {v for v in packed if (elements_of(v) or 0) > SMALL}
+    uses = {u.node for part in parts for v in part.outputs for u in v.uses()} - parts
+    if not packed or any(node not in places for node in uses):
+        return
+    first = min(uses, key=places.__getitem__)
+    others = [v for v in first.inputs if v is not None and v.producer() not in parts]
+    after = next((v for v in others if v.producer() is not None and not _is_weight(v)), None)
+    if after is None:
+        return
+    op = Builder(graph)
+    for v in packed:
+        late = delayed(op.tensor(v), op.tensor(after)).value
+        for part in parts:
+            for k, operand in enumerate(part.inputs):
+                if operand is v:
+                    part.replace_input_with(k, late)
 
 
 def _between(operands: set[ir.Value | None], results: Sequence[ir.Value]) -> set[ir.Node]:
@@ -119,19 +158,24 @@ def _between(operands: set[ir.Value | None], results: Sequence[ir.Value]) -> set
         if node is None or value in operands or node in found:
             continue
         found.add(node)
-        open_.extend(v for v in node.inputs if v is not None)
+        open_.extend(_read(node))
     return found
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, its graphs included."""
+    return [v for v in (*node.inputs, *captures(node)) if v is not None]
 
 
 def _is_weight(value: ir.Value) -> bool:
     """Whether weights alone tell a value."""
-    return not any(
-        v.is_graph_input() or (v.producer() is None and not v.is_initializer())
-        for v in _sources(value)
-    )
-
-
-def _sources(value: ir.Value) -> list[ir.Value]:
-    """The values without a producer that a value is computed from."""
-    within = _between(set(), [value])
-    return [v for node in within for v in node.inputs if v and v.producer() is None] or [value]
+    seen, open_ = {value}, [value]
+    while open_:
+        v = open_.pop()
+        node = v.producer()
+        if v.is_graph_input() or (node is None and not v.is_initializer()):
+            return False
+        more = [] if node is None else [w for w in _read(node) if w not in seen]
+        seen.update(more)
+        open_ += more
+    return True

@@ -1,4 +1,4 @@
-"""Small decoders of tokens as onnxruntime-genai exports them: fused operators, weights of 4 bits."""
+"""Small decoders as onnxruntime-genai exports them: fused operators, weights of 4 bits."""
 
 from __future__ import annotations
 
