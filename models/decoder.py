@@ -1,7 +1,11 @@
-"""Small decoders as onnxruntime-genai exports them: fused operators, weights of 4 bits."""
+"""Small decoders of tokens as onnxruntime-genai takes them: `python -m models.lora` trains one.
+
+Their operators are fused, with a cache of keys and values, and their weights have 4 bits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,13 +33,14 @@ class Decoder:
         layers, width, heads, vocabulary: Its sizes; there are half as many heads of keys.
         bits: 4, or 32 for the numbers that the 4 bits stand for, in MatMul.
         seed: Of its weights.
+        weights: In the place of those that are drawn, by name, as a decoder of 32 bits has them.
     """
 
     def __init__(
         self, layers: int = 1, width: int = 64, heads: int = 4, vocabulary: int = 32, bits: int = 4,
-        seed: int = 0,
+        seed: int = 0, weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:  # fmt: skip
-        self.width, self.heads, self.bits = width, heads, bits
+        self.width, self.heads, self.bits, self.given = width, heads, bits, weights or {}
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
@@ -74,7 +79,8 @@ class Decoder:
         return given[0]
 
     def _weight(self, name: str, array: np.ndarray, dtype: Any = np.float32) -> str:
-        self.weights.append(numpy_helper.from_array(np.asarray(array, dtype), name))
+        array = np.asarray(self.given.get(name, array), dtype)
+        self.weights.append(numpy_helper.from_array(array, name))
         return name
 
     def _lengths(self) -> None:
@@ -91,12 +97,14 @@ class Decoder:
     def _linear(self, name: str, x: str, out: int, output: str = "", width: int = 0) -> str:
         width = width or self.width
         w = self.rng.standard_normal((out, width)) / np.sqrt(width)
-        packed, scales, stands = quantized(w)
         if self.bits != 4:
-            self._weight(f"{name}.weight", stands.T)
+            self._weight(f"{name}.weight", quantized(w)[2].T)
             y = self._node("MatMul", [x, f"{name}.weight"], f"/{name}/MatMul")
         else:
-            self._weight(f"{name}.weight", packed, np.uint8)
+            if f"{name}.weight" in self.given:
+                w = self.given[f"{name}.weight"].T
+            packed, scales, _ = quantized(w)
+            self.weights.append(numpy_helper.from_array(packed, f"{name}.weight"))
             self._weight(f"{name}.scales", scales)
             y = self._node(
                 "MatMulNBits", [x, f"{name}.weight", f"{name}.scales"], f"/{name}/MatMul", K=width,
