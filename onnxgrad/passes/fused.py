@@ -4,7 +4,8 @@ For the time of a differentiation a fused node stays beside its expansion, under
 nothing knows, and with the results of the expansion as further operands. Afterwards it takes their
 place again, unless the backward pass needs a part of the expansion that depends on activations: the
 expansion is computed then anyway. Parts that weights alone tell, as their floating-point numbers,
-are no reason: the forward pass keeps its kernel, and the small weights. A runtime would compute the
+are no reason: the forward pass keeps its kernel, and the small weights. Neither are parts that only
+count, as those that tell places in a cache, which other nodes share. A runtime would compute the
 floating-point numbers of all weights when it loads the file, and keep them. So they are computed
 where the backward pass needs them, of small weights that a cotangent delays.
 """
@@ -26,6 +27,12 @@ from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.marks import DECLARED
 
 _DOMAIN = "onnxgrad.fused"
+# The dtypes of sizes, places and indices. Quantized activations have others.
+_COUNTING = {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL}
+
+# They move nothing.
+_VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+
 # Of such a node: its own domain, the number of its own operands, and the outputs that the further
 # operands stand for.
 _OWN, _OPERANDS, _OUTPUTS = "fused_domain", "fused_operands", "fused_outputs"
@@ -82,11 +89,11 @@ def _restore(node: ir.Node, names: Names, places: Mapping[ir.Node, int]) -> None
     node.domain = node.attributes.get_string(_OWN)
     for name in (_OWN, _OPERANDS, _OUTPUTS):
         del node.attributes[name]
-    parts = _weights_parts(graph, set(node.inputs), results)
+    parts = _parts(graph, set(node.inputs), results)
     if parts is None:
         graph.remove(node, safe=True)
         return
-    _delay(graph, parts, set(node.inputs), places)
+    _delay(graph, parts, set(node.inputs), results, places)
     for result, output in zip(results, outputs, strict=True):
         output.name, result.name = result.name, names.fresh(f"{result.name}_expanded")
         output.type, output.shape = result.type, result.shape
@@ -98,10 +105,10 @@ def _restore(node: ir.Node, names: Names, places: Mapping[ir.Node, int]) -> None
     place.append(node)
 
 
-def _weights_parts(
+def _parts(
     graph: ir.Graph, operands: set[ir.Value | None], results: Sequence[ir.Value]
 ) -> set[ir.Node] | None:
-    """The nodes of an expansion that others need; None where one of them needs activations."""
+    """The nodes of an expansion that others need; None where one computes with activations."""
     if any(v.graph is not graph or v.producer() is None for v in results):
         return None
     within = _between(operands, results)
@@ -113,14 +120,28 @@ def _weights_parts(
         and (v.is_graph_output() or any(use.node not in within for use in v.uses()))
     ]
     parts = _between(operands, needed)
-    read = {v for part in parts for v in _read(part) if v in operands}
-    return parts if all(map(_is_weight, read)) else None
+    activations = {
+        v
+        for part in parts
+        for v in _read(part)
+        if v in operands and v.dtype not in _COUNTING and not _is_weight(v)
+    }
+    return None if any(_computes(part, operands, activations) for part in parts) else parts
+
+
+def _computes(part: ir.Node, operands: set[ir.Value | None], activations: set[ir.Value]) -> bool:
+    """Whether a part of an expansion gives floating-point numbers that depend on activations."""
+    if not activations or part.op_type in _VIEWS or not any(map(is_float, part.outputs)):
+        return False
+    before = _between(operands, list(part.outputs))
+    return any(v in activations for node in before for v in _read(node))
 
 
 def _delay(
     graph: ir.Graph,
     parts: set[ir.Node],
     operands: set[ir.Value | None],
+    results: Sequence[ir.Value],
     places: Mapping[ir.Node, int],
 ) -> None:
     """Let the parts wait for what they are first used with, where they unpack a weight."""
@@ -131,12 +152,13 @@ def _delay(
         if v in operands and v is not None and v.is_initializer() and not is_float(v)
     }
     packed = {v for v in packed if (elements_of(v) or 0) > SMALL}
-    uses = {u.node for part in parts for v in part.outputs for u in v.uses()} - parts
-    if not packed or any(node not in places for node in uses):
+    uses = {u.node for part in parts for v in part.outputs for u in v.uses()}
+    uses -= _between(operands, results)
+    if not (packed and uses) or any(node not in places for node in uses):
         return
     first = min(uses, key=places.__getitem__)
     others = [v for v in first.inputs if v is not None and v.producer() not in parts]
-    after = next((v for v in others if v.producer() is not None and not _is_weight(v)), None)
+    after = next((v for v in others if not _is_weight(v)), None)
     if after is None:
         return
     op = Builder(graph)
