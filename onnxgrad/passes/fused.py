@@ -152,14 +152,12 @@ def _delay(
         if v in operands and v is not None and v.is_initializer() and not is_float(v)
     }
     packed = {v for v in packed if (elements_of(v) or 0) > SMALL}
-    uses = {u.node for part in parts for v in part.outputs for u in v.uses()}
-    uses -= _between(operands, results)
+    uses = _uses(parts, _between(operands, results))
     if not (packed and uses) or any(node not in places for node in uses):
         return
     first = min(uses, key=places.__getitem__)
-    others = [v for v in first.inputs if v is not None and v.producer() not in parts]
-    after = next((v for v in others if not _is_weight(v)), None)
-    if after is None:
+    after = next((v for v in first.inputs if v is not None and not _is_weight(v)), None)
+    if after is None:  # the graphs of a node read it
         return
     op = Builder(graph)
     for v in packed:
@@ -168,6 +166,19 @@ def _delay(
             for k, operand in enumerate(part.inputs):
                 if operand is v:
                     part.replace_input_with(k, late)
+
+
+def _uses(parts: set[ir.Node], but: set[ir.Node]) -> set[ir.Node]:
+    """The nodes where what weights alone tell meets activations, but for some."""
+    found: set[ir.Node] = set()
+    open_ = [v for part in parts for v in part.outputs]
+    while open_:
+        for node in {use.node for use in open_.pop().uses()} - but - found:
+            if all(map(_is_weight, _read(node))):
+                open_.extend(node.outputs)
+            else:
+                found.add(node)
+    return found
 
 
 def _between(operands: set[ir.Value | None], results: Sequence[ir.Value]) -> set[ir.Node]:

@@ -174,12 +174,9 @@ def test_activations_that_are_quantized_are_no_counts() -> None:
     text = f"""{HEAD} net (uint8[N, 1, 4, 4] x, float s) => (float[N, 2, 3, 3] y)
         <float t = {{0.1}}, uint8 z = {{128}}, uint8[2, 1, 2, 2] w = {{1, 2, 3, 4, 5, 6, 7, 8}}> {{
         q = com.microsoft.QLinearConv (x, s, z, w, t, z, t, z) y = DequantizeLinear (q, t, z) }}"""
-    model, plain = (
-        og.gradient(onnx.parser.parse_model(text), "s", straight_through=True, target=target)
-        for target in ("cpu", "portable")
-    )
-    convolutions = [[n.op_type for n in m.graph.node].count("Conv") for m in (model, plain)]
-    assert convolutions[0] == convolutions[1] > 0 and not operators(model)
+    model = og.gradient(onnx.parser.parse_model(text), "s", straight_through=True)
+    forward = [n.op_type for n in model.graph.node if "/grad/" not in n.name]
+    assert forward.count("Conv") == 1 and not operators(model)
 
 
 def test_weights_are_not_unpacked_when_a_file_is_loaded(tmp_path: Any) -> None:
