@@ -85,6 +85,8 @@ def chosen(model: ir.Model, targets: str | Sequence[str] | None) -> list[Adaptab
             raise ArgumentError(f"no layer is linear; name others in targets.{_listed(found)}")
         return linear
     wanted = [targets] if isinstance(targets, str) else list(targets)
+    if others := [target for target in wanted if not isinstance(target, str)]:
+        raise ArgumentError(f"targets are names, patterns and operators, not {others[0]!r}")
     for target in wanted:
         if not any(a.fits(target) for a in found):
             why = "".join(f" {reason}." for name, reason in refused if fnmatchcase(name, target))

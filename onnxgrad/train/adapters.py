@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def lora(
         >>> [x.name for x in model.graph.input]
         ['input', 'fc1.weight.lora_A', 'fc1.weight.lora_B']
     """
-    if not (isinstance(rank, int) and rank > 0 and math.isfinite(alpha)):
+    if not (isinstance(rank, Integral) and rank > 0 and math.isfinite(alpha)):
         raise ArgumentError(f"rank is a positive integer and alpha a number, not {rank}, {alpha}")
     listed = adapters_of(net)
     own = {v for a in listed.values() for v in (a["A"], a["B"])}
@@ -280,6 +281,8 @@ def merge(model: Any, state: Mapping[str, Any] | None = None) -> Any:
     arrays = _matrices(net, state)
     weights = {v.name: v for v in weights_of(net)}
     for name, adapter in adapters_of(net).items():
+        if name not in weights:
+            raise _lacking(name)
         _merge(weights[name], arrays[adapter["A"]], arrays[adapter["B"]], adapter)
     _part(net, set(arrays))
     del net.metadata_props[ADAPTERS]
@@ -319,6 +322,12 @@ def save_adapter(
         raise SaveError(f"Cannot write {path!r}: {error.strerror or error}.") from error
 
 
+def _lacking(name: str) -> ArgumentError:
+    return ArgumentError(
+        f"the model does not hold {name!r}: give the result of onnxgrad.train.lora itself"
+    )
+
+
 def _matrices(net: ir.Model, state: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
     """The A and B of all adapters by name."""
     names = adapter_names(net)
@@ -326,8 +335,10 @@ def _matrices(net: ir.Model, state: Mapping[str, Any] | None) -> dict[str, np.nd
         raise ArgumentError("the model has no adapter: it is no result of onnxgrad.train.lora")
     found = {}
     for name in names:
-        own = net.graph.initializers[name].const_value
-        assert own is not None
+        value = net.graph.initializers.get(name)
+        own = None if value is None else value.const_value
+        if own is None:
+            raise _lacking(name)
         array = own.numpy() if state is None else state.get(name)
         if array is None:
             raise ArgumentError(f"state: it lacks {name!r}, which an adapter of the model needs")

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 import onnxgrad as og
 from onnxgrad import train
+from tests.train.running import Loop
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 from tests.explained_nets import explained  # noqa: E402
@@ -344,7 +345,14 @@ def test_weights_that_cannot(text: str, weights: Any, says: str) -> None:
         (lambda: train.lora(tower(), 2, 2, []), "targets is empty"),
         (lambda: train.lora(tower(), 0), "rank"),
         (lambda: train.lora(tower(), 2, math.nan), "alpha"),
+        (lambda: train.lora(tower(), 2, 2, [3]), "not 3"),
         (lambda: train.merge(tower()), "no adapter"),
+        (
+            lambda: train.merge(
+                train.step(train.lora(tower(), 2), og.losses.mse("h"), train.SGD())
+            ),
+            "does not hold 'wq.lora_A'",
+        ),
         (lambda: train.merge(train.lora(tower(), 2), {}), "lacks 'wq.lora_A'"),
         (
             lambda: train.merge(train.lora(tower(), 2), drawn(train.lora(tower(), 3))),
@@ -401,6 +409,22 @@ def test_double_precision_and_constants() -> None:
     w = np.array([[1, 2], [3, 4]]) + (state["w.lora_B"] @ state["w.lora_A"]).T
     np.testing.assert_allclose(run(tuned, {"x": x, **state})[0], x @ w, rtol=1e-12)
     np.testing.assert_allclose(run(train.merge(tuned, state), {"x": x})[0], x @ w, rtol=1e-12)
+
+
+def test_weights_of_eight_bits() -> None:
+    """Behind a DequantizeLinear: an adapter beside it, which cannot be merged."""
+    model = parsed(
+        "(float[N,4] x) => (float[N,4] y) { d = DequantizeLinear (w, s) y = MatMul (x, d) }",
+        s=np.full(4, 0.1, np.float32),
+    )
+    w = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    tuned = train.lora(model, np.int64(2), 3)
+    state = drawn(tuned)
+    expected = X @ (w * np.float32(0.1) + 1.5 * (state["w.lora_B"] @ state["w.lora_A"]).T)
+    np.testing.assert_allclose(run(tuned, {"x": X, **state})[0], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(og.ArgumentError, match="'w' is quantized"):
+        train.merge(tuned)
 
 
 def test_in_a_branch() -> None:
@@ -476,23 +500,13 @@ def test_a_transformer_learns_another_task() -> None:
     labels = ids[:, 2] % 5
     model = train.lora(net.model, 8, 16, ["MatMul", "Gemm"])
     step = train.step(model, og.losses.cross_entropy(), train.Adam())
-    following = json.loads({p.key: p.value for p in step.metadata_props}["onnxgrad.state"])
-    session = ort.InferenceSession(step.SerializeToString())
-    first = matrices(model)
-    feeds: dict[str, Any] = {"learning_rate": np.array(5e-3, np.float32)}
-    for port in session.get_inputs():
-        if port.name in following:
-            zeros = np.zeros(port.shape, np.int64 if port.name == "step" else np.float32)
-            feeds[port.name] = first.get(port.name, zeros)
-    names = [v.name for v in session.get_outputs()]
+    loop = Loop(step, model)
     for k in range(160):
         batch = slice(64 * (k % 8), 64 * (k % 8) + 64)
-        feeds |= {"ids": ids[batch], "labels": labels[batch]}
-        found = dict(zip(names, session.run(None, feeds), strict=True))
-        feeds |= {name: found[output] for name, output in following.items()}
+        loop(5e-3, ids=ids[batch], labels=labels[batch])
 
     def accuracy(tuned: onnx.ModelProto) -> float:
         return float((run(tuned, {"ids": ids[512:]})[0].argmax(1) == labels[512:]).mean())
 
-    tuned = train.merge(model, feeds)
+    tuned = train.merge(model, loop.state)
     assert accuracy(net.model) < 0.4 and accuracy(tuned) > 0.9
