@@ -368,7 +368,7 @@ def _given(method: str, texts: list[str], shared: Mapping[str, Any]) -> dict[str
                 f"--option {text}: {method} has no such option.{nearest(name, options)} "
                 f"It has {', '.join(f'{o}=' for o in options if o not in shared)}"
             )
-        given[name] = _value(value.strip())
+        given[name] = METHODS[_known(value)] if name == "method" else _value(value.strip())
     missing = [o for o, p in options.items() if p.default is p.empty and o not in given]
     if missing:
         raise ArgumentError(f"{method} needs --option {missing[0]}=...")

@@ -221,8 +221,8 @@ class Job:
             self.given.setdefault(name, name)
 
     def _unique(self, name: str) -> str:
-        stem, underscore, end = name.rpartition("_")
-        return self.op.names.suffixed(stem, f"{underscore}{end}")
+        stem, mark, end = name.rpartition("_")
+        return self.op.names.suffixed(stem, mark + end)
 
 
 def _value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:

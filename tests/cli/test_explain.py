@@ -189,7 +189,7 @@ def test_a_map_of_a_layer_and_options_of_a_method(run: Run) -> None:
 def test_every_method(run: Run, name: str) -> None:
     """Each is served by its signature; what it cannot do without is given."""
     np.save("zeros.npy", np.zeros((2, 1, 8, 8), np.float32))
-    given = {"layer": "v_Relu_3", "baselines": "zeros.npy"}
+    given = {"layer": "v_Relu_3", "baselines": "zeros.npy", "method": "saliency"}
     _, *parameters = inspect.signature(METHODS[name]).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty]
     options = [text for n in needed for text in ("--option", f"{n}={given[n]}")]

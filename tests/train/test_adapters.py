@@ -421,8 +421,10 @@ def test_weights_of_eight_bits() -> None:
     model.graph.initializer.append(numpy_helper.from_array(w, "w"))
     tuned = train.lora(model, np.int64(2), 3)
     state = drawn(tuned)
-    expected = X @ (w * np.float32(0.1) + 1.5 * (state["w.lora_B"] @ state["w.lora_A"]).T)
-    np.testing.assert_allclose(run(tuned, {"x": X, **state})[0], expected, rtol=1e-5, atol=1e-5)
+    # onnxruntime's kernel for the product rounds x to 8 bits: what the adapter adds is exact.
+    added = run(tuned, {"x": X, **state})[0] - run(model, {"x": X})[0]
+    expected = 1.5 * X @ (state["w.lora_B"] @ state["w.lora_A"]).T
+    np.testing.assert_allclose(added, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(og.ArgumentError, match="'w' is quantized"):
         train.merge(tuned)
 
