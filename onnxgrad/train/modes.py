@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit import shapes
-from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import all_nodes
@@ -106,15 +105,34 @@ def _is(node: ir.Node, op_type: str) -> bool:
 
 
 def _of_batch(node: ir.Node, names: Names) -> None:
-    """Let a BatchNormalization standardise by the batch, and give out the running statistics."""
+    """Let a BatchNormalization standardise by the batch, and give out its share of the statistics.
+
+    It adds 1 - momentum of the batch's to zeros: onnxruntime writes the new running statistics over
+    those it is given, even if they are an input of the model.
+    """
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
     node.resize_outputs(3)
-    for value, given, stem in zip(
-        node.outputs[1:], node.inputs[3:5], ("running_mean", "running_var"), strict=True
-    ):
-        assert given is not None
+    for k, stem in ((3, "running_mean"), (4, "running_var")):
+        given, value = node.inputs[k], node.outputs[k - 2]
+        assert given is not None and given.dtype is not None and node.graph is not None
+        zero = ir.node("Mul", [given, _zero(node.graph, given.dtype, names)])
+        zero.name = names.fresh(f"{node.name}_no_{stem}")
+        zero.outputs[0].name = names.fresh(zero.name)
+        node.prepend(zero)
+        node.replace_input_with(k, zero.outputs[0])
         value.name = value.name or names.fresh(f"{node.name}_{stem}")
-        value.type, value.shape = given.type, given.shape
+        for v in (value, zero.outputs[0]):
+            v.type, v.shape = given.type, given.shape
+
+
+def _zero(graph: ir.Graph | ir.Function, dtype: ir.DataType, names: Names) -> ir.Value:
+    assert isinstance(graph, ir.Graph)
+    value = ir.Value(
+        name=names.fresh("zero"), type=ir.TensorType(dtype), shape=ir.Shape([]),
+        const_value=ir.tensor(0.0, dtype),
+    )  # fmt: skip
+    graph.register_initializer(value)
+    return value
 
 
 def move_statistics(states: States, graph: ir.Graph, names: list[str]) -> None:
@@ -126,22 +144,26 @@ def move_statistics(states: States, graph: ir.Graph, names: list[str]) -> None:
     op = states.op
     for node in [n for n in graph if names and _is(n, "BatchNormalization")]:
         momentum = node.attributes.get_float("momentum", 0.9)
-        for k, value in enumerate(node.inputs[3:5]):
-            assert value is not None
-            cast = value.producer()
-            source = value if cast is None else cast.inputs[0]
-            assert source is not None
+        for k in (3, 4):
+            source = _source(node.inputs[k])
             old = states.given(source.name or "", source)
-            new = op.cast(op.tensor(node.outputs[1 + k]), old.dtype)
-            if k:
-                assert node.inputs[0] is not None
-                new = _unbiased(op, op.tensor(node.inputs[0]), old * momentum, new)
-            states.next[source.name or ""] = new
+            new = op.cast(op.tensor(node.outputs[k - 2]), old.dtype)
+            if k == 4:
+                new = _unbiased(op.tensor(_source(node.inputs[0], 0)), new)
+            states.next[source.name or ""] = old * momentum + new
 
 
-def _unbiased(op: Builder, x: Tensor, kept: Tensor, new: Tensor) -> Tensor:
-    """Of `new`, what is more than `kept`, times n / (n - 1)."""
-    n = shapes.as_float(shapes.count(x, shapes.axes_but(x, 1)), like=kept)
+def _source(value: ir.Value | None, nodes: int = 2) -> ir.Value:
+    """The value that some nodes of one operand give another, a Cast and a Mul at most."""
+    assert value is not None
+    node = value.producer()
+    return value if node is None or not nodes else _source(node.inputs[0], nodes - 1)
+
+
+def _unbiased(x: Tensor, variance: Tensor) -> Tensor:
+    """A variance of all but the channels of x, times n / (n - 1)."""
+    op = x.op
+    n = shapes.as_float(shapes.count(x, shapes.axes_but(x, 1)), like=variance)
     if isinstance(n, float):
-        n = op.const(n, like=kept)
-    return kept + (new - kept) * (n / op.Max(n - 1, op.const(1, like=kept)))
+        n = op.const(n, like=variance)
+    return variance * (n / op.Max(n - 1, op.const(1, like=variance)))

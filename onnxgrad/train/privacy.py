@@ -69,7 +69,8 @@ class DPSGD:
             inputs: The names of the net's own inputs, all of which have the batch.
         """
         batched = batch_inputs(job.net.graph, list(inputs))
-        added = [v for v in job.net.graph.inputs if v not in batched and v not in job.wrt]
+        known = {*batched, *job.wrt, *job.op.inputs}
+        added = [v for v in job.net.graph.inputs if v not in known]  # labels
 
         def emit(inner: Builder, nodes: list[ir.Node], values: dict[str, ir.Value]) -> list[Tensor]:
             sources = [values[x.name or ""] for x in job.wrt]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
@@ -134,10 +133,13 @@ def _expose(net: ir.Model, options: Options) -> None:
     try:
         if net.functions:
             inline_functions(net, options.straight_through)
-        if inner_graphs(net.graph):
-            common.NameFixPass()(net)
     except (ir.passes.PassError, ValueError, RuntimeError) as error:
         raise ModelError(f"the model cannot be normalised: {error}") from error
+    names, seen = Names(net.graph), set[str | None]()
+    for value in _weights(net.graph):
+        if value.name in seen:  # in another branch
+            value.name = names.fresh(value.name or "")
+        seen.add(value.name)
 
 
 def _make_room(net: ir.Model, options: Options) -> None:
@@ -183,8 +185,8 @@ def _free(net: ir.Model, name: str) -> None:
     net.graph.inputs.append(given)
 
 
-def _weights(graph: ir.Graph) -> Iterable[ir.Value]:
+def _weights(graph: ir.Graph) -> list[ir.Value]:
     """The initializers and the outputs of Constant nodes, those of inner graphs too."""
-    for each in (graph, *inner_graphs(graph)):
-        yield from each.initializers.values()
-        yield from (node.outputs[0] for node in each if node.op_type == "Constant")
+    graphs = (graph, *inner_graphs(graph))
+    found = [v for each in graphs for v in each.initializers.values()]
+    return found + [n.outputs[0] for each in graphs for n in each if n.op_type == "Constant"]

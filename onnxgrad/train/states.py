@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
@@ -23,6 +24,7 @@ class States:
         now: The inputs.
         next: What takes their places.
         initial: The number that each is filled with first; a tensor of the model has none.
+        rate: The learning rate.
     """
 
     def __init__(self, op: Builder) -> None:
@@ -30,6 +32,8 @@ class States:
         self.now: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
         self.initial: dict[str, float] = {}
+        self.rate = op.input("learning_rate", [], np.float32)
+        self.added("step", [], np.int64)
 
     def given(self, name: str, value: ir.Value) -> Tensor:
         """A tensor of the model that is an input of it now."""

@@ -197,7 +197,7 @@ def _rename(job: Job, value: ir.Value) -> None:
     Raises:
         ArgumentError: It is one.
     """
-    if value.is_graph_input() or (value.is_graph_output() and job.options.forward):
+    if value.is_graph_input() or (value in job.net.graph.outputs and job.options.forward):
         raise ArgumentError(
             f"the model has {value.name!r} already: rename it, or leave forward=False"
         )

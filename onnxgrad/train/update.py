@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
@@ -41,10 +40,10 @@ class Update:
             The norm of the gradients, where it was asked for.
         """
         op, treatment = job.op, self.treatment
-        rate = op.input("learning_rate", [], np.float32)
-        states.added("step", [], np.int64)
         kept = self._added(states, gradients)
         share = factor
+        if self.privacy and share is not None:  # of the sum of all runs, not of their mean
+            factor = share * treatment.accumulate
         found, factor, due = treatment.collect(states, gradients, factor)
         noises = self.privacy.noises(job) if self.privacy else {}
         found, factor = treatment.clipped_values(op, found, factor)
@@ -62,12 +61,12 @@ class Update:
             gs = {v: scaled(g, left) for v, g in gs.items()}
             if self.privacy:
                 assert share is not None
-                each = inner.tensor(share.value) / treatment.accumulate
+                each = inner.tensor(share.value)
                 gs = {
                     v: self.privacy.noised(inner, g, each, noises, at)
                     for at, (v, g) in enumerate(gs.items())
                 }
-            return self._next(inner, states, gs, rate)
+            return self._next(inner, states, gs)
 
         values = choose(op, due, following, [states.now[name] for name in kept])
         states.next |= dict(zip(kept, values, strict=True))
@@ -88,18 +87,37 @@ class Update:
     def _of(self, weight: ir.Value) -> Optimizer:
         return group_of(self.groups, weight.name or "").optimizer(self.optimizer)
 
-    def _next(
-        self, op: Builder, states: States, gradients: Gradients, rate: Tensor
-    ) -> list[Tensor]:
+    def _next(self, op: Builder, states: States, gradients: Gradients) -> list[Tensor]:
         """The next count, and the next value and state of each weight."""
         now = {name: op.tensor(t.value) for name, t in states.now.items()}
         count = now["step"] + 1
-        t, rate = op.Cast(count, to=ir.DataType.DOUBLE), op.tensor(rate.value)
-        rate = op.Cast(rate, to=ir.DataType.DOUBLE)
+        t = op.Cast(count, to=ir.DataType.DOUBLE)
+        rate = op.Cast(op.tensor(states.rate.value), to=ir.DataType.DOUBLE)
         found = [count]
         for value, g in gradients.items():
             name, optimizer = value.name or "", self._of(value)
+            w, shape = now[name], now[name].shape or ()
             state = {key: now[f"{name}.{key}"] for key in optimizer.state()}
+            if thin := shape[-1:] == (1,):
+                w, g, *parts = (_flat(t) for t in (w, g, *state.values()))
+                state = dict(zip(state, parts, strict=True))
+            op.scope = f"{name}/{type(optimizer).__name__}"
             own = rate * group_of(self.groups, name).lr_scale
-            found += [optimizer(now[name], g, own, t, state), *state.values()]
+            results = [optimizer(w, g, own, t, state), *state.values()]
+            if thin:
+                results = [r if r.rank == 0 else _shaped(r, now[name]) for r in results]
+            found += results
         return found
+
+
+def _flat(t: Tensor) -> Tensor:
+    """A tensor of one axis.
+
+    onnxruntime multiplies a tensor whose last axis has the size 1, as a Conv's of a 1x1 kernel,
+    with a scalar element by element, ten times as slowly as another.
+    """
+    return t if t.rank == 0 else t.op.Reshape(t, t.op.const([-1]))
+
+
+def _shaped(t: Tensor, like: Tensor) -> Tensor:
+    return t.op.Reshape(t, t.op.const(like.static))

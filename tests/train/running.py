@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import numpy_helper
 
+from tests.oracle import runner
+
 Arrays = dict[str, np.ndarray]
-_KINDS = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-}
 
 
 def metadata(model: onnx.ModelProto, name: str) -> dict[str, Any]:
@@ -48,23 +44,22 @@ class Loop:
         self.names = metadata(step, "onnxgrad.state")
         initial = metadata(step, "onnxgrad.initial")
         weights = constants(model) if isinstance(model, onnx.ModelProto) else model
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = ort.InferenceSession(step.SerializeToString(), options)
+        self.run = runner(step)
         self.state: Arrays = {}
-        for port in self.session.get_inputs():
+        for port in step.graph.input:
+            kind = port.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if port.name in initial:
-                dtype = _KINDS[port.type]
-                self.state[port.name] = np.full(port.shape, initial[port.name], dtype)
+                shape = [d.dim_value for d in kind.shape.dim]
+                self.state[port.name] = np.full(shape, initial[port.name], dtype)
             elif port.name in self.names:
-                self.state[port.name] = weights[port.name].astype(_KINDS[port.type])
-        assert list(self.state) == [n for n in self.state if n in self.names]
-        self.outputs = [v.name for v in self.session.get_outputs()]
+                self.state[port.name] = weights[port.name].astype(dtype)
+        assert self.state.keys() == self.names.keys()
+        self.outputs = [v.name for v in step.graph.output]
 
     def __call__(self, lr: float, **feeds: np.ndarray) -> Arrays:
         """One run; the outputs that are no state."""
         given = {**self.state, **feeds, "learning_rate": np.array(lr, np.float32)}
-        found = dict(zip(self.outputs, self.session.run(None, given), strict=True))
+        found = dict(zip(self.outputs, self.run(given), strict=True))
         self.state = {name: found[following] for name, following in self.names.items()}
         return {k: v for k, v in found.items() if k not in self.names.values()}
