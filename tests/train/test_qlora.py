@@ -141,16 +141,17 @@ def test_refuses_to_merge() -> None:
         train.merge(train.lora(Decoder().model(), 4, 8, PROJECTIONS))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("bits, sizes", [(2, (5, 48)), (4, (6, 40)), (8, (3, 32))])
-def test_bits(bits: int, sizes: tuple[int, int], zeros: bool) -> None:
+def test_bits(bits: int, sizes: tuple[int, int], zeros: bool, dtype: Any) -> None:
     """Beside every kind of such weights, in half precision too."""
     n, k = sizes
     rng = np.random.default_rng(3)
     blocks = -(-k // 16)
     weights = {
         "B": rng.integers(0, 256, (n, blocks, 2 * bits), dtype=np.uint8),
-        "s": rng.uniform(0.1, 0.2, (n, blocks)).astype(np.float32),
+        "s": rng.uniform(0.1, 0.2, (n, blocks)).astype(dtype),
     }
     if zeros:
         width = -(-blocks * bits // 8)
@@ -159,20 +160,23 @@ def test_bits(bits: int, sizes: tuple[int, int], zeros: bool) -> None:
         "MatMulNBits", ["x", *weights], ["y"], domain="com.microsoft", K=k, N=n, block_size=16,
         bits=bits,
     )  # fmt: skip
-    port = helper.make_tensor_value_info
+    port, kind = helper.make_tensor_value_info, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
-        [node], "net", [port("x", 1, ["M", k])], [port("y", 1, ["M", n])],
+        [node], "net", [port("x", kind, ["M", k])], [port("y", kind, ["M", n])],
         [numpy_helper.from_array(a, name) for name, a in weights.items()],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     base = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     model = train.lora(base, 2, 3)
-    state, x = drawn(model), rng.standard_normal((4, k)).astype(np.float32)
+    state, x = drawn(model), rng.standard_normal((4, k)).astype(dtype)
+    assert {a.dtype for a in state.values()} == {np.dtype(np.float32)}
     y = run(model, {"x": x, **state})["y"]
-    delta = 1.5 * x @ (state["B.lora_B"] @ state["B.lora_A"]).T
-    np.testing.assert_allclose(y, run(base, {"x": x})["y"] + delta, rtol=1e-4, atol=1e-5)
+    wide, tolerance = x.astype(np.float32), 1e-4 if dtype is np.float32 else 2e-2
+    expected = 1.5 * wide @ (state["B.lora_B"] @ state["B.lora_A"]).T
+    base_y = run(base, {"x": x})["y"]
+    np.testing.assert_allclose(y, base_y + expected, rtol=tolerance, atol=tolerance)
     found = run(og.vjp(model, ["B.lora_B"]), {"x": x, "y_ograd": y, **state})["B.lora_B_grad"]
-    expected = 1.5 * y.T @ (x @ state["B.lora_A"].T)
+    expected = 1.5 * y.T.astype(np.float32) @ (wide @ state["B.lora_A"].T)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
