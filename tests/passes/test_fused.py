@@ -204,3 +204,23 @@ def test_weights_are_not_unpacked_when_a_file_is_loaded(tmp_path: Any) -> None:
         ]
         assert (max(sizes) > 4 * 512 * 256) == (target == "portable")
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_parts_that_indices_tell_are_no_reason() -> None:
+    """A rotation is linear: its gradient needs no more than rows of tables."""
+    rotate = "com.microsoft.RotaryEmbedding"
+    text = f"""{HEAD} net (float[N, 2, S, 8] x, int64[N, S] at) => (float[N, 2, S, 8] y)
+        <float[5, 4] c = {{{",".join(str(np.cos(k)) for k in range(20))}}},
+         float[5, 4] s = {{{",".join(str(np.sin(k)) for k in range(20))}}}> {{
+        u = {rotate} (x, at, c, s) w = Exp (u) y = {rotate} (w, at, c, s) }}"""
+    feeds = {
+        "x": RNG.standard_normal((2, 2, 3, 8)).astype(np.float32),
+        "at": np.array([[0, 4, 1], [2, 2, 3]]),
+    }
+    model, plain = (
+        og.gradient(onnx.parser.parse_model(text), "x", target=t) for t in ("cpu", "portable")
+    )
+    assert operators(model) == 2 * ["RotaryEmbedding"]
+    found, expected = run(model, **feeds), run(plain, **feeds)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
