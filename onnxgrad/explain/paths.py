@@ -123,9 +123,9 @@ def layer_integrated_gradients(
         OnnxGradError: As for `integrated_gradients`.
 
     Example:
-        >>> model = og.explain.layer_integrated_gradients("models/mlp.onnx", "relu")
+        >>> model = og.explain.layer_integrated_gradients("models/mlp.onnx", "v_Relu_3")
         >>> [y.name for y in model.graph.output]
-        ['logits', 'relu_attribution']
+        ['logits', 'v_Relu_3_attribution']
     """
     at = Explanation(net, layer, **options)
     reference = Reference(at.job, at.op, _start(at, baselines))
@@ -166,9 +166,9 @@ def layer_conductance(
         OnnxGradError: As for `integrated_gradients`.
 
     Example:
-        >>> model = og.explain.layer_conductance("models/mlp.onnx", "relu", target=0)
+        >>> model = og.explain.layer_conductance("models/mlp.onnx", "v_Relu_3", target=0)
         >>> [y.name for y in model.graph.output]
-        ['logits', 'relu_attribution']
+        ['logits', 'v_Relu_3_attribution']
     """
     at = Explanation(net, layer, **options)
     start = baselines_of(at.op, _moved(at, wrt), baselines)
