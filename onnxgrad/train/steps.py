@@ -14,7 +14,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name
 from onnxgrad.passes.normalise import normalise
-from onnxgrad.train.gradients import Gradients, Treatment
+from onnxgrad.train.gradients import Treatment
 from onnxgrad.train.groups import Group
 from onnxgrad.train.modes import Mode, Modes, move_statistics
 from onnxgrad.train.optimizers import Optimizer, known
@@ -110,14 +110,13 @@ def step(
         >>> [x.name for x in model.graph.input][:5]
         ['input', 'fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
     """
-    known(optimizer)
     treatment = Treatment(clip_grad_norm, clip_grad_value, accumulate, loss_scale)
+    update = Update(known(optimizer), groups, treatment, privacy, grad_norm)
     modes = Modes(batch_norm, dropout, seed)
-    if privacy:
-        _require_private(privacy, treatment, modes)
+    _require_private(update, modes)
     with uncollected():
         net = io.load(model)
-        own = [v.name or "" for v in net.graph.inputs if not v.is_initializer()]
+        inputs = [v.name or "" for v in net.graph.inputs if not v.is_initializer()]
         options = Options(
             of=losses(net, loss, of),
             forward=forward,
@@ -127,26 +126,35 @@ def step(
             example=example,
         )
         released = release(net, wrt, groups, options, modes.statistics)
-        _apply(modes, net, released)
-        single = net.clone()
-        job = Job(net, released.weights, released.options)
-        states = States(job.op)
-        scale = treatment.scale(states)
-        gradients, factor = privacy.sums(job, single, own) if privacy else _pulled(job, scale)
-        outputs = {"loss": _loss(job)}
-        update = Update(optimizer, groups, treatment, privacy, grad_norm)
-        outputs |= update.emit(job, states, gradients, factor)
-        move_statistics(states, net.graph, released.statistics)
-        _finish(job, outputs, states)
+        _emit(net, inputs, released, update, modes)
         return io.like(net, model)
 
 
-def _require_private(privacy: DPSGD, treatment: Treatment, modes: Modes) -> None:
+def _emit(
+    net: ir.Model, inputs: Sequence[str], released: Released, update: Update, modes: Modes
+) -> None:
+    """Emit the step at the end of a net whose weights are inputs; `inputs` are its own."""
+    _apply(modes, net, released)
+    single = net.clone()
+    job = Job(net, released.weights, released.options)
+    states = States(job.op)
+    scale = update.treatment.scale(states)
+    private = update.privacy
+    found = private.sums(job, single, inputs) if private else _pulled(job, scale)
+    outputs = {"loss": _loss(job)} | update.emit(job, states, *found)
+    move_statistics(states, net.graph, released.statistics)
+    _finish(job, outputs, states)
+
+
+def _require_private(update: Update, modes: Modes) -> None:
     """Refuse what promises no privacy.
 
     Raises:
         ArgumentError: It does not go together.
     """
+    privacy, treatment = update.privacy, update.treatment
+    if privacy is None:
+        return
     if modes.batch_norm == "train":
         raise ArgumentError("privacy: batch_norm='train' lets examples influence each other")
     if treatment.loss_scale is not None:
@@ -163,7 +171,7 @@ def _apply(modes: Modes, net: ir.Model, released: Released) -> None:
         modes.apply(net.graph)
 
 
-def _pulled(job: Job, scale: Tensor | None) -> tuple[Gradients, Tensor | None]:
+def _pulled(job: Job, scale: Tensor | None) -> tuple[dict[ir.Value, Tensor], Tensor | None]:
     """The gradients of the loss times `scale`, and the factor that undoes the scale."""
     seeds, _ = job.seeds()
     if scale is None:

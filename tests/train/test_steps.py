@@ -228,8 +228,9 @@ def test_constant_tensors() -> None:
 def test_nothing_of_the_files_weights_is_left() -> None:
     """Weights that would be folded, whose signs and bounds would be known, are other ones."""
     body = (
-        "a = Abs(x) e = Mul(a, v) q = Div(e, u) c = Clip(q, low) l = Log(c) p = Pow(c, k)"
-        " f = Sum(l, p) r = Reshape(m, shape) t = Transpose<perm = [1,0]>(r) h = MatMul(f, t)"
+        "a = Abs(x) e = Mul(a, v) q = Div(e, u) c = Clip(q, low) l = Log(c) j = Neg(k)"
+        " i = Neg(j) p = Pow(c, i) f = Sum(l, p) r = Reshape(m, shape)"
+        " t = Transpose<perm = [1,0]>(r) h = MatMul(f, t)"
         " z = Sqrt(d) s = Mul(h, z) y = Sub(s, b)"
     )
     first = {
