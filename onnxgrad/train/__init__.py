@@ -1,5 +1,6 @@
 """Training where only the .onnx exists: steps as files, which any runtime of ONNX runs."""
 
+from onnxgrad.train.adapters import lora, merge, save_adapter
 from onnxgrad.train.groups import Group
 from onnxgrad.train.optimizers import (
     SGD,
@@ -31,5 +32,8 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "lora",
+    "merge",
+    "save_adapter",
     "step",
 ]

@@ -62,8 +62,8 @@ def step(
             tensor, a formula as `attach` takes it that gives one tensor, or a list of losses,
             heads and names. It is the sum of all elements.
         optimizer: One of this package, such as ``Adam()``.
-        wrt: The weights to train: names or positions; None for those that are trainable and that
-            the loss depends on.
+        wrt: The weights to train: names or positions; None for its adapters, where `lora` has
+            added some, else for those that are trainable and that the loss depends on.
         of: The tensors that a formula takes, and those of a loss that names none; None for the
             model's outputs.
         groups: Weights that are trained in another way. A weight is of the first group whose
