@@ -338,6 +338,21 @@ def _cannot_run(error: Exception) -> FeedError:
     return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
 
 
+def write_adapter(path: str, arrays: Mapping[str, Array]) -> None:
+    """Write arrays to a file that onnxruntime's LoraAdapter loads, by the names of inputs.
+
+    Raises:
+        RuntimeMissingError: onnxruntime is not installed.
+    """
+    module = onnxruntime()
+    adapter = module.AdapterFormat()
+    adapter.set_adapter_version(1)
+    adapter.set_model_version(1)
+    make = module.OrtValue.ortvalue_from_numpy
+    adapter.set_parameters({name: make(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    adapter.export_adapter(path)
+
+
 def available(providers: Sequence[Provider] | None) -> list[Provider]:
     """The execution providers to use; for None CUDA where there is one, then the CPU.
 

@@ -1,6 +1,7 @@
 """Training where only the .onnx exists: steps as files, which any runtime of ONNX runs."""
 
 from onnxgrad.train import schedules
+from onnxgrad.train.adapters import lora, merge, save_adapter
 from onnxgrad.train.artifacts import artifacts
 from onnxgrad.train.export import export
 from onnxgrad.train.groups import Group
@@ -42,6 +43,9 @@ __all__ = [
     "accuracy",
     "artifacts",
     "export",
+    "lora",
+    "merge",
+    "save_adapter",
     "schedules",
     "step",
 ]

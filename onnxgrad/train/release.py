@@ -17,6 +17,7 @@ from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.names import ALL, All, resolve_all
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.passes.normalise import inline_functions, part_constants_from_inputs
+from onnxgrad.train.adapters import adapter_names
 from onnxgrad.train.groups import Group, group_of
 from onnxgrad.transforms.asked import outputs_of
 from onnxgrad.transforms.job import Job
@@ -68,7 +69,8 @@ def release(
     options = replace(options, constant=constant)
     _expose(net, options)
     _make_room(net, options)
-    job = Job(net.clone(), ALL if chosen is None else chosen, options)
+    asked = (adapter_names(net) or ALL) if chosen is None else chosen
+    job = Job(net.clone(), asked, options)
     frozen = {name for name in job.wrt_names if group_of(groups, name).frozen}
     weights = [v for v in job.wrt if v.is_initializer() and v.name not in frozen]
     if chosen is not None:
