@@ -218,6 +218,22 @@ def test_options_of_the_step() -> None:
     assert og.Net(made.export()).inputs == ("input",)
 
 
+def test_adapters_are_trained_alone() -> None:
+    adapted = train.lora(onnx.load(MLP), rank=2, targets="fc*")
+    made = train.Trainer(adapted, losses.cross_entropy("logits"), train.AdamW(lr=0.05), threads=1)
+    first = made.evaluate(DATA)["loss"]
+    assert first == pytest.approx(trainer().evaluate(DATA)["loss"], rel=1e-5)
+    made.fit(DATA, 5, batch_size=16)
+    assert made.evaluate(DATA)["loss"] < first - 0.1
+    weights = {name for name in made.state if name.endswith((".lora_A", ".lora_B"))}
+    assert len(weights) == 6 and "fc1.weight" not in made.state
+    scores = made.predict(X)
+    np.testing.assert_allclose(og.Net(made.export())(X), scores, rtol=1e-4, atol=1e-5)
+    merged = train.merge(made.export())
+    np.testing.assert_allclose(og.Net(merged)(X), scores, rtol=1e-4, atol=1e-5)
+    assert len(merged.graph.node) == len(onnx.load(MLP).graph.node)
+
+
 def test_a_callback_ends_training() -> None:
     made, seen = trainer(), []
 
