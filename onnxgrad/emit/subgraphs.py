@@ -13,7 +13,12 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import draws, forget_constant
-from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, is_sequence, subgraphs
+from onnxgrad.graph.facts import (
+    all_nodes,
+    inner_graphs,
+    is_sequence,
+    subgraphs,
+)
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.marks import copy_notes
 
@@ -54,38 +59,16 @@ def copy_into(
     return nodes, [op.tensor(v) for v in outputs]
 
 
-def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy the main graph of another model into the one that `op` emits to.
-
-    Args:
-        given: By the name of an input of the graph, what takes its place. Each other input becomes
-            one of the graph that `op` emits to.
-
-    Returns:
-        The copies of the graph's outputs, by their names there.
-    """
-    copy = graph.clone()
-    names = [v.name or "" for v in graph.outputs]
-    weights = [(v, v.name or "") for v in copy.initializers.values()]
-    inputs = [
-        given.get(v.name or "") or op.input(v.name or "", dims_of(v), v.dtype)
-        for v in copy.inputs
-        if v.name not in copy.initializers
-    ]
-    for v, name in weights:
-        own = ir.Value(
-            name=op.names.fresh(name), type=v.type, shape=v.shape, const_value=v.const_value
-        )
-        op.graph.register_initializer(own)
-        v.replace_all_uses_with(own, replace_graph_outputs=True)
-    for v in [v for v in copy.inputs if v.name in copy.initializers]:
-        copy.inputs.remove(v)
-    copy.initializers.clear()
-    for domain, version in graph.opset_imports.items():
-        op.graph.opset_imports.setdefault(domain, version)
-    nodes, outputs = copy_into(op, copy, inputs)
-    op.emitted.update(v for node in nodes for v in node.outputs)
-    return dict(zip(names, outputs, strict=True))
+def hoist(op: Builder, nodes: Iterable[ir.Node], inside: set[ir.Value]) -> None:
+    """Append nodes to an inner graph, but to the one around it those that use nothing `inside`."""
+    assert op.parent is not None
+    for node in nodes:
+        stays = node.domain or draws(node) or any(subgraphs(node))
+        if stays or any(v in inside for v in node.inputs):
+            inside.update(node.outputs)
+            op.graph.append(node)
+        else:
+            op.parent.graph.append(node)
 
 
 def rename(graph: ir.Graph, names: Names) -> None:
@@ -151,15 +134,7 @@ def copy_graph(
         stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
     rename(copy, op.names)
     copy.remove(nodes)
-    assert op.parent is not None
-    inside = {t.value for t in replaced.values() if t.value.graph is op.graph}
-    for node in nodes:
-        stays = node.domain or draws(node) or any(subgraphs(node))
-        if stays or any(v in inside for v in node.inputs):
-            inside.update(node.outputs)
-            op.graph.append(node)
-        else:
-            op.parent.graph.append(node)
+    hoist(op, nodes, {t.value for t in replaced.values() if t.value.graph is op.graph})
     return nodes, stands
 
 

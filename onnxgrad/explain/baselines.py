@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnxgrad.emit.subgraphs import copy_dependent
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.stopped import is_gate
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
-from onnxgrad.graph.facts import dims_of, is_float
+from onnxgrad.graph.facts import Dim, dims_of, is_float
 from onnxgrad.transforms.examples import new_dim
 from onnxgrad.transforms.job import Job
 
@@ -26,8 +26,8 @@ def baselines_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Va
     """The baseline of each tensor, in its shape and dtype.
 
     Args:
-        given: None for 0, a number, an array that broadcasts to the tensor, or the name of a new
-            graph input; or a dict of these by the tensors' names.
+        given: None for 0, a number, an array that broadcasts to the tensor, or "input" for a new
+            graph input `<x>_baseline`; or a dict of these by the tensors' names.
 
     Raises:
         UnknownNameError: The dict names another tensor.
@@ -37,7 +37,7 @@ def baselines_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Va
     for x, one in _by_tensor(wrt, given):
         t = op.tensor(x)
         if isinstance(one, str):
-            found[x] = op.input(one, dims_of(x), x.dtype)
+            found[x] = _added(op, x, one, "baseline", dims_of(x))
             continue
         array = _array(x, 0 if one is None else one, (dims_of(x) or ())[-np.ndim(one) :])
         found[x] = shapes.expand_like(op.const(array, like=t), t)
@@ -48,7 +48,8 @@ def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[i
     """The baselines of each tensor, [M, ...] for a tensor [N, ...].
 
     Args:
-        given: An array or the name of a new graph input; or a dict of these by the tensors' names.
+        given: An array, or "input" for a new graph input `<x>_baselines`; or a dict of these by the
+            tensors' names.
 
     Raises:
         UnknownNameError: The dict names another tensor.
@@ -59,10 +60,10 @@ def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[i
         dims = dims_of(x)
         if isinstance(one, str):
             shape = None if dims is None else [count, *dims[1:]]
-            found[x] = op.input(one, shape, x.dtype)
+            found[x] = _added(op, x, one, "baselines", shape)
         elif np.ndim(one) == 0 or (dims is not None and np.ndim(one) != len(dims)):
             raise ArgumentError(
-                f"baselines of {x.name!r} {x.shape} are an array, or the name of an input, with "
+                f"baselines of {x.name!r} {x.shape} are an array, or 'input', with "
                 f"one more baseline in each row, not of shape {list(np.shape(one))}"
             )
         else:
@@ -83,6 +84,14 @@ def _by_tensor(wrt: Iterable[ir.Value], given: Any) -> list[tuple[ir.Value, Any]
                 f"baselines: {name!r} is not among wrt.{nearest(str(name), tensors)}"
             )
     return [(v, given.get(name)) for name, v in tensors.items()]
+
+
+def _added(op: Builder, x: ir.Value, given: str, end: str, shape: Sequence[Dim] | None) -> Tensor:
+    if given != "input":
+        raise ArgumentError(
+            f"baselines of {x.name!r}: a number, an array or 'input', not {given!r}"
+        )
+    return op.input(f"{x.name}_{end}", shape, x.dtype)
 
 
 def _array(x: ir.Value, given: Any, dims: Iterable[Any]) -> np.ndarray:

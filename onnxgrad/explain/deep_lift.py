@@ -54,8 +54,8 @@ def deep_lift(
     Args:
         model, wrt, of, target, ...: As for `saliency`.
         baselines: What the tensors of `wrt` are compared with: None for 0, a number, an array that
-            broadcasts to the tensor, or the name of a new graph input of its shape and dtype; or a
-            dict of these by the tensors' names.
+            broadcasts to the tensor, or "input" for a new graph input `<x>_baseline` of its shape
+            and dtype; or a dict of these by the tensors' names.
         multiply_by_inputs: Give the multipliers times the differences from the baselines, or the
             multipliers alone.
         eps: Where an activation differs by less, its derivative takes the place of a multiplier.
@@ -70,9 +70,9 @@ def deep_lift(
         ArgumentError: A baseline does not fit its tensor.
 
     Example:
-        >>> model = og.explain.deep_lift("models/mlp.onnx", baselines="baseline")
+        >>> model = og.explain.deep_lift("models/mlp.onnx", baselines="input")
         >>> [x.name for x in model.graph.input]
-        ['input', 'baseline']
+        ['input', 'input_baseline']
     """
     explanation = Explanation(net, wrt, **options)
     lift = _Lift(explanation, multiply_by_inputs, eps, convergence_delta)
@@ -99,8 +99,8 @@ def deep_lift_shap(
 
     Args:
         model, wrt, of, target, ...: As for `saliency`.
-        baselines: M of them, for a tensor [N, ...] an array [M, ...] or the name of a new graph
-            input of that shape; or a dict of these by the tensors' names.
+        baselines: M of them, for a tensor [N, ...] an array [M, ...] or "input" for a new graph
+            input `<x>_baselines` of that shape; or a dict of these by the tensors' names.
         multiply_by_inputs, eps: As for `deep_lift`.
         convergence_delta: Also give an output "convergence_delta" of shape [N, M], with the one of
             each example and each baseline.
@@ -113,9 +113,9 @@ def deep_lift_shap(
         ArgumentError: The baselines do not fit their tensor.
 
     Example:
-        >>> model = og.explain.deep_lift_shap("models/mlp.onnx", baselines="references")
+        >>> model = og.explain.deep_lift_shap("models/mlp.onnx", baselines="input")
         >>> [x.name for x in model.graph.input]
-        ['input', 'references']
+        ['input', 'input_baselines']
     """
     explanation = Explanation(net, wrt, **options)
     op, lift = explanation.op, _Lift(explanation, multiply_by_inputs, eps, convergence_delta)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.explain.method import Explaining, Explanation, method
-from onnxgrad.transforms.options import Wrt
+from onnxgrad.transforms.options import TensorSpecs, Wrt
 
 
 @method
@@ -77,3 +77,36 @@ def input_x_gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Explainin
     explanation = Explanation(net, wrt, **options)
     op, found = explanation.op, explanation.gradients()
     explanation.finish({x: op.tensor(x) * g for x, g in found.items()})
+
+
+@method
+def layer_gradient_x_activation(
+    net: ir.Model,
+    layer: TensorSpecs,
+    *,
+    multiply_by_inputs: bool = True,
+    **options: Unpack[Explaining],
+) -> None:
+    """A model that also gives inner tensors times the gradient of a class's score.
+
+    captum's LayerGradientXActivation.
+
+    Args:
+        model, of, ...: As for `saliency`.
+        layer: Name or names of the tensors.
+        multiply_by_inputs: Multiply by the tensors. If not, it is the gradient.
+
+    Returns:
+        A model of the same kind, with outputs and metadata as for `saliency`.
+
+    Raises:
+        OnnxGradError: As for `saliency`.
+
+    Example:
+        >>> model = og.explain.layer_gradient_x_activation("models/mlp.onnx", "v_Relu_3")
+        >>> [y.name for y in model.graph.output]
+        ['logits', 'v_Relu_3_attribution']
+    """
+    explanation = Explanation(net, layer, **options)
+    op, found = explanation.op, explanation.gradients()
+    explanation.finish({x: op.tensor(x) * g if multiply_by_inputs else g for x, g in found.items()})

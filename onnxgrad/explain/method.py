@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Concatenate, ParamSpec
 
 import onnx_ir as ir
@@ -77,6 +79,40 @@ def method(
     public = published(function, options)
     METHODS[public.__name__] = public
     return public
+
+
+def called(method: Any) -> functools.partial[ir.Model]:
+    """An explanation with arguments of its own, as another one takes it.
+
+    Args:
+        method: A public explanation, or a `functools.partial` of one.
+
+    Raises:
+        ArgumentError: It is none, or has an argument that the other one gives.
+    """
+    given = method if isinstance(method, functools.partial) else None
+    if given is None and callable(method):
+        given = functools.partial(method)
+    if given is None or given.args or given.func not in METHODS.values():
+        raise ArgumentError(
+            "a method is a function of onnxgrad.explain, or a functools.partial of one with named "
+            f"arguments, not {method!r}"
+        )
+    shared = {"wrt", *(field.name for field in fields(ExplainOptions))}
+    if misplaced := sorted(shared & set(given.keywords)):
+        raise ArgumentError(
+            f"{misplaced[0]!r} belongs to what is around {given.func.__name__}: give it there"
+        )
+    return given
+
+
+def explained(
+    call: functools.partial[ir.Model], net: ir.Model, wrt: Sequence[str], options: dict[str, Any]
+) -> ir.Model:
+    """What an explanation makes of a net, with those options of the one around it that it takes."""
+    taken = inspect.signature(call.func).parameters
+    given = {"wrt": list(wrt), **options} if wrt else options
+    return call(net, **{name: value for name, value in given.items() if name in taken})
 
 
 class Explanation:

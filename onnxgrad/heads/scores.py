@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,6 +117,29 @@ def weighted_sum(of: Place | Sequence[Any], weights: Any) -> Head:
     if isinstance(given, str):
         raise ArgumentError(f"weights are numbers or 'input', not {weights!r}")
     return make("weighted_sum", of, _weighted_sum, weights=given)
+
+
+def class_of(op: Builder, head: Head, y: Tensor) -> Tensor | None:
+    """The classes that a head is of, int64 [N]; None where it is of one or has none.
+
+    Args:
+        op: Has the graph input, where that gives the classes.
+        head: One of this module, or a loss.
+        y: The tensor that the head reads.
+    """
+    target = dict(head.options).get("target")
+    if target is None or isinstance(target, int):
+        return None
+    if isinstance(target, Input):
+        return op.tensor(next(v for v in op.graph.inputs if v.name == target.name))
+    before = head.formula in (_log_probability, _probability)
+    return op.Squeeze(index_of(op, by_class(logits(y) if before else y), target), op.const([1]))
+
+
+def with_classes(head: Head, name: str) -> Head:
+    """The head with its classes given by a graph input of that name, int64 [N]."""
+    options = tuple((k, Input(name) if k == "target" else v) for k, v in head.options)
+    return dataclasses.replace(head, options=options, inputs=(*head.inputs, name))
 
 
 def _class_score(op: Builder, y: Tensor, target: Target | Input) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.subgraphs import copy_model
+from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest

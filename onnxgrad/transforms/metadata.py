@@ -43,12 +43,12 @@ def results(model: ir.Model) -> list[str]:
     """The names of the outputs that the latest differentiation has added; empty without one."""
     listed: set[str] = set()
     for key in _RESULTS:
-        for name in _read(model, key).values():
+        for name in table(model, key).values():
             listed.update(name.values() if isinstance(name, dict) else [name])
     return list(dict.fromkeys(v.name for v in model.graph.outputs if v.name in listed))
 
 
-def _read(model: ir.Model, key: str) -> dict[str, Any]:
+def table(model: ir.Model, key: str) -> dict[str, Any]:
     """The table in a property; an empty one where another program has written something else."""
     try:
         table = json.loads(model.metadata_props.get(key, "{}"))

@@ -115,7 +115,7 @@ def test_files_of_each_kind(symbolic: bool, opset: int) -> None:
         (BASE, {}),
         (BASE[0], {}),
         ({"image": BASE}, {}),
-        ("reference", {"reference": np.broadcast_to(BASE, IMAGE.shape).copy()}),
+        ("input", {"image_baseline": np.broadcast_to(BASE, IMAGE.shape).copy()}),
     ]
     for baselines, feeds in given:
         lift = og.explain.deep_lift(model, target="input", baselines=baselines)
@@ -179,7 +179,7 @@ def test_shap(symbolic: bool) -> None:
     )  # fmt: skip
     given: list[tuple[Any, dict[str, np.ndarray]]] = [
         (REFERENCES, {}),
-        ("references", {"references": REFERENCES}),
+        ("input", {"image_baselines": REFERENCES}),
     ]
     for baselines, feeds in given:
         lift = og.explain.deep_lift_shap(
@@ -189,8 +189,11 @@ def test_shap(symbolic: bool) -> None:
         assert_close(found["image_attribution"], expected.detach().numpy())
         assert found["convergence_delta"].size == len(deltas)
         assert np.abs(found["convergence_delta"]).max() < 1e-5
-    one = og.explain.deep_lift(model, target=TARGETS, baselines="b")
-    feeds = [{"image": IMAGE, "b": np.broadcast_to(b, IMAGE.shape).copy()} for b in REFERENCES]
+    one = og.explain.deep_lift(model, target=TARGETS, baselines="input")
+    feeds = [
+        {"image": IMAGE, "image_baseline": np.broadcast_to(b, IMAGE.shape).copy()}
+        for b in REFERENCES
+    ]
     each = [run(one, f)["image_attribution"] for f in feeds]
     assert_close(found["image_attribution"], np.mean(each, 0))
 
@@ -223,8 +226,8 @@ def test_sums_come_out(kind: str, runs_on: Any) -> None:
 def test_where_nothing_differs_multipliers_are_derivatives(kind: str) -> None:
     net = explained(kind)
     ((name, x),) = net.feeds.items()
-    lift = og.explain.deep_lift(net.model, baselines="base", multiply_by_inputs=False)
-    found = run(lift, {name: x, "base": x})[f"{name}_attribution"]
+    lift = og.explain.deep_lift(net.model, baselines="input", multiply_by_inputs=False)
+    found = run(lift, {name: x, f"{name}_baseline": x})[f"{name}_attribution"]
     slope = run(og.explain.saliency(net.model, abs=False), net.feeds)[f"{name}_attribution"]
     assert_close(found, slope)
 
@@ -304,13 +307,13 @@ def test_functions_of_one_operand(name: str) -> None:
         f"g (float[N, 5] x) => (float[N, 5] y) <float low = {{-0.1}}, float high = {{0.6}}>"
         f"{{ y = {name}(x{MORE.get(name, '')}) }}"
     )
-    lift = og.explain.deep_lift(net, target=None, baselines="b")
-    found = run(lift, {"x": x, "b": b})["x_attribution"]
+    lift = og.explain.deep_lift(net, target=None, baselines="input")
+    found = run(lift, {"x": x, "x_baseline": b})["x_attribution"]
     expected = run(net, {"x": x})["y"] - run(net, {"x": b})["y"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    lift = og.explain.deep_lift(net, target=None, baselines="b", multiply_by_inputs=False)
+    lift = og.explain.deep_lift(net, target=None, baselines="input", multiply_by_inputs=False)
     slope = run(og.gradient(net), {"x": x})["x_grad"]
-    found = run(lift, {"x": x, "b": b})["x_attribution"]
+    found = run(lift, {"x": x, "x_baseline": b})["x_attribution"]
     np.testing.assert_allclose(found[0], slope[0], rtol=1e-6)
     assert np.isfinite(found).all()
 
@@ -466,7 +469,7 @@ def test_mistakes() -> None:
     fails("'b'", og.UnknownNameError, baselines={"b": 0})
     fails(r"\[4\] does not fit", baselines=np.zeros(4))
     fails("no array of numbers", baselines=["x", "y"])
-    fails("has a tensor 'z' already", baselines="z")
+    fails("a number, an array or 'input', not 'z'", baselines="z")
     fails("eps", eps=0)
     fails("'w' are not the examples", wrt="w", convergence_delta=True)
     for given in (None, 0, np.zeros(5)):
