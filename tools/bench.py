@@ -623,7 +623,7 @@ def main() -> None:
     command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
     if "explain" in wanted:
         run.explained_by.append(command)
-    if wanted != ["explain"] or args.batch != "none" and args.nets:
+    if wanted != ["explain"] or (args.batch != "none" and args.nets):
         run.commands.append(command)
     labels = list(dict.fromkeys(["forward", "onnxgrad", *args.peers]))
     names = list(nets.NETS) if everything else args.nets or []

@@ -9,7 +9,10 @@ TITLE = "## Explanations beside captum"
 # How many points of a path are computed at a time, where not all are.
 ROWS = 4
 # What the nets are made with; those of a quick run are small.
-SIZES: dict[str, dict[str, Any]] = {"resnet50": {}, "bert": {"layers": 12, "classes": 2}}
+SIZES: dict[str, dict[str, Any]] = {
+    "resnet50": {},
+    "bert": {"layers": 12, "classes": 2, "tokens": 64},
+}
 QUICK: dict[str, dict[str, Any]] = {
     "resnet50": {"size": 64},
     "bert": {"layers": 2, "classes": 2, "tokens": 16, "width": 64},
@@ -25,7 +28,7 @@ own, on one thread the time is that of the process and on two the wall clock's. 
 machine's average when the row began. Peak memory is that of the process, libraries too.
 
 Paths are computed as one batch of 50 points, or with `internal_batch_size={ROWS}` on both sides.
-BERT has a classifier of its first token, and its Grad-CAM is that of the tensor before the last
+BERT-base reads 64 tokens and has a classifier of the first one; its Grad-CAM is that of the tensor before the last
 block; ResNet-50's is that of the tensor before its pooling."""
 
 
