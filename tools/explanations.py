@@ -28,8 +28,8 @@ own, on one thread the time is that of the process and on two the wall clock's. 
 machine's average when the row began. Peak memory is that of the process, libraries too.
 
 Paths are computed as one batch of 50 points, or with `internal_batch_size={ROWS}` on both sides.
-BERT-base reads 64 tokens and has a classifier of the first one; its Grad-CAM is that of the tensor before the last
-block; ResNet-50's is that of the tensor before its pooling."""
+BERT-base reads 64 tokens and has a classifier of the first one. Its Grad-CAM is that of the tensor
+before the last block, ResNet-50's that of the tensor before the pooling."""
 
 
 def section(
