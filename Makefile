@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures test check format models imagenet-classifier operators sweep bench torch explainers real-models \
-	training-runtime clean
+	training-runtime cpp browser clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -88,6 +88,15 @@ real-models: .venv/real-models
 # The last release of onnxruntime-training has wheels up to Python 3.11.
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
+
+# The examples in C++, compiled and run. Skipped without g++, or npm, which has the headers.
+cpp: .venv/installed
+	@bash tools/cpp_runtime.sh $(PY)
+
+# The page of examples/browser, made in out/browser and used in headless Chromium. Skipped without npm
+# or Chromium.
+browser: .venv/installed
+	@bash tools/browser.sh $(PY)
 
 clean:
 	rm -rf .venv .venv-training out

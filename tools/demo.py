@@ -1,12 +1,12 @@
-"""The gradient of the digits net for a digit that training never saw: `make demo`."""
+"""Why a net sees a cat in a photo, from its file; and the proof of a gradient: `make demo`."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import onnx
 from rich.console import Console
 from rich.table import Table
 
@@ -16,81 +16,65 @@ matplotlib.use("Agg")  # a picture is written, no window opened
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "models" / "digits.onnx"
+MODELS = ROOT / "models"
 OUT = ROOT / "out"
+PHOTO = MODELS / "cat.jpg"
 
 
-def picture(path: Path, image: np.ndarray, gradient: np.ndarray, digit: int, chance: float) -> None:
-    """The digit beside the gradient of its score with respect to each pixel."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6), layout="constrained")
-    extreme = float(np.abs(gradient).max())
-    shown = [
-        (left, image, "gray_r", (0, 1), f"Input: read as {digit} ({chance:.1%})", "ink"),
-        (
-            right,
-            gradient,
-            "RdBu_r",
-            (-extreme, extreme),
-            f"Saliency: what more ink does to the score of {digit}",
-            f"$\\partial\\,$logit$_{digit}$ / $\\partial\\,$pixel",
-        ),
-    ]
-    for axes, values, colours, (low, high), title, unit in shown:
-        drawn = axes.imshow(values, cmap=colours, vmin=low, vmax=high)
-        axes.set_title(title, fontsize=11, pad=10)
-        axes.set_xticks(range(8))
-        axes.set_yticks(range(8))
-        axes.set_xticks(np.arange(0.5, 7), minor=True)
-        axes.set_yticks(np.arange(0.5, 7), minor=True)
-        axes.grid(which="minor", color="0.88", linewidth=1)
-        axes.tick_params(which="both", length=0, labelsize=8, labelcolor="0.45")
-        axes.spines[:].set_color("0.88")
-        bar = figure.colorbar(drawn, ax=axes, shrink=0.86, pad=0.03)
-        bar.set_label(unit, fontsize=9)
-        bar.ax.tick_params(length=0, labelsize=8, labelcolor="0.45")
-        bar.outline.set_visible(False)
+def predict(console: Console, logits: np.ndarray) -> str:
+    """Print the most probable classes of a photo; the first one in words."""
+    names = (MODELS / "imagenet_classes.txt").read_text().splitlines()
+    chances = np.exp(logits - np.logaddexp.reduce(logits))
+    table = Table("class", "number", "probability", title_justify="left")
+    table.title = f"[bold not italic]Prediction for {PHOTO.name}[/]"
+    best = chances.argsort()[::-1]
+    for k in best[:3]:
+        table.add_row(names[k], str(k), f"{chances[k]:.1%}")
+    console.print(table)
+    return f"{names[best[0]]}: {chances[best[0]]:.1%}"
+
+
+def picture(path: Path, title: str, maps: dict[str, np.ndarray]) -> None:
+    """Each map beside the photo and over it."""
+    figure = plt.figure(figsize=(8, 5.4), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    for part, (method, attribution) in zip(figure.subfigures(len(maps)), maps.items(), strict=True):
+        og.explain.show(attribution, PHOTO, title=method, figure=part)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
+def proof(console: Console) -> bool:
+    """Compare the gradients of a smaller net with finite differences."""
+    digit, score = np.load(MODELS / "digit.npy"), og.heads.top_class("logits")
+    report = og.check(MODELS / "digits.onnx", digit, ["image", "fc.weight"], of=score)
+    console.print("[bold]Gradients of a net that reads digits, against finite differences[/]")
+    console.print(str(report), soft_wrap=True)
+    return report.ok
+
+
 def main() -> int:
     console = Console(highlight=False)
-    image = np.load(MODEL.with_name("digit.npy"))
-    net = og.Net(MODEL)
-
-    logits = net(image)
-    digit = int(logits.argmax())
-    chance = float(np.exp(logits[0, digit] - np.logaddexp.reduce(logits[0])))
-    console.print(f"[bold]Prediction[/]  {digit}, with probability {chance:.2%}")
-
-    # Imposed at the logits, a one picks the score of the digit that was read.
-    score = np.zeros_like(logits)
-    score[0, digit] = 1
-    seed = {"image": image, og.NetPortGradient("logits"): score}
-    saliency = net(seed, og.NetPortGradient("image"))
-    weight = net(seed, og.NetPortGradient(["fc", "weight"]))
-    table = Table("with respect to", "shape", "norm", "largest", title_justify="left")
-    table.title = f"[bold not italic]Gradient of the score of {digit}[/]"
-    for name, gradient in [("image, an input", saliency), ("fc.weight, a parameter", weight)]:
-        norm, largest = np.linalg.norm(gradient), np.abs(gradient).max()
-        table.add_row(name, str(gradient.shape), f"{norm:.4f}", f"{largest:.4f}")
-    console.print(table)
-
-    report = og.check(MODEL, image, ["image", "fc.weight"], ograd={"logits": score})
-    console.print("[bold]Against finite differences[/]")
-    console.print(str(report), soft_wrap=True)
-
     OUT.mkdir(exist_ok=True)
-    model = og.gradient(MODEL, ["image", "fc.weight"], ograd=True)
-    onnx.save(model, OUT / "digits_gradient.onnx")
-    picture(OUT / "digit_saliency.png", image[0, 0], saliency[0, 0], digit, chance)
+    paths = partial(og.explain.integrated_gradients, internal_batch_size=10)
+    maps = {"Grad-CAM": og.explain.grad_cam, "Integrated gradients": paths}
+    model = og.explain.several(MODELS / "efficientnet_lite0.onnx", maps)
+    og.save(model, OUT / "cat_explained.onnx")
+
+    net = og.Net(model)
+    x = og.explain.image(PHOTO, net, mean=127, std=128)
+    logits, *attributions = net(x).values()
+    title = predict(console, logits[0])
+    picture(OUT / "cat.png", title, dict(zip(maps, attributions, strict=True)))
+    proven = proof(console)
+
     console.print("[bold]Written[/]")
     for name, what in [
-        ("digits_gradient.onnx", "the net with its gradients, for any ONNX runtime"),
-        ("digit_saliency.png", "the digit beside its saliency"),
+        ("cat_explained.onnx", "the net with both explanations, for any ONNX runtime"),
+        ("cat.png", "the photo beside and under its maps"),
     ]:
         console.print(f"{OUT / name}: {what}", soft_wrap=True)
-    return 0 if report.ok else 1
+    return 0 if proven else 1
 
 
 if __name__ == "__main__":

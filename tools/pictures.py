@@ -1,41 +1,43 @@
-"""The pictures of docs/pictures: `make pictures`."""
+"""The pictures of docs/pictures, as the documents' own code draws them: `make pictures`."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "pictures"
-MODELS = ROOT / "models"
-CAT = [MODELS / "efficientnet_lite0.onnx", MODELS / "cat.jpg", "--mean", "127", "--std", "128"]
-CAT += ["--labels", MODELS / "imagenet_classes.txt"]
-DIGIT = [MODELS / "digits.onnx", MODELS / "digit.npy"]
-
-# By the picture's name, what the command explain is given.
-PICTURES = {
-    "cat_grad_cam": [*CAT, "--method", "grad-cam"],
-    "cat_integrated_gradients": [*CAT, "--method", "integrated-gradients"],
-    "cat_saliency": [*CAT, "--method", "saliency"],
-    "digit_input_x_gradient": [*DIGIT, "--method", "input-x-gradient"],
-}
+PAGES = [ROOT / "README.md", ROOT / "docs" / "explain.md"]
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WIDTH = 640
 
 
-def main(names: list[str]) -> None:
-    """Draw those of the names, or all."""
+def main() -> None:
+    """Run the blocks of Python of the pages, and keep what they draw, below 200 kB each."""
     OUT.mkdir(exist_ok=True)
-    for name in names or PICTURES:
-        path = OUT / f"{name}.png"
-        program = [sys.executable, "-c", "from onnxgrad.cli import main; main()", "explain"]
-        subprocess.run([*program, *map(str, PICTURES[name]), "-o", path], cwd=ROOT, check=True)
-        with Image.open(path) as drawn:
-            small = drawn.convert("RGB")
-        small.thumbnail((720, 720))
-        small.save(path, optimize=True)  # below 200 kB
+    for page in PAGES:
+        code = "".join(PYTHON.findall(page.read_text()))
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(ROOT / "models", Path(folder) / "models")
+            subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+            for path in sorted(Path(folder).glob("*.png")):
+                keep(path)
+
+
+def keep(path: Path) -> None:
+    """A smaller copy of a picture."""
+    with Image.open(path) as drawn:
+        small = drawn.convert("RGB")
+    small.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+    small.save(OUT / path.name, optimize=True)
+    print(f"docs/pictures/{path.name}: {(OUT / path.name).stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -354,8 +354,7 @@ def _given(method: str, texts: list[str], shared: Mapping[str, Any]) -> dict[str
     Raises:
         ArgumentError: It has no such option, or one is missing.
     """
-    _, *parameters = inspect.signature(METHODS[_known(method)]).parameters.values()
-    options = {p.name: p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    options = _parameters(method)
     given = {name: value for name, value in shared.items() if name in options}
     for name, value in shared.items():
         if name not in options and name != "example" and value not in (None, False, "argmax"):
@@ -369,10 +368,25 @@ def _given(method: str, texts: list[str], shared: Mapping[str, Any]) -> dict[str
                 f"It has {', '.join(f'{o}=' for o in options if o not in shared)}"
             )
         given[name] = _value(value.strip())
-    missing = [o for o, p in options.items() if p.default is p.empty and o not in given]
-    if missing:
+    needed = [o for o, p in options.items() if p.default is p.empty]
+    if missing := [o for o in needed if o not in given]:
         raise ArgumentError(f"{method} needs --option {missing[0]}=...")
+    if "method" in needed:
+        given["method"] = _repeated(str(given["method"]))
     return given
+
+
+def _parameters(method: str) -> dict[str, inspect.Parameter]:
+    """The arguments of a method besides the model, by name."""
+    _, *parameters = inspect.signature(METHODS[_known(method)]).parameters.values()
+    return {p.name: p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def _repeated(method: str) -> Any:
+    """The method that noise-tunnel repeats."""
+    if needed := [o for o, p in _parameters(method).items() if p.default is p.empty]:
+        raise ArgumentError(f"--option method={method}: it needs {needed[0]}; use Python for it")
+    return METHODS[_known(method)]
 
 
 def _value(text: str) -> Any:

@@ -141,6 +141,15 @@ def straight_through() -> list[str]:
     return sorted(entry.name for entry in _STRAIGHT.values())
 
 
+def two_ways(domain: str, op_type: str) -> set[str]:
+    """The operands of an operator that have a derivative, and another one straight through."""
+    key = "" if domain == "ai.onnx" else domain, op_type
+    entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
+    return (
+        set() if entry is None or straight is None else {*entry.functions} & {*straight.functions}
+    )
+
+
 def moving(names: Iterable[str]) -> None:
     """Declare operators that only move elements.
 

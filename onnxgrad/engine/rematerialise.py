@@ -14,13 +14,13 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.order import delayed
 from onnxgrad.emit.subgraphs import copy_node
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import Flow
 from onnxgrad.graph.constants import draws
-from onnxgrad.graph.facts import is_float, is_sequence, subgraphs
+from onnxgrad.graph.facts import is_float, subgraphs
 
 
 def choose_checkpoints(flow: Flow) -> set[ir.Value]:
@@ -109,19 +109,5 @@ class Rematerialisation:
         if producer is not None:
             return self._copies[producer].outputs[producer.outputs.index(v)]
         if v not in self._delayed:
-            self._delayed[v] = self._delay(self._op.tensor(v), after).value
+            self._delayed[v] = delayed(self._op.tensor(v), after).value
         return self._delayed[v]
-
-    def _delay(self, x: Tensor, after: Tensor) -> Tensor:
-        """A tensor equal to `x`, which a runtime can compute only once it has computed `after`.
-
-        Without it a runtime would run the copies at once, or find them equal to the originals and
-        keep those. Of `after` no element is taken: an empty slice of it is appended to the target
-        of a Reshape of `x` to its own shape.
-        """
-        op = self._op
-        if is_sequence(after.value):
-            after = op.SequenceLength(after)
-        none = op.Slice(op.Reshape(after, op.const([-1])), op.const([0]), op.const([0]))
-        size = op.Concat(shapes.shape(x), op.Cast(none, to=ir.DataType.INT64), axis=0)
-        return op.typed(op.Reshape(x, size), x)

@@ -7,7 +7,7 @@ have a straight-through rule too.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
@@ -29,6 +29,20 @@ def is_straight_through(node: ir.Node) -> bool:
 def entry_of(node: ir.Node) -> registry.Entry | None:
     """The table's entry for a node, the straight-through one where it is marked."""
     return registry.lookup(node.domain, node.op_type, is_straight_through(node))
+
+
+def rounding_left_out(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """The nodes on a path whose numbers are rounded, though a gradient flows past the rounding.
+
+    DynamicQuantizeLinear is one: no cotangent reaches what it rounds, only the scale.
+    """
+    return [
+        node
+        for node in nodes
+        if not is_straight_through(node)
+        and any(v.uses() and not carries(v) for v in node.outputs)
+        and registry.two_ways(node.domain, node.op_type)
+    ]
 
 
 def mark(graph: ir.Graph, straight_through: StraightThrough) -> None:

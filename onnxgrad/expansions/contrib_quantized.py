@@ -27,13 +27,12 @@ def _(
     blocks = -(-K // block_size)
     if B.static not in (None, (N, blocks, block_size * bits // 8)):
         op.refuse(f"its weights have the shape {B.value.shape}, which is not that of K and N")
-    weights = _unpacked(op, B, bits, A.dtype)
-    if zero_points is None:
-        weights = weights - 2 ** (bits - 1)
-    else:
+    middle = 2 ** (bits - 1) if zero_points is None else 0
+    weights = _unpacked(op, B, np.arange(2**bits) - middle, A.dtype)
+    if zero_points is not None:
         zeros = zero_points
         if zeros.dtype == ir.DataType.UINT8:
-            zeros = shapes.part(_unpacked(op, zeros, bits, A.dtype), 0, blocks, 1)
+            zeros = shapes.part(_unpacked(op, zeros, np.arange(2**bits), A.dtype), 0, blocks, 1)
         weights = weights - shapes.reshape(op.cast(zeros, A.dtype), [N, blocks, 1])
     weights = weights * shapes.reshape(scales, [N, blocks, 1])
     weights = shapes.reshape(weights, [N, blocks * block_size])
@@ -43,18 +42,19 @@ def _(
     return y if bias is None else y + bias
 
 
-def _unpacked(op: Builder, packed: Tensor, bits: int, dtype: ir.DataType) -> Tensor:
-    """The numbers that lie in the bytes of the last axis, those of the low bits first."""
-    if bits == 8:
-        return op.Cast(packed, to=dtype)
-    number = 8 // bits
-    shifts = np.arange(number, dtype=np.uint8) * bits
-    each = op.BitShift(
-        op.Unsqueeze(packed, op.const([-1])), op.const(shifts, dtype=np.uint8), direction="RIGHT"
-    )
-    each = op.BitwiseAnd(each, op.const(2**bits - 1, dtype=np.uint8))
-    sizes = [*shapes.dims(packed)[:-1], shapes.dim(packed, -1) * number]
-    return op.Cast(shapes.reshape(each, sizes), to=dtype)
+def _unpacked(op: Builder, packed: Tensor, codes: np.ndarray, dtype: ir.DataType) -> Tensor:
+    """What the numbers stand for that lie in the bytes of the last axis, the low bits first.
+
+    All numbers of a byte come from a table at once, which is faster than to part them.
+
+    Args:
+        codes: What each number stands for.
+    """
+    number = {4: 4, 16: 2, 256: 1}[len(codes)]
+    parts = np.arange(256)[:, None] // len(codes) ** np.arange(number) % len(codes)
+    table = op.const(codes[parts], dtype=dtype.numpy())
+    each = op.Gather(table, op.Cast(packed, to=ir.DataType.INT32))
+    return shapes.reshape(each, [*shapes.dims(packed)[:-1], shapes.dim(packed, -1) * number])
 
 
 # The numbers that four bits stand for, as bitsandbytes has them: FP4, then NF4, which are quantiles
@@ -72,11 +72,10 @@ _CODES = (
 @expansion("com.microsoft::MatMulBnb4")
 def _(op, A, B, absmax, *, K, N, block_size, quant_type, transB=1, training_mode=0):
     """Two weights a byte, the first in the high bits, in blocks along the flat tensor [N, K]."""
-    bits = op.const([4, 0], dtype=np.uint8)
-    each = op.BitShift(op.Unsqueeze(B, op.const([-1])), bits, direction="RIGHT")
-    each = op.BitwiseAnd(each, op.const(15, dtype=np.uint8))
-    codes = op.Cast(shapes.reshape(each, [-1]), to=ir.DataType.INT64)
-    weights = op.Gather(op.const(_CODES[quant_type], like=A), shapes.part(codes, 0, N * K))
+    bytes_, codes = np.arange(256), np.array(_CODES[quant_type])
+    table = op.const(codes[np.stack([bytes_ >> 4, bytes_ & 15], axis=1)], like=A)
+    weights = op.Gather(table, op.Cast(shapes.reshape(B, [-1]), to=ir.DataType.INT32))
+    weights = shapes.part(shapes.reshape(weights, [-1]), 0, N * K)
     ranges = op.Expand(
         op.Unsqueeze(absmax, op.const([1])), op.const([-(-N * K // block_size), block_size])
     )

@@ -64,7 +64,7 @@ def image(
 
     Example:
         >>> net = og.Net("models/cnn.onnx")
-        >>> og.explain.image("photo.png", net, mean=0.5, std=0.5).shape
+        >>> og.explain.image("models/cat.jpg", net, mean=0.5, std=0.5).shape
         (1, 3, 16, 16)
     """
     if isinstance(like, Net):

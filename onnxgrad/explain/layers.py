@@ -224,7 +224,8 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
     if not values:
         raise ArgumentError(
             "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
-            f"Name the layer, and pass tokens where it holds tokens.{candidates(graph, of)}"
+            "Name the layer, and pass tokens where it holds tokens. A net without places has no "
+            f"such layer, and saliency or integrated_gradients explain it.{candidates(graph, of)}"
         )
     last = values[0]
     apart = [v for v in values if separating[v].isdisjoint(separating[last])]

@@ -124,9 +124,9 @@ def layer_integrated_gradients(
         OnnxGradError: As for `integrated_gradients`.
 
     Example:
-        >>> model = og.explain.layer_integrated_gradients("models/mlp.onnx", "relu")
+        >>> model = og.explain.layer_integrated_gradients("models/mlp.onnx", "v_Relu_3")
         >>> [y.name for y in model.graph.output]
-        ['logits', 'relu_attribution']
+        ['logits', 'v_Relu_3_attribution']
     """
     at = Explanation(net, layer, **options)
     reference = Reference(at.job, at.op, _start(at, baselines))
@@ -167,14 +167,14 @@ def layer_conductance(
         OnnxGradError: As for `integrated_gradients`.
 
     Example:
-        >>> model = og.explain.layer_conductance("models/mlp.onnx", "relu", target=0)
+        >>> model = og.explain.layer_conductance("models/mlp.onnx", "v_Relu_3", target=0)
         >>> [y.name for y in model.graph.output]
-        ['logits', 'relu_attribution']
+        ['logits', 'v_Relu_3_attribution']
     """
     at = Explanation(net, layer, **options)
     start = baselines_of(at.op, _moved(at, wrt), baselines)
     reference = Reference(at.job, at.op, start) if convergence_delta else None
-    path = Path(at, n_steps + 1, method, internal_batch_size, batched)
+    path = Path(at, n_steps, method, internal_batch_size, batched, ends=1)
     found = path.conductance(start)
     at.finish(found, path.delta(found, reference))
 
@@ -184,9 +184,10 @@ class Path:
 
     Args:
         at: The explanation of the net at the paths' ends.
-        count: The number of points.
+        n_steps: The number of points.
         rule: Where they lie.
         internal_batch_size, batched: As for `integrated_gradients`.
+        ends: How many points there are more, as differences between points need.
 
     Raises:
         ArgumentError: There is no such rule, or no such number.
@@ -195,13 +196,15 @@ class Path:
     def __init__(
         self,
         at: Explanation,
-        count: int,
+        n_steps: int,
         rule: Rule,
         internal_batch_size: int | None,
         batched: Inputs | None,
+        ends: int = 0,
     ) -> None:
-        self._at, self._count, self._batched = at, count, batched
-        self._alphas, self._weights = places(rule, count)
+        places(rule, n_steps)  # refuses what is no number
+        self._at, self._count, self._batched = at, n_steps + ends, batched
+        self._alphas, self._weights = places(rule, self._count)
         self._at_once = rows_at_once(internal_batch_size)
         self._by_example = True
 

@@ -79,6 +79,8 @@ class Elsewhere:
         self.per_run: Size = 1
         self.rows: Dim = None
         self._classes: dict[str, Tensor] = {}
+        # By the score of classes that the copy is given: the tensor of all scores.
+        self._leading: dict[ir.Value, ir.Value] = {}
         self._of = self._with_classes()
         self.by_example = self.in_rows = self._can_have_rows()
         if self.in_rows:
@@ -165,6 +167,7 @@ class Elsewhere:
             if classes is not None:
                 name = op.names.fresh("classes")
                 self._classes[name] = classes
+                self._leading[at.job.heads[head]] = values[first]
                 head = with_classes(head, name)
             fixed.append(head)
         return fixed
@@ -173,7 +176,7 @@ class Elsewhere:
         """Whether all that matters has the batch for its first axis, as far as is known."""
         graph = self.at.op.graph
         batch = batch_of(graph, self._batched)
-        needed = [*self.moved, *self.at.job.of]
+        needed = [*self.moved, *(self._leading.get(y, y) for y in self.at.job.of)]
         return bool(self._batched) and all(v in batch and self._may_lead(v) for v in needed)
 
     def _may_lead(self, value: ir.Value) -> bool:
@@ -273,8 +276,21 @@ class Elsewhere:
         for v in self.model.graph.inputs:
             name = v.name or ""
             if name not in pointed and name not in given:
-                given[name] = self._repeated(known.get(name) or self._added(v))
+                t = known.get(name) or self._added(v)
+                given[name] = self._repeated(t) if self._has_rows(v) else t
         return given
+
+    def _has_rows(self, value: ir.Value) -> bool:
+        """Whether an input of the copy has several points for its first axis."""
+        name, dims = value.name, dims_of(value)
+        if not self.in_rows or self.per_run == 1 or dims == ():
+            return False
+        if name in {v.name for v in self.at.spare.graph.inputs}:
+            return name in {v.name for v in self._batched}
+        added = by_name(self.at.op.graph).get(name or "", value)  # by a head, or by `explain`
+        return (
+            name in self._classes or dims is None or dims[0] == self.rows or self._may_lead(added)
+        )
 
     def _added(self, value: ir.Value) -> Tensor:
         """An input that `explain` has added, as an input of the net: of one point."""
@@ -301,14 +317,7 @@ class Elsewhere:
     # -- rows --------------------------------------------------------------------------------------
 
     def _repeated(self, t: Tensor) -> Tensor:
-        """An input for all points of a run: again and again, if it has the batch."""
-        if not self.in_rows or self.per_run == 1:
-            return t
-        own = t.value.is_graph_input() and t.value not in self._batched
-        if own and t.value.name in {v.name for v in self.at.spare.graph.inputs}:
-            return t
-        if t.shape == () or not self._may_lead(t.value):
-            return t
+        """What has the batch for its first axis, again for each point of a run."""
         return t.op.Tile(t, shapes.vector(t, [self.per_run, *[1] * (t.rank - 1)]))
 
     def _rows(self, t: Tensor) -> Tensor:

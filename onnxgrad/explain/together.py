@@ -96,6 +96,10 @@ def _by_name(methods: Any) -> dict[str, functools.partial[ir.Model]]:
     """
     if isinstance(methods, Mapping):
         return {name: called(method) for name, method in methods.items()}
+    if not isinstance(methods, Sequence) or isinstance(methods, str):
+        raise ArgumentError(
+            f"methods is a list of functions of onnxgrad.explain, or a dict, not {methods!r}"
+        )
     found: dict[str, functools.partial[ir.Model]] = {}
     for method in methods:
         call = called(method)

@@ -53,6 +53,10 @@ class ConstantSumWarning(UserWarning):
     """The scalar is a sum of probabilities, which is constant: its gradient is rounding noise."""
 
 
+class QuantizedWarning(UserWarning):
+    """A gradient flows through the scale of a quantisation alone, and means next to nothing."""
+
+
 class SoftmaxWarning(UserWarning):
     """A net ends in a Softmax: what is explained is the score before it."""
 

@@ -28,7 +28,7 @@ def class_score(of: Place | Sequence[Any] = None, target: Target = "argmax") -> 
             name; a class; or a class for each example.
 
     Returns:
-        A head of shape [N], which every `of` takes.
+        A head of shape [N] and of the dtype of `of`, which every `of` takes.
 
     Raises:
         ArgumentError: `target` is none of these; where the head is used also: there is no such
@@ -45,6 +45,15 @@ def top_class(of: Place | Sequence[Any] = None) -> Head:
 
     Args:
         of: As for `class_score`.
+
+    Returns:
+        A head of shape [N] and the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> model = og.gradient("models/digits.onnx", of=og.heads.top_class("logits"))
     """
     return make("top_class", of, _class_score, target="argmax")
 
@@ -52,13 +61,23 @@ def top_class(of: Place | Sequence[Any] = None) -> Head:
 def log_probability(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
     """The logarithm of the probability of a class, for each example: the LogSoftmax of `of`.
 
+    As torch.nn.functional.log_softmax defines it.
+
     Args:
         of, target: As for `class_score`; `of` are the scores before a Softmax; where it is the
             result of one over the classes, its operand is taken. With places, the logarithms are
             summed over them, and "argmax" is the class of the highest sum of scores.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> head = og.heads.log_probability("logits", target="input")
+        >>> [x.name for x in og.gradient("models/mlp.onnx", of=head).graph.input]
+        ['input', 'target']
     """
     return make("log_probability", of, _log_probability, target=target_of(target))
 
@@ -66,11 +85,19 @@ def log_probability(of: Place | Sequence[Any] = None, target: Target = "argmax")
 def probability(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
     """The probability of a class, for each example: the Softmax of `of`.
 
+    As torch.nn.functional.softmax defines it.
+
     Args:
         of, target: As for `log_probability`.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.probability("logits", target=2))
     """
     return make("probability", of, _probability, target=target_of(target))
 
@@ -85,7 +112,13 @@ def margin(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
         of, target: As for `class_score`.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: As for `class_score`.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.margin("logits", target=0))
     """
     return make("margin", of, _margin, target=target_of(target))
 
@@ -93,11 +126,19 @@ def margin(of: Place | Sequence[Any] = None, target: Target = "argmax") -> Head:
 def norm(of: Place | Sequence[Any] = None) -> Head:
     """The Euclidean norm of a tensor, for each example: over all axes but the first.
 
+    As torch.linalg.vector_norm defines it.
+
     Args:
         of: A floating-point tensor [N, ...].
 
     Returns:
-        A head of shape [N]. Where the norm is 0 its gradient is 0.
+        A head of shape [N] and of the dtype of `of`. Where the norm is 0 its gradient is 0.
+
+    Raises:
+        ArgumentError: Where the head is used: the net has several outputs, and `of` names none.
+
+    Example:
+        >>> model = og.gradient("models/mlp.onnx", of=og.heads.norm("v_Relu_3"))
     """
     return make("norm", of, _norm)
 
@@ -111,7 +152,15 @@ def weighted_sum(of: Place | Sequence[Any], weights: Any) -> Head:
             "input" for a new input "weights" of the tensor's shape and dtype.
 
     Returns:
-        A head of shape [N].
+        A head of shape [N] and of the dtype of `of`.
+
+    Raises:
+        ArgumentError: `weights` is another text; where the head is used also: they do not
+            broadcast.
+
+    Example:
+        >>> head = og.heads.weighted_sum("logits", [1, 0, -1])
+        >>> model = og.gradient("models/mlp.onnx", of=head)
     """
     given = Input("weights") if isinstance(weights, str) and weights == "input" else weights
     if isinstance(given, str):

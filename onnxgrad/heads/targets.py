@@ -72,8 +72,11 @@ def index_of(op: Builder, scores: Tensor, target: Target | Input) -> Tensor:
         raise ArgumentError(f"target {target!r}: there are {classes} classes, counted from 0")
     if numbers.ndim and isinstance(examples, int) and numbers.size != examples:
         raise ArgumentError(f"target has {numbers.size} classes for {examples} examples")
-    column = op.const(numbers.reshape(-1, 1))
-    return column if numbers.ndim else shapes.expand(column, [shapes.dim(scores, 0), 1])
+    column, sizes = op.const(numbers.reshape(-1, 1)), [shapes.dim(scores, 0), 1]
+    if not numbers.ndim:
+        return shapes.expand(column, sizes)
+    # GatherElements would leave examples out in silence; this fails if there are not as many.
+    return op.Reshape(column, shapes.vector(column, sizes), allowzero=1)
 
 
 def logits(y: Tensor) -> Tensor:

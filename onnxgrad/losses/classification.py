@@ -96,6 +96,12 @@ def nll(
 
     Raises:
         ArgumentError, FeedError: As for `cross_entropy`.
+
+    Example:
+        >>> def log_softmax(op, y):
+        ...     return {"log_p": op.LogSoftmax(y)}
+        >>> net = og.attach("models/mlp.onnx", log_softmax, "logits")
+        >>> model = og.gradient(net, og.ALL, of=og.losses.nll("log_p"))
     """
     return make(
         "loss",

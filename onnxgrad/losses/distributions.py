@@ -37,6 +37,12 @@ def bce(
 
     Raises:
         ArgumentError: As for `mse`, or `weight` does not broadcast to `of`.
+
+    Example:
+        >>> def sigmoid(op, y):
+        ...     return {"p": op.Sigmoid(y)}
+        >>> net = og.attach("models/mlp.onnx", sigmoid, "logits")
+        >>> model = og.gradient(net, og.ALL, of=og.losses.bce("p"))
     """
     given = Input(labels)
     return make("loss", of, _bce, labels=given, weight=weight, reduction=checked(reduction))
@@ -64,6 +70,10 @@ def bce_with_logits(
 
     Raises:
         ArgumentError: As for `mse`, or a weight does not broadcast to `of`.
+
+    Example:
+        >>> loss = og.losses.bce_with_logits("logits")
+        >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
     return make(
         "loss",
@@ -100,6 +110,13 @@ def kl_div(
 
     Raises:
         ArgumentError: As for `mse`.
+
+    Example:
+        >>> def log_softmax(op, y):
+        ...     return {"log_p": op.LogSoftmax(y)}
+        >>> net = og.attach("models/mlp.onnx", log_softmax, "logits")
+        >>> loss = og.losses.kl_div("log_p", reduction="batchmean")
+        >>> model = og.gradient(net, og.ALL, of=loss)
     """
     return make(
         "loss",

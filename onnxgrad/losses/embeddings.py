@@ -42,6 +42,10 @@ def cosine_embedding(
     Raises:
         ArgumentError: There is no such reduction; where it is used also: the name is taken, or a
             tensor has more than two axes.
+
+    Example:
+        >>> loss = og.losses.cosine_embedding("v_Tanh_1", "v_Relu_3")
+        >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
     places = tuple(p if isinstance(p, str) else tuple(p) for p in (input1, input2))
     return make(
@@ -75,6 +79,10 @@ def hinge(
 
     Raises:
         ArgumentError: As for `mse`.
+
+    Example:
+        >>> loss = og.losses.hinge("energy")
+        >>> model = og.gradient("models/two_in_two_out.onnx", og.ALL, of=loss)
     """
     given = Input(labels)
     return make(

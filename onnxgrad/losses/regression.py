@@ -29,6 +29,10 @@ def mse(
 
     Raises:
         ArgumentError: There is no such reduction; where it is used also: the name is taken.
+
+    Example:
+        >>> loss = og.losses.mse("logits")
+        >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
     return make("loss", of, _mse, labels=Input(labels), reduction=checked(reduction))
 
@@ -43,6 +47,13 @@ def l1(
 
     Returns:
         A head "loss", as that of `mse`. Its gradient is 0 where the error is.
+
+    Raises:
+        ArgumentError: As for `mse`.
+
+    Example:
+        >>> loss = og.losses.l1("logits", reduction="sum")
+        >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
     return make("loss", of, _l1, labels=Input(labels), reduction=checked(reduction))
 
@@ -68,6 +79,10 @@ def huber(
 
     Raises:
         ArgumentError: As for `mse`, or `delta` is not greater than 0.
+
+    Example:
+        >>> loss = og.losses.huber("logits", delta=0.5)
+        >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
     if not delta > 0:
         raise ArgumentError(f"delta is a number greater than 0, not {delta!r}")
@@ -96,6 +111,10 @@ def smooth_l1(
 
     Raises:
         ArgumentError: As for `mse`, or `beta` is negative.
+
+    Example:
+        >>> loss = og.losses.smooth_l1("logits", beta=0.5)
+        >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
     if not beta >= 0:
         raise ArgumentError(f"beta is a number of at least 0, not {beta!r}")

@@ -65,6 +65,10 @@ class Net(Derivatives):
         runtime: What runs it: "onnxruntime", or "reference" for onnx's reference evaluator, which
             is slow and needs nothing else installed; or another of `onnxgrad/runtimes`.
         threads: onnxruntime's threads within an operator; None for its own choice.
+        options, run_options: What to set of onnxruntime's SessionOptions and RunOptions, by the
+            names of attributes, as {"enable_mem_pattern": True}, or of configuration entries, as
+            {"session.disable_prepacking": "1"}. Gradients run without a memory pattern by default,
+            which halves their memory.
         straight_through, constant: Of all gradients: as for `onnxgrad.gradient`.
 
     Attributes:
@@ -87,10 +91,14 @@ class Net(Derivatives):
         *,
         runtime: str = "onnxruntime",
         threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        run_options: Mapping[str, Any] | None = None,
         straight_through: StraightThrough = False,
         constant: TensorSpecs | None = None,
     ) -> None:
-        started = start(runtime, providers=providers, threads=threads)
+        started = start(
+            runtime, providers=providers, threads=threads, options=options, run_options=run_options
+        )
         self._options: dict[str, Any] = {
             "forward": False,
             "target": started.target,

@@ -11,7 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, RuntimeMissingError
+from onnxgrad.graph.errors import (
+    ArgumentError,
+    FeedError,
+    ModelError,
+    RuntimeMissingError,
+    nearest,
+)
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import require_numbers
 from onnxgrad.runtimes.registry import runtime
@@ -75,19 +81,30 @@ class OnnxRuntime:
         providers: Execution providers in order of preference; None for CUDA where there is
             one, then the CPU.
         threads: Threads within an operator; None for onnxruntime's choice.
+        options, run_options: What to set of onnxruntime's SessionOptions and RunOptions, by the
+            names of attributes or of configuration entries.
 
     Raises:
         RuntimeMissingError: onnxruntime is not installed.
-        ArgumentError: A provider that this onnxruntime does not have.
+        ArgumentError: A provider or an option that this onnxruntime does not have.
     """
 
     title = "onnxruntime"
 
     def __init__(
-        self, providers: Sequence[Provider] | None = None, threads: int | None = None
+        self,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        run_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._providers, self._threads = available(providers), threads
-        self._weights = Weights()
+        self._providers, self._weights = available(providers), Weights()
+        self._options = dict(options or {})
+        if threads is not None:
+            self._options.setdefault("intra_op_num_threads", threads)
+        ort = onnxruntime()
+        configure(ort.SessionOptions(), self._options)  # complain at once
+        self._run_options = configure(ort.RunOptions(), run_options) if run_options else None
         self.target = device_of(self._providers)
 
     def load(self, model: ir.Model, *, lean: bool = False) -> Session:
@@ -100,7 +117,8 @@ class OnnxRuntime:
         Raises:
             ModelError: onnxruntime cannot load the model.
         """
-        return Session(model, self._weights, self._providers, threads=self._threads, lean=lean)
+        options = session_options(self._options, saves_memory=lean)
+        return Session(model, self._weights, self._providers, options, self._run_options, lean=lean)
 
 
 class Session:
@@ -118,19 +136,13 @@ class Session:
         model: ir.Model,
         weights: Weights,
         providers: Sequence[Provider],
+        options: Any,
+        run_options: Any,
         *,
-        threads: int | None,
         lean: bool,
     ) -> None:
-        ort = onnxruntime()
+        self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors arrive as exceptions
-        # Else on some processors int8 becomes uint8, in nodes that are not valid from opset 21 on:
-        # https://github.com/microsoft/onnxruntime/issues/25526
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
         taken = _take_out(model, weights)
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
         # onnxruntime's optimizer has made of a weight under the same name.
@@ -141,7 +153,7 @@ class Session:
         self.device = device_of(providers)
         self._taken = taken  # onnxruntime does not keep their memory alive
         try:
-            self.inner = ort.InferenceSession(
+            self.inner = onnxruntime().InferenceSession(
                 io.to_proto(model).SerializeToString(),
                 options,
                 providers=providers,
@@ -156,7 +168,7 @@ class Session:
             FeedError: onnxruntime cannot run the net on these values.
         """
         try:
-            return list(self.inner.run(outputs, {**self.fed, **feeds}))
+            return list(self.inner.run(outputs, {**self.fed, **feeds}, self.run_options))
         except Exception as error:  # as above
             raise _cannot_run(error) from error
 
@@ -210,13 +222,66 @@ class Binding:
             FeedError: onnxruntime cannot run the net on these values.
         """
         try:
-            self._session.inner.run_with_iobinding(self._io)
+            self._session.inner.run_with_iobinding(self._io, self._session.run_options)
         except Exception as error:  # as above
             raise _cannot_run(error) from error
 
 
+def session_options(given: Mapping[str, Any], *, saves_memory: bool) -> Any:
+    """The options of a session: those given, else this package's.
+
+    Args:
+        saves_memory: Let the arena give out again what is free, as a gradient needs it: a plan of
+            one block for all of a backward pass doubles the peak (docs/bounds.md).
+    """
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    # Else on some processors int8 becomes uint8, in nodes that are not valid from opset 21 on:
+    # https://github.com/microsoft/onnxruntime/issues/25526
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.enable_mem_pattern = not saves_memory
+    return configure(options, given)
+
+
+def configure(options: Any, given: Mapping[str, Any]) -> Any:
+    """Set options of onnxruntime by the names of attributes or of configuration entries.
+
+    Raises:
+        ArgumentError: There is no such attribute, or it does not take the value.
+    """
+    kind = type(options).__name__
+    entry = "add_session_config_entry" if kind == "SessionOptions" else "add_run_config_entry"
+    known = [n for n in dir(options) if not n.startswith("_") and not callable(getattr(options, n))]
+    for name, value in given.items():
+        try:
+            if "." in name:
+                getattr(options, entry)(name, str(value))
+            elif name in known:
+                setattr(options, name, value)
+            else:
+                raise ArgumentError(f"{kind} of onnxruntime has no {name!r}.{nearest(name, known)}")
+        except (TypeError, RuntimeError) as error:
+            raise ArgumentError(f"{kind}: {name!r} does not take {value!r}") from error
+    return options
+
+
 def _cannot_run(error: Exception) -> FeedError:
     return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
+
+
+def write_adapter(path: str, arrays: Mapping[str, Array]) -> None:
+    """Write arrays to a file that onnxruntime's LoraAdapter loads, by the names of inputs.
+
+    Raises:
+        RuntimeMissingError: onnxruntime is not installed.
+    """
+    module = onnxruntime()
+    adapter = module.AdapterFormat()
+    adapter.set_adapter_version(1)
+    adapter.set_model_version(1)
+    make = module.OrtValue.ortvalue_from_numpy
+    adapter.set_parameters({name: make(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    adapter.export_adapter(path)
 
 
 def available(providers: Sequence[Provider] | None) -> list[Provider]:

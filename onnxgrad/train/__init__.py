@@ -1,5 +1,7 @@
 """Training where only the .onnx exists: steps as files, which any runtime of ONNX runs."""
 
+from onnxgrad.train.adapters import lora, merge, save_adapter
+from onnxgrad.train.groups import Group
 from onnxgrad.train.optimizers import (
     SGD,
     Adadelta,
@@ -13,9 +15,11 @@ from onnxgrad.train.optimizers import (
     RAdam,
     RMSprop,
 )
-from onnxgrad.train.steps import Group, step
+from onnxgrad.train.privacy import DPSGD
+from onnxgrad.train.steps import step
 
 __all__ = [
+    "DPSGD",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -28,5 +32,8 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "lora",
+    "merge",
+    "save_adapter",
     "step",
 ]

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit import shapes
-from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name
-from onnxgrad.graph.names import ALL, resolve_all
 from onnxgrad.passes.normalise import normalise
-from onnxgrad.train.optimizers import Optimizer, State, known
+from onnxgrad.train.gradients import Treatment
+from onnxgrad.train.groups import Group
+from onnxgrad.train.modes import Mode, Modes, move_statistics
+from onnxgrad.train.optimizers import Optimizer, known
+from onnxgrad.train.privacy import DPSGD
+from onnxgrad.train.release import Released, losses, release
+from onnxgrad.train.states import States
+from onnxgrad.train.update import Update
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt, uncollected
-
-STATE = "onnxgrad.state"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Weights that are trained in their own way, as a parameter group of torch.optim.
-
-    Args:
-        params: A pattern of names, as "encoder.*", or several.
-        lr_scale: A factor of the learning rate.
-        weight_decay: In the place of the optimizer's; None for the optimizer's.
-        frozen: They are not trained.
-    """
-
-    params: str | Sequence[str]
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
-    frozen: bool = False
-
-    def holds(self, name: str) -> bool:
-        """Whether a weight is of this group."""
-        patterns = [self.params] if isinstance(self.params, str) else self.params
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def step(
@@ -55,9 +32,16 @@ def step(
     optimizer: Optimizer,
     wrt: Wrt = None,
     *,
+    of: TensorSpecs | None = None,
     groups: Sequence[Group] = (),
     clip_grad_norm: float | None = None,
     clip_grad_value: float | None = None,
+    accumulate: int = 1,
+    loss_scale: float | Literal["dynamic"] | None = None,
+    batch_norm: Mode = "frozen",
+    dropout: Mode = "frozen",
+    seed: int | None = None,
+    privacy: DPSGD | None = None,
     forward: bool = False,
     grad_norm: bool = False,
     straight_through: StraightThrough = False,
@@ -74,182 +58,145 @@ def step(
 
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
-        loss: A loss of `losses`, another head, or the name of an output or a tensor. What is
-            minimised is the sum of its elements.
+        loss: What is minimised: a loss of `losses`, another head, the name of an output or a
+            tensor, a formula as `attach` takes it that gives one tensor, or a list of losses,
+            heads and names. It is the sum of all elements.
         optimizer: One of this package, such as ``Adam()``.
-        wrt: The weights to train: names or positions; None for those that are trainable.
+        wrt: The weights to train: names or positions; None for its adapters, where `lora` has
+            added some, else for those that are trainable and that the loss depends on.
+        of: The tensors that a formula takes, and those of a loss that names none; None for the
+            model's outputs.
         groups: Weights that are trained in another way. A weight is of the first group whose
             pattern fits its name, if any.
         clip_grad_norm: The largest norm of all gradients together, as of
             torch.nn.utils.clip_grad_norm_.
         clip_grad_value: The largest absolute value of an element of a gradient.
-        forward: Give the model's own outputs too, first.
+        accumulate: The number of runs, each with a batch, of which one update is made: of the mean
+            of their gradients, as PyTorch does where each loss is divided by that number. The other
+            runs leave the weights as they are.
+        loss_scale: For nets of half precision: what the loss is multiplied with while it is
+            differentiated; "dynamic" for that of torch.amp.GradScaler, with its defaults. A step
+            whose gradients are not finite is left out.
+        batch_norm: "frozen" leaves each BatchNormalization as it is in the file, "train" lets it
+            standardise by the batch, and moves its running statistics as PyTorch does.
+        dropout: "frozen" leaves each Dropout as it is in the file, "train" lets it drop.
+        seed: Of what Dropout drops, the same whenever the file is loaded; None for the file's.
+        privacy: For gradients by example that are clipped and noised.
+        forward: Give the model's own outputs too, first, as they are before the update.
         grad_norm: Give the norm of all gradients together too, before it is clipped.
         straight_through, constant, example: As for `onnxgrad.gradient`.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`). Its inputs are those of the model, the
-        labels of the loss, "learning_rate" (a float32 scalar), "step" (an int64 scalar, 0 at
-        first), the weights under their names, and their states, such as "fc1.weight.exp_avg". Its
-        outputs are "loss", the sum that is minimised, a scalar, and the next value of each piece of
-        state, "<name>_next". The metadata property "onnxgrad.state" maps, in JSON, the names of
-        these inputs to those of these outputs.
+        labels of the loss, "learning_rate" (a float32 scalar), and the state: "step" (an int64
+        scalar, the number of updates), the weights under their names, and their states, such as
+        "fc1.weight.exp_avg". Weights of half precision are inputs of float32, and so are their
+        states: the net casts them. Its outputs are "loss", the sum that is minimised, a scalar, and
+        the next value of each piece of state, "<name>_next". The metadata property "onnxgrad.state"
+        maps, in JSON, the names of these inputs to those of these outputs; "onnxgrad.initial" maps
+        those that are no tensor of the model to the number that they are filled with at first.
+
+        More state is there for some options: `accumulate` adds the count "accumulated" and
+        "<weight>.grad", a dynamic loss scale "loss_scale" and "growth_tracker", and `batch_norm`
+        the running statistics.
 
     Raises:
         OnnxGradError: As for `onnxgrad.gradient`.
-        ArgumentError: There is nothing to train, or an argument makes no sense.
+        ArgumentError: There is nothing to train, an argument makes no sense, or the model has a
+            tensor with a name of the step.
 
     Example:
         >>> model = og.train.step("models/mlp.onnx", og.losses.mse("logits"), og.train.SGD())
         >>> [x.name for x in model.graph.input][:5]
         ['input', 'fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
     """
+    treatment = Treatment(clip_grad_norm, clip_grad_value, accumulate, loss_scale)
+    update = Update(known(optimizer), groups, treatment, privacy, grad_norm)
+    modes = Modes(batch_norm, dropout, seed)
+    _require_private(update, modes)
     with uncollected():
         net = io.load(model)
-        names = release(net, wrt, groups, constant, straight_through, example)
+        inputs = [v.name or "" for v in net.graph.inputs if not v.is_initializer()]
         options = Options(
-            of=loss,
+            of=losses(net, loss, of),
             forward=forward,
             unreachable="zeros",
             straight_through=straight_through,
             constant=constant,
             example=example,
         )
-        job = Job(net, names, options)
-        seeds, _ = job.seeds()
-        gradients = job.pull(seeds)
-        op = job.op
-        norm, clipped = _clipped(op, gradients, clip_grad_norm, clip_grad_value, grad_norm)
-        outputs = {"loss": op.sum([_total(op.tensor(y)) for y in job.of])}
-        if grad_norm and norm is not None:
-            outputs["grad_norm"] = norm
-        state = _updates(op, clipped, known(optimizer), groups)
-        _finish(job, outputs, state)
+        released = release(net, wrt, groups, options, modes.statistics)
+        _emit(net, inputs, released, update, modes)
         return io.like(net, model)
 
 
-def release(
-    net: ir.Model,
-    wrt: Wrt,
-    groups: Sequence[Group],
-    constant: TensorSpecs | None,
-    straight_through: StraightThrough,
-    example: Any,
-) -> list[str]:
-    """Make inputs of the weights to train, which are no longer known when the graph is built.
+def _emit(
+    net: ir.Model, inputs: Sequence[str], released: Released, update: Update, modes: Modes
+) -> None:
+    """Emit the step at the end of a net whose weights are inputs; `inputs` are its own."""
+    _apply(modes, net, released)
+    single = net.clone()
+    job = Job(net, released.weights, released.options)
+    states = States(job.op)
+    scale = update.treatment.scale(states)
+    private = update.privacy
+    found = private.sums(job, single, inputs) if private else _pulled(job, scale)
+    outputs = {"loss": _loss(job)} | update.emit(job, states, *found)
+    move_statistics(states, net.graph, released.statistics)
+    _finish(job, outputs, states)
 
-    The net is normalised.
+
+def _require_private(update: Update, modes: Modes) -> None:
+    """Refuse what promises no privacy.
 
     Raises:
-        ArgumentError: There are none, or one of them is no weight.
+        ArgumentError: It does not go together.
     """
-    job = Job(net.clone(), ALL if wrt is None else wrt, Options(constant=constant, example=example))
-    names = [
-        v.name or ""
-        for v in job.wrt
-        if v.is_initializer()
-        and not next((g.frozen for g in groups if g.holds(v.name or "")), False)
-    ]
-    if wrt is not None and (others := [n for n in job.wrt_names if n not in names]):
-        raise ArgumentError(f"wrt: {', '.join(map(repr, others))} is no weight, or it is frozen")
-    if not names:
-        raise ArgumentError("the model has no weight to train; name weights in wrt")
-    kept = resolve_all(net, constant) if constant else []
-    normalise(net, [*names, *kept], straight_through, example, True)
-    for name in names:
-        weight = net.graph.initializers.pop(name)
-        weight.const_value = None
-        if weight not in net.graph.inputs:
-            net.graph.inputs.append(weight)
-    return names
+    privacy, treatment = update.privacy, update.treatment
+    if privacy is None:
+        return
+    if modes.batch_norm == "train":
+        raise ArgumentError("privacy: batch_norm='train' lets examples influence each other")
+    if treatment.loss_scale is not None:
+        raise ArgumentError("privacy: the loss of an example is not scaled, leave loss_scale=None")
+    if treatment.accumulate > 1 and privacy.expected_batch_size is None:
+        raise ArgumentError("privacy: with accumulate it needs an expected_batch_size")
 
 
-def _total(y: Tensor) -> Tensor:
-    return shapes.reduce_sum(y, range(y.rank))
+def _apply(modes: Modes, net: ir.Model, released: Released) -> None:
+    """Let operators compute as in training; the net is normalised where they do."""
+    if modes.change:
+        options = released.options
+        normalise(net, released.read, options.straight_through, options.example, True)
+        modes.apply(net.graph)
 
 
-def _clipped(
-    op: Builder,
-    gradients: Mapping[ir.Value, Tensor],
-    largest_norm: float | None,
-    largest: float | None,
-    wanted: bool,
-) -> tuple[Tensor | None, dict[ir.Value, Tensor]]:
-    """The norm of all gradients, where something asks for it, and the gradients, clipped."""
-    found, norm = dict(gradients), None
-    if largest is not None:
-        found = {
-            w: op.Clip(g, op.const(-largest, like=g), op.const(largest, like=g))
-            for w, g in found.items()
-        }
-    if wanted or largest_norm is not None:
-        squares = [
-            op.cast(_total(op.promoted(g) * op.promoted(g)), ir.DataType.FLOAT)
-            for g in found.values()
-        ]
-        norm = op.Sqrt(op.sum(squares))
-    if largest_norm is not None and norm is not None:
-        factor = op.Min(op.const(largest_norm, like=norm) / (norm + 1e-6), op.const(1, like=norm))
-        found = {w: g * op.cast(factor, g.dtype) for w, g in found.items()}
-    return norm, found
+def _pulled(job: Job, scale: Tensor | None) -> tuple[dict[ir.Value, Tensor], Tensor | None]:
+    """The gradients of the loss times `scale`, and the factor that undoes the scale."""
+    seeds, _ = job.seeds()
+    if scale is None:
+        return job.pull(seeds), None
+    op = job.op
+    seeds = {y: g * op.cast(scale, g.dtype) for y, g in seeds.items()}
+    wide = op.cast(scale, ir.DataType.DOUBLE)
+    return job.pull(seeds), op.const(1, like=wide) / wide
 
 
-def _updates(
-    op: Builder,
-    gradients: Mapping[ir.Value, Tensor],
-    optimizer: Optimizer,
-    groups: Sequence[Group],
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each piece of state by its name: as it is, and the next one."""
-    rate = op.Cast(op.input("learning_rate", [], np.float32), to=ir.DataType.DOUBLE)
-    count = op.input("step", [], np.int64)
-    following = count + 1
-    t = op.Cast(following, to=ir.DataType.DOUBLE)
-    state = {"step": (count, following)}
-    for value, g in gradients.items():
-        name, w = value.name or "", op.tensor(value)
-        own, scale = _of_group(optimizer, groups, name)
-        now = _inputs(op, own, name, w)
-        following_state = dict(now)
-        state[name] = (w, own(w, g, rate * scale if scale != 1 else rate, t, following_state))
-        for key, tensor in now.items():
-            state[f"{name}.{key}"] = (tensor, following_state[key])
-    return state
+def _loss(job: Job) -> Tensor:
+    op = job.op
+    totals = [shapes.reduce_sum(op.tensor(y), shapes.axes_from(op.tensor(y))) for y in job.of]
+    return op.sum(totals)
 
 
-def _inputs(op: Builder, optimizer: Optimizer, name: str, w: Tensor) -> State:
-    """The inputs of the state of a weight."""
-    return {
-        key: op.input(f"{name}.{key}", [] if key in optimizer.scalars else w.shape, w.dtype)
-        for key in optimizer.state()
-    }
-
-
-def _group(groups: Sequence[Group], name: str) -> Group | None:
-    return next((group for group in groups if group.holds(name)), None)
-
-
-def _of_group(optimizer: Optimizer, groups: Sequence[Group], name: str) -> tuple[Optimizer, float]:
-    """The optimizer of a weight, and the factor of its rate."""
-    group = _group(groups, name)
-    if group is None:
-        return optimizer, 1.0
-    decay = optimizer.weight_decay if group.weight_decay is None else group.weight_decay
-    return replace(optimizer, weight_decay=decay), group.lr_scale
-
-
-def _finish(
-    job: Job, outputs: Mapping[str, Tensor], state: Mapping[str, tuple[Tensor, Tensor]]
-) -> None:
+def _finish(job: Job, outputs: Mapping[str, Tensor], states: States) -> None:
     """List the results, and say in the metadata which output is the next value of which input."""
-    results = {**outputs, **{f"{name}_next": following for name, (_, following) in state.items()}}
+    results = {**outputs, **{f"{name}_next": states.next[name] for name in states.now}}
     values = by_name(job.net.graph)
     for name in results:
         if name in values:  # of the head, or of the net
             _rename(job, values[name])
     job.finish(results)
-    names = dict(zip(state, job.results[len(outputs) :], strict=True))
-    job.net.metadata_props[STATE] = json.dumps(names)
+    states.note(job.net, dict(zip(states.now, job.results[len(outputs) :], strict=True)))
 
 
 def _rename(job: Job, value: ir.Value) -> None:
@@ -258,7 +205,7 @@ def _rename(job: Job, value: ir.Value) -> None:
     Raises:
         ArgumentError: It is one.
     """
-    if value.is_graph_input() or (value.is_graph_output() and job.options.forward):
+    if value.is_graph_input() or (value in job.net.graph.outputs and job.options.forward):
         raise ArgumentError(
             f"the model has {value.name!r} already: rename it, or leave forward=False"
         )

@@ -87,8 +87,8 @@ def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
     names = [name for name in names if name not in constant]
     if not names and wrt is None:
         raise ArgumentError(
-            "the model has no floating-point input; name weights or inner tensors to "
-            "differentiate with respect to in wrt"
+            "the model has no floating-point input; name weights or inner tensors, such as the "
+            "embeddings of tokens, to differentiate with respect to in wrt"
         )
     return names
 

@@ -16,9 +16,15 @@ from onnxgrad.engine.flow import Edge, Flow, describe, operands, require_rules
 from onnxgrad.engine.rematerialise import Rematerialisation, choose_checkpoints
 from onnxgrad.engine.reverse import Rules, backward
 from onnxgrad.engine.stopped import is_gate, restore, stop
-from onnxgrad.engine.straight_through import mark, propagate_marks
+from onnxgrad.engine.straight_through import mark, propagate_marks, rounding_left_out
 from onnxgrad.graph import maps
-from onnxgrad.graph.errors import ArgumentError, UnknownNameError, UnreachableError, nearest
+from onnxgrad.graph.errors import (
+    ArgumentError,
+    QuantizedWarning,
+    UnknownNameError,
+    UnreachableError,
+    nearest,
+)
 from onnxgrad.graph.facts import by_name, is_float
 from onnxgrad.graph.names import All
 from onnxgrad.graph.schemas import joined_name
@@ -61,6 +67,7 @@ class Job:
         self.options = options = options or Options()
         self.zeros = options.unreachable == "zeros" or isinstance(wrt, All)
         self.results: list[str] = []
+        self._warned: set[ir.Node] = set()
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
@@ -176,10 +183,25 @@ class Job:
         """
         flow = Flow.of(self.op.graph, sources, targets)
         require_rules(flow)
+        if advice := self.caution_of_rounding(flow):
+            warn(advice, QuantizedWarning)
         for v in sources:
             if not self.zeros and not flow.matters(v):
                 raise _unreachable(self.op.graph, v, targets)
         return flow
+
+    def caution_of_rounding(self, flow: Flow) -> str:
+        """What to say of numbers that are rounded on a path, though a gradient passes them by."""
+        own = (node for node in flow.nodes if node not in self._warned)
+        if not (nodes := rounding_left_out(own)):
+            return ""
+        self._warned.update(nodes)
+        names = sorted({joined_name(node.domain, node.op_type) for node in nodes})
+        return (
+            f"{describe(nodes[0])} rounds numbers, and the gradient flows through its scale alone, "
+            f"which is next to nothing. Pass straight_through={names} for the gradient as of the "
+            "net before it was quantised."
+        )
 
     def require_dependent(self) -> None:
         """Check that each tensor of `of` depends on one of `wrt`, unless it was asked for zeros.
@@ -221,8 +243,8 @@ class Job:
             self.given.setdefault(name, name)
 
     def _unique(self, name: str) -> str:
-        stem, _, end = name.rpartition("_")
-        return self.op.names.suffixed(stem, f"_{end}")
+        stem, mark, end = name.rpartition("_")
+        return self.op.names.suffixed(stem, mark + end)
 
 
 def _value(values: dict[str, ir.Value], name: str, argument: str) -> ir.Value:

@@ -51,7 +51,7 @@ class InspectReport:
     unreached: tuple[str, ...]
     """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
     caution: str = ""
-    """What to know of the sum of `of`, if it is constant; else empty."""
+    """What to know of a gradient that means next to nothing; else empty."""
     _net: ir.Model | None = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
@@ -128,7 +128,7 @@ def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced
         tuple(v.name or "" for v in job.of),
         _rows(found),
         tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
-        job.caution,
+        " ".join(filter(None, [job.caution, job.caution_of_rounding(flow)])),
         source,
     )
 

@@ -189,13 +189,26 @@ def test_a_map_of_a_layer_and_options_of_a_method(run: Run) -> None:
 def test_every_method(run: Run, name: str) -> None:
     """Each is served by its signature; what it cannot do without is given."""
     np.save("zeros.npy", np.zeros((2, 1, 8, 8), np.float32))
-    given = {"layer": "v_Relu_3", "baselines": "zeros.npy"}
+    given = {"layer": "v_Relu_3", "baselines": "zeros.npy", "method": "input-x-gradient"}
     _, *parameters = inspect.signature(METHODS[name]).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty]
     options = [text for n in needed for text in ("--option", f"{n}={given[n]}")]
     result = run(DIGITS, DIGIT, "-o", "a.png", "--method", name.replace("_", "-"), *options)
     assert (result.code, result.err) == (0, "")
     assert "class 3: score " in result.out and size_of("a.png")[0] > 600
+
+
+def test_what_is_repeated(run: Run) -> None:
+    noisy = [DIGITS, DIGIT, "-o", "a.npz", "--method", "noise-tunnel", "--option"]
+    assert run(*noisy, "method=saliency", "--option", "stdevs=0", "--option", "seed=1").code == 0
+    want = og.Net(og.explain.saliency(DIGITS))(np.load(DIGIT))["image_attribution"]
+    with np.load("a.npz") as found:
+        np.testing.assert_allclose(found["image_attribution"], want, rtol=1e-5, atol=1e-6)
+    refused(run(*noisy, "method=salience"), "no 'salience'", "saliency")
+    refused(run(*noisy, "method=gradient-shap"), "it needs baselines")
+    refused(run(*noisy[:-1]), "needs --option method=")
+    steps = [DIGITS, DIGIT, "-o", "a.npz", "--method", "integrated-gradients", "--option"]
+    assert run(*steps, "method=riemann_left").code == 0
 
 
 def test_what_the_net_expects(run: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -397,3 +399,20 @@ def test_net_moves_numbers_that_were_int8() -> None:
     steps = np.clip(np.round(X / SCALE), -131, 124)
     got = net(X, og.NetPortGradient("x"))
     np.testing.assert_allclose(got, 2 * steps * SCALE * (np.abs(X + 0.07) < 2.55), rtol=1e-5)
+
+
+def test_dynamic_quantisation_without_it_is_told() -> None:
+    """A warning, and a caution of `inspect`; none where it was asked for."""
+    body = "q, a, z = DynamicQuantizeLinear(x) d = DequantizeLinear(q, a, z) y = Mul(d, d)"
+    model = parse(body, "float[3, 4] x")
+    with pytest.warns(
+        og.QuantizedWarning, match="DynamicQuantizeLinear.*straight_through="
+    ) as found:
+        og.gradient(model)
+    assert len(found) == 1 and found[0].filename == __file__
+    assert "straight_through" in og.inspect(model).caution
+    assert not og.inspect(model, straight_through=True).caution
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        og.gradient(model, straight_through=True)
+        og.gradient(model, wrt="a")

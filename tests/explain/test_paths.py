@@ -194,6 +194,118 @@ def test_the_size_of_the_file() -> None:
     assert len(large) == len([t for t in onnx.load(MLP).graph.initializer if np.prod(t.dims) > 50])
 
 
+HEADS = {
+    "a class for each": og.heads.probability("logits", [0, 1, 2, 1, 0]),
+    "margin": og.heads.margin("logits", "input"),
+    "argmax": og.heads.log_probability("logits"),
+    "no class": og.heads.norm("logits"),
+    "numbers": og.heads.weighted_sum("logits", "input"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("size", [None, 12])
+def test_heads(name: str, size: int | None) -> None:
+    """Of any head the sum of an example comes out, with the class of the example."""
+    options: Any = {"n_steps": 400, "convergence_delta": True, "internal_batch_size": size}
+    model = explain.integrated_gradients(MLP, of=HEADS[name], **options)
+    feeds: dict[str, Any] = {"input": X, "target": np.array([0, 1, 2, 1, 0])}
+    feeds["weights"] = X[:, :3]
+    found = run(model, {v.name: feeds[v.name] for v in model.graph.input})
+    assert np.abs(found["input_attribution"]).max() > 0.01
+    assert found["convergence_delta"].shape == (5,)
+    assert np.abs(found["convergence_delta"]).max() < 4e-3
+
+
+@pytest.mark.parametrize("method", [explain.saliency, explain.integrated_gradients])
+def test_a_class_for_each_example(method: Any) -> None:
+    """As many as examples, else the run fails: none is left out in silence."""
+    given = run(method(MLP, target=[0, 1, 2, 1, 0]), {"input": X})
+    asked = run(method(MLP, target="input"), {"input": X, "target": np.array([0, 1, 2, 1, 0])})
+    closely(given["input_attribution"], asked["input_attribution"], 1e-6)
+    for targets in ([0, 1], [0] * 7):
+        with pytest.raises(Exception, match="Reshape"):
+            run(method(MLP, target=targets), {"input": X})
+
+
+def test_a_loss() -> None:
+    """A loss by example, and its mean over the batch, which is taken point by point."""
+    each = og.losses.cross_entropy("logits", reduction="none")
+    mean = og.losses.cross_entropy("logits")
+    feeds = {"input": X, "labels": np.array([0, 1, 2, 1, 0])}
+    of_each, of_mean = (
+        run(explain.integrated_gradients(MLP, of=of), feeds)["input_attribution"]
+        for of in (each, mean)
+    )
+    closely(of_mean, of_each / 5)
+
+
+def test_a_rank_that_only_a_run_tells() -> None:
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 4, 1] x) => (float[N, 4] y)'
+        "{ s = Squeeze(x) y = Tanh(s) }"
+    )
+    feeds = {"x": X[..., None]}
+    for method in (
+        explain.integrated_gradients,
+        functools.partial(explain.layer_integrated_gradients, layer="s"),
+        functools.partial(explain.integrated_gradients, internal_batch_size=7),
+    ):
+        found = run(method(net, target=1, example=feeds, convergence_delta=True), feeds)
+        assert np.abs(found["convergence_delta"]).max() < 1e-5
+
+
+def test_what_is_constant() -> None:
+    """No gradient flows through it, at no point."""
+    net = og.attach(
+        MLP,
+        lambda op, x, y: {"z": y * op.ReduceMean(op.Tanh(x), op.const([1]))},
+        ["input", "logits"],
+    )
+    del net.graph.output[0]
+    found = run(explain.integrated_gradients(net, target=1, constant=["logits"]), {"input": X})
+    gradient = explain.saliency(net, abs=False, target=1, constant=["logits"])
+    total = np.zeros_like(X)
+    for at, weight in zip(*on_a_line("gausslegendre", 50), strict=True):
+        x = (at * X).astype(np.float32)
+        total += weight * run(gradient, {"input": x})["input_attribution"]
+    closely(found["input_attribution"], total * X)
+
+
+def test_inputs_without_the_batch() -> None:
+    """A table and a number are the same at all points; other inputs are repeated."""
+
+    def formula(op: Any, y: Any) -> dict[str, Any]:
+        table, number = op.input("table", [1, 3]), op.input("number", [])
+        return {"z": op.Tanh(y * table * op.input("each", ["N", 1])) * number}
+
+    net = og.attach(MLP, formula)
+    del net.graph.output[0]
+    rng = np.random.default_rng(0)
+    feeds: dict[str, Any] = {"input": X, "number": np.array(2, np.float32)}
+    feeds |= {"table": rng.random((1, 3), np.float32), "each": rng.random((5, 1), np.float32)}
+    for size in (None, 12):
+        model = explain.integrated_gradients(
+            net, "input", target=1, convergence_delta=True, internal_batch_size=size, n_steps=400
+        )
+        assert [n.op_type for n in model.graph.node].count("Scan") == (size is not None)
+        found = run(model, feeds)
+        assert np.abs(found["convergence_delta"]).max() < 4e-3
+    moved = explain.integrated_gradients(net, ["input", "table"], target=1)
+    assert run(moved, feeds)["table_attribution"].shape == (1, 3)
+
+
+def test_they_are_differentiated_again() -> None:
+    whole, parts = (
+        run(
+            og.gradient(explain.integrated_gradients(MLP, n_steps=4, internal_batch_size=size)),
+            {"input": X},
+        )["input_grad"]
+        for size in (None, 7)
+    )
+    closely(parts, whole)
+
+
 def test_one_example_influences_the_batch() -> None:
     """A score of the whole batch: its points are taken one after the other."""
     net = og.attach(MLP, lambda op, y: {"mean": op.ReduceMean(op.Tanh(y), keepdims=0)})
@@ -211,6 +323,8 @@ def test_mistakes() -> None:
         explain.integrated_gradients(MLP, method="simpson")
     with pytest.raises(og.ArgumentError, match="n_steps"):
         explain.integrated_gradients(MLP, n_steps=0)
+    with pytest.raises(og.ArgumentError, match="n_steps"):
+        explain.layer_conductance(MLP, LAYER, n_steps=0)
     with pytest.raises(og.ArgumentError, match="internal_batch_size"):
         explain.integrated_gradients(MLP, internal_batch_size=0)
     with pytest.raises(og.ArgumentError, match="does not fit"):

@@ -102,5 +102,7 @@ def test_without_the_outputs_of_the_net() -> None:
 def test_mistakes() -> None:
     with pytest.raises(og.ArgumentError, match="two of saliency"):
         explain.several(MLP, [explain.saliency, partial(explain.saliency, abs=False)])
+    with pytest.raises(og.ArgumentError, match="methods is a list"):
+        explain.several("models/mlp.onnx", explain.saliency)  # type: ignore[arg-type]
     with pytest.raises(og.ArgumentError, match="a method is a function"):
         explain.several(MLP, [og.gradient])

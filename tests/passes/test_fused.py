@@ -136,3 +136,91 @@ def test_net_on_a_runtime_without_them() -> None:
     found = net(A, og.NetPortGradient("a"))
     expected = run(og.gradient(four_bits()), a=A)["a_grad"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def shared_counts() -> str:
+    """Two expansions that share how long the texts are; a gradient needs the second one alone."""
+    attention = (
+        "com.microsoft.GroupQueryAttention <num_heads = 2, kv_num_heads = 1>"
+        "({x}, {x}k, {x}k, past, past, last, total)"
+    )
+    return f"""{HEAD} net (float[N, S, 16] x, float[N, 1, P, 8] past, int32[N] last, int32 total)
+        => (float[N, S, 16] y) <int64[1] b = {{0}}, int64[1] e = {{8}}, int64[1] a = {{2}}> {{
+        xk = Slice (x, b, e, a)
+        u, uc, ud = {attention.format(x="x")}
+        w = Exp (u) wk = Slice (w, b, e, a)
+        y, yc, yd = {attention.format(x="w")} }}"""
+
+
+def test_parts_that_only_count_are_no_reason() -> None:
+    """The first attention stays, though nodes of its expansion are those of the second's, too."""
+    text = shared_counts()
+    feeds = {
+        "x": RNG.standard_normal((2, 3, 16)).astype(np.float32),
+        "past": np.zeros((2, 1, 0, 8), np.float32),
+        "last": np.full(2, 2, np.int32),
+        "total": np.array(3, np.int32),
+    }
+    model = og.gradient(onnx.parser.parse_model(text), "w")
+    assert operators(model) == ["GroupQueryAttention"]
+    plain = og.gradient(onnx.parser.parse_model(text), "w", target="portable")
+    found, expected = run(model, **feeds), run(plain, **feeds)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_activations_that_are_quantized_are_no_counts() -> None:
+    """A convolution is not computed twice: its result before it is rounded tells the mask."""
+    text = f"""{HEAD} net (uint8[N, 1, 4, 4] x, float s) => (float[N, 2, 3, 3] y)
+        <float t = {{0.1}}, uint8 z = {{128}}, uint8[2, 1, 2, 2] w = {{1, 2, 3, 4, 5, 6, 7, 8}}> {{
+        q = com.microsoft.QLinearConv (x, s, z, w, t, z, t, z) y = DequantizeLinear (q, t, z) }}"""
+    model = og.gradient(onnx.parser.parse_model(text), "s", straight_through=True)
+    forward = [n.op_type for n in model.graph.node if "/grad/" not in n.name]
+    assert forward.count("Conv") == 1 and not operators(model)
+
+
+def test_weights_are_not_unpacked_when_a_file_is_loaded(tmp_path: Any) -> None:
+    """onnxruntime would keep the floating-point numbers of all weights: it folds constants."""
+    rng = np.random.default_rng(5)
+    model = four_bits()
+    arrays = {"B": rng.integers(0, 256, (512, 8, 16), dtype=np.uint8)}
+    arrays["s"] = rng.uniform(0.1, 0.2, (512, 8)).astype(np.float32)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    for attribute in model.graph.node[0].attribute:
+        attribute.i = {"K": 256, "N": 512, "block_size": 32, "bits": 4}[attribute.name]
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 256
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 512
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "made.onnx")
+    x = rng.standard_normal((3, 256)).astype(np.float32) / 10
+    found = []
+    for target in ("cpu", "portable"):
+        made = og.gradient(model, target=target)
+        session = ort.InferenceSession(made.SerializeToString(), options)
+        found.append(session.run(["a_grad"], {"a": x})[0])
+        sizes = [
+            t.ByteSize() for t in onnx.load(options.optimized_model_filepath).graph.initializer
+        ]
+        assert (max(sizes) > 4 * 512 * 256) == (target == "portable")
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_parts_that_indices_tell_are_no_reason() -> None:
+    """A rotation is linear: its gradient needs no more than rows of tables."""
+    rotate = "com.microsoft.RotaryEmbedding"
+    text = f"""{HEAD} net (float[N, 2, S, 8] x, int64[N, S] at) => (float[N, 2, S, 8] y)
+        <float[5, 4] c = {{{",".join(str(np.cos(k)) for k in range(20))}}},
+         float[5, 4] s = {{{",".join(str(np.sin(k)) for k in range(20))}}}> {{
+        u = {rotate} (x, at, c, s) w = Exp (u) y = {rotate} (w, at, c, s) }}"""
+    feeds = {
+        "x": RNG.standard_normal((2, 2, 3, 8)).astype(np.float32),
+        "at": np.array([[0, 4, 1], [2, 2, 3]]),
+    }
+    model, plain = (
+        og.gradient(onnx.parser.parse_model(text), "x", target=t) for t in ("cpu", "portable")
+    )
+    assert operators(model) == 2 * ["RotaryEmbedding"]
+    found, expected = run(model, **feeds), run(plain, **feeds)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)

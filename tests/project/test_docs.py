@@ -15,6 +15,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+import onnxgrad as og
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
@@ -110,6 +112,22 @@ def test_commands_exist(page: Path, folder: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_pictures_are_those_that_the_code_draws() -> None:
+    drawn, pictures = set(), ROOT / "docs" / "pictures"
+    for page in (ROOT / "README.md", ROOT / "docs" / "explain.md"):
+        text = page.read_text()
+        here = set(re.findall(r'savefig\("(.*?)"\)', text))
+        assert here == {Path(link).name for link in re.findall(r"!\[.*?\]\((.*?)\)", text)}
+        drawn |= here
+    assert drawn == {path.name for path in pictures.iterdir()}
+    assert all(path.stat().st_size < 200_000 for path in pictures.iterdir())
+
+
+def test_the_page_shows_every_explanation() -> None:
+    text = (ROOT / "docs" / "explain.md").read_text()
+    assert not {name for name in og.explain.__all__ if f"og.explain.{name}(" not in text}
 
 
 def test_every_module_is_described() -> None:

@@ -457,3 +457,28 @@ def test_what_the_runtime_refuses_is_a_feed_error() -> None:
     close(net([1, 2, 3, 4]), [[1, 2], [3, 4]])
     with pytest.raises(og.FeedError, match="onnxruntime cannot run"):
         net([1, 2, 3])
+
+
+MLP_FILE = Path(__file__).parents[2] / "models" / "mlp.onnx"
+
+
+def test_options_of_the_runtime(tmp_path: Path) -> None:
+    """They reach the session and its runs; what onnxruntime does not have is refused at once."""
+    net = og.Net(
+        MLP_FILE, options={"enable_profiling": True, "profile_file_prefix": str(tmp_path / "p")}
+    )
+    assert np.shape(net(np.zeros((1, 4), np.float32))) == (1, 3)
+    profile = Path(net._sessions.forward().inner.end_profiling())
+    assert profile.stat().st_size > 0
+    plain = og.Net(MLP_FILE, run_options={"memory.enable_memory_arena_shrinkage": "cpu:0"})
+    bound = plain.bind(np.zeros((1, 4), np.float32))
+    np.testing.assert_array_equal(bound(), net(np.zeros((1, 4), np.float32)))
+    stopped = og.Net(MLP_FILE, run_options={"terminate": True})
+    with pytest.raises(og.FeedError, match="terminate"):
+        stopped(np.zeros((1, 4), np.float32))
+    with pytest.raises(og.ArgumentError, match="enable_mem_pattern"):
+        og.Net(MLP_FILE, options={"enable_mem_patern": True})
+    with pytest.raises(og.ArgumentError, match="does not take 'yes'"):
+        og.Net(MLP_FILE, options={"enable_mem_pattern": "yes"})
+    with pytest.raises(og.ArgumentError, match="options"):
+        og.Net(MLP_FILE, runtime="reference", options={"enable_mem_pattern": True})

@@ -58,6 +58,7 @@ def trained(
                 port.shape, number, np.int64 if port.name == "step" else dtype
             )
     names = [v.name for v in session.get_outputs()]
+    assert names[0] == "loss"
     for _ in range(steps):
         found = dict(zip(names, session.run(None, feeds), strict=True))
         feeds.update({name: found[following] for name, following in state.items()})

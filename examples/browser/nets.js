@@ -1,0 +1,59 @@
+// Nets that onnxgrad wrote, run by onnxruntime-web. Nothing here knows what they compute.
+
+import * as ort from "./ort/ort.wasm.min.mjs";
+
+ort.env.wasm.numThreads = 1; // more need a server that isolates the page
+
+export const load = (file) => ort.InferenceSession.create(file);
+
+// The tensors that a file without inputs gives, by their names.
+export const tensors = async (file) => (await load(file)).run({});
+
+// Examples `first` to `last` of each tensor.
+export function examples(data, first, last) {
+  const part = ([name, tensor]) => {
+    const [all, ...rest] = tensor.dims;
+    const size = tensor.data.length / all;
+    const end = Math.min(last, all);
+    const values = tensor.data.slice(first * size, end * size);
+    return [name, new ort.Tensor(tensor.type, values, [end - first, ...rest])];
+  };
+  return Object.fromEntries(Object.entries(data).map(part));
+}
+
+export class Learner {
+  constructor(step, state) {
+    this.step = step;
+    this.state = state;
+  }
+
+  // One step of training: run, and copy each next state to its input. Gives the loss.
+  async learn(batch, rate) {
+    const learning_rate = new ort.Tensor("float32", [rate], []);
+    const results = await this.step.run({ ...batch, ...this.state, learning_rate });
+    for (const name of Object.keys(this.state)) this.state[name] = results[`${name}_next`];
+    return results.loss.data[0];
+  }
+
+  // What a net computes with the weights as they are now.
+  run(net, feeds) {
+    const all = { ...feeds, ...this.state };
+    return net.run(Object.fromEntries(net.inputNames.map((name) => [name, all[name]])));
+  }
+}
+
+// The class with the largest score, of each example.
+export function classes(scores) {
+  const [count, width] = scores.dims;
+  return Array.from({ length: count }, (_, n) => {
+    const row = scores.data.subarray(n * width, (n + 1) * width);
+    return row.indexOf(Math.max(...row));
+  });
+}
+
+export function probabilities(scores) {
+  const largest = Math.max(...scores);
+  const powers = Array.from(scores, (s) => Math.exp(s - largest));
+  const sum = powers.reduce((a, b) => a + b);
+  return powers.map((p) => p / sum);
+}

@@ -1,0 +1,169 @@
+"""Operators that compute something else while a net is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import all_nodes
+from onnxgrad.graph.fresh import Names
+from onnxgrad.train.states import States
+
+Mode = Literal["frozen", "train"]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Whether operators compute as in the file, "frozen", or as in training, "train".
+
+    Raises:
+        ArgumentError: A mode is neither.
+    """
+
+    batch_norm: Mode = "frozen"
+    dropout: Mode = "frozen"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_norm", "dropout"):
+            if getattr(self, name) not in get_args(Mode):
+                raise ArgumentError(f"{name} is 'frozen' or 'train', not {getattr(self, name)!r}")
+
+    @property
+    def change(self) -> bool:
+        """Whether an operator does not compute as in the file."""
+        return "train" in (self.batch_norm, self.dropout)
+
+    def statistics(self, graph: ir.Graph) -> list[str]:
+        """The running statistics that training moves, of a normalised graph.
+
+        Raises:
+            ArgumentError: There are none, or one cannot be moved.
+        """
+        if self.batch_norm == "frozen":
+            return []
+        found: list[str] = []
+        for node in (n for n in all_nodes(graph) if _is(n, "BatchNormalization")):
+            for value in node.inputs[3:5]:
+                if value is None or not value.is_initializer() or node.graph is not graph:
+                    raise ArgumentError(
+                        f"batch_norm='train': a running statistic of the BatchNormalization "
+                        f"{node.name!r} is no weight of the main graph; leave batch_norm='frozen'"
+                    )
+                if value.name in found:
+                    raise ArgumentError(
+                        f"batch_norm='train': several BatchNormalizations use {value.name!r}; "
+                        "an exporter may have merged equal ones: give each its own"
+                    )
+                found.append(value.name or "")
+        if not found:
+            raise ArgumentError(
+                "batch_norm='train': the net has no BatchNormalization; an exporter merges it into "
+                "the Conv before it unless it is told to export for training"
+            )
+        return found
+
+    def apply(self, graph: ir.Graph) -> None:
+        """Let the operators of a normalised graph compute as in training.
+
+        Raises:
+            ArgumentError: There is none.
+        """
+        names = Names(graph)
+        if self.batch_norm == "train":
+            for node in (n for n in graph if _is(n, "BatchNormalization")):
+                _of_batch(node, names)
+        if self.dropout == "train":
+            nodes = [n for n in all_nodes(graph) if _is(n, "Dropout")]
+            if not nodes:
+                raise ArgumentError(
+                    "dropout='train': the net has no Dropout; an exporter removes it unless it is "
+                    "told to export for training"
+                )
+            true = ir.Value(
+                name=names.fresh("training_mode"),
+                type=ir.TensorType(ir.DataType.BOOL),
+                shape=ir.Shape([]),
+                const_value=ir.tensor(np.array(True)),
+            )
+            graph.register_initializer(true)
+            for k, node in enumerate(nodes):
+                node.resize_inputs(3)
+                node.replace_input_with(2, true)
+                if self.seed is not None:
+                    node.attributes["seed"] = ir.AttrInt64("seed", self.seed + k)
+
+
+def _is(node: ir.Node, op_type: str) -> bool:
+    return node.op_type == op_type and not node.domain
+
+
+def _of_batch(node: ir.Node, names: Names) -> None:
+    """Let a BatchNormalization standardise by the batch, and give out its share of the statistics.
+
+    It adds 1 - momentum of the batch's to zeros: onnxruntime writes the new running statistics over
+    those it is given, even if they are an input of the model.
+    """
+    node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+    node.resize_outputs(3)
+    for k, stem in ((3, "running_mean"), (4, "running_var")):
+        given, value = node.inputs[k], node.outputs[k - 2]
+        assert given is not None and given.dtype is not None and node.graph is not None
+        zero = ir.node("Mul", [given, _zero(node.graph, given.dtype, names)])
+        zero.name = names.fresh(f"{node.name}_no_{stem}")
+        zero.outputs[0].name = names.fresh(zero.name)
+        node.prepend(zero)
+        node.replace_input_with(k, zero.outputs[0])
+        value.name = value.name or names.fresh(f"{node.name}_{stem}")
+        for v in (value, zero.outputs[0]):
+            v.type, v.shape = given.type, given.shape
+
+
+def _zero(graph: ir.Graph | ir.Function, dtype: ir.DataType, names: Names) -> ir.Value:
+    assert isinstance(graph, ir.Graph)
+    value = ir.Value(
+        name=names.fresh("zero"), type=ir.TensorType(dtype), shape=ir.Shape([]),
+        const_value=ir.tensor(0.0, dtype),
+    )  # fmt: skip
+    graph.register_initializer(value)
+    return value
+
+
+def move_statistics(states: States, graph: ir.Graph, names: list[str]) -> None:
+    """Add the running statistics and their next values to the state.
+
+    The standard's running variance is that of the variance of the batch; PyTorch's, which is taken
+    here, has n - 1 in the place of n. For n = 1 it is the standard's.
+    """
+    op = states.op
+    for node in [n for n in graph if names and _is(n, "BatchNormalization")]:
+        momentum = node.attributes.get_float("momentum", 0.9)
+        for k in (3, 4):
+            source = _source(node.inputs[k])
+            old = states.given(source.name or "", source)
+            new = op.cast(op.tensor(node.outputs[k - 2]), old.dtype)
+            if k == 4:
+                new = _unbiased(op.tensor(_source(node.inputs[0], 0)), new)
+            states.next[source.name or ""] = old * momentum + new
+
+
+def _source(value: ir.Value | None, nodes: int = 2) -> ir.Value:
+    """The value that some nodes of one operand give another, a Cast and a Mul at most."""
+    assert value is not None
+    node = value.producer()
+    return value if node is None or not nodes else _source(node.inputs[0], nodes - 1)
+
+
+def _unbiased(x: Tensor, variance: Tensor) -> Tensor:
+    """A variance of all but the channels of x, times n / (n - 1)."""
+    op = x.op
+    n = shapes.as_float(shapes.count(x, shapes.axes_but(x, 1)), like=variance)
+    if isinstance(n, float):
+        n = op.const(n, like=variance)
+    return variance * (n / op.Max(n - 1, op.const(1, like=variance)))

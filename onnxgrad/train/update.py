@@ -1,0 +1,123 @@
+"""The update of a step: what becomes of the gradients, then the optimizer of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.facts import Dim
+from onnxgrad.train.gradients import Gradients, Treatment, choose, norm, scaled
+from onnxgrad.train.groups import Group, group_of
+from onnxgrad.train.optimizers import Optimizer
+from onnxgrad.train.privacy import DPSGD
+from onnxgrad.train.states import States
+from onnxgrad.transforms.job import Job
+
+
+@dataclass(frozen=True)
+class Update:
+    """How the gradients of a step change its weights, as `step` describes it."""
+
+    optimizer: Optimizer
+    groups: Sequence[Group]
+    treatment: Treatment
+    privacy: DPSGD | None
+    grad_norm: bool
+
+    def emit(
+        self, job: Job, states: States, gradients: Gradients, factor: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Emit the next state.
+
+        Args:
+            factor: What the gradients are still to be multiplied with, a scalar; None for 1.
+
+        Returns:
+            The norm of the gradients, where it was asked for.
+        """
+        op, treatment = job.op, self.treatment
+        kept = self._added(states, gradients)
+        share = factor
+        if self.privacy and share is not None:  # of the sum of all runs, not of their mean
+            factor = share * treatment.accumulate
+        found, factor, due = treatment.collect(states, gradients, factor)
+        noises = self.privacy.noises(job) if self.privacy else {}
+        found, factor = treatment.clipped_values(op, found, factor)
+        outputs = {}
+        if self.grad_norm or treatment.loss_scale is not None:
+            size = norm(op, list(found.values()), factor)
+            outputs = {"grad_norm": size} if self.grad_norm else {}
+            due = treatment.finite(states, size, due)
+
+        def following(inner: Builder) -> list[Tensor]:
+            gs = {v: inner.tensor(g.value) for v, g in found.items()}
+            left = factor and inner.tensor(factor.value)
+            if treatment.clip_grad_norm is not None:
+                left = treatment.clipping(inner, norm(inner, list(gs.values()), left), left)
+            gs = {v: scaled(g, left) for v, g in gs.items()}
+            if self.privacy:
+                assert share is not None
+                each = inner.tensor(share.value)
+                gs = {
+                    v: self.privacy.noised(inner, g, each, noises, at)
+                    for at, (v, g) in enumerate(gs.items())
+                }
+            return self._next(inner, states, gs)
+
+        values = choose(op, due, following, [states.now[name] for name in kept])
+        states.next |= dict(zip(kept, values, strict=True))
+        return outputs
+
+    def _added(self, states: States, gradients: Gradients) -> list[str]:
+        """Add the weights and their states; their names, in the order of `_next`."""
+        names = ["step"]
+        for value in gradients:
+            name, optimizer = value.name or "", self._of(value)
+            w = states.given(name, value)
+            for key, number in optimizer.state().items():
+                shape: Sequence[Dim] | None = [] if key in optimizer.scalars else w.shape
+                states.added(f"{name}.{key}", shape, w.dtype, number)
+            names += [name, *(f"{name}.{key}" for key in optimizer.state())]
+        return names
+
+    def _of(self, weight: ir.Value) -> Optimizer:
+        return group_of(self.groups, weight.name or "").optimizer(self.optimizer)
+
+    def _next(self, op: Builder, states: States, gradients: Gradients) -> list[Tensor]:
+        """The next count, and the next value and state of each weight."""
+        now = {name: op.tensor(t.value) for name, t in states.now.items()}
+        count = now["step"] + 1
+        t = op.Cast(count, to=ir.DataType.DOUBLE)
+        rate = op.Cast(op.tensor(states.rate.value), to=ir.DataType.DOUBLE)
+        found = [count]
+        for value, g in gradients.items():
+            name, optimizer = value.name or "", self._of(value)
+            w, shape = now[name], now[name].shape or ()
+            state = {key: now[f"{name}.{key}"] for key in optimizer.state()}
+            if thin := shape[-1:] == (1,):
+                w, g, *parts = (_flat(t) for t in (w, g, *state.values()))
+                state = dict(zip(state, parts, strict=True))
+            op.scope = f"{name}/{type(optimizer).__name__}"
+            own = rate * group_of(self.groups, name).lr_scale
+            results = [optimizer(w, g, own, t, state), *state.values()]
+            if thin:
+                results = [r if r.rank == 0 else _shaped(r, now[name]) for r in results]
+            found += results
+        return found
+
+
+def _flat(t: Tensor) -> Tensor:
+    """A tensor of one axis.
+
+    onnxruntime multiplies a tensor whose last axis has the size 1, as a Conv's of a 1x1 kernel,
+    with a scalar element by element, ten times as slowly as another.
+    """
+    return t if t.rank == 0 else t.op.Reshape(t, t.op.const([-1]))
+
+
+def _shaped(t: Tensor, like: Tensor) -> Tensor:
+    return t.op.Reshape(t, t.op.const(like.static))

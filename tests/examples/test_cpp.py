@@ -1,0 +1,129 @@
+"""The programs of examples/cpp, as docs/deploy.md compiles and runs them: `make cpp`.
+
+What they compute is what the same files compute here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+ORT = ROOT / "out" / "onnxruntime"
+PAGE = ROOT / "docs" / "deploy.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (shutil.which("g++") and (ORT / "include" / "onnxruntime_cxx_api.h").exists()),
+        reason="there are no headers of onnxruntime yet: make cpp",
+    ),
+    # Workers would each compile.
+    pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="make cpp runs these"),
+]
+Arrays = dict[str, np.ndarray]
+
+
+def call(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-ec", command],
+        cwd=folder,
+        env=os.environ | {"ORT": str(ORT), "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all commands of the page have been run; what they printed has been compared."""
+    folder = tmp_path_factory.mktemp("a folder") / "of examples"
+    folder.mkdir()
+    for name in ("examples", "models"):
+        (folder / name).symlink_to(ROOT / name)
+    blocks = BLOCK.findall(PAGE.read_text())
+    for (language, command), (following, text) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+        if language == "bash":
+            run = call(command, folder)
+            assert run.returncode == 0, command + run.stdout + run.stderr
+            if following == "text":
+                same_text(run.stdout, text)
+    return folder
+
+
+def same_text(found: str, expected: str) -> None:
+    """The same words, and numbers that differ by rounding at most."""
+    number = r"\d+\.\d+"
+    assert re.sub(number, "#", found) == re.sub(number, "#", expected)
+    a, b = ([float(n) for n in re.findall(number, text)] for text in (found, expected))
+    np.testing.assert_allclose(a, b, rtol=1e-2)
+
+
+def run(file: Path, feeds: Arrays) -> Arrays:
+    session = onnxruntime.InferenceSession(file)
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def test_explain(folder: Path) -> None:
+    photo = np.asarray(Image.open(folder / "files" / "cat.ppm"), np.float32)
+    image = ((photo - 127) / 128).transpose(2, 0, 1)[None]
+    logits, expected = run(folder / "files" / "explained.onnx", {"image": image}).values()
+    printed = call("./explain files/explained.onnx files/cat.ppm map.pgm 127 128", folder).stdout
+    seen, score = re.fullmatch(r"class (\d+), score (.*)\n", printed).groups()  # type: ignore[union-attr]
+    assert int(seen) == logits.argmax()
+    assert float(score) == pytest.approx(logits.max(), rel=1e-5)
+    found = np.asarray(Image.open(folder / "map.pgm"))
+    assert found.shape == (224, 224) and found.max() == 255
+    assert np.abs(found - 255 * expected[0] / expected.max()).max() < 0.501
+
+
+def test_train(folder: Path) -> None:
+    files = folder / "files"
+    step = onnxruntime.InferenceSession(files / "step.onnx")
+    names = [o.name for o in step.get_outputs()]
+    state, training = run(files / "init.onnx", {}), run(files / "training.onnx", {})
+    losses = []
+    for first in [*range(0, len(training["labels"]), 64)] * 3:
+        batch = {name: t[first : first + 64] for name, t in training.items()}
+        feeds = {**batch, **state, "learning_rate": np.array(0.003, np.float32)}
+        results = dict(zip(names, step.run(None, feeds), strict=True))
+        losses.append(float(results["loss"]))
+        state = {name: results[f"{name}_next"] for name in state}
+    assert losses[-1] < 0.2 < losses[0]
+    trained = {p.stem: np.load(p) for p in (files / "trained").glob("*.npy")}
+    assert trained.keys() == state.keys() and trained["step"] == len(losses)
+    for name, expected in state.items():
+        assert trained[name].dtype == expected.dtype and trained[name].shape == expected.shape
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(trained[name], expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("./explain", "usage: explain"),
+        ("./explain files/none.onnx files/cat.ppm map.pgm", "files/none.onnx"),
+        ("./explain files/explained.onnx files/step.onnx map.pgm", "no binary PPM of 224 x 224"),
+        ("./explain files/infer.onnx files/cat.ppm map.pgm", "takes no photos"),
+        ("head -c 999 files/cat.ppm > cut.ppm && ./explain files/explained.onnx cut.ppm map.pgm",
+         "cut.ppm ends too early"),
+        ("./train", "usage: train"),
+        ("./train nowhere 1 64 0.003", "nowhere/step.onnx"),
+    ],
+)  # fmt: skip
+def test_mistakes(folder: Path, command: str, says: str) -> None:
+    run = call(command, folder)
+    assert run.returncode in (1, 2) and says in run.stderr
