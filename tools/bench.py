@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import contenders  # noqa: E402
+import explanations  # noqa: E402
 import nets  # noqa: E402
 from figures import FIGURES  # noqa: E402
 
@@ -83,12 +84,14 @@ class Cell:
 
     net: str
     batch: int
-    kind: str  # input or parameters
+    kind: str  # input, parameters or an explanation
     symbolic: bool = False
+    rows: int | None = None  # the most that an explanation computes at a time
 
     def __str__(self) -> str:
         symbolic = ", symbolic" if self.symbolic else ""
-        return f"{self.net}, batch {self.batch}{symbolic}, {self.kind}"
+        rows = "" if self.rows is None else f", {self.rows} rows at a time"
+        return f"{self.net}, batch {self.batch}{symbolic}, {self.kind}{rows}"
 
 
 @dataclass
@@ -154,24 +157,28 @@ class Process:
             self.process.kill()
 
 
-def python_of(label: str) -> str:
-    return str(TRAINING_PYTHON) if contenders.CONTENDERS[label].training else sys.executable
+def python_of(contender: type[contenders.Contender]) -> str:
+    return str(TRAINING_PYTHON) if contender.training else sys.executable
 
 
-def absent(label: str) -> str:
+def absent(contender: type[contenders.Contender]) -> str:
     """Why a contender cannot run here; empty if it can."""
-    kind = contenders.CONTENDERS[label]
-    if kind.training:
+    if contender.training:
         return "" if TRAINING_PYTHON.exists() else "no .venv-training: make training-runtime"
-    return "" if importlib.util.find_spec(kind.package) else f"{kind.package} is not installed"
+    package = contender.package
+    return "" if importlib.util.find_spec(package) else f"{package} is not installed"
 
 
-def author(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Write the cell's net, its weights and its feeds; what the workers are told of them."""
+def author(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
+    """Write the cell's net, its weights and its feeds; what the workers are told of them.
+
+    Args:
+        options: What the net is made with, beside its batch.
+    """
     stem = folder / f"{cell.net}-{cell.batch}{'-symbolic' * cell.symbolic}"
     model, weights, feeds = f"{stem}.onnx", f"{folder}/{cell.net}.npz", f"{stem}.npz"
     if not Path(model).exists():
-        sizes: dict[str, Any] = {"batch": cell.batch}
+        sizes: dict[str, Any] = {"batch": cell.batch, **options}
         if cell.symbolic:
             sizes |= {SYMBOLIC[cell.net][0] if cell.net in SYMBOLIC else "batch": "N"}
         ir.save(nets.NETS[cell.net](**sizes), model)
@@ -194,7 +201,10 @@ def author(cell: Cell, folder: Path) -> dict[str, Any]:
         "weights": weights,
         "feeds": feeds,
         "output": output.name,
-        "wrt": floats if cell.kind == "input" else learned,
+        "wrt": learned if cell.kind == "parameters" else floats,
+        "kind": cell.kind,
+        "rows": cell.rows,
+        "layers": options.get("layers"),
     }
 
 
@@ -218,34 +228,52 @@ def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> I
                 yield Cell(net, 1, kind, symbolic=True)
 
 
+def explained_cells(names: list[str]) -> Iterator[Cell]:
+    """The explanations of these nets that are measured."""
+    paths, maps = contenders.EXPLANATIONS
+    for net in explanations.SIZES:
+        if net not in names:
+            continue
+        yield Cell(net, 1, paths)
+        yield Cell(net, 1, paths, rows=explanations.ROWS)
+        yield Cell(net, 1, maps)
+
+
 def measure(
-    cell: Cell, labels: list[str], threads: int, args: argparse.Namespace
+    cell: Cell, labels: list[str], threads: int, args: argparse.Namespace, **options: Any
 ) -> dict[str, Result]:
-    """Time a cell: build, open, compare, take turns."""
-    results = {label: Result(error=absent(label)) for label in labels}
+    """Time a cell: build, open, compare, take turns.
+
+    Args:
+        options: What the net is made with, beside its batch.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    who = {label: contenders.contender_of(label, cell.kind) for label in labels}
+    results = {label: Result(error=absent(who[label])) for label in labels}
     with tempfile.TemporaryDirectory(prefix="onnxgrad-bench-") as name, contextlib.ExitStack() as s:
         folder = Path(name)
-        task = author(cell, folder) | {"threads": threads}
+        task = author(cell, folder, **options) | {"threads": threads}
         running: dict[str, Process] = {}
         for label, result in results.items():
             if result.error:
                 continue
             own = task | {"label": label, "file": str(folder / f"{label}.onnx")}
-            builder = Process(python_of(label), threads, args.limit)
+            builder = Process(python_of(who[label]), threads, args.limit)
             answer = builder.ask("build", **own)
             builder.close()
             if not _noted(result, answer):
                 continue
-            process = Process(python_of(label), threads, args.limit)
+            process = Process(python_of(who[label]), threads, args.limit)
             s.callback(process.close)
             if _noted(result, process.ask("open", **own)):
                 running[label] = process
         compare(running, results, folder)
         for label, times in take_turns(running, threads, args.rounds, args.seconds).items():
             results[label].times[str(threads)] = float(np.quantile(times, args.quantile))
-            results[label].forward = results["forward"].times
+            results[label].forward = results["forward"].times if "forward" in results else {}
         for label, process in running.items():
             _noted(results[label], process.ask("memory"))
+            results[label].facts["load"] = load
     return results
 
 
@@ -373,6 +401,25 @@ def fact_table(measured: dict[Cell, dict[str, Result]]) -> tuple[list[str], list
     return head, lines
 
 
+Explained = dict[tuple[Cell, int], dict[str, Result]]  # by cell and number of threads
+
+
+def explained_table(measured: Explained) -> tuple[list[str], list[list[str]]]:
+    """Time and memory of explanations: the names of the columns, and the lines."""
+    lines = []
+    for (cell, threads), row in measured.items():
+        ours, theirs = row["onnxgrad"], row["captum"]
+        if ours.error or theirs.error:
+            lines.append([str(cell), str(threads), ours.error or theirs.error, *["-"] * 6])
+            continue
+        times = [result.times[str(threads)] for result in (ours, theirs)]
+        entries = [*(_number(t * 1e3, 3) for t in times), _number(times[0] / times[1])]
+        entries += [_number(result.facts["peak"], 3) for result in (ours, theirs)]
+        entries += [f"{ours.difference:.0e}", f"{ours.facts['load']:.0f}"]
+        lines.append([str(cell), str(threads), *entries])
+    return explanations.HEAD, lines
+
+
 def _number(value: Any, digits: int = 2) -> str:
     if value is None:
         return "-"
@@ -416,12 +463,12 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = []
-    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad"):
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum"):
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             lines.append(f"{package} absent")
-    training = absent("onnxruntime-training")
+    training = absent(contenders.Training)
     lines.append("onnxruntime-training " + ("absent" if training else "1.19.2"))
     return ", ".join(lines)
 
@@ -436,6 +483,8 @@ class Run:
     commands: list[str] = field(default_factory=list)
     measured: dict[Cell, dict[str, Result]] = field(default_factory=dict)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    explained: Explained = field(default_factory=dict)
+    explained_by: list[str] = field(default_factory=list)  # commands, as above
     quick: bool = False
 
     @staticmethod
@@ -448,7 +497,11 @@ class Run:
             Cell(**cell): {label: Result(**result) for label, result in row.items()}
             for cell, row in data["measured"]
         }
-        return Run(data["commands"], measured, data["figures"])
+        explained = {
+            (Cell(**cell), threads): {label: Result(**result) for label, result in row.items()}
+            for cell, threads, row in data["explained"]
+        }
+        return Run(data["commands"], measured, data["figures"], explained, data["explained_by"])
 
     def add(self, cell: Cell, row: dict[str, Result]) -> None:
         """A new measurement takes the old one's place, thread count by thread count."""
@@ -468,11 +521,28 @@ class Run:
             (asdict(cell), {label: asdict(r) for label, r in row.items()})
             for cell, row in self.measured.items()
         ]
+        explained = [
+            (asdict(cell), threads, {label: asdict(r) for label, r in row.items()})
+            for (cell, threads), row in self.explained.items()
+        ]
         data = {"commands": self.commands, "measured": measured, "figures": self.figures}
+        data |= {"explained": explained, "explained_by": self.explained_by}
         KEPT.write_text(json.dumps(data, indent=1))
 
+    def page(self, old: str) -> str:
+        """The page docs/performance.md, with the sections of the old one that were not measured."""
+        others, section = explanations.apart(old)
+        if self.explained:
+            head, rows = explained_table(self.explained)
+            table = markdown_table(head, rows)
+            about = f"{machine()}. {versions()}."
+            section = explanations.section(rows, self.explained_by, about, table)
+        if self.measured or self.figures:
+            others = self.markdown()
+        return "\n\n".join(part.rstrip("\n") for part in (others, section) if part) + "\n"
+
     def markdown(self) -> str:
-        """The page docs/performance.md."""
+        """All of that page but the section on explanations."""
         commands = "```sh\n" + "\n".join(self.commands) + "\n```"
         parts = [HEAD, f"{machine()}. {versions()}.", commands]
         for threads, title in (
@@ -500,6 +570,24 @@ def figures(names: list[str], quick: bool, limit: float) -> dict[str, dict[str, 
     return found
 
 
+def explain(run: Run, args: argparse.Namespace) -> bool:
+    """Measure and print explanations; whether some were not timed, as their numbers differ."""
+    failed = False
+    sizes = explanations.QUICK if args.quick else explanations.SIZES
+    for cell in explained_cells(args.nets or list(explanations.SIZES)):
+        for threads in args.threads:
+            try:
+                row = measure(cell, [*contenders.EXPLAINERS], threads, args, **sizes[cell.net])
+            except Disagreement as error:
+                console.print(f"{cell}: not timed, {error}", style="red", highlight=False)
+                failed = True
+                continue
+            run.explained[cell, threads] = row
+            run.save()
+            print_table("", *explained_table({(cell, threads): row}))
+    return failed
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -509,7 +597,8 @@ def arguments() -> argparse.Namespace:
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
     add("--peers", nargs="*", choices=contenders.CONTENDERS, default=list(contenders.CONTENDERS))
-    add("--figures", nargs="*", choices=FIGURES, help="figures that are no comparison")
+    known = [*FIGURES, "explain"]
+    add("--figures", nargs="*", choices=known, help="figures that are no comparison, and explain")
     add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
@@ -530,7 +619,12 @@ def main() -> None:
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    run.commands.append(f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}")
+    wanted = [*FIGURES, "explain"] if everything else args.figures or []
+    command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
+    if "explain" in wanted:
+        run.explained_by.append(command)
+    if wanted != ["explain"] or (args.batch != "none" and args.nets):
+        run.commands.append(command)
     labels = list(dict.fromkeys(["forward", "onnxgrad", *args.peers]))
     names = list(nets.NETS) if everything else args.nets or []
     failed = False
@@ -547,14 +641,15 @@ def main() -> None:
             title = f"{cell}, {threads} thread{'s' * (threads > 1)}"
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
-    run.figures |= figures(
-        list(FIGURES) if everything else args.figures or [], args.quick, args.limit
-    )
+    if "explain" in wanted:
+        failed |= explain(run, args)
+        wanted.remove("explain")
+    run.figures |= figures(wanted, args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():
         print_table(title, ["", ""], [[k, _number(v)] for k, v in values.items()])
     if args.markdown:
-        TABLE.write_text(run.markdown())
+        TABLE.write_text(run.page(TABLE.read_text()))
         console.print(f"written: {TABLE.relative_to(ROOT)}")
     sys.exit(int(failed))
 

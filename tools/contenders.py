@@ -7,6 +7,7 @@ are imported only where they are used.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -21,16 +22,19 @@ import onnx
 
 # A sample takes at least this long, so that the clock's own cost does not count.
 _SAMPLE_SECONDS = 0.002
+# A call that takes as long is not repeated to warm anything.
+_LONG_SECONDS = 1.0
 
 
 class Contender:
-    """A way to compute the gradient of a net.
+    """A way to compute the gradient of a net, or an explanation.
 
     Args:
         task: `net` (its name), `model` (the net's file), `weights` (an .npz file of what it
             learns), `file` (where the gradient's file goes), `feeds` (an .npz file of the inputs,
             with the output gradient under "ograd" if one is imposed), `wrt` (names of tensors),
-            `output` (name of the output), `threads`.
+            `output` (name of the output), `kind` (what is computed), `rows` (the most rows that
+            an explanation computes at a time, or None), `threads`.
     """
 
     label: ClassVar[str]
@@ -55,7 +59,7 @@ class Contender:
         """What a call returned, as arrays of the tensors' shapes."""
         return {name: np.asarray(value) for name, value in results.items()}
 
-    def session(self, path: str, outputs: list[str], names: list[str], **feeds: Any) -> Any:
+    def session(self, path: str, outputs: list[str] | None, names: list[str], **feeds: Any) -> Any:
         """A call of onnxruntime with its default options."""
         import onnxruntime
 
@@ -211,6 +215,78 @@ CONTENDERS: dict[str, type[Contender]] = {
 }
 
 
+# -- explanations ----------------------------------------------------------------------------------
+
+STEPS, TARGET = 50, 1
+
+
+class Explained(Contender):
+    """This package's explanation, its file run on onnxruntime."""
+
+    label, package = "onnxgrad", "onnxruntime"
+
+    def build(self) -> onnx.ModelProto:
+        from onnxgrad import explain
+
+        model, options = self.task["model"], {"target": TARGET, "forward": False}
+        if self.task["kind"] == "integrated gradients":
+            rows = self.task["rows"]
+            return explain.integrated_gradients(
+                model, n_steps=STEPS, internal_batch_size=rows, **options
+            )
+        if self.task["net"] == "resnet50":
+            return explain.grad_cam(model, **options)
+        tokens, layers = next(iter(self.feeds.values())).shape[1], self.task["layers"]
+        places = {"tokens": (1, tokens), "class_tokens": 0}
+        return explain.grad_cam(model, f"layer{layers - 2}", **places, **options)
+
+    def open(self) -> Any:
+        return self.session(self.task["file"], None, ["attribution"])
+
+    def gradients(self, results: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Maps as rows of places: captum has an axis of one channel."""
+        return {name: np.asarray(t).reshape(len(t), -1) for name, t in results.items()}
+
+
+class Captum(Explained):
+    """Captum on a twin of the net."""
+
+    label, package = "captum", "captum"
+
+    def build(self) -> None:
+        return None
+
+    def open(self) -> Any:
+        import torch
+        import twins
+        from captum.attr import IntegratedGradients, LayerGradCam
+
+        torch.set_num_threads(self.task["threads"])
+        weights = {k: torch.from_numpy(v) for k, v in np.load(self.task["weights"]).items()}
+        net = twins.in_parts(self.task["net"], weights)
+        (x,) = (torch.tensor(v) for v in self.feeds.values())
+        if self.task["kind"] == "integrated gradients":
+            options = {"n_steps": STEPS, "internal_batch_size": self.task["rows"]}
+            attribute = functools.partial(IntegratedGradients(net).attribute, **options)
+        else:
+            x.requires_grad_()  # or nothing that a net without Parameters computes has a gradient
+            cam = LayerGradCam(net, net[0])
+            attribute = functools.partial(cam.attribute, relu_attributions=True)
+        return lambda: {"attribution": attribute(x, target=TARGET).detach()}
+
+
+EXPLAINERS: dict[str, type[Contender]] = {c.label: c for c in (Explained, Captum)}
+EXPLANATIONS = ("integrated gradients", "Grad-CAM")
+
+
+def contender_of(label: str, kind: str) -> type[Contender]:
+    """Who is called so where this kind of thing is computed."""
+    return (EXPLAINERS if kind in EXPLANATIONS else CONTENDERS)[label]
+
+
+# -- the worker ------------------------------------------------------------------------------------
+
+
 def _memory(key: str) -> float:
     """An entry of this process's status, in MB; not everywhere is there one."""
     try:
@@ -233,11 +309,12 @@ class Worker:
     def __init__(self) -> None:
         self.contender: Contender
         self.call: Callable[[], Mapping[str, Any]]
-        self.calls = 1
+        self.results: Mapping[str, Any] = {}
+        self.calls, self.took = 1, 0.0
 
     def build(self, label: str, **task: Any) -> dict[str, Any]:
         """Build and write the gradient's file. Imports do not count."""
-        contender = CONTENDERS[label](task)
+        contender = contender_of(label, task["kind"])(task)
         importlib.import_module("onnxgrad" if label == "onnxgrad" else contender.package)
         start, cpu = time.perf_counter(), time.process_time()
         model = contender.build()
@@ -250,25 +327,29 @@ class Worker:
 
     def open(self, label: str, **task: Any) -> dict[str, Any]:
         """Load, and run for the first time."""
-        self.contender = CONTENDERS[label](task)
+        self.contender = contender_of(label, task["kind"])(task)
         start = time.perf_counter()
         self.call = self.contender.open()
         opened = time.perf_counter()
-        self.call()
+        self.results = self.call()
         first = time.perf_counter()
-        self.call()
-        self.calls = max(1, round(_SAMPLE_SECONDS / (time.perf_counter() - first)))
+        self.took = first - opened
+        if self.took < _LONG_SECONDS:
+            self.call()
+            self.took = time.perf_counter() - first
+        self.calls = max(1, round(_SAMPLE_SECONDS / self.took))
         return {"open": opened - start, "first": first - opened}
 
     def gradients(self, path: str) -> dict[str, Any]:
-        """Write the results of one run to an .npz file."""
-        results = self.contender.gradients(self.call())
+        """Write the results of the first run to an .npz file."""
+        results = self.contender.gradients(self.results)
         np.savez(path, **results)
         return {"names": list(results)}
 
     def time(self, seconds: float) -> dict[str, Any]:
         """Samples of the time of a call, on the process's clock and on the wall's."""
-        self.call()
+        if self.took < _LONG_SECONDS:
+            self.call()
         cpu, wall = [], []
         end = time.perf_counter() + seconds
         while not cpu or time.perf_counter() < end:

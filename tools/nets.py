@@ -148,14 +148,20 @@ def mobilenet_v2(batch: Size = 1, size: int = 224) -> ir.Model:
     return net.model(logits=op.Gemm(x, w, net.weight("fc.bias", 1000, scale=0.01), transB=1))
 
 
-def bert(batch: Size = 1, tokens: Size = 128, layers: int = 12, width: int = 768) -> ir.Model:
-    """BERT-base behind its embedding: [batch, tokens, width] -> the same."""
+def bert(
+    batch: Size = 1, tokens: Size = 128, layers: int = 12, width: int = 768, classes: int = 0
+) -> ir.Model:
+    """BERT-base behind its embedding: [batch, tokens, width] -> the same, or scores of classes."""
     net = Net("bert")
     x = net.input("embedded", [batch, tokens, width])
     x = net.norm("norm", x)
     for layer in range(layers):
         x = net.block(f"layer{layer}", x, width // 64, (tokens, width))
-    return net.model(hidden=x)
+        x.value.name = f"layer{layer}"
+    if not classes:
+        return net.model(hidden=x)
+    first = net.op.Gather(x, net.op.const(0), axis=1)
+    return net.model(logits=net.linear("classifier", first, classes))
 
 
 def gpt2(batch: Size = 1, tokens: int = 128, layers: int = 12, width: int = 768) -> ir.Model:

@@ -49,7 +49,7 @@ def _layers(w: Weights, stem: str = "layer") -> Iterator[str]:
     return iter(dict.fromkeys(names))
 
 
-def resnet50(w: Weights, image: Tensor) -> Tensor:
+def _resnet50_features(w: Weights, image: Tensor) -> Tensor:
     x = F.max_pool2d(F.relu(_conv(w, "stem", image, 2)), 3, 2, 1)
     for name in _layers(w):
         stride = 2 if name.endswith(".0") and name != "layer1.0" else 1
@@ -59,7 +59,15 @@ def resnet50(w: Weights, image: Tensor) -> Tensor:
         if f"{name}.downsample.weight" in w:
             x = _conv(w, f"{name}.downsample", x, stride)
         x = F.relu(x + y)
+    return x
+
+
+def _resnet50_head(w: Weights, x: Tensor) -> Tensor:
     return F.linear(x.mean((2, 3)), w["fc.weight"], w["fc.bias"])
+
+
+def resnet50(w: Weights, image: Tensor) -> Tensor:
+    return _resnet50_head(w, _resnet50_features(w, image))
 
 
 def mobilenet_v2(w: Weights, image: Tensor) -> Tensor:
@@ -75,12 +83,25 @@ def mobilenet_v2(w: Weights, image: Tensor) -> Tensor:
     return F.linear(x, w["fc.weight"], w["fc.bias"])
 
 
-def bert(w: Weights, embedded: Tensor) -> Tensor:
+def _encoder_block(w: Weights, name: str, x: Tensor) -> Tensor:
+    x = _norm(w, f"{name}.norm1", x + _attention(w, f"{name}.attention", x))
+    return _norm(w, f"{name}.norm2", x + _feed_forward(w, name, x))
+
+
+def _bert_features(w: Weights, embedded: Tensor) -> Tensor:
     x = _norm(w, "norm", embedded)
-    for name in _layers(w):
-        x = _norm(w, f"{name}.norm1", x + _attention(w, f"{name}.attention", x))
-        x = _norm(w, f"{name}.norm2", x + _feed_forward(w, name, x))
-    return x
+    for name in list(_layers(w))[:-1]:
+        x = _encoder_block(w, name, x)
+    return x.transpose(1, 2)  # channels first, as maps of classes have them
+
+
+def _bert_head(w: Weights, features: Tensor) -> Tensor:
+    x = _encoder_block(w, list(_layers(w))[-1], features.transpose(1, 2))
+    return _linear(w, "classifier", x[:, 0]) if "classifier.weight" in w else x
+
+
+def bert(w: Weights, embedded: Tensor) -> Tensor:
+    return _bert_head(w, _bert_features(w, embedded))
 
 
 def gpt2(w: Weights, ids: Tensor, targets: Tensor) -> Tensor:
@@ -129,6 +150,28 @@ TWINS: dict[str, Callable[..., Tensor]] = {
     "lstm": lstm,
     "mlp": mlp,
 }
+
+# The nets whose layers are explained: what gives the layer, and what comes behind it.
+_PARTS = {
+    "resnet50": (_resnet50_features, _resnet50_head),
+    "bert": (_bert_features, _bert_head),
+}
+
+
+class _Part(torch.nn.Module):
+    """A part of a net, whose result captum can hook."""
+
+    def __init__(self, part: Callable[..., Tensor], weights: Weights) -> None:
+        super().__init__()
+        self._part, self._weights = part, weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._part(self._weights, x)
+
+
+def in_parts(net: str, weights: Weights) -> torch.nn.Sequential:
+    """A net as two modules: what gives the layer that is explained, and what comes behind it."""
+    return torch.nn.Sequential(*(_Part(part, weights) for part in _PARTS[net]))
 
 
 def _gates(x: Tensor, order: list[int]) -> Tensor:

@@ -46,7 +46,8 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
     op.emitted.update(v for node in nodes for v in node.outputs)
     if op.hoists and op.parent is not None:
         op.graph.remove(nodes)
-        hoist(op, nodes, set(op.graph.inputs) | {t.value for t in inputs if op.holds(t)})
+        held = {t.value for t in [*inputs, *given.values()] if op.holds(t)}
+        hoist(op, nodes, set(op.graph.inputs) | held)
     return dict(zip(names, outputs, strict=True))
 
 

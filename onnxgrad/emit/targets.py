@@ -40,6 +40,9 @@ class Target:
         searched_window: The largest window of a MaxPool, in elements, that is searched for its
             maximum by pooling parts of it; larger ones, and those that overlap, use the Indices.
         searched_dtypes: The dtypes in which windows are searched.
+        inner_filters: Whether an inner graph that runs several times has the filters of its
+            convolutions from nodes of its own, which the runtime computes when it loads the file:
+            only then does it convolve in a blocked layout there.
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
@@ -56,6 +59,7 @@ class Target:
     transposed_batch: bool = True
     searched_window: int = 0
     searched_dtypes: frozenset[ir.DataType] = frozenset()
+    inner_filters: bool = False
     resized_axes: int = 2
     scan_from_batch: float = math.inf
 
@@ -68,6 +72,7 @@ _TARGETS: dict[str, Target] = {
         transposed_rows=True,
         flipped_filters=True,
         searched_window=4,
+        inner_filters=True,
         searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         scan_from_batch=8,
     ),

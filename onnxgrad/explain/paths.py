@@ -61,7 +61,8 @@ def integrated_gradients(
         method: The rule by which the integral becomes a sum.
         multiply_by_inputs: Multiply by the difference. If not, they are the mean gradient.
         internal_batch_size: The most rows, points times examples, that are computed at a time, at
-            least one point. None for all points as one batch.
+            least one point. None for all points as one batch. A few, such as 4, bound the memory
+            and are mostly as fast (docs/performance.md).
         convergence_delta: Add an output "convergence_delta", [N]: by how much the sum of an
             example's attributions exceeds the difference of the scores.
         batched: The graph inputs whose first axis is the batch. None for those that can have the

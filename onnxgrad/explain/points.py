@@ -130,7 +130,8 @@ class Elsewhere:
     def __call__(self, op: Builder, points: Mapping[str, Tensor]) -> list[Tensor]:
         """The copy's outputs, [P, ...], at P points of the tensors that are moved, [P, ...]."""
         rows = {name: self._rows(t) for name, t in points.items()}
-        found = copy_model(op, self.model.graph, {**self._given, **rows})
+        given = self._given if op is self.at.op else self._given | self._filters(op)
+        found = copy_model(op, self.model.graph, {**given, **rows})
         return [self._by_point(t) for t in found.values()]
 
     def result_like(self, value: ir.Value) -> Tensor:
@@ -298,6 +299,21 @@ class Elsewhere:
             dims = ((dims_of(self._first()) or (None,))[0], *dims[1:])
         return self.at.op.input(value.name or "", dims, value.dtype)
 
+    def _filters(self, op: Builder) -> dict[str, Tensor]:
+        """The filters of convolutions, as constants of the inner graph that `op` emits to."""
+        if not op.target.inner_filters:
+            return {}
+        convolved = [n for n in self.model.graph if n.op_type == "Conv" and not n.domain]
+        read = {v.name or "" for n in convolved for v in n.inputs[1:] if v is not None}
+        hoists, op.hoists = op.hoists, False
+        found = {
+            name: op.Reshape(t, op.const(t.shape))
+            for name, t in self._given.items()
+            if name in read and t.value.is_initializer()
+        }
+        op.hoists = hoists
+        return found
+
     # -- rows --------------------------------------------------------------------------------------
 
     def _repeated(self, t: Tensor) -> Tensor:
@@ -321,7 +337,7 @@ class Elsewhere:
         Args:
             live: Fill it with zeros instead.
         """
-        op, runs = t.op, _runs(self.count, self.per_run)
+        op, runs = t.op, _divided(self.count, self.per_run)
         padded = shapes.product([runs, self.per_run])
         if isinstance(padded, Tensor) or padded != self.count:
             places = shapes.arange(op, padded)
@@ -345,16 +361,19 @@ def column(numbers: Tensor, like: Tensor) -> Tensor:
     return op.Reshape(op.cast(numbers, like.dtype), op.const([-1, *[1] * like.rank]))
 
 
-def _runs(count: int, per_run: Size) -> Size:
-    return -(-count // per_run) if isinstance(per_run, int) else (per_run + (count - 1)) // per_run
+def _divided(count: int, by: Size) -> Size:
+    """How many parts of a size there are, the last one with less."""
+    return -(-count // by) if isinstance(by, int) else (by + (count - 1)) // by
 
 
 def _fitting(size: Size, count: int, at_once: Callable[[Size], Size] | None) -> Size:
-    """How many points one run takes, from 1 to `count`."""
-    wanted = count if at_once is None else at_once(size)
-    if isinstance(wanted, int):
-        return min(max(wanted, 1), count)
-    return wanted.op.Min(shapes.at_least(wanted, 1), wanted.op.const([count]))
+    """How many points one run takes, from 1 to `count`: no more than needed for as many runs."""
+    most = count if at_once is None else at_once(size)
+    if isinstance(most, int):
+        most = min(max(most, 1), count)
+    else:
+        most = most.op.Min(shapes.at_least(most, 1), most.op.const([count]))
+    return _divided(count, _divided(count, most))
 
 
 def _batch(at: Explanation, batched: Inputs | None) -> tuple[list[ir.Value], set[Dim]]:

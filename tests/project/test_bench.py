@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tools"))
 
 import bench  # noqa: E402
+import contenders  # noqa: E402
+import explanations  # noqa: E402
 
 
 def test_quick_run() -> None:
@@ -21,6 +23,86 @@ def test_quick_run() -> None:
     run = subprocess.run([*command, *choice], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "mlp, batch 1, input" in run.stdout and "mlp, batch 1, parameters" in run.stdout
+
+
+def test_quick_run_of_explanations() -> None:
+    pytest.importorskip("captum")
+    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--quick", "--figures", "explain"]
+    choice = ["--threads", "1", "--nets", "bert", "--batch", "none"]
+    run = subprocess.run([*command, *choice], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for cell in bench.explained_cells(["bert"]):
+        assert f" {cell} " in run.stdout
+
+
+def measured() -> bench.Explained:
+    """Explanations of all nets with made-up times."""
+    found: bench.Explained = {}
+    for cell in bench.explained_cells(list(explanations.SIZES)):
+        for threads in (1, 2):
+            found[cell, threads] = {
+                label: bench.Result("", 1e-6, {str(threads): t}, {}, {"peak": 500.0, "load": 3.0})
+                for label, t in (("onnxgrad", 0.5), ("captum", 2.0))
+            }
+    return found
+
+
+def test_the_table_of_explanations() -> None:
+    head, lines = bench.explained_table(measured())
+    assert all(len(line) == len(head) for line in lines)
+    assert dict(zip(head, lines[0], strict=True)) == {
+        "explanation": "resnet50, batch 1, integrated gradients",
+        "threads": "1",
+        "onnxgrad, ms": "500",
+        "captum, ms": "2000",
+        "of captum": "0.25",
+        "onnxgrad, MB": "500",
+        "captum, MB": "500",
+        "difference": "1e-06",
+        "load": "3",
+    }
+
+
+def test_a_contender_of_explanations_that_is_absent_is_a_line() -> None:
+    found = measured()
+    first = next(iter(found.values()))
+    first["captum"] = bench.Result("captum is not installed")
+    head, lines = bench.explained_table(found)
+    assert "captum is not installed" in lines[0] and len(lines[0]) == len(head)
+
+
+def test_sections_that_were_not_measured_stay_on_the_page() -> None:
+    old = bench.TABLE.read_text()
+    others, section = explanations.apart(old)
+    assert explanations.TITLE in section and explanations.TITLE not in others
+    explained = bench.Run(explained=measured(), explained_by=["command"]).page(old)
+    new_others, new_section = explanations.apart(explained)
+    assert new_others.strip() == others.strip()
+    assert new_section != section and "0.25" in new_section
+    rest = bench.Run(figures={"A figure": {"a": 1.0}}).page(old)
+    assert explanations.apart(rest)[1].strip() == section.strip() and "A figure" in rest
+    assert bench.Run().page(old).strip() == old.strip()
+
+
+def test_the_page_has_what_the_tool_writes_of_explanations() -> None:
+    """Its words, its columns and its lines, and numbers that hold what is promised."""
+    section = explanations.apart(bench.TABLE.read_text())[1]
+    assert explanations.TEXT in section
+    head, lines = bench.explained_table(measured())
+    table = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    assert table[0] == head
+    found = [row[:2] for row in table[2:]]
+    wanted = [line[:2] for line in lines]
+    # Two threads say little on a busy machine, so not all of them need be there.
+    assert [row for row in wanted if row[1] == "1"] == [row for row in found if row[1] == "1"]
+    assert all(row in wanted for row in found)
+    ratios = [float(row[head.index("of captum")]) for row in table[2:] if row[1] == "1"]
+    assert ratios and max(ratios) <= 1
+
+
+def test_explanations_have_contenders_of_their_own() -> None:
+    assert contenders.contender_of("onnxgrad", "input") is contenders.OnnxGrad
+    assert contenders.contender_of("onnxgrad", "Grad-CAM") is contenders.Explained
 
 
 def test_a_worker_that_takes_too_long_is_ended() -> None:
