@@ -48,7 +48,12 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, args, options, make, steps", CASES, ids=str)
+def _id(argument: Any) -> str | None:
+    """The same in every process that collects the tests, so none of a function's address."""
+    return None if callable(argument) else str(argument)
+
+
+@pytest.mark.parametrize("name, args, options, make, steps", CASES, ids=_id)
 def test_as_torch(name: str, args: Any, options: Any, make: Any, steps: int) -> None:
     rate = getattr(schedules, name)(0.1, *args, **options)
     expected = by_torch(make, steps, 0.1)
