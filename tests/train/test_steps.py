@@ -118,8 +118,9 @@ def test_a_loss_of_the_package_is_given_beside_the_outputs(forward: bool) -> Non
     "body",
     [
         "b_next = MatMul(x, w) s = Add(b_next, b) y = Tanh(s)",
-        BODY + " total = ReduceSum<keepdims = 0>(x) c = IsNaN(total) z = If (c) "
-        "<then_branch = t () => (n) { n = Neg(y) }, else_branch = e () => (b_next) { b_next = Abs(y) }>",
+        BODY + " total = ReduceSum<keepdims = 0>(x) c = IsNaN(total) z = If (c) <"
+        "then_branch = t () => (n) { n = Neg(y) }, "
+        "else_branch = e () => (b_next) { b_next = Abs(y) }>",
     ],
 )  # fmt: skip
 def test_next_values_are_found_by_name(body: str) -> None:
