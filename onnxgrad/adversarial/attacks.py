@@ -18,7 +18,7 @@ from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.heads.head import Head, Place
+from onnxgrad.heads.head import Head, Input, Place, input_of
 from onnxgrad.heads.targets import logits
 from onnxgrad.losses import cross_entropy
 from onnxgrad.transforms.job import Job
@@ -63,7 +63,8 @@ def fgsm(
             is differentiated; None for the cross-entropy of `of` with the new int64 input "labels".
         eps: How far: of each element in L-inf, of each example in L2. A number; in L-inf also
             numbers that broadcast to an example, as for channels that are scaled differently; or
-            "input" for a new scalar input "eps" of the dtype of `x`, for half precision float32.
+            "input" for a new scalar input "eps" of the dtype of `x`, for half precision float32,
+            or "input:NAME" for one of that name.
         norm: "Linf" or "L2".
         targeted: Whether the loss is made smaller, the labels being those that are wanted.
         clip_min: The lower bound of the data, given as `eps` is; None for none.
@@ -99,7 +100,7 @@ def pgd(
     loss: Head | Place = None,
     eps: Number,
     alpha: Number | None = None,
-    steps: int | Literal["input"] = 10,
+    steps: int | str = 10,
     norm: Norm = "Linf",
     random_start: bool | Literal["input"] = False,
     seed: int = 0,
@@ -117,9 +118,9 @@ def pgd(
     Args:
         model, x, of, loss, norm, targeted, clip_min, clip_max, ...: As for `fgsm`.
         eps: The radius of the ball: a number; in L-inf also numbers that broadcast to an example;
-            or "input" for a new scalar input "eps", as for `fgsm`.
+            or "input", as for `fgsm`.
         alpha: The length of a step, given as `eps` is; None for ``2.5 * eps / steps``.
-        steps: Their number, or "input" for a new int64 scalar input "steps".
+        steps: Their number, or "input" for a new int64 scalar input "steps", or "input:NAME".
         random_start: Whether the first step starts at a random point of the ball: in L-inf a
             uniform one, in L2 in a uniform direction at a uniform distance. It is drawn by the
             runtime, whose numbers are its own, and may differ from run to run. "input" starts at
@@ -182,11 +183,13 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | Place, options: Option
 def _cross_entropy(of: Place) -> Head:
     """The cross-entropy of scores; where they are the result of a Softmax, of its operand."""
     head = cross_entropy(of, reduction="sum")
+    labels = Input("labels", "loss=onnxgrad.losses.cross_entropy(labels='NAME')")
+    given = tuple((key, labels if key == "labels" else value) for key, value in head.options)
 
     def formula(op: Builder, y: Tensor, **options: Any) -> Tensor:
         return head.formula(op, logits(y), **options)
 
-    return replace(head, formula=formula)
+    return replace(head, formula=formula, options=given)
 
 
 def _gradient_at(inner: Builder, job: Job, at: Tensor) -> Tensor:
@@ -203,8 +206,8 @@ def _count(op: Builder, steps: int | str) -> Size:
     Raises:
         ArgumentError: It is none.
     """
-    if steps == "input":
-        return op.Unsqueeze(op.input("steps", [], np.int64), op.const([0]))
+    if given := input_of(steps, "steps"):
+        return op.Unsqueeze(given.added(op, [], np.int64), op.const([0]))
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ArgumentError(f"steps is a number from 1 on or 'input', not {steps!r}")
     return steps
@@ -216,6 +219,8 @@ def _noise(job: Job, ball: Ball, start: bool | str, seed: int) -> Tensor:
     Raises:
         ArgumentError: It is said in another way.
     """
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ArgumentError(f"seed is a whole number, not {seed!r}")
     if start is True:
         return ball.drawn(seed)
     if start != "input":

@@ -17,10 +17,11 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import HALVES
+from onnxgrad.heads.head import input_of
 
 Norm = Literal["Linf", "L2"]
-# A number, numbers that broadcast to an example, or "input" for a new graph input.
-Number: TypeAlias = float | Sequence[Any] | Literal["input"]
+# A number, numbers that broadcast to an example, or "input" or "input:NAME" for a new graph input.
+Number: TypeAlias = float | Sequence[Any] | str
 
 
 class Ball:
@@ -51,6 +52,7 @@ class Ball:
         if norm == "L2" and self.eps.rank:
             raise ArgumentError(f"eps: a ball in L2 has one radius, not {eps!r}")
         self.low = None if clip_min is None else self._bound("clip_min", clip_min, np.inf)
+        self._require_order(clip_min, clip_max)
         self.high = None if clip_max is None else self._bound("clip_max", clip_max, -np.inf)
         if norm == "Linf":  # the ball is a box too
             near, far = self._clipped(_moved(x, -self.eps)), self._clipped(_moved(x, self.eps))
@@ -64,21 +66,50 @@ class Ball:
         """
         if isinstance(given, str):
             return self._input(name, given)
-        if not (np.isfinite(array := _numbers(name, given)) & (array >= 0)).all():
+        if not (np.isfinite(array := self._numbers(name, given)) & (array >= 0)).all():
             raise ArgumentError(f"{name} is a number that is not negative, not {given!r}")
         return self._const(array, -np.inf)
+
+    def _require_order(self, low: Number | None, high: Number | None) -> None:
+        """Raise where the bounds of the data are known and leave nothing between them.
+
+        Raises:
+            ArgumentError: They do.
+        """
+        if low is None or high is None or isinstance(low, str) or isinstance(high, str):
+            return
+        if (self._numbers("clip_min", low) > self._numbers("clip_max", high)).any():
+            raise ArgumentError(f"clip_min {low!r} is larger than clip_max {high!r}")
 
     def _bound(self, name: str, given: Number, within: float) -> Tensor:
         """A bound of the data, as a number of x's dtype that lies within it."""
         if isinstance(given, str):
             return self._input(name, given)
         dtype = self.like.dtype.numpy()
-        return self._const(_rounded(_numbers(name, given), dtype, within), within)
+        return self._const(_rounded(self._numbers(name, given), dtype, within), within)
 
     def _input(self, name: str, given: str) -> Tensor:
-        if given != "input":
+        new = input_of(given, name)
+        if new is None:
             raise ArgumentError(f"{name} is a number or 'input', not {given!r}")
-        return self.x.op.input(name, [], self.x.dtype)
+        return new.added(self.x.op, [], self.x.dtype)
+
+    def _numbers(self, name: str, given: Any) -> np.ndarray:
+        """A number, or numbers that broadcast to x.
+
+        Raises:
+            ArgumentError: It is neither.
+        """
+        try:
+            array = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"{name} is a number or 'input', not {given!r}") from error
+        if not self.x.takes(array.shape):
+            raise ArgumentError(
+                f"{name}: numbers of shape {[*array.shape]} do not broadcast to an example of "
+                f"{self.like.value.name!r} {self.like.value.shape}"
+            )
+        return array
 
     def _const(self, array: Any, toward: float) -> Tensor:
         dtype = self.x.dtype.numpy()
@@ -134,13 +165,6 @@ class Ball:
         direction = _unit(op.typed(op.RandomNormalLike(x, seed=float(seed)), x))
         length = op.RandomUniformLike(_length(x), seed=float(seed) + 1)
         return op.typed(direction * length, x)
-
-
-def _numbers(name: str, given: Any) -> np.ndarray:
-    try:
-        return np.asarray(given, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{name} is a number or 'input', not {given!r}") from error
 
 
 def _rounded(array: np.ndarray, dtype: Any, toward: float) -> np.ndarray:

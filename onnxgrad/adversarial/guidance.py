@@ -94,12 +94,12 @@ def guidance(
         wrt = None if x is None else [x]
         other = gradient(io.load(classifier), wrt, of=head, forward=False, **options)
         source, moved = _gradient(other)
+        formula, shared = composed(net, other, inputs)
         if source not in (by_name(net.graph) if inputs is None else inputs):
             raise ArgumentError(
                 f"the model has no tensor {source!r}: name in inputs the one that the classifier's "
                 f"{source!r} is"
             )
-        formula, shared = composed(net, other, inputs)
         sigma = ["sigma"] if prediction == "epsilon" and "sigma" in by_name(net.graph) else []
 
         def guided(op: Builder, y: Tensor, *tensors: Tensor) -> dict[str, Tensor]:

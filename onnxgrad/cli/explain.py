@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import typer
 
+from onnxgrad.cli.explained import Result
 from onnxgrad.cli.files import ports_of, read, read_names, take_image, whole, write
 from onnxgrad.cli.options import (
     ARGUMENTS,
@@ -35,15 +35,10 @@ from onnxgrad.explain.scaling import Sign
 from onnxgrad.explain.tokens import html
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
-from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array, Port
-from onnxgrad.transforms.attach import attach
-from onnxgrad.transforms.metadata import ATTRIBUTIONS
 
 _PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 _SUFFIXES = (*_PICTURES, ".html", ".npz", ".onnx")
-# An output of the scores that are explained, where they are an inner tensor.
-_SCORES = "explained_scores"
 
 
 def _option(help: str, *names: str) -> Any:
@@ -214,74 +209,6 @@ class Taken:
         return take_image(path, self.expected[port.name])
 
 
-@dataclass
-class Result:
-    """What a model with attributions gives for an input.
-
-    Attributes:
-        arrays: All outputs, by name.
-        attributions: The attributions, by the tensors that they belong to.
-        feeds: The values of the inputs.
-        title: The class and its score, in words.
-    """
-
-    arrays: dict[str, Array]
-    attributions: dict[str, Array]
-    feeds: dict[str, Any]
-    title: str
-
-    @classmethod
-    def of(
-        cls,
-        explained: ir.Model,
-        source: ir.Model,
-        feeds: dict[str, Any],
-        of: Any,
-        target: Any,
-        labels: Mapping[int, str],
-    ) -> Result:
-        """Run the model."""
-        table = json.loads(explained.metadata_props[ATTRIBUTIONS])
-        own = [v.name for v in source.graph.outputs if v.dtype and v.dtype.is_floating_point()]
-        scores = of if isinstance(of, str) else own[0] if own and of is None else None
-        outputs = [v.name for v in explained.graph.outputs]
-        if scores is not None and scores not in outputs:
-            explained = attach(explained, lambda op, y: {_SCORES: op.Identity(y)}, scores)
-            scores = _SCORES
-        with working("Running the net"):
-            net = Net(explained)
-            found = net(feeds)
-        arrays = found if isinstance(found, dict) else {net.outputs[0]: found}
-        title = _decision(arrays[scores], target, labels) if scores in arrays else "Sum of scores"
-        arrays = {name: array for name, array in arrays.items() if name != _SCORES}
-        return cls(arrays, {x: arrays[name] for x, name in table.items()}, feeds, title)
-
-    def only(self) -> tuple[str, Array]:
-        """The tensor that is explained, and its attribution.
-
-        Raises:
-            ArgumentError: There are several.
-        """
-        if len(self.attributions) != 1:
-            several_names = ", ".join(map(repr, self.attributions))
-            raise ArgumentError(f"a picture shows one tensor of {several_names}: give --wrt")
-        return next(iter(self.attributions.items()))
-
-    def data(self, tensor: str) -> str:
-        """The input whose values an attribution lies over.
-
-        Raises:
-            ArgumentError: The tensor is an inner one, and the net has several inputs.
-        """
-        if tensor in self.feeds:
-            return tensor
-        numbers = [x for x, a in self.feeds.items() if np.asarray(a).dtype.kind in "fV"]
-        fitting = numbers or list(self.feeds)
-        if len(fitting) != 1:
-            raise ArgumentError(f"{tensor!r} is no input, and may belong to {', '.join(fitting)}")
-        return fitting[0]
-
-
 def _picture(output: Path, result: Result, taken: Taken, sign: Sign | None) -> None:
     tensor, attribution = result.only()
     name = result.data(tensor)
@@ -317,19 +244,6 @@ def _page(
     page = html(words, attribution, sign=sign, layout=layout, title=result.title)
     with whole(output) as stage:
         stage.write_text(page, "utf-8")
-
-
-def _decision(scores: Array, target: Any, labels: Mapping[int, str]) -> str:
-    """The class of the first example and its score, in words."""
-    scores = np.asarray(scores, np.float64)
-    if target is None or scores.ndim == 0:
-        return f"Sum of scores {scores.sum():.3g}"
-    first = scores if scores.ndim == 1 else scores[0].reshape(scores.shape[1], -1).sum(axis=1)
-    number = int(first.argmax()) if target == "argmax" else int(target)
-    name = f"{labels[number]} ({number})" if number in labels else f"class {number}"
-    chances = len(first) > 1 and first.min() >= 0 and abs(first.sum() - 1) < 1e-3
-    value = f"{first[number]:.1%}" if chances else f"score {first[number]:.3g}"
-    return f"{name}: {value}"
 
 
 def _known(method: str) -> str:

@@ -43,7 +43,8 @@ def read(
         image: Reads an image for a port; None to have all of it guessed.
 
     Raises:
-        FeedError: A file cannot be read, or there is no input for it, or no file for an input.
+        FeedError: A file cannot be read, or there is no input for it, or no file for an input, or
+            several.
     """
     feeds: dict[str, Any] = {}
     free = [name for name in required if not any(t.startswith(f"{name}=") for t in texts)]
@@ -52,17 +53,29 @@ def read(
         if not separator or os.path.exists(text):
             path = text
             if path.endswith(".npz"):
-                feeds |= _arrays(path)
+                for name, array in _arrays(path).items():
+                    _give(feeds, name, array)
                 continue
             if not free:
                 raise FeedError(f"{path!r} is one file more than the net has inputs.")
             name = free.pop(0)
         if name not in ports:
             raise FeedError(f"The net has no input {name!r}.{nearest(name, ports)}")
-        feeds[name] = _array(path, ports[name], image or _image)
+        _give(feeds, name, _array(path, ports[name], image or _image))
     if not missing and (left := [name for name in required if name not in feeds]):
         raise FeedError(f"No value for the input {', '.join(map(repr, left))}.")
     return feeds
+
+
+def _give(feeds: dict[str, Any], name: str, array: Array) -> None:
+    """Keep what an input is given.
+
+    Raises:
+        FeedError: It is given something already.
+    """
+    if name in feeds:
+        raise FeedError(f"The input {name!r} is given twice.")
+    feeds[name] = array
 
 
 def read_example(source: ir.Model, texts: list[str] | None) -> dict[str, Any] | None:
@@ -139,26 +152,35 @@ def read_names(path: str) -> dict[int, str]:
     An object has the numbers for its keys, or the names.
 
     Raises:
-        FeedError: The file cannot be read, or holds something else.
+        FeedError: The file cannot be read, or holds no names.
     """
     try:
         text = Path(path).read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
+    try:
+        names = _named(text)
+    except (TypeError, ValueError) as error:
+        raise FeedError(f"{path!r} holds neither names nor names by number.") from error
+    if not names:
+        raise FeedError(f"{path!r} holds no names.")
+    return names
+
+
+def _named(text: str) -> dict[int, str]:
+    """The names in a text by their numbers; ValueError or TypeError where they have none."""
+    lines = dict(enumerate(text.splitlines()))
     if not text.lstrip().startswith(("[", "{")):
-        return dict(enumerate(text.splitlines()))
+        return lines
     try:
         held = json.loads(text)
     except ValueError:  # a first line such as [PAD]
-        return dict(enumerate(text.splitlines()))
-    try:
-        if isinstance(held, list):
-            return {k: _name(one) for k, one in enumerate(held)}
-        if all(str(key).lstrip("-").isdecimal() for key in held):
-            return {int(key): _name(one) for key, one in held.items()}
-        return {int(number): name for name, number in held.items()}
-    except (TypeError, ValueError) as error:
-        raise FeedError(f"{path!r} holds neither names nor names by number.") from error
+        return lines
+    if isinstance(held, list):
+        return {k: _name(one) for k, one in enumerate(held)}
+    if all(str(key).lstrip("-").isdecimal() for key in held):
+        return {int(key): _name(one) for key, one in held.items()}
+    return {int(number): name for name, number in held.items()}
 
 
 def _name(held: Any) -> str:

@@ -88,7 +88,7 @@ def differentiated(
     """The tensors, the scores of a class and the loss to differentiate.
 
     Raises:
-        ArgumentError: There is no such loss or target.
+        ArgumentError: There is no such loss or target, or both a loss and tensors are given.
     """
     given: list[str | Head] = [*(names or [])]
     if classes or target is not None:
@@ -101,6 +101,10 @@ def differentiated(
     if loss is not None:
         if loss not in losses.__all__:
             raise ArgumentError(f"--loss is one of {', '.join(losses.__all__)}, not {loss!r}")
+        if names:
+            raise ArgumentError(
+                "--loss and --of would be added: name the tensor that the loss is of in --loss-of"
+            )
         given.append(getattr(losses, loss)(loss_of))
     return given or None
 
@@ -273,7 +277,9 @@ def argument_of(transform: Callable[..., Any], parameter: inspect.Parameter) -> 
     if name in ARGUMENTS and not one:
         return ARGUMENTS[name]
     words = _documented(transform, name)
-    if get_origin(kind) is not Literal and any(get_origin(m) is Literal for m in members):
+    number = str in members and not {int, float}.isdisjoint(members)  # or "input:NAME"
+    word = get_origin(kind) is not Literal and any(get_origin(m) is Literal for m in members)
+    if number or word:
         text = str | None if parameter.default is None else str
         return Argument({name: Annotated[text, typer.Option(help=words)]}, number_or_word)
     if not one and any(get_origin(member) is Sequence for member in members):

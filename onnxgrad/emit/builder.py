@@ -224,25 +224,33 @@ class Builder:
 
     # -- ports ---------------------------------------------------------------------------------
 
-    def input(self, name: str, shape: Sequence[Dim] | None, dtype: Any = np.float32) -> Tensor:
+    def input(
+        self,
+        name: str,
+        shape: Sequence[Dim] | None,
+        dtype: Any = np.float32,
+        renamed: str = "",
+    ) -> Tensor:
         """A graph input: a new one, or the one that this builder has added under the same name.
 
         Args:
             name: Its name.
             shape: Its dimensions: sizes, names of sizes, or None for any; None if it is not known.
             dtype: What numpy or onnx_ir take for a dtype.
+            renamed: What gives it another name, for the error where this one is taken.
 
         Raises:
             ArgumentError: The net has a tensor of that name, or one was added of another type.
         """
         if self.parent:
-            return self.parent.input(name, shape, dtype)
+            return self.parent.input(name, shape, dtype, renamed)
         kind = dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(np.dtype(dtype))
         given = next((v for v in self.inputs if v.name == name), None)
         if given is None:
             if name in self.names.taken:
+                how = f" with {renamed}" if renamed else ""
                 raise ArgumentError(
-                    f"the net has a tensor {name!r} already: give the new input another name"
+                    f"the net has a tensor {name!r} already: give the new input another name{how}"
                 )
             dims = None if shape is None else ir.Shape(shape)
             given = ir.Value(name=name, type=ir.TensorType(kind), shape=dims)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,16 @@ class Tensor:
             if not isinstance(d, int):
                 return None
         return shape  # type: ignore[return-value]
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether an array of a shape broadcasts to that of the tensor, as far as it is known."""
+        if self.shape is None:
+            return True
+        mine = self.shape[max(len(self.shape) - len(shape), 0) :]
+        sizes = zip(shape, mine, strict=False)
+        return len(shape) <= len(self.shape) and all(
+            n == 1 or n == d or not isinstance(d, int) for n, d in sizes
+        )
 
     def dim(self, axis: int) -> Dim:
         """One dimension; None where it is unknown."""

@@ -47,9 +47,9 @@ def deep_lift(
 
     As in captum, the mean is subtracted from the multipliers of a Softmax of a matrix, here of each
     row, there over the whole batch: such a Softmax does not sum up. Nor do other operators, of
-    which the derivative is taken, such as InstanceNormalization, LSTM and QLinearConv, those in
-    branches and loops, and integers that choose, as those of TopK. `convergence_delta` tells how
-    far off the sums are.
+    which the derivative is taken, such as InstanceNormalization, LSTM, QLinearConv and, with
+    `straight_through`, ConvInteger, those in branches and loops, and integers that choose, as those
+    of TopK. `convergence_delta` tells how far off the sums are.
 
     Args:
         model, wrt, of, target, ...: As for `saliency`.

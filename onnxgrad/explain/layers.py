@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from onnxgrad.engine.flow import operands
+from onnxgrad.engine.flow import Flow, operands, require_rules
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import dims_of, is_float
 
@@ -206,6 +206,7 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
 
     Raises:
         ArgumentError: There is none, or several inputs have their own.
+        NoRuleError: There is none, and an operator before the score has no gradient rule.
     """
     image = None if name is None else input_named(graph, name)
     channels = channel_axes(graph)
@@ -222,6 +223,8 @@ def find_layer(graph: ir.Graph, of: Sequence[ir.Value], name: str | None = None)
         with_places = [v for v in with_places if image in separating[v]]
     values = [v for v in with_places if v in mixed] or with_places
     if not values:
+        # What an operator without a rule gives is not known to have places.
+        require_rules(Flow.of(graph, [v for v in graph.inputs if is_float(v)], of))
         raise ArgumentError(
             "no tensor with places, [N, C, H, W], was found that all of the score depends on. "
             "Name the layer, and pass tokens where it holds tokens. A net without places has no "

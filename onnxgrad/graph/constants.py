@@ -132,7 +132,8 @@ def _computed(node: ir.Node, value: ir.Value) -> _Computation:
             return _unknown(value)
         operands[v] = known
     if all(known.whole for known in operands.values()):
-        return Contents(_run(node, value, {v: known.array for v, known in operands.items()}))
+        array = _run(node, value, {v: known.array for v, known in operands.items()})
+        return _unknown(value) if array is None else Contents(array)
     return _moved(node, value, operands)
 
 
@@ -147,6 +148,8 @@ def _moved(node: ir.Node, value: ir.Value, operands: dict[ir.Value, Contents]) -
             elements += known.array.ravel().tolist()
         arrays[v] = array
     places = _run(node, value, arrays)
+    if places is None:
+        return _unknown(value)
     return _of_dims(value, [elements[int(k)] for k in places.ravel()], places.shape)
 
 
@@ -155,13 +158,20 @@ def _moves(node: ir.Node, k: int) -> bool:
     return node.op_type in _MOVES and (not k or node.op_type == "Concat")
 
 
-def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray:
+def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
+    """The output of a node for these operands; None where onnx's evaluator cannot compute it.
+
+    It lacks some operators, as those whose function depends on dtypes, and has errors of all kinds.
+    """
     from onnx.reference import ReferenceEvaluator  # it takes long to load, and few nets need it
 
     opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
-    evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
-    run: Any = evaluator.run
-    return np.asarray(run([value.name], {v.name: array for v, array in arrays.items()})[0])
+    feeds = {v.name: array for v, array in arrays.items()}
+    try:
+        run: Any = ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets).run
+        return np.asarray(run([value.name], feeds)[0])
+    except Exception:
+        return None
 
 
 def _of_dims(value: ir.Value, dims: Sequence[Dim], shape: tuple[int, ...]) -> Contents:

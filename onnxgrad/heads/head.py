@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -13,7 +13,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError, RuleError
-from onnxgrad.graph.facts import by_name
+from onnxgrad.graph.facts import Dim, by_name
 from onnxgrad.graph.names import resolve
 
 # One tensor of a net: its name or its position; None for its one floating-point output.
@@ -49,6 +49,22 @@ class Head:
         return (
             f"{self.name}({', '.join([of, *(f'{k}={reprlib.repr(v)}' for k, v in self.options)])})"
         )
+
+    def named(self, name: str) -> Head:
+        """The same head with another name, which is that of its result.
+
+        Raises:
+            ArgumentError: It is no name.
+
+        Example:
+            >>> first = og.attach("models/mlp.onnx", og.heads.norm("v_Tanh_1"))
+            >>> model = og.attach(first, og.heads.norm("logits").named("logits_norm"))
+            >>> [y.name for y in model.graph.output]
+            ['logits', 'norm', 'logits_norm']
+        """
+        if not isinstance(name, str) or not name:
+            raise ArgumentError(f"a head is named by a text, not {name!r}")
+        return replace(self, name=name)
 
     def resolve(self, net: ir.Model, default: Sequence[str]) -> list[str]:
         """The names of the tensors that it reads.
@@ -118,9 +134,35 @@ def make(name: str, of: Any, formula: Callable[..., Tensor], **options: Any) -> 
 
 @dataclass(frozen=True)
 class Input:
-    """An argument that is a graph input of the given name."""
+    """An argument that is a new graph input.
+
+    Args:
+        name: Its name.
+        renamed: The argument that gives it another name, as a caller writes it.
+    """
 
     name: str
+    renamed: str
+
+    def added(self, op: Builder, shape: Sequence[Dim] | None, dtype: Any) -> Tensor:
+        """The graph input.
+
+        Raises:
+            ArgumentError: The net has a tensor of its name.
+        """
+        return op.input(self.name, shape, dtype, renamed=self.renamed)
+
+
+def input_of(given: Any, argument: str, name: str | None = None) -> Input | None:
+    """The graph input that "input" or "input:NAME" stands for, if an argument is one of these.
+
+    Args:
+        argument: Its name.
+        name: That of the graph input for "input", by default the argument's.
+    """
+    if not isinstance(given, str) or given.partition(":")[0] != "input":
+        return None
+    return Input(given.partition(":")[2] or name or argument, f"{argument}='input:NAME'")
 
 
 def added(option: Any) -> str | None:

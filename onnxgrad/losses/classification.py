@@ -12,7 +12,8 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head, Input, Place, make
-from onnxgrad.losses.labels import axis_of_classes, classes, numbers_like
+from onnxgrad.heads.targets import class_axis
+from onnxgrad.losses.labels import classes, labels_of, numbers_like
 from onnxgrad.losses.reduction import Reduction, checked, reduce
 
 
@@ -24,6 +25,7 @@ def cross_entropy(
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
     probabilities: bool = False,
+    axis: int | None = None,
     labels: str = "labels",
 ) -> Head:
     """The cross-entropy of scores, as torch.nn.functional.cross_entropy.
@@ -42,6 +44,8 @@ def cross_entropy(
         probabilities: Whether the labels are probabilities of the classes, of the shape and dtype
             of `of`, whose mean is divided by the number of positions. Else they are the numbers of
             the classes, int64, of the shape of `of` without its classes.
+        axis: The axis of classes, -1 for the last, as language models have it; None for the second,
+            and the only one of [C].
         labels: The name of the new input.
 
     Returns:
@@ -50,7 +54,7 @@ def cross_entropy(
 
     Raises:
         ArgumentError: An argument is none of these; where the loss is used also: the name is taken,
-            or `weight` does not have a number for each class.
+            there is no axis of classes, or `weight` does not have a number for each class.
         FeedError: When it is run by `Net`: there is no class of that number, a negative one
             included, or there are too few or too many labels. Other runtimes raise their own.
 
@@ -66,10 +70,11 @@ def cross_entropy(
         "loss",
         of,
         _of_probabilities if probabilities else _of_classes,
-        labels=Input(labels),
+        labels=labels_of(labels),
         weight=weight,
         reduction=checked(reduction),
         label_smoothing=float(label_smoothing),
+        axis=axis,
         **({} if probabilities else {"ignore_index": int(ignore_index)}),
     )
 
@@ -80,6 +85,7 @@ def nll(
     weight: Any = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
+    axis: int | None = None,
     labels: str = "labels",
 ) -> Head:
     """The negative log-likelihood, ``-weight[y] * of[y]``, as torch.nn.functional.nll_loss.
@@ -87,7 +93,7 @@ def nll(
     Args:
         of: The logarithms of the probabilities, as a LogSoftmax gives them: else as for
             `cross_entropy`.
-        weight, ignore_index, reduction: As for `cross_entropy`.
+        weight, ignore_index, reduction, axis: As for `cross_entropy`.
         labels: The name of the new input: the numbers of the classes, int64, of the shape of `of`
             without its classes.
 
@@ -107,19 +113,26 @@ def nll(
         "loss",
         of,
         _nll,
-        labels=Input(labels),
+        labels=labels_of(labels),
         weight=weight,
         reduction=checked(reduction),
+        axis=axis,
         ignore_index=int(ignore_index),
     )
 
 
 def _nll(
-    op: Builder, y: Tensor, labels: Input, weight: Any, reduction: Reduction, ignore_index: int
+    op: Builder,
+    y: Tensor,
+    labels: Input,
+    weight: Any,
+    reduction: Reduction,
+    axis: int | None,
+    ignore_index: int,
 ) -> Tensor:
-    axis, z = axis_of_classes(y), op.promoted(y)
-    index, counts = classes(op, y, labels, ignore_index)
-    losses, weights = _weighted(op, z, index, counts, _by_class(z, weight))
+    axis, z = class_axis(y, axis), op.promoted(y)
+    index, counts = classes(op, y, labels, axis, ignore_index)
+    losses, weights = _weighted(op, z, index, counts, axis, _by_class(z, axis, weight))
     return op.cast(_reduced(losses, weights, axis, reduction), y.dtype)
 
 
@@ -130,13 +143,14 @@ def _of_classes(
     weight: Any,
     reduction: Reduction,
     label_smoothing: float,
+    axis: int | None,
     ignore_index: int,
 ) -> Tensor:
-    axis = axis_of_classes(y)
+    axis = class_axis(y, axis)
     z = op.LogSoftmax(op.promoted(y), axis=axis)
-    index, counts = classes(op, y, labels, ignore_index)
-    w = _by_class(z, weight)
-    losses, weights = _weighted(op, z, index, counts, w)
+    index, counts = classes(op, y, labels, axis, ignore_index)
+    w = _by_class(z, axis, weight)
+    losses, weights = _weighted(op, z, index, counts, axis, w)
     loss = _reduced(losses, weights, axis, reduction)
     if label_smoothing:
         every = z if w is None else z * shapes.reshape(w, _along(axis, z.rank))
@@ -153,8 +167,9 @@ def _of_probabilities(
     weight: Any,
     reduction: Reduction,
     label_smoothing: float,
+    axis: int | None,
 ) -> Tensor:
-    axis = axis_of_classes(y)
+    axis = class_axis(y, axis)
     z, p = (
         op.LogSoftmax(op.promoted(y), axis=axis),
         op.promoted(numbers_like(op, y, labels)),
@@ -163,12 +178,12 @@ def _of_probabilities(
         share = shapes.inverse(shapes.dim(z, axis), like=z) * label_smoothing
         p = p * (1 - label_smoothing) + share
     products = z * p
-    if (w := _by_class(z, weight)) is not None:
+    if (w := _by_class(z, axis, weight)) is not None:
         products = products * shapes.reshape(w, _along(axis, z.rank))
     return reduce(-shapes.reduce_sum(products, [axis]), reduction, like=y)
 
 
-def _by_class(z: Tensor, weight: Any) -> Tensor | None:
+def _by_class(z: Tensor, axis: int, weight: Any) -> Tensor | None:
     """The weights of the classes, [C].
 
     Raises:
@@ -176,7 +191,7 @@ def _by_class(z: Tensor, weight: Any) -> Tensor | None:
     """
     if weight is None:
         return None
-    numbers, count = np.asarray(weight), z.dim(axis_of_classes(z))
+    numbers, count = np.asarray(weight), z.dim(axis)
     if numbers.ndim != 1 or (isinstance(count, int) and numbers.size != count):
         raise ArgumentError(
             f"weight has a number for each class, so the shape [{count}], not {[*numbers.shape]}"
@@ -190,11 +205,11 @@ def _along(axis: int, rank: int) -> list[int]:
 
 
 def _weighted(
-    op: Builder, z: Tensor, index: Tensor, counts: Tensor, w: Tensor | None
+    op: Builder, z: Tensor, index: Tensor, counts: Tensor, axis: int, w: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The loss of each position, and its weight; both are 0 where it does not count."""
     zero = op.const(0, like=z)
-    losses = -op.GatherElements(z, index, axis=axis_of_classes(z))
+    losses = -op.GatherElements(z, index, axis=axis)
     if w is None:
         return op.Where(counts, losses, zero), op.Cast(counts, to=z.dtype)
     weights = op.Gather(w, index)

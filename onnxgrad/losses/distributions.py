@@ -10,7 +10,7 @@ import numpy as np
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.heads.head import Head, Input, Place, make
-from onnxgrad.losses.labels import numbers_like
+from onnxgrad.losses.labels import labels_of, numbers_like
 from onnxgrad.losses.reduction import BatchReduction, Reduction, checked, reduce
 
 
@@ -44,7 +44,7 @@ def bce(
         >>> net = og.attach("models/mlp.onnx", sigmoid, "logits")
         >>> model = og.gradient(net, og.ALL, of=og.losses.bce("p"))
     """
-    given = Input(labels)
+    given = labels_of(labels)
     return make("loss", of, _bce, labels=given, weight=weight, reduction=checked(reduction))
 
 
@@ -79,7 +79,7 @@ def bce_with_logits(
         "loss",
         of,
         _bce_with_logits,
-        labels=Input(labels),
+        labels=labels_of(labels),
         weight=weight,
         pos_weight=pos_weight,
         reduction=checked(reduction),
@@ -122,7 +122,7 @@ def kl_div(
         "loss",
         of,
         _kl_div,
-        labels=Input(labels),
+        labels=labels_of(labels),
         reduction=checked(reduction, BatchReduction),
         log_target=bool(log_target),
     )

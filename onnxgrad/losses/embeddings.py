@@ -12,7 +12,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head, Input, Place, make
-from onnxgrad.losses.labels import numbers_like
+from onnxgrad.losses.labels import labels_of, numbers_like
 from onnxgrad.losses.reduction import Reduction, checked, reduce
 
 
@@ -52,7 +52,7 @@ def cosine_embedding(
         "loss",
         places,
         _cosine_embedding,
-        labels=Input(labels),
+        labels=labels_of(labels),
         margin=float(margin),
         reduction=checked(reduction),
     )
@@ -84,7 +84,7 @@ def hinge(
         >>> loss = og.losses.hinge("energy")
         >>> model = og.gradient("models/two_in_two_out.onnx", og.ALL, of=loss)
     """
-    given = Input(labels)
+    given = labels_of(labels)
     return make(
         "loss", of, _hinge, labels=given, margin=float(margin), reduction=checked(reduction)
     )

@@ -9,7 +9,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head, Input, Place, make
-from onnxgrad.losses.labels import numbers_like
+from onnxgrad.losses.labels import labels_of, numbers_like
 from onnxgrad.losses.reduction import Reduction, checked, reduce
 
 
@@ -34,7 +34,7 @@ def mse(
         >>> loss = og.losses.mse("logits")
         >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
-    return make("loss", of, _mse, labels=Input(labels), reduction=checked(reduction))
+    return make("loss", of, _mse, labels=labels_of(labels), reduction=checked(reduction))
 
 
 def l1(
@@ -55,7 +55,7 @@ def l1(
         >>> loss = og.losses.l1("logits", reduction="sum")
         >>> model = og.gradient("models/mlp.onnx", og.ALL, of=loss)
     """
-    return make("loss", of, _l1, labels=Input(labels), reduction=checked(reduction))
+    return make("loss", of, _l1, labels=labels_of(labels), reduction=checked(reduction))
 
 
 def huber(
@@ -86,7 +86,7 @@ def huber(
     """
     if not delta > 0:
         raise ArgumentError(f"delta is a number greater than 0, not {delta!r}")
-    given, reduction_ = Input(labels), checked(reduction)
+    given, reduction_ = labels_of(labels), checked(reduction)
     return make("loss", of, _huber, labels=given, reduction=reduction_, delta=float(delta))
 
 
@@ -118,7 +118,7 @@ def smooth_l1(
     """
     if not beta >= 0:
         raise ArgumentError(f"beta is a number of at least 0, not {beta!r}")
-    given, reduction_ = Input(labels), checked(reduction)
+    given, reduction_ = labels_of(labels), checked(reduction)
     return make("loss", of, _smooth_l1, labels=given, reduction=reduction_, beta=float(beta))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest
-from onnxgrad.graph.facts import by_name, dims_of
+from onnxgrad.graph.facts import Dim, by_name, dims_of
 from onnxgrad.graph.names import resolve, resolve_all
 from onnxgrad.heads.head import Head
 from onnxgrad.passes.clean_up import optimise
@@ -39,8 +39,9 @@ def attach(
             name, tensors have arithmetic, ``op.const(array)`` is a constant, and
             ``op.input(name, shape, dtype)`` a new graph input. It returns a dict of the new
             outputs: tensors by name. In its place: a head or a loss, whose result becomes an
-            output of its name; or a model or an onnxscript function, whose outputs the result has
-            too. Its inputs are the tensors of their names, or else new inputs.
+            output of its name, which `Head.named` changes; or a model or an onnxscript function,
+            whose outputs the result has too. Its inputs are the tensors of their names, or else
+            new inputs.
         inputs: Names or positions of the tensors to give to the function, inner ones too; None for
             the model's outputs. For a model, a dict by its inputs' names; for a head it is not
             needed.
@@ -53,7 +54,7 @@ def attach(
     Raises:
         ModelError: A model cannot be read or is not valid.
         UnknownNameError: There is no such tensor.
-        ArgumentError: A name is taken, or the formula does not fit the tensors.
+        ArgumentError: A name is taken, or the formula or the model does not fit the tensors.
 
     Example:
         >>> def energy(op, y):
@@ -76,7 +77,7 @@ def attach(
             found = formula(op, *(op.tensor(values[name]) for name in names))
         except RuleError as error:
             raise ArgumentError(f"attach: the formula does not fit the model: {error}") from error
-        _list(op, found)
+        _list(op, found, _renaming(function))
         optimise(net)
         return io.like(net, model)
 
@@ -98,15 +99,27 @@ def _formula(net: ir.Model, function: Any, inputs: Any) -> tuple[Formula, list[s
     return composed(net, io.load(function), inputs)
 
 
+def _renaming(function: Any) -> str:
+    """How an output of what is attached gets another name."""
+    if isinstance(function, Head):
+        return f"rename the head with .named('{function.name}_2')"
+    return "give the new output another name"
+
+
 def composed(
     net: ir.Model, other: ir.Model, inputs: Mapping[str, Any] | None
 ) -> tuple[Formula, list[str]]:
     """The formula of another model, and the tensors that are its inputs.
 
     Raises:
+        ArgumentError: `inputs` is no dict.
         UnknownNameError: The other model has no such input, or this one no such tensor.
     """
     known = by_name(net.graph)
+    if not isinstance(inputs, Mapping | None):
+        raise ArgumentError(
+            f"attach: for a model, inputs is a dict of tensors by its inputs' names, not {inputs!r}"
+        )
     free = [v.name or "" for v in other.graph.inputs if v.name not in other.graph.initializers]
     given = {name: name for name in free if name in known} if inputs is None else dict(inputs)
     if unknown := [name for name in given if name not in free]:
@@ -130,7 +143,8 @@ def _fit(value: ir.Value, given: Tensor | None) -> None:
     given nothing get other names.
 
     Raises:
-        ArgumentError: What is given has another dtype; or nothing is given, and no dtype is known.
+        ArgumentError: What is given has another dtype or shape; or nothing is given, and no dtype
+            is known.
     """
     if given is None and value.dtype is None:
         raise ArgumentError(
@@ -146,22 +160,44 @@ def _fit(value: ir.Value, given: Tensor | None) -> None:
             f"attach: the input {value.name!r} is {value.dtype}, and {given.value.name!r} "
             f"is {given.dtype}"
         )
+    elif not _agree(dims_of(value), given.shape):
+        raise ArgumentError(
+            f"attach: the input {value.name!r} of the other model is of shape {value.shape}, and "
+            f"the tensor {given.value.name!r} that it is given of {given.value.shape}"
+        )
     else:
         value.type, value.shape = given.value.type, given.value.shape
 
 
-def _list(op: Builder, found: Any) -> None:
-    """List the new outputs.
+def _agree(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
+    """Whether two shapes may be the same, as far as they are known."""
+    if a is None or b is None:
+        return True
+    numbers = [(c, d) for c, d in zip(a, b, strict=False) if isinstance(c, int)]
+    return len(a) == len(b) and all(not isinstance(d, int) or c == d for c, d in numbers)
+
+
+def _list(op: Builder, found: Any, renaming: str) -> None:
+    """List the new outputs; a tensor of the model under its own name is listed once.
+
+    Args:
+        renaming: How an output gets another name.
 
     Raises:
         ArgumentError: They are no dict of tensors by name, or a name is taken.
     """
     tensors = found if isinstance(found, Mapping) else {}
-    if not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+    named = all(isinstance(t, Tensor) and isinstance(n, str) and n for n, t in tensors.items())
+    if not tensors or not named:
         raise ArgumentError(
             f"attach: the function returns a dict of tensors by name, not {found!r}"
         )
     for name, t in tensors.items():
-        if name in op.names.taken and t.value.name != name:
-            raise ArgumentError(f"attach: the model has a tensor {name!r} already")
-        op.output(name, t)
+        value = t.value
+        if value.name == name and value.producer() is not None:
+            if value not in op.graph.outputs:
+                op.graph.outputs.append(value)
+        elif name in op.names.taken:
+            raise ArgumentError(f"attach: the model has a tensor {name!r} already: {renaming}")
+        else:
+            op.output(name, t)

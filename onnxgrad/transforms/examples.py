@@ -18,7 +18,8 @@ from onnxgrad.engine.straight_through import mark
 from onnxgrad.graph.errors import ArgumentError, RuleError
 from onnxgrad.graph.facts import all_nodes, dims_of
 from onnxgrad.graph.fresh import Names
-from onnxgrad.heads.head import emit_heads
+from onnxgrad.heads.head import Head, emit_heads
+from onnxgrad.heads.scores import listed_classes, with_classes
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.blocks import Blocks
 from onnxgrad.transforms.job import Job
@@ -125,16 +126,19 @@ def by_example(
         more: Inputs with the batch that the job has added, for `emit` under their names.
     """
     op = job.op
-    read = [op.tensor(v) for v in (*inputs, *more)]
+    listed = {head: np.array(given) for head in job.read if (given := listed_classes(head))}
+    heads = {head: with_classes(head, op.names.fresh("classes")) for head in listed}
+    read = {v.name: op.tensor(v) for v in (*inputs, *more)}
+    read |= {heads[head].inputs[-1]: op.const(classes) for head, classes in listed.items()}
 
     def example(inner: Builder, *slices: Tensor) -> tuple[list[Tensor], Sequence[Tensor]]:
         ones = [inner.Unsqueeze(t, inner.const([0])) for t in slices]
-        named = {t.value.name: one for t, one in zip(read, ones, strict=True)}
-        nodes, values = _copy_of_one(inner, single, job, named)
+        named = dict(zip(read, ones, strict=True))
+        nodes, values = _copy_of_one(inner, single, job, heads, named)
         return [], emit(inner, nodes, values)
 
     try:
-        stacks = scan(op, example, [], read)[1]
+        stacks = scan(op, example, [], list(read.values()))[1]
     except RuleError as error:
         sizes = {d for v in inputs for d in (dims_of(v) or ())[:1] if isinstance(d, int) and d != 1}
         if not sizes:
@@ -143,13 +147,21 @@ def by_example(
             f"the net is declared for batches of {', '.join(map(str, sizes))} and does not fit one "
             f"example, a batch of one: {error}"
         ) from error
-    return unless_empty(op, shapes.dim(read[0], 0), stacks, like)
+    return unless_empty(op, shapes.dim(next(iter(read.values())), 0), stacks, like)
 
 
 def _copy_of_one(
-    inner: Builder, single: ir.Model, job: Job, examples: dict[str | None, Tensor]
+    inner: Builder,
+    single: ir.Model,
+    job: Job,
+    heads: Mapping[Head, Head],
+    examples: dict[str | None, Tensor],
 ) -> tuple[list[ir.Node], dict[str, ir.Value]]:
-    """The nodes of the net in the body of a Scan over the examples, and what is there by name."""
+    """The nodes of the net in the body of a Scan over the examples, and what is there by name.
+
+    Args:
+        heads: Those that are others for one example.
+    """
     graph = job.net.graph
     for v in single.graph.inputs:
         if v.name in examples and v.shape is not None:
@@ -159,23 +171,28 @@ def _copy_of_one(
     names = [*job.wrt_names, *(y.name or "" for y in job.of), *read, *job.constant]
     normalise(single, names, straight_through, _first(job, examples), job.keeps_fused)
     own = set(single.graph.initializers)
-    for head, y in emit_heads(single.graph, job.read, job.options.target).items():
-        y.name = job.heads[head].name
+    of_one = {head: heads.get(head, head) for head in job.read}
+    reads = {of_one[head]: names for head, names in job.read.items()}
+    emitted = emit_heads(single.graph, reads, job.options.target)
+    for head in job.read:
+        emitted[of_one[head]].name = job.heads[head].name
     mark(single.graph, straight_through)
     stop(single.graph, job.constant, Names(single.graph))
-    replacements = {}
+    replacements = {v: examples[v.name] for v in single.graph.inputs if v.name in examples}
     known = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
     for v in (*single.graph.inputs, *single.graph.initializers.values()):
+        if v in replacements:
+            continue
+        if v.const_value is not None and v.name not in own:  # of a head: the job has others
+            array = v.const_value.numpy()
+            replacements[v] = inner.const(array, dtype=array.dtype)
+            continue
         if v.name not in known:  # of a branch that runs for one example only
             known[v.name] = ir.Value(
                 name=v.name, type=v.type, shape=v.shape, const_value=v.const_value
             )
             graph.register_initializer(known[v.name])
-        replacements[v] = examples.get(v.name) or inner.tensor(known[v.name])
-    for name, v in single.graph.initializers.items():
-        if name not in own and v.const_value is not None:  # of a head: the job has other constants
-            array = v.const_value.numpy()
-            replacements[v] = inner.const(array, dtype=array.dtype)
+        replacements[v] = inner.tensor(known[v.name])
     nodes, copies = copy_graph(inner, single.graph, replacements)
     values = {v.name or "": t.value for v, t in copies.items()}
     return nodes, values | {name or "": t.value for name, t in examples.items()}

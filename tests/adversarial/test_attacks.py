@@ -431,13 +431,17 @@ def test_control_flow_constants_and_unnamed_sizes() -> None:
     [
         ({"eps": -1}, "eps is a number"),
         ({"eps": "much"}, "eps is a number or 'input'"),
-        ({"eps": [0.1, 0.2, 0.3], "norm": "L2"}, "one radius"),
+        ({"eps": [0.1], "norm": "L2"}, "one radius"),
         ({"eps": 1, "norm": "L1"}, "norm is"),
         ({"eps": 1, "steps": 0}, "steps is"),
         ({"eps": 1, "alpha": -1}, "alpha is"),
         ({"eps": 1, "random_start": "yes"}, "random_start is"),
         ({"eps": 1, "loss": "lagits"}, "no tensor 'lagits'"),
         ({"eps": 1, "of": "logits", "loss": og.heads.norm("logits")}, "leave one"),
+        ({"eps": 1, "random_start": True, "seed": "a"}, "seed is a whole number"),
+        ({"eps": 1, "clip_min": 1, "clip_max": 0}, "clip_min 1 is larger than clip_max 0"),
+        ({"eps": [0.1, 0.2]}, r"eps: numbers of shape \[2\] do not broadcast to an example of 'x'"),
+        ({"eps": 1, "clip_max": [0.1, 0.2]}, r"clip_max: numbers of shape \[2\]"),
         ({"eps": 1, "x": "first.weight"}, "no graph input"),
         ({"eps": 1, "x": "y"}, "no tensor"),
     ],
@@ -445,6 +449,23 @@ def test_control_flow_constants_and_unnamed_sizes() -> None:
 def test_refusals(options: Any, words: str) -> None:
     with pytest.raises(og.OnnxGradError, match=words):
         pgd(exported(classifier()), **options)
+
+
+def test_new_inputs_have_other_names() -> None:
+    """Where a name is taken, the message says what gives another one."""
+    net = exported(classifier())
+    taken = og.attach(net, lambda op, y: dict.fromkeys(["eps", "steps", "labels"], y), "logits")
+    with pytest.raises(og.ArgumentError, match=r"cross_entropy\(labels='NAME'\)"):
+        pgd(taken, of="logits", eps=0.1)
+    loss = og.losses.cross_entropy("logits", labels="class")
+    with pytest.raises(og.ArgumentError, match="with eps='input:NAME'"):
+        pgd(taken, loss=loss, eps="input")
+    with pytest.raises(og.ArgumentError, match="with steps='input:NAME'"):
+        pgd(taken, loss=loss, eps=0.1, steps="input")
+    model = pgd(taken, loss=loss, eps="input:radius", steps="input:count")
+    feeds = {"x": X, "class": LABELS, "radius": np.float32(0.1), "count": np.int64(3)}
+    same = run(pgd(net, eps=0.1, alpha=2.5 * 0.1 / 3, steps=3), x=X, labels=LABELS)["x_adv"]
+    np.testing.assert_allclose(og.Net(model)(feeds)["x_adv"], same, atol=1e-6)
 
 
 def test_several_inputs_have_to_be_told_apart() -> None:

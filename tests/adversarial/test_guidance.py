@@ -152,6 +152,8 @@ def test_what_it_refuses() -> None:
         guidance(og.attach(model, lambda op, y: {"m": y * 1.0}, "t"), other, "x", of="m")
     with pytest.raises(og.UnknownNameError, match="no tensor 'noize'"):
         guidance(model, other, "x", of="noize")
+    with pytest.raises(og.ArgumentError, match="a dict of tensors by its inputs' names"):
+        guidance(model, other, "x", inputs=["x"])  # type: ignore[arg-type]
     taken = og.attach(model, lambda op, x: {"scale": x * 2.0}, "x")
     with pytest.raises(og.ArgumentError, match="'scale'"):
         guidance(taken, other, "x", of="noise")

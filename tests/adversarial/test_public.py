@@ -81,10 +81,10 @@ def test_a_command_makes_inputs_and_refuses_words(
 ) -> None:
     monkeypatch.chdir(ROOT)
     out = str(tmp_path / "attack.onnx")
-    given = ["--eps", "input", "--steps", "input", "--random-start", "input"]
+    given = ["--eps", "input", "--steps", "input:count", "--random-start", "input"]
     assert command(monkeypatch, "pgd", "models/digits.onnx", "-o", out, *given) == 0
     names = [v.name for v in onnx.load(out).graph.input]
-    assert names == ["image", "labels", "eps", "steps", "image_noise"]
+    assert names == ["image", "labels", "eps", "count", "image_noise"]
     for words in (["--eps", "much"], ["--eps", "1", "--random-start", "yes"]):
         assert command(monkeypatch, "pgd", "models/digits.onnx", "-o", out, *words) == 1
         assert "'input'" in capsys.readouterr().err

@@ -353,6 +353,7 @@ def test_class_scores_and_losses(run: Run) -> None:
         (["--of-class", "z"], "no tensor 'z'"),
         (["--loss", "mes"], "--loss is one of"),
         (["--loss-of", "y"], "--loss-of is given without --loss"),
+        (["--loss", "mse", "--of", "y"], "name the tensor that the loss is of in --loss-of"),
     ],
 )
 def test_class_scores_and_losses_refuse(run: Run, options: list[str], message: str) -> None:

@@ -108,6 +108,7 @@ def test_the_class(run: Run) -> None:
     assert f"two (2): score {scores[2]:.3g}\n" in run(*named, "--target", "2").out
     assert f"two (2): score {scores[2]:.3g}\n" in run(*named, "--target", "TWO").out
     assert f"class 7: score {scores[7]:.3g}\n" in run(*named, "--target", "7").out
+    assert "--labels has no name for class 7.\n" in run(*named, "--target", "7").out
     refused(run(*named, "--target", "tree"), "no class 'tree'", "Nearest: 'three'")
     refused(run(*named, "--target", "12"), "there are 10 classes")
     refused(run(*named, "--target", "input"), "--target input is for a model")
@@ -320,6 +321,22 @@ def test_tokens(run: Run) -> None:
     refused(run(DIGITS, DIGIT, "-o", "d.html"), "give --tokens")
 
 
+def test_an_empty_batch(run: Run) -> None:
+    np.save("none.npy", np.load(DIGIT)[:0])
+    refused(run(DIGITS, "none.npy", "-o", "out.png"), "nothing to draw: 'image' has no example")
+    result = run(DIGITS, "none.npy", "-o", "out.npz")
+    assert result.code == 0 and "No example\n" in result.out
+    assert np.load("out.npz")["image_attribution"].shape[0] == 0
+
+
+def test_a_score_for_each_example(run: Run) -> None:
+    """Of a regression: a vector of the size of the batch holds no classes."""
+    sums = [helper.make_node("ReduceSum", ["x", "a"], ["y"], keepdims=0)]
+    model("sum.onnx", sums, {}, {"x": ["N", 3]}, a=np.array([1]))
+    np.save("x.npy", np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert "Score 3\n" in run("sum.onnx", "x.npy", "-o", "a.npz").out
+
+
 def test_refusals_leave_no_file(run: Run) -> None:
     Path("broken.png").write_bytes(b"no image")
     before = sorted(os.listdir())
@@ -330,6 +347,8 @@ def test_refusals_leave_no_file(run: Run) -> None:
     refused(run(DIGITS, DIGIT, "-o", "no/out.png"), "no folder")
     refused(run(DIGITS, DIGIT, "--labels", "none.txt", "-o", "out.png"), "none.txt")
     refused(run("none.onnx", DIGIT, "-o", "out.png"), "none.onnx")
+    again = ["image=" + DIGIT, "image=" + DIGIT]
+    refused(run(DIGITS, *again, "-o", "out.png"), "'image' is given twice")
     refused(run(DIGITS, DIGIT, "--wrt", "imagee", "-o", "out.png"), "Nearest: 'image'")
     assert sorted(os.listdir()) == before
 
@@ -366,7 +385,7 @@ def test_names(tmp_path: Path, content: str, names: dict[int, str]) -> None:
 
 
 def test_names_that_are_none(tmp_path: Path) -> None:
-    for content in (b'{"a": [1]}', b'{"a": "b"}', b"\xff\xfe\x00"):
+    for content in (b"[]", b"{}", b"", b'{"a": [1]}', b'{"a": "b"}', b"\xff\xfe\x00"):
         (tmp_path / "names").write_bytes(content)
         with pytest.raises(og.FeedError, match="names"):
             read_names(str(tmp_path / "names"))

@@ -337,3 +337,14 @@ def test_the_layer_that_is_found_is_the_one_to_name_by_hand() -> None:
         net = explained(kind)
         model = og.explain.grad_cam(net.model)
         assert model.graph.output[-1].name == f"{net.tensors[layer]}_attribution"
+
+
+def test_a_layout_of_one_machine_is_named() -> None:
+    """A net that onnxruntime has optimised for one machine has no layers of the standard."""
+    net = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21, "com.microsoft.nchwc" : 1]>
+        g (float[N, 8, 4, 4] x, float[8, 8, 1, 1] w) => (float[N, 128] y) {
+        h = com.microsoft.nchwc.Conv(x, w) y = Flatten(h) }"""
+    )
+    with pytest.raises(og.NoRuleError, match="ORT_ENABLE_ALL"):
+        og.explain.grad_cam(net)

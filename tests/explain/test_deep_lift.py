@@ -284,6 +284,31 @@ def test_formulas_of_several_activations(formula: str) -> None:
     )
 
 
+@pytest.mark.parametrize("batch", ["3", "N"])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "h = Gelu(x) k = Gelu(h) y = Sigmoid(k)",
+        'h = Tanh(x) y = Gelu<approximate = "tanh">(h)',
+        "u = Unsqueeze(x, last) a = MatMul(u, row) h = GroupNormalization<num_groups = 1>(a, v, v) "
+        "y = Sigmoid(h)",
+    ],
+)
+def test_where_onnx_has_no_evaluator_for_the_operator(formula: str, batch: str) -> None:
+    """Functions that depend on their operands' dtypes, at a baseline that is a constant."""
+    net = parsed(f"g (float[{batch}, 5] x) => (float[] y) {DEFINED} {{ {formula} }}", 21)
+    net.graph.output[0].type.tensor_type.ClearField("shape")
+    found = run(og.explain.deep_lift(net, target=None, baselines=B), {"x": X})["x_attribution"]
+    change = [run(net, {"x": x})["y"].sum(dtype=np.float64) for x in (X, np.tile(B, (3, 1)))]
+    np.testing.assert_allclose(
+        found.sum(dtype=np.float64), change[0] - change[1], rtol=1e-5, atol=1e-5
+    )
+    constant = parsed("g (float[3, 5] x) => (float[3, 5] y) <float[5] v = {1,1,1,1,1}> "
+                      "{ h = Gelu(v) y = Div(x, h) }", 21)  # fmt: skip
+    gelu = 0.8413447
+    np.testing.assert_allclose(run(og.gradient(constant), {"x": X})["x_grad"], 1 / gelu, rtol=1e-5)
+
+
 DOMAINS = {"Acos": 0.2, "Asin": 0.2, "Atanh": 0.2}
 POSITIVE = {"Acosh": 1.1, "Log": 0.1, "Sqrt": 0.1, "Pow": 0.1}
 FUNCTIONS = [

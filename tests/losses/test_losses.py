@@ -401,6 +401,34 @@ def test_labels_of_pairs() -> None:
         np.testing.assert_array_equal(np.isnan(found[name]), abs(labels) != 1)
 
 
+@pytest.mark.parametrize("axis", [-1, 2])
+@pytest.mark.parametrize("setting", ["static", "batch", "named", "unnamed"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "cross_entropy of probabilities", "nll"])
+def test_classes_along_the_last_axis(loss: str, setting: str, axis: int) -> None:
+    """As of the logits [N, S, V] of a language model: torch's of the transposed ones."""
+    name, of, rest = loss.partition(" of ")
+    x = normal(4, 5, 3).astype(np.float32)
+    labels = RANDOM.integers(0, 3, (4, 5))
+    labels[1, 2] = -100
+    options: dict[str, Any] = {"weight": np.array([0.5, 2, 1], np.float32)}
+    if of:
+        labels, options["label_smoothing"] = uniform(4, 5, 3).astype(np.float32), 0.1
+    head = getattr(og.losses, name)(axis=axis, **options, **({rest: True} if of else {}))
+    found = run(
+        og.gradient(net([x], setting, np.float32), of=head, values=head),
+        {"x": x, "labels": labels},
+    )
+    leaf = torch.tensor(x, requires_grad=True)
+    theirs = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss}[name]
+    options["weight"] = torch.tensor(options["weight"])
+    given = torch.tensor(labels).movedim(-1, 1) if of else torch.tensor(labels)
+    wanted = theirs(leaf.movedim(-1, 1), given, **options)
+    wanted.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    np.testing.assert_allclose(found["loss"], wanted.detach(), rtol=1e-5)
+    np.testing.assert_allclose(found["x0_grad"], leaf.grad, rtol=1e-4, atol=1e-6)
+
+
 LABELLED = {"cross_entropy": LABELS, "mse": normal(5, 3).astype(np.float32)}
 
 
@@ -445,7 +473,10 @@ def test_transforms(loss: str) -> None:
         (lambda: og.losses.nll(weight=2), r"not \[\]"),
         (lambda: og.losses.huber(delta=0), "greater than 0"),
         (lambda: og.losses.smooth_l1(beta=-1), "at least 0"),
-        (lambda: og.losses.mse(labels="input"), "another name"),
+        (lambda: og.losses.mse(labels="input"), "another name with labels='NAME'"),
+        (lambda: og.losses.cross_entropy(labels="logits"), "another name with labels='NAME'"),
+        (lambda: og.losses.nll(axis=0), "the first is that of the examples"),
+        (lambda: og.losses.cross_entropy(axis=2), "axis 2: 'logits' has 2 axes"),
         (lambda: og.losses.bce(weight=[1, 2]), "does not fit 'logits'"),
     ],
 )
