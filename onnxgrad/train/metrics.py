@@ -11,19 +11,23 @@ import onnx_ir as ir
 from onnxgrad.emit import shapes
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.heads.head import Head, Input, make
-from onnxgrad.losses.labels import axis_of_classes, classes
+from onnxgrad.heads.targets import class_axis
+from onnxgrad.losses.labels import classes, labels_of
 
 # A head; or a function of the outputs and of the batch, both arrays by name, that gives a number.
 Metric: TypeAlias = Head | Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 
 
-def accuracy(of: Any = None, labels: str = "labels", *, ignore_index: int = -100) -> Head:
+def accuracy(
+    of: Any = None, labels: str = "labels", *, ignore_index: int = -100, axis: int | None = None
+) -> Head:
     """The part of the positions whose largest score is that of their label.
 
     Args:
         of: The scores [N, C] or [N, C, ...]; None for the net's one output.
         labels: The name of the input with the classes, int64, [N] or [N, ...]: that of the loss.
         ignore_index: Positions of this label do not count.
+        axis: The axis of classes, as for `losses.cross_entropy`.
 
     Returns:
         A head, of a float32 scalar.
@@ -36,12 +40,14 @@ def accuracy(of: Any = None, labels: str = "labels", *, ignore_index: int = -100
         >>> [x.name for x in net.graph.input]
         ['input', 'labels']
     """
-    return make("accuracy", of, _accuracy, labels=Input(labels), ignore_index=ignore_index)
+    options = {"ignore_index": ignore_index, "axis": axis}
+    return make("accuracy", of, _accuracy, labels=labels_of(labels), **options)
 
 
-def _accuracy(op: Any, y: Tensor, labels: Input, ignore_index: int) -> Tensor:
-    index, counts = classes(op, y, labels, ignore_index)
-    best = op.ArgMax(y, axis=axis_of_classes(y), keepdims=1)
+def _accuracy(op: Any, y: Tensor, labels: Input, ignore_index: int, axis: int | None) -> Tensor:
+    axis = class_axis(y, axis)
+    index, counts = classes(op, y, labels, axis, ignore_index)
+    best = op.ArgMax(y, axis=axis, keepdims=1)
     right, number = (
         shapes.reduce_sum(op.Cast(mask, to=ir.DataType.FLOAT), range(y.rank or 0))
         for mask in (op.And(op.Equal(best, index), counts), counts)
