@@ -14,7 +14,7 @@ from onnxgrad.heads.head import Head, emit_heads
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.examples import batch_inputs, batch_of, new_dim
 from onnxgrad.transforms.options import Inputs
-from onnxgrad.transforms.row_nodes import Rows
+from onnxgrad.transforms.row_sizes import Rows
 from onnxgrad.transforms.rows import rows_of
 
 

@@ -1,33 +1,19 @@
-"""Where the examples of a batch are in a tensor, and a node as the rules of `row_rules` see it."""
+"""A node as the rules of `row_rules` see it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnxgrad.graph.constants import constant_of, dims_in
+from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.facts import Dim, dims_of
-from onnxgrad.transforms.products import Product, product_of
+from onnxgrad.transforms.row_sizes import Product, Rows, Sizes, sizes_in
 
 
 class Mixed(Exception):
     """Examples are not apart, or nobody knows."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where the examples of a tensor are: on an axis of size outer * batch * inner."""
-
-    axis: int
-    outer: Product = Product()
-    inner: Product = Product()
-
-    @property
-    def plain(self) -> bool:
-        """Whether the axis holds the examples and nothing else."""
-        return self.outer == self.inner == Product()
 
 
 class RowNode:
@@ -37,7 +23,7 @@ class RowNode:
         node: Some operand depends on the batch.
         found: Where the examples are, by value.
         dependent: The values that depend on the batch.
-        batch: The name of its size.
+        known: What the names of sizes stand for.
     """
 
     def __init__(
@@ -45,10 +31,10 @@ class RowNode:
         node: ir.Node,
         found: Mapping[ir.Value, Rows],
         dependent: set[ir.Value],
-        batch: str,
+        known: Sizes,
     ) -> None:
-        self.node, self._found, self._dependent, self.batch = node, found, dependent, batch
-        self.count = len(node.outputs)
+        self.node, self._found, self._dependent, self.known = node, found, dependent, known
+        self.batch, self.count = known.batch, len(node.outputs)
 
     def operand(self, k: int) -> ir.Value | None:
         """The operand at a place; None where it is left out."""
@@ -89,14 +75,10 @@ class RowNode:
 
     def sizes(self, k: int) -> list[Product | None]:
         """The sizes of an operand, as products; None for those that are not known."""
-        found = [product_of(d) for d in self.dims(k)]
+        found = [self.known.product(d) for d in self.dims(k)]
         if place := self.rows(k):
-            found[place.axis] = self.size(place)
+            found[place.axis] = self.known.of(place)
         return found
-
-    def size(self, place: Rows) -> Product:
-        """The size of the axis with the examples."""
-        return place.outer * place.inner * Product(names=(self.batch,))
 
     def ints(self, k: int) -> list[int] | None:
         """The contents of an operand; None where it is left out.
@@ -114,10 +96,14 @@ class RowNode:
     def contents(self, k: int) -> list[Dim]:
         """The sizes that an operand holds, None for each that is not known."""
         v = self.operand(k)
-        sizes = None if v is None else dims_in(v)
+        sizes = None if v is None else sizes_in(v)
         if sizes is None:
             raise Mixed
         return sizes
+
+    def held(self, k: int) -> list[Product | None]:
+        """The sizes that an operand holds, as products."""
+        return [self.known.product(d) for d in self.contents(k)]
 
     def number(self, name: str, default: int) -> int:
         """An attribute."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from onnxgrad.graph.constants import draws
-from onnxgrad.transforms.products import Product, multiplied, product_of
-from onnxgrad.transforms.row_nodes import Mixed, RowNode, Rows
+from onnxgrad.transforms.row_nodes import Mixed, RowNode
+from onnxgrad.transforms.row_sizes import Product, Rows, multiplied
 
 # Of the outputs of a node, in their order.
 Found = Sequence[Rows | None]
@@ -215,7 +215,7 @@ def _reshape(node: RowNode) -> Found:
         front = multiplied(target[:k])
         outer = None if front is None else (before * place.outer).over(front)
         if outer is not None and size is not None:
-            inner = size.over(outer * Product(names=(node.batch,)))
+            inner = size.over(outer * node.batch)
             if inner is not None and None not in target:
                 return [Rows(k, outer, inner)]
     raise Mixed
@@ -239,7 +239,7 @@ def _target(node: RowNode, sizes: Sequence[Product | None]) -> list[Product | No
             unknown.append(k)
             target.append(None)
         else:
-            target.append(product_of(d))
+            target.append(node.known.product(d))
     total = multiplied(sizes)
     rest = multiplied(t for k, t in enumerate(target) if k not in unknown)
     if len(unknown) == 1 and total is not None and rest is not None:
@@ -250,53 +250,44 @@ def _target(node: RowNode, sizes: Sequence[Product | None]) -> list[Product | No
 @rule("Expand")
 def _expand(node: RowNode) -> Found:
     """Examples that are there, or the same numbers for each."""
-    sizes = [product_of(d) for d in node.contents(1)]
+    sizes = node.held(1)
     place, rank = node.rows(0), max(node.rank(0), len(sizes))
-    mine = [product_of(d) for d in node.dims(0)]
     sizes = [*[Product()] * (rank - len(sizes)), *sizes]
-    batch = Product(names=(node.batch,))
     if place is None:
         axis = _only_batch(node, sizes)
-        node.require_one(0, axis - (rank - len(mine)))
+        node.require_one(0, axis - (rank - node.rank(0)))
         return [Rows(axis)]
-    moved = replace(place, axis=place.axis + rank - len(mine))
-    expected = [node.size(place), Product()] + ([batch] if place.plain else [])
-    if sizes[moved.axis] not in expected or _has_batch(node, sizes, moved.axis):
+    moved = replace(place, axis=place.axis + rank - node.rank(0))
+    if sizes[moved.axis] not in (node.known.of(place), Product()) or _has_batch(node, sizes, moved.axis):
         raise Mixed
     return [moved]
 
 
 def _only_batch(node: RowNode, sizes: Sequence[Product | None]) -> int:
     """The one axis whose size is that of the batch, no other one depending on it."""
-    batch = Product(names=(node.batch,))
-    if sizes.count(batch) != 1 or _has_batch(node, sizes, axis := sizes.index(batch)):
+    if sizes.count(node.batch) != 1 or _has_batch(node, sizes, axis := sizes.index(node.batch)):
         raise Mixed
     return axis
 
 
 def _has_batch(node: RowNode, sizes: Sequence[Product | None], but: int) -> bool:
     """Whether a size may depend on that of the batch, one axis left out."""
-    return any(
-        s is None or any(node.batch in name for name in s.names)
-        for k, s in enumerate(sizes)
-        if k != but
-    )
+    return any(node.known.depends(s) for k, s in enumerate(sizes) if k != but)
 
 
 @rule("ConstantOfShape")
 def _constant_of_shape(node: RowNode) -> Found:
-    return [Rows(_only_batch(node, [product_of(d) for d in node.contents(0)]))]
+    return [Rows(_only_batch(node, node.held(0)))]
 
 
 @rule("Tile")
 def _tile(node: RowNode) -> Found:
-    place, repeats = node.rows(0), node.contents(1)
+    place, repeats = node.rows(0), node.held(1)
     if place is None:
-        sizes = [product_of(d) for d in repeats]
-        axis = _only_batch(node, sizes)
+        axis = _only_batch(node, repeats)
         node.require_one(0, axis)
         return [Rows(axis)]
-    if repeats[place.axis] != 1 or _has_batch(node, [product_of(d) for d in repeats], -1):
+    if repeats[place.axis] != Product() or _has_batch(node, repeats, -1):
         raise Mixed
     return [place]
 
@@ -334,10 +325,9 @@ def _resize(node: RowNode) -> Found:
     if place.axis in axes:
         k = axes.index(place.axis)
         if node.operand(3) is not None:
-            same = product_of(node.contents(3)[k]) == node.size(place)
+            same = node.held(3)[k] == node.known.of(place)
         else:
-            scales = node.contents(2)
-            same = scales[k] == 1
+            same = node.contents(2)[k] == 1
         if not same:
             raise Mixed
     return [place]

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from onnxgrad.engine.flow import operands
-from onnxgrad.graph.constants import dims_in
-from onnxgrad.transforms.row_nodes import Mixed, RowNode, Rows
+from onnxgrad.transforms.row_nodes import Mixed, RowNode
 from onnxgrad.transforms.row_rules import RULES
+from onnxgrad.transforms.row_sizes import Rows, Sizes
 
 
 def rows_of(graph: ir.Graph, axes: Mapping[ir.Value, int], batch: str) -> dict[ir.Value, Rows]:
@@ -27,24 +27,23 @@ def rows_of(graph: ir.Graph, axes: Mapping[ir.Value, int], batch: str) -> dict[i
     """
     found = {v: Rows(axis) for v, axis in axes.items()}
     dependent = set(found)  # on examples or on their number
+    sizes = Sizes(batch)
+    for v in graph.inputs:
+        sizes.learn(v, found.get(v))
     for node in graph:
-        if dependent.isdisjoint(v for v in operands(node) if v is not None):
-            continue
-        known = RULES.get(node.op_type) if not node.domain else None
-        try:
-            rows = known(RowNode(node, found, dependent, batch)) if known else []
-        except Mixed:
-            rows = []
-        for k, v in enumerate(node.outputs):
-            if k < len(rows) and (place := rows[k]) is not None:
+        rows: list[Rows | None] = [None] * len(node.outputs)
+        depends = not dependent.isdisjoint(v for v in operands(node) if v is not None)
+        if depends and not node.domain and node.op_type in RULES:
+            try:
+                given = RULES[node.op_type](RowNode(node, found, dependent, sizes))
+                rows = [*given, *rows][: len(rows)]
+            except Mixed:
+                pass
+        for v, place in zip(node.outputs, rows, strict=True):
+            if place is not None:
                 found[v] = place
-            elif _is_free(v, batch):
-                continue
-            dependent.add(v)
+            if place is not None or (depends and not sizes.is_free(v)):
+                dependent.add(v)
+            if place is not None or not depends:
+                sizes.learn(v, place)
     return found
-
-
-def _is_free(value: ir.Value, batch: str) -> bool:
-    """Whether a tensor holds sizes of which none is that of the batch."""
-    sizes = dims_in(value)
-    return sizes is not None and all(d is not None and batch not in str(d) for d in sizes)
