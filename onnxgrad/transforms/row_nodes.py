@@ -136,7 +136,10 @@ class RowNode:
 
     def require_one(self, k: int, axis: int) -> None:
         """Raise `Mixed` unless an operand is the same for all examples along an axis."""
-        if axis >= 0 and self.dims(k)[axis] != 1:
+        v = self.operand(k)
+        while axis >= 0 and v is not None and not _is_one(v, axis):
+            v = _before_slice(v, axis)
+        if v is None:
             raise Mixed
 
     def all_at(self, axis: int, among: Sequence[int]) -> Rows:
@@ -154,3 +157,21 @@ class RowNode:
         if place.axis != axis:
             raise Mixed
         return place
+
+
+def _is_one(value: ir.Value, axis: int) -> bool:
+    dims = dims_of(value)
+    return dims is not None and dims[axis] == 1
+
+
+def _before_slice(value: ir.Value, axis: int) -> ir.Value | None:
+    """What a Slice takes a value from, if it takes all along an axis: inference forgets its size.
+
+    Positional embeddings are such a value, of as many tokens as there are.
+    """
+    node = value.producer()
+    if node is None or node.op_type != "Slice" or len(node.inputs) < 4 or node.inputs[3] is None:
+        return None
+    axes, rank = constant_of(node.inputs[3]), len(dims_of(value) or ())
+    whole = axes is not None and axis not in (axes % rank)
+    return node.inputs[0] if whole else None
