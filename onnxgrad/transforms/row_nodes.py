@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.facts import Dim, dims_of
-from onnxgrad.transforms.row_sizes import Product, Rows, Sizes, sizes_in
+from onnxgrad.transforms.row_sizes import Product, Rows, Sizes
 
 
 class Mixed(Exception):
@@ -75,10 +76,22 @@ class RowNode:
 
     def sizes(self, k: int) -> list[Product | None]:
         """The sizes of an operand, as products; None for those that are not known."""
-        found = [self.known.product(d) for d in self.dims(k)]
+        found = self.known.sizes(self.node.inputs[k], self.dims(k))  # type: ignore[arg-type]
         if place := self.rows(k):
             found[place.axis] = self.known.of(place)
         return found
+
+    def contents(self, k: int) -> np.ndarray:
+        """The numbers in an operand.
+
+        Raises:
+            Mixed: They are not known.
+        """
+        v = self.operand(k)
+        array = None if v is None else constant_of(v)
+        if array is None:
+            raise Mixed
+        return array.ravel()
 
     def ints(self, k: int) -> list[int] | None:
         """The contents of an operand; None where it is left out.
@@ -86,24 +99,14 @@ class RowNode:
         Raises:
             Mixed: They are not known.
         """
-        v = self.operand(k)
-        if v is None:
-            return None
-        if (array := constant_of(v)) is None:
-            raise Mixed
-        return [int(n) for n in array.ravel()]
+        return None if self.operand(k) is None else [int(n) for n in self.contents(k)]
 
-    def contents(self, k: int) -> list[Dim]:
+    def held(self, k: int) -> list[Product | None]:
         """The sizes that an operand holds, None for each that is not known."""
-        v = self.operand(k)
-        sizes = None if v is None else sizes_in(v)
+        sizes = self.known.held(self.operand(k))
         if sizes is None:
             raise Mixed
         return sizes
-
-    def held(self, k: int) -> list[Product | None]:
-        """The sizes that an operand holds, as products."""
-        return [self.known.product(d) for d in self.contents(k)]
 
     def number(self, name: str, default: int) -> int:
         """An attribute."""

@@ -183,6 +183,8 @@ def _unsqueeze(node: RowNode) -> Found:
     place, axes = node.only(0), node.ints(1) or []
     rank = node.rank(0) + len(axes)
     left = sorted(set(range(rank)) - {a % rank for a in axes})
+    sizes = dict(zip(left, node.sizes(0), strict=True))
+    node.known.call(node.node.outputs[0], [sizes.get(k, Product()) for k in range(rank)])
     return [replace(place, axis=left[place.axis])]
 
 
@@ -205,6 +207,7 @@ def _reshape(node: RowNode) -> Found:
     """In the order of the elements an example keeps its place."""
     place, sizes = _reshaped(node), node.sizes(0)
     target = _target(node, sizes)
+    node.known.call(node.node.outputs[0], target)
     axis = place.axis
     if place.plain and target[: axis + 1] == sizes[: axis + 1] and None not in sizes[: axis + 1]:
         return [place]  # whatever is behind
@@ -232,14 +235,14 @@ def _target(node: RowNode, sizes: Sequence[Product | None]) -> list[Product | No
     """The sizes that a Reshape gives; one that is left open follows from the others."""
     target: list[Product | None] = []
     unknown = []
-    for k, d in enumerate(node.contents(1)):
-        if d == 0 and not node.number("allowzero", 0):
+    for k, size in enumerate(node.held(1)):
+        if size == Product(0) and not node.number("allowzero", 0):
             target.append(sizes[k])
-        elif d is None or d == -1:
+        elif size is None or size == Product(-1):
             unknown.append(k)
             target.append(None)
         else:
-            target.append(node.known.product(d))
+            target.append(size)
     total = multiplied(sizes)
     rest = multiplied(t for k, t in enumerate(target) if k not in unknown)
     if len(unknown) == 1 and total is not None and rest is not None:
@@ -306,7 +309,7 @@ def _pad(node: RowNode) -> Found:
 @rule("Slice")
 def _slice(node: RowNode) -> Found:
     place, rank = node.only(0), node.rank(0)
-    axes = [a % rank for a in node.ints(3) or range(len(node.contents(1)))]
+    axes = [a % rank for a in node.ints(3) or range(rank)]
     if place.axis in axes:
         raise Mixed
     return [place]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxgrad.graph.constants import dims_in
+from onnxgrad.graph.constants import constant_of, dims_in
 from onnxgrad.graph.facts import Dim, dims_of
 
 
@@ -65,6 +65,7 @@ class Sizes:
     def __init__(self, batch: str) -> None:
         self.batch = Product(names=(batch,))
         self._known = {batch: self.batch}
+        self._sizes: dict[ir.Value, list[Product | None]] = {}
 
     def learn(self, value: ir.Value, place: Rows | None) -> None:
         """Take in the sizes of a tensor with its examples, or of one that has nothing of them.
@@ -76,6 +77,19 @@ class Sizes:
                 self._known[d] = self.of(place)
             elif isinstance(d, str):
                 self._known.setdefault(d, Product(names=(d,)))
+
+    def call(self, value: ir.Value, sizes: Sequence[Product | None]) -> None:
+        """Take in what the sizes of a tensor are, where inference has named them anew, or not."""
+        self._sizes[value] = list(sizes)
+        for d, size in zip(dims_of(value) or (), sizes, strict=False):
+            if isinstance(d, str) and size is not None:
+                self._known.setdefault(d, size)
+
+    def sizes(self, value: ir.Value, dims: Sequence[Dim]) -> list[Product | None]:
+        """The sizes of a tensor, None for each that is not known."""
+        found = [self.product(d) for d in dims]
+        called = self._sizes.get(value, found)
+        return [b if a is None else a for a, b in zip(found, called, strict=True)]
 
     def of(self, place: Rows) -> Product:
         """The size of the axis with the examples."""
@@ -99,32 +113,93 @@ class Sizes:
 
     def is_free(self, value: ir.Value) -> bool:
         """Whether a tensor holds sizes, none of which depends on the number of examples."""
-        held = sizes_in(value)
-        return held is not None and not any(self.depends(self.product(d)) for d in held)
+        held = self.held(value)
+        return held is not None and not any(map(self.depends, held))
+
+    def held(self, value: ir.Value | None, depth: int = 16) -> list[Product | None] | None:
+        """The sizes that a vector or a scalar holds, None for each that is not known.
+
+        Args:
+            value: The tensor.
+            depth: Through how many nodes they are followed where `dims_in` does not tell them.
+        """
+        if value is None:
+            return None
+        dims, node = dims_in(value), value.producer()
+        found = None if dims is None else [self.product(d) for d in dims]
+        counts = value.dtype == ir.DataType.INT64 and len(dims_of(value) or ()) < 2
+        if (found and None not in found) or node is None or node.domain or not counts or not depth:
+            return found
+        compute = _HOLDING.get(node.op_type)
+        if compute is None:
+            return found
+        parts = [self.held(v, depth - 1) for v in _read(node)]
+        known = [part for part in parts if part is not None]
+        return compute(node, known) if len(known) == len(parts) else found
 
 
-def sizes_in(value: ir.Value) -> list[Dim] | None:
-    """The sizes that a vector holds, as `dims_in`, also behind the choice of exporters for Expand.
+_Held = list[Product | None]
 
-    They write Where(Equal(sizes, -1), ones, sizes).
+
+def _read(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The operands of a node whose elements its result is made of.
+
+    Exporters write Where(Equal(sizes, -1), ones, sizes) for Expand: what is compared counts too.
     """
-    held, node = dims_in(value), value.producer()
-    if held is None or None not in held or node is None or node.op_type != "Where":
-        return held
-    condition, *branches = node.inputs
-    equal = None if condition is None else condition.producer()
-    if equal is None or equal.op_type != "Equal":
-        return held
-    read = [None if v is None else dims_in(v) for v in (*equal.inputs, *branches)]
-    if any(sizes is None or len(sizes) != len(held) for sizes in read):
-        return held
-    return [_chosen(*dims) for dims in zip(*read, strict=True)]
+    if node.op_type != "Where":
+        return node.inputs if node.op_type in _JOINING else node.inputs[:1]
+    equal = None if node.inputs[0] is None else node.inputs[0].producer()
+    compared = equal.inputs if equal is not None and equal.op_type == "Equal" else (None, None)
+    return (*compared, *node.inputs[1:])
 
 
-def _chosen(a: Dim, b: Dim, x: Dim, y: Dim) -> Dim:
+def _zipped(function: Callable[..., Product | None]) -> Callable[[ir.Node, list[_Held]], _Held]:
+    """Element by element; what has one element counts for all."""
+
+    def compute(_: ir.Node, parts: list[_Held]) -> _Held:
+        length = max(map(len, parts))
+        return [function(*sizes) for sizes in zip(*(p * (length // len(p)) for p in parts))]
+
+    return compute
+
+
+def _picked(node: ir.Node, parts: list[_Held]) -> _Held:
+    index = None if node.inputs[1] is None else constant_of(node.inputs[1])
+    if index is None:
+        return [None]
+    return [parts[0][int(k)] for k in index.ravel()]
+
+
+def _product(a: Product | None, b: Product | None) -> Product | None:
+    return None if a is None or b is None else a * b
+
+
+def _quotient(a: Product | None, b: Product | None) -> Product | None:
+    return None if a is None or b is None else a.over(b)
+
+
+def _chosen(
+    a: Product | None, b: Product | None, x: Product | None, y: Product | None
+) -> Product | None:
     """One of two sizes, by whether two others are equal."""
-    if isinstance(a, int) and isinstance(b, int):
-        return x if a == b else y
-    number = a if isinstance(a, int) else b
-    named = isinstance(a, str) or isinstance(b, str)
-    return y if named and isinstance(number, int) and number < 0 else None
+    if a is None or b is None:
+        return None
+    if a == b:
+        return x
+    return y if (a.number < 0) != (b.number < 0) or not a.names + b.names else None
+
+
+_JOINING = {"Concat", "Div", "Mul"}
+# By operator, the sizes that its result holds, from those that its operands hold.
+_HOLDING: dict[str, Callable[[ir.Node, list[_Held]], _Held]] = {
+    "Cast": lambda _, parts: parts[0],
+    "Concat": lambda _, parts: [size for part in parts for size in part],
+    "Div": _zipped(_quotient),
+    "Gather": _picked,
+    "Identity": lambda _, parts: parts[0],
+    "Mul": _zipped(_product),
+    "Reshape": lambda _, parts: parts[0],
+    "Squeeze": lambda _, parts: parts[0],
+    "Unsqueeze": lambda _, parts: parts[0],
+    "Where": _zipped(_chosen),
+}
