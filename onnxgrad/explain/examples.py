@@ -119,13 +119,17 @@ class Examples:
         names = [v.name or "" for v in (*moved, *at.job.wrt)]
         read = [name for tensors in heads.values() for name in tensors]
         normalise(net, [*names, *scores, *read], options.straight_through, options.example)
-        ys = [*emit_heads(net.graph, heads).values(), *(by_name(net.graph)[n] for n in scores)]
-        found = dict(axes)
-        for v in net.graph.inputs:  # those of heads too
-            if (dims_of(v) or (None,))[0] == batch:
-                found[v.name or ""] = 0
-        inputs = {v: found[v.name or ""] for v in net.graph.inputs if v.name in found}
+        inputs = {v: axes[v.name or ""] for v in net.graph.inputs if v.name in axes}
         rows = rows_of(net.graph, inputs, batch)
+        own, values = set(net.graph.inputs), by_name(net.graph)
+        ys = [*emit_heads(net.graph, heads).values(), *(values[n] for n in scores)]
+        leading = [values[n] for n in read if rows.get(values[n]) == Rows(0)]
+        sizes = {(dims_of(v) or (None,))[0] for v in leading}
+        for v in net.graph.inputs:
+            if v not in own and (dims_of(v) or (None,))[0] in sizes:  # it is by example too
+                inputs[v] = 0
+        rows = rows_of(net.graph, inputs, batch)
+        found = {v.name or "": axis for v, axis in inputs.items()}
         places = {v.name or "": place for v, place in rows.items()}
         one = cls(found, next(iter(axes)), False, False, places)
         apart = all(y in rows for y in ys) and all(one.leads(v.name or "") for v in moved)

@@ -15,19 +15,24 @@ Rule = Callable[[RowNode], Found]
 # By the names of operators of the standard's default domain.
 RULES: dict[str, Rule] = {}
 
-_UNARY = """
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+_UNARY = _names("""
 Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
 HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu
 Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
-""".split()
-_BROADCAST = """
+""")
+_BROADCAST = _names("""
 Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less
 LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor
-""".split()
-_REDUCTIONS = """
+""")
+_REDUCTIONS = _names("""
 ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
 ReduceSumSquare
-""".split()
+""")
 # By operator: the operands that have the batch for their first axis, where they depend on it.
 _FIRST_AXIS = {
     "AffineGrid": (0,),
@@ -261,7 +266,9 @@ def _expand(node: RowNode) -> Found:
         node.require_one(0, axis - (rank - node.rank(0)))
         return [Rows(axis)]
     moved = replace(place, axis=place.axis + rank - node.rank(0))
-    if sizes[moved.axis] not in (node.known.of(place), Product()) or _has_batch(node, sizes, moved.axis):
+    if sizes[moved.axis] not in (node.known.of(place), Product()) or _has_batch(
+        node, sizes, moved.axis
+    ):
         raise Mixed
     return [moved]
 

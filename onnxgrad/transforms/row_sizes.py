@@ -158,7 +158,8 @@ def _zipped(function: Callable[..., Product | None]) -> Callable[[ir.Node, list[
 
     def compute(_: ir.Node, parts: list[_Held]) -> _Held:
         length = max(map(len, parts))
-        return [function(*sizes) for sizes in zip(*(p * (length // len(p)) for p in parts))]
+        same = [p * (length // len(p)) for p in parts]
+        return [function(*sizes) for sizes in zip(*same, strict=True)]
 
     return compute
 
