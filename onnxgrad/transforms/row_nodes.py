@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -178,3 +178,22 @@ def _before_slice(value: ir.Value, axis: int) -> ir.Value | None:
     axes, rank = constant_of(node.inputs[3]), len(dims_of(value) or ())
     whole = axes is not None and axis not in (axes % rank)
     return node.inputs[0] if whole else None
+
+
+# Where the examples are in the outputs of a node, in their order.
+Found = Sequence[Rows | None]
+Rule = Callable[[RowNode], Found]
+
+
+def table() -> tuple[dict[str, Rule], Callable[..., Callable[[Rule], Rule]]]:
+    """A table of rules by operators of the standard's default domain, and its decorator."""
+    rules: dict[str, Rule] = {}
+
+    def rule(*op_types: str) -> Callable[[Rule], Rule]:
+        def declare(function: Rule) -> Rule:
+            rules.update(dict.fromkeys(op_types, function))
+            return function
+
+        return declare
+
+    return rules, rule

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from onnxgrad.engine.flow import operands
+from onnxgrad.transforms import row_layers, row_rules
 from onnxgrad.transforms.row_nodes import Mixed, RowNode
-from onnxgrad.transforms.row_rules import RULES
 from onnxgrad.transforms.row_sizes import Rows, Sizes
+
+RULES = row_rules.RULES | row_layers.RULES
 
 
 def rows_of(graph: ir.Graph, axes: Mapping[ir.Value, int], batch: str) -> dict[ir.Value, Rows]:
