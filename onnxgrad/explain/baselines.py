@@ -27,11 +27,12 @@ def baselines_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Va
 
     Args:
         given: None for 0, a number, an array that broadcasts to the tensor, or "input" for a new
-            graph input `<x>_baseline`; or a dict of these by the tensors' names.
+            graph input `<x>_baseline`; or a tuple of these, one for each tensor, or a dict by
+            their names.
 
     Raises:
         UnknownNameError: The dict names another tensor.
-        ArgumentError: An array does not fit.
+        ArgumentError: An array does not fit, or the tuple has another length.
     """
     found = {}
     for x, one in _by_tensor(wrt, given):
@@ -39,8 +40,8 @@ def baselines_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[ir.Va
         if isinstance(one, str):
             found[x] = _added(op, x, one, "baseline", dims_of(x))
             continue
-        array = _array(x, 0 if one is None else one, (dims_of(x) or ())[-np.ndim(one) :])
-        found[x] = shapes.expand_like(op.const(array, like=t), t)
+        array = _array(x, 0 if one is None else one, dims_of(x))
+        found[x] = _as_large(op.const(array, like=t), t)
     return found
 
 
@@ -48,8 +49,8 @@ def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[i
     """The baselines of each tensor, [M, ...] for a tensor [N, ...].
 
     Args:
-        given: An array, or "input" for a new graph input `<x>_baselines`; or a dict of these by the
-            tensors' names.
+        given: An array, or "input" for a new graph input `<x>_baselines`; or a tuple of these, one
+            for each tensor, or a dict by their names.
 
     Raises:
         UnknownNameError: The dict names another tensor.
@@ -67,7 +68,7 @@ def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[i
                 f"one more baseline in each row, not of shape {list(np.shape(one))}"
             )
         else:
-            array = _array(x, one, (dims or (None,))[1:])
+            array = _array(x, one, None if dims is None else (None, *dims[1:]))
             found[x] = op.const(array, like=op.tensor(x))
     if len({n for t in found.values() if isinstance(n := t.dim(0), int)}) > 1:
         raise ArgumentError("baselines: there are not as many for one tensor as for another")
@@ -75,7 +76,20 @@ def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[i
 
 
 def _by_tensor(wrt: Iterable[ir.Value], given: Any) -> list[tuple[ir.Value, Any]]:
+    """The baselines by tensor, of a tuple, a dict, or of what is the same for all.
+
+    Raises:
+        UnknownNameError: The dict names another tensor.
+        ArgumentError: The tuple is of another length.
+    """
     tensors = {v.name or "": v for v in wrt}
+    if isinstance(given, tuple):
+        if len(given) != len(tensors):
+            raise ArgumentError(
+                f"baselines: a tuple has one for each of {', '.join(map(repr, tensors))}, not "
+                f"{len(given)}; an array is a list or of numpy"
+            )
+        return list(zip(tensors.values(), given, strict=True))
     if not isinstance(given, Mapping):
         return [(v, given) for v in tensors.values()]
     for name in given:
@@ -94,25 +108,42 @@ def _added(op: Builder, x: ir.Value, given: str, end: str, shape: Sequence[Dim] 
     return op.input(f"{x.name}_{end}", shape, x.dtype)
 
 
-def _array(x: ir.Value, given: Any, dims: Iterable[Any]) -> np.ndarray:
-    """An array whose last axes fit the given dimensions, as far as these are known.
+def _array(x: ir.Value, given: Any, dims: Sequence[Dim] | None) -> np.ndarray:
+    """An array that broadcasts to the given dimensions, as far as these are known.
 
     Raises:
-        ArgumentError: They do not.
+        ArgumentError: It does not, or is no array of numbers.
     """
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of several lengths
+        array = np.asarray(None)
     if array.dtype.kind not in "fiub":
         raise ArgumentError(f"baselines of {x.name!r}: {given!r} is no array of numbers")
-    dims = tuple(dims)
-    known = x.shape is not None
-    sizes = array.shape[array.ndim - len(dims) :]
-    if known and any(
-        isinstance(d, int) and n not in (1, d) for n, d in zip(sizes, dims, strict=False)
-    ):
+    if dims is None:
+        return array
+    pairs = zip(reversed(array.shape), reversed(dims), strict=False)
+    if array.ndim > len(dims) or any(isinstance(d, int) and n not in (1, d) for n, d in pairs):
         raise ArgumentError(
             f"baselines of {x.name!r} {x.shape}: an array of shape {list(array.shape)} does not fit"
         )
     return array
+
+
+def _as_large(array: Tensor, x: Tensor) -> Tensor:
+    """An array broadcast to a tensor. Where a size shows only in a run, this fails if it differs.
+
+    An Expand alone would also stretch the tensor.
+    """
+    op = x.op
+    pairs = zip(reversed(array.shape or ()), reversed(x.shape or ()), strict=False)
+    if not array.rank or (x.shape is not None and all(n in (1, d) for n, d in pairs)):
+        return shapes.expand_like(array, x)
+    scope, op.scope = op.scope, f"baselines of {x.value.name} are to have its shape"
+    size = op.Shape(x)
+    large = op.typed(op.Reshape(op.Expand(array, size), size, allowzero=1), x)
+    op.scope = scope
+    return large
 
 
 class Reference:

@@ -55,7 +55,7 @@ def deep_lift(
         model, wrt, of, target, ...: As for `saliency`.
         baselines: What the tensors of `wrt` are compared with: None for 0, a number, an array that
             broadcasts to the tensor, or "input" for a new graph input `<x>_baseline` of its shape
-            and dtype; or a dict of these by the tensors' names.
+            and dtype; or a tuple of these, one for each tensor of `wrt`, or a dict by their names.
         multiply_by_inputs: Give the multipliers times the differences from the baselines, or the
             multipliers alone.
         eps: Where an activation differs by less, its derivative takes the place of a multiplier.
@@ -100,7 +100,8 @@ def deep_lift_shap(
     Args:
         model, wrt, of, target, ...: As for `saliency`.
         baselines: M of them, for a tensor [N, ...] an array [M, ...] or "input" for a new graph
-            input `<x>_baselines` of that shape; or a dict of these by the tensors' names.
+            input `<x>_baselines` of that shape; or a tuple of these, one for each tensor of `wrt`,
+            or a dict by their names.
         multiply_by_inputs, eps: As for `deep_lift`.
         convergence_delta: Also give an output "convergence_delta" of shape [N, M], with the one of
             each example and each baseline.

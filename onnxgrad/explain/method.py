@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Concatenate, ParamSpec
 
+import numpy as np
 import onnx_ir as ir
 from typing_extensions import TypedDict
 
@@ -113,6 +114,17 @@ def explained(
     taken = inspect.signature(call.func).parameters
     given = {"wrt": list(wrt), **options} if wrt else options
     return call(net, **{name: value for name, value in given.items() if name in taken})
+
+
+def count_of(argument: str, given: Any) -> int:
+    """A number of things, from 1 on, as Python has it.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise ArgumentError(f"{argument} is a number from 1 on, not {given!r}")
+    return int(given)
 
 
 class Explanation:

@@ -15,7 +15,14 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.baselines import distributions_of
-from onnxgrad.explain.method import Explaining, Explanation, called, explained, method
+from onnxgrad.explain.method import (
+    Explaining,
+    Explanation,
+    called,
+    count_of,
+    explained,
+    method,
+)
 from onnxgrad.explain.paths import gradients_of, rows_at_once
 from onnxgrad.explain.points import Elsewhere, weighted_sum
 from onnxgrad.graph.errors import ArgumentError
@@ -86,9 +93,11 @@ def noise_tunnel(
     if nt_type not in get_args(NoiseType):
         raise ArgumentError(f"nt_type is one of {', '.join(get_args(NoiseType))}, not {nt_type!r}")
     at = Explanation(net, wrt, **options)
-    draws, given = Draws(at, nt_samples, seed), _stdevs_of(at, stdevs)
+    count, at_once = count_of("nt_samples", nt_samples), nt_samples_batch_size
+    at_once = None if at_once is None else count_of("nt_samples_batch_size", at_once)
+    draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
     tunnel = _Tunnel(at, method, draw_baseline_from_distrib)
-    there = tunnel.elsewhere(nt_samples, nt_samples_batch_size, batched)
+    there = tunnel.elsewhere(count, at_once, batched)
     moments = tunnel.moments(there, draws, given, nt_type != "smoothgrad")
     results = []
     for mean, square in moments:
@@ -140,11 +149,12 @@ def gradient_shap(
         ['logits', 'input_attribution']
     """
     at = Explanation(net, wrt, **options)
-    draws, given = Draws(at, n_samples, seed), _stdevs_of(at, stdevs)
+    count = count_of("n_samples", n_samples)
+    draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
     pool = distributions_of(at.op, at.job.wrt, baselines)
     explain = functools.partial(gradients_of, names=at.job.wrt_names)
     at_once = rows_at_once(internal_batch_size)
-    there = Elsewhere(at, explain, at.job.wrt, n_samples, batched, at_once)
+    there = Elsewhere(at, explain, at.job.wrt, count, batched, at_once)
     at.finish(_expected_gradients(there, draws, given, pool, multiply_by_inputs))
 
 
@@ -275,13 +285,14 @@ class Draws:
     """What is drawn at random, `count` times: from a seed, by new inputs, or anew each time.
 
     Raises:
-        ArgumentError: There is no such number or seed.
+        ArgumentError: There is no such seed.
     """
 
     def __init__(self, at: Explanation, count: int, seed: Seed) -> None:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ArgumentError(f"the number of samples is one from 1 on, not {count!r}")
-        if seed not in (None, "input") and (not isinstance(seed, int) or seed < 0):
+        if isinstance(seed, np.integer):
+            seed = int(seed)
+        number = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+        if not number and not (seed is None or (isinstance(seed, str) and seed == "input")):
             raise ArgumentError(f"seed is a number from 0 on, 'input' or None, not {seed!r}")
         self._op, self._count, self._seed = at.op, count, seed
         self._drawn = 0
@@ -346,7 +357,12 @@ def _stdevs_of(at: Explanation, stdevs: Any) -> dict[ir.Value, float]:
         given = list(stdevs)
     else:
         given = [stdevs] * len(xs)
-    fit = all(isinstance(s, int | float) and s >= 0 for s in given)
+    fit = all(
+        isinstance(s, int | float | np.integer | np.floating)
+        and not isinstance(s, bool)
+        and 0 <= s < np.inf
+        for s in given
+    )
     if not fit or len(given) != len(xs):
         raise ArgumentError(
             f"stdevs is a number from 0 on, one for each of {len(xs)} tensors, or a dict by their "

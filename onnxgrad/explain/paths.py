@@ -16,10 +16,9 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import operands
 from onnxgrad.explain.baselines import Reference, baselines_of
-from onnxgrad.explain.method import Explaining, Explanation, method
+from onnxgrad.explain.method import Explaining, Explanation, count_of, method
 from onnxgrad.explain.points import Elsewhere, column, weighted_sum
 from onnxgrad.explain.quadrature import Rule, places
-from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name, is_float
 from onnxgrad.graph.names import resolve_all
 from onnxgrad.transforms.gradient import gradient
@@ -64,10 +63,12 @@ def integrated_gradients(
             least one point. None for all points as one batch. A few, such as 4, bound the memory
             and are mostly as fast (docs/performance.md).
         convergence_delta: Add an output "convergence_delta", [N]: by how much the sum of an
-            example's attributions exceeds the difference of the scores.
-        batched: The graph inputs whose first axis is the batch. None for those that can have the
-            batch of `wrt` there. Where the file has a batch of a fixed size, which its nodes insist
-            on, points are computed one after the other.
+            example's attributions exceeds the difference of the scores. It is one number, of all,
+            where nothing proves that examples do not influence each other.
+        batched: The graph inputs whose first axis is the batch, where you know that examples do not
+            influence each other. None for a proof of that, node by node. Without one, as for a net
+            that has its batch on another axis or insists on its size, and for [], points are
+            computed one after the other, which is slower and always right.
 
     Returns:
         A model of the same kind, with outputs and metadata as for `saliency`. Its size does not
@@ -202,7 +203,8 @@ class Path:
         batched: Inputs | None,
         ends: int = 0,
     ) -> None:
-        places(rule, n_steps)  # refuses what is no number
+        n_steps = count_of("n_steps", n_steps)
+        places(rule, n_steps)  # refuses what is too few, with the ends or without
         self._at, self._count, self._batched = at, n_steps + ends, batched
         self._alphas, self._weights = places(rule, self._count)
         self._at_once = rows_at_once(internal_batch_size)
@@ -325,11 +327,9 @@ def rows_at_once(internal_batch_size: int | None) -> Callable[[Size], Size] | No
     Raises:
         ArgumentError: It is no such number.
     """
-    most = internal_batch_size
-    if most is None:
+    if internal_batch_size is None:
         return None
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ArgumentError(f"internal_batch_size is a number from 1 on, not {most!r}")
+    most = count_of("internal_batch_size", internal_batch_size)
 
     def at_once(size: Size) -> Size:
         size = shapes.at_least(size, 1)

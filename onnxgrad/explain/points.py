@@ -14,15 +14,16 @@ from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.subgraphs import scan
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.engine.flow import operands
+from onnxgrad.explain.examples import Examples
 from onnxgrad.explain.method import Explanation
 from onnxgrad.graph.errors import ArgumentError, OnnxGradError
-from onnxgrad.graph.facts import Dim, by_name, dims_of, elements_of, is_float
+from onnxgrad.graph.facts import Dim, by_name, dims_of
 from onnxgrad.graph.fresh import Names
-from onnxgrad.heads.head import parted
+from onnxgrad.heads.head import Head, parted
 from onnxgrad.heads.scores import class_of, with_classes
 from onnxgrad.passes.normalise import normalise
-from onnxgrad.transforms.examples import batch_inputs, batch_of, new_dim
+from onnxgrad.transforms.examples import new_dim
+from onnxgrad.transforms.metadata import ATTRIBUTIONS, GRADIENTS, table
 from onnxgrad.transforms.options import Inputs
 
 # ``explain(net, **options)`` gives the model whose outputs, in their order, are asked for.
@@ -37,8 +38,9 @@ Step = Callable[..., Sequence[Tensor]]
 class Elsewhere:
     """A copy of the net that is explained at other points.
 
-    The classes are found once, at the net's inputs, not at each point. Where all that it needs has
-    the batch for its first axis, several points are one batch; else it is run for one at a time.
+    The classes are found once, at the net's inputs, not at each point. Where the examples of a
+    batch do not influence each other, several points are one batch; else it is run for one at a
+    time.
 
     Args:
         at: The explanation of the net at its inputs.
@@ -46,11 +48,12 @@ class Elsewhere:
         moved: The tensors that the points are of. An inner one is an input of the copy.
         drawn: The names of inputs that `explain` adds and that the points are of too.
         count: The number of points.
-        batched: The inputs whose first axis is the batch; None for all that can have it.
+        batched: The inputs whose first axis is the batch; None for those that are proven to.
         at_once: How many points one run takes, given the size of the batch; None for all.
 
     Attributes:
-        by_example: Whether all that matters has the batch for its first axis.
+        examples: Whether and where the net has examples that do not influence each other.
+        by_example: Whether scores and what is explained have the examples on their first axis.
         in_rows: Whether several points are one batch.
         size: The size of the batch.
         per_run: How many points one run takes.
@@ -74,17 +77,19 @@ class Elsewhere:
         self._drawn = drawn
         self.at, self.moved, self.count = at, moved, count
         self._explain = explain
-        self._batched, self._sizes = _batch(at, batched)
         self.size: Size = 1
         self.per_run: Size = 1
         self.rows: Dim = None
         self._classes: dict[str, Tensor] = {}
-        # By the score of classes that the copy is given: the tensor of all scores.
-        self._leading: dict[ir.Value, ir.Value] = {}
+        # By the name of a result of the copy: the tensor that it belongs to.
+        self._tensors: dict[str, str] = {}
+        self._heads: dict[Head, list[str]] = {}
         self._of = self._with_classes()
-        self.by_example = self.in_rows = self._can_have_rows()
+        self.examples = Examples.of(at, self._heads, self._classes, moved, batched)
+        self.by_example, self.in_rows = self.examples.counted, self.examples.apart
         if self.in_rows:
-            self.size = shapes.dim(at.op.tensor(self._first()), 0)
+            first = by_name(at.op.graph)[self.examples.first]
+            self.size = shapes.dim(at.op.tensor(first), self.examples.axes[self.examples.first])
             self.per_run = _fitting(self.size, count, at_once)
             self.model = self._model_of_rows()
         if not self.in_rows:
@@ -141,14 +146,16 @@ class Elsewhere:
             ArgumentError: Its shape is not known.
         """
         op, dims = self.at.op, list(dims_of(value) or (None,))
-        for x in self.moved:
-            if len(dims) == len(dims_of(x) or ()) and dims[1:] == list(dims_of(x) or ())[1:]:
-                return op.tensor(x)
+        own = by_name(op.graph).get(self._tensors.get(value.name or "", ""))
+        mine = list(() if own is None else dims_of(own) or ())
+        known = None not in mine[1:] or own in self.moved
+        if own is not None and len(dims) == len(mine) and dims[1:] == mine[1:] and known:
+            return op.tensor(own)
         sizes = [self.size if self.in_rows else dims[0], *dims[1:]]
         if any(d is None or isinstance(d, str) for d in sizes):
             raise ArgumentError(
                 f"the size of {value.name!r} {value.shape} is not known when the graph is built: "
-                "take all points at once"
+                "take all points at once, as one batch that batched names"
             )
         example = op.const(0, dtype=value.dtype.numpy() if value.dtype else np.float32)
         return shapes.full(example, sizes, 0)  # type: ignore[arg-type]
@@ -162,78 +169,28 @@ class Elsewhere:
         specs, heads = parted(at.of)
         fixed: list[Any] = [specs] if isinstance(specs, str) else list(specs or ())
         for head in heads:
-            (first, *_) = at.job.read[head]
-            classes = class_of(op, head, op.tensor(values[first]))
+            read = list(at.job.read[head])
+            classes = class_of(op, head, op.tensor(values[read[0]]))
             if classes is not None:
                 name = op.names.fresh("classes")
                 self._classes[name] = classes
-                self._leading[at.job.heads[head]] = values[first]
                 head = with_classes(head, name)
+            self._heads[head] = read
             fixed.append(head)
         return fixed
-
-    def _can_have_rows(self) -> bool:
-        """Whether all that matters has the batch for its first axis, as far as is known."""
-        graph = self.at.op.graph
-        batch = batch_of(graph, self._batched)
-        needed = [*self.moved, *(self._leading.get(y, y) for y in self.at.job.of)]
-        return bool(self._batched) and all(v in batch and self._may_lead(v) for v in needed)
-
-    def _may_lead(self, value: ir.Value) -> bool:
-        """Whether a tensor's first axis may be the batch."""
-        dims = dims_of(value)
-        if not dims:
-            return dims is None
-        elsewhere = {d for v in self.at.op.graph.inputs for d in (dims_of(v) or ())[1:]}
-        known = isinstance(dims[0], int) or dims[0] in elsewhere
-        return dims[0] in self._sizes or None in self._sizes or not known
-
-    def _first(self) -> ir.Value:
-        """The tensor that the size of the batch is read from."""
-        inputs = set(self._batched)
-        return next((v for v in self.moved if v in inputs), self._batched[0])
 
     def _model_of_rows(self) -> ir.Model:
         """The copy for several points; where it cannot be, for one."""
         graph, total = self.at.op.graph, shapes.product([self.size, self.per_run])
-        if isinstance(total, Tensor):
-            self.rows = new_dim(graph, "points")
-            return self._model(self.rows)
-        self.rows = total
+        self.rows = new_dim(graph, "points") if isinstance(total, Tensor) else total
         try:
-            model = self._model(total)
-            if self._grows(model.graph):
+            model = self._model(self.rows)
+            if all(map(self.examples.leads, self._tensors.values())):
                 return model
         except OnnxGradError:  # of the sizes; or one that comes again for one point
             pass
         self.in_rows = False
         return self.at.spare
-
-    def _grows(self, graph: ir.Graph) -> bool:
-        """Whether all that depends on the batch has as many more elements as there are points.
-
-        It has not where a file insists on a batch of its size, as by a constant in a Concat or as
-        the first state of an LSTM, and where examples are reduced to one.
-        """
-        file, here = by_name(self.at.spare.graph), by_name(self.at.op.graph)
-        by_size = batch_of(self.at.op.graph, self._batched)
-        batch = set(self._batched)
-        for node in self.at.op.graph:
-            if node.op_type not in ("Shape", "Size") and any(v in batch for v in operands(node)):
-                batch.update(node.outputs)
-            if node.op_type in ("LSTM", "GRU", "RNN"):
-                states = [v for v in node.inputs[5:7] if v is not None]
-                if any(v not in by_size for v in states):
-                    return False
-        for v in (v for node in graph for v in node.outputs):
-            one = here.get(v.name or "")
-            if v.name not in file or one not in by_size or not is_float(v):
-                continue
-            before, now = elements_of(one), elements_of(v)
-            grown = now is not None and (one not in batch or now == (before or 0) * self.per_run)
-            if before is not None and not grown:
-                return False
-        return True
 
     def _model(self, rows: Dim) -> ir.Model:
         """The explained copy, for so many rows; None for the batch as it is."""
@@ -243,10 +200,10 @@ class Elsewhere:
             names = [n for head in at.job.read.values() for n in head]
             names += [v.name or "" for v in [*self.moved, *at.job.of]]
             normalise(net, names, options.straight_through, options.example)
-        batched = {v.name for v in self._batched}
         for v in net.graph.inputs:
-            if rows is not None and v.name in batched and v.shape is not None:
-                v.shape = ir.Shape([rows, *v.shape[1:]])
+            axis = self.examples.axes.get(v.name or "")
+            if rows is not None and axis is not None and v.shape is not None:
+                v.shape = ir.Shape([*v.shape[:axis], rows, *v.shape[axis + 1 :]])
         for v in self.moved:
             _cut(net.graph, v, rows)
         model = self._explain(
@@ -259,6 +216,8 @@ class Elsewhere:
             constant=at.job.constant or None,
             runs_on=options.runs_on,
         )
+        given = {**table(model, GRADIENTS), **table(model, ATTRIBUTIONS)}
+        self._tensors = {f"{y}/at_points": x for x, y in given.items()}
         for y in model.graph.outputs:  # its name is that of a result of the net
             y.name = f"{y.name}/at_points"
         return model
@@ -277,26 +236,26 @@ class Elsewhere:
             name = v.name or ""
             if name not in pointed and name not in given:
                 t = known.get(name) or self._added(v)
-                given[name] = self._repeated(t) if self._has_rows(v) else t
+                axis = self._axis(v)
+                given[name] = t if axis is None else self._repeated(t, axis)
         return given
 
-    def _has_rows(self, value: ir.Value) -> bool:
-        """Whether an input of the copy has several points for its first axis."""
-        name, dims = value.name, dims_of(value)
-        if not self.in_rows or self.per_run == 1 or dims == ():
-            return False
-        if name in {v.name for v in self.at.spare.graph.inputs}:
-            return name in {v.name for v in self._batched}
-        added = by_name(self.at.op.graph).get(name or "", value)  # by a head, or by `explain`
-        return (
-            name in self._classes or dims is None or dims[0] == self.rows or self._may_lead(added)
-        )
+    def _axis(self, value: ir.Value) -> int | None:
+        """Along which axis an input of the copy has several points; None if it has one."""
+        dims = dims_of(value)
+        if not self.in_rows or self.per_run == 1:
+            return None
+        if (axis := self.examples.axes.get(value.name or "")) is not None:
+            return axis
+        own = {v.name for v in (*self.at.spare.graph.inputs, *self.at.op.graph.inputs)}
+        added = value.name not in own  # by `explain`
+        return 0 if added and dims and dims[0] == self.rows else None
 
     def _added(self, value: ir.Value) -> Tensor:
         """An input that `explain` has added, as an input of the net: of one point."""
         dims = dims_of(value)
         if self.in_rows and dims and dims[0] == self.rows:
-            dims = ((dims_of(self._first()) or (None,))[0], *dims[1:])
+            dims = (self.examples.size_of(self.at.op.graph), *dims[1:])
         return self.at.op.input(value.name or "", dims, value.dtype)
 
     def _filters(self, op: Builder) -> dict[str, Tensor]:
@@ -316,9 +275,19 @@ class Elsewhere:
 
     # -- rows --------------------------------------------------------------------------------------
 
-    def _repeated(self, t: Tensor) -> Tensor:
-        """What has the batch for its first axis, again for each point of a run."""
-        return t.op.Tile(t, shapes.vector(t, [self.per_run, *[1] * (t.rank - 1)]))
+    def _repeated(self, t: Tensor, axis: int) -> Tensor:
+        """What has the batch along an axis, again for each point of a run."""
+        op, rest = t.op, t.rank - axis - 1
+        counts = [*[1] * axis, self.per_run, *[1] * rest]
+        again = op.Tile(t, shapes.vector(t, counts))
+        if t.dim(axis) == self.examples.size_of(op.graph) is not None:
+            return again
+        sizes = shapes.dims(t)
+        sizes[axis] = shapes.product([self.per_run, self.size])
+        scope, op.scope = op.scope, f"{t.value.name} has the batch only if batched names it"
+        again = shapes.reshape(again, sizes)  # fails where it has another size
+        op.scope = scope
+        return again
 
     def _rows(self, t: Tensor) -> Tensor:
         if not self.in_rows:
@@ -374,25 +343,6 @@ def _fitting(size: Size, count: int, at_once: Callable[[Size], Size] | None) -> 
     else:
         most = most.op.Min(shapes.at_least(most, 1), most.op.const([count]))
     return _divided(count, _divided(count, most))
-
-
-def _batch(at: Explanation, batched: Inputs | None) -> tuple[list[ir.Value], set[Dim]]:
-    """The inputs whose first axis is the batch, and its sizes or names there."""
-    graph = at.op.graph
-    if batched is not None:
-        given = batch_inputs(graph, batched) if batched else []
-    else:
-        axes = [v for v in graph.inputs if not v.is_initializer() and dims_of(v)]
-        first = next((v for v in axes if v in at.job.wrt), axes[0] if axes else None)
-        given = [v for v in axes if _may_equal(dims_of(v), dims_of(first))] if first else []
-    return given, {(dims_of(v) or (None,))[0] for v in given}
-
-
-def _may_equal(a: tuple[Dim, ...] | None, b: tuple[Dim, ...] | None) -> bool:
-    """Whether first sizes may be equal: a number is not the size that a name stands for."""
-    if not a or not b or a[0] is None or b[0] is None:
-        return True
-    return a[0] == b[0] or not (isinstance(a[0], int) or isinstance(b[0], int))
 
 
 def _cut(graph: ir.Graph, moved: ir.Value, rows: Dim) -> None:

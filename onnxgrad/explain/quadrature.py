@@ -22,7 +22,7 @@ def places(method: Rule, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
         ArgumentError: There is no such rule, or it has fewer steps.
     """
     least = 1 if method == "gausslegendre" else 2
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < least:
+    if n_steps < least:
         raise ArgumentError(f"n_steps is a number from {least} on, not {n_steps!r}")
     n, weights = n_steps, np.full(n_steps, 1 / n_steps)
     match method:

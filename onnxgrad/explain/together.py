@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from onnxgrad.explain.method import Explaining, ExplainOptions, called, explained, score_of
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import dims_of, is_float
+from onnxgrad.graph.facts import Dim, dims_of, is_float
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.names import resolve_all
 from onnxgrad.heads.head import Head, parted
@@ -142,14 +142,30 @@ def _hold(graph: ir.Graph, own: Collection[str | None]) -> dict[str, str]:
 def _share(graph: ir.Graph, held: Mapping[str, str], method: str) -> None:
     """Give held inputs their names back; one that was added again is the same, if it is alike."""
     inputs = {v.name: v for v in graph.inputs}
+    added = {*held.values(), *held}
+    own = {d for v in graph.inputs if v.name not in added for d in dims_of(v) or ()}
     for name, meanwhile in held.items():
         first, again = inputs[meanwhile], inputs.get(name)
-        if again is not None and (first.dtype, dims_of(first)) == (again.dtype, dims_of(again)):
+        if again is not None and _alike(first, again, own):
             again.replace_all_uses_with(first, replace_graph_outputs=True)
             graph.inputs.remove(again)
         elif again is not None:
             again.name = Names(graph).suffixed(name, f"_{method}")
         first.name = name
+
+
+def _alike(a: ir.Value, b: ir.Value, own: Collection[Dim]) -> bool:
+    """Whether inputs have one dtype and shape; sizes that explanations have named count as equal.
+
+    Args:
+        own: The sizes of the net.
+    """
+    x, y = dims_of(a), dims_of(b)
+    if a.dtype != b.dtype or x is None or y is None or len(x) != len(y):
+        return a.dtype == b.dtype and x == y
+    new = [isinstance(d, str) and d not in own for d in (*x, *y)]
+    pairs = zip(x, y, new[: len(x)], new[len(x) :], strict=True)
+    return all(d == e or (d_new and e_new) for d, e, d_new, e_new in pairs)
 
 
 def _rename(net: ir.Model, before: int, method: str) -> dict[str, str]:
