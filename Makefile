@@ -6,7 +6,7 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo pictures test check format models imagenet-classifier operators sweep bench torch explainers real-models \
+.PHONY: demo pictures test check format models imagenet-classifier finetune operators sweep bench torch explainers real-models \
 	training-runtime cpp browser clean
 
 demo: .venv/installed
@@ -37,6 +37,10 @@ models: .venv/installed
 imagenet-classifier: .venv/torch .venv/real-models
 	$(PY) -m pip install -q --no-deps scikit-image==0.26.0
 	$(PY) -m models.imagenet_classifier
+
+# A real net learns new classes.
+finetune: .venv/real-models
+	$(PY) -m models.finetune
 
 operators: .venv/installed
 	$(PY) tools/operators.py

@@ -1,7 +1,12 @@
 """onnxgrad: any ONNX net in, an ONNX net out that also computes gradients."""
 
-from onnxgrad import adversarial, explain, heads, losses, train
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from onnxgrad import expansions as _expansions  # noqa: F401  fill the tables
+from onnxgrad import heads, losses
 from onnxgrad import rules as _rules  # noqa: F401
 from onnxgrad.declare.registry import elementwise, forget, not_implemented, rule, zero
 from onnxgrad.graph.errors import (
@@ -16,6 +21,7 @@ from onnxgrad.graph.errors import (
     RuntimeMissingError,
     SaveError,
     SoftmaxWarning,
+    TrainingError,
     UnknownNameError,
     UnreachableError,
 )
@@ -31,6 +37,9 @@ from onnxgrad.transforms.jacobian import hessian, jacobian
 from onnxgrad.transforms.lower import lower
 from onnxgrad.verify.check import check
 from onnxgrad.verify.inspect import inspect
+
+if TYPE_CHECKING:
+    from onnxgrad import adversarial, explain, train
 
 __version__ = "0.1.0"
 
@@ -49,6 +58,7 @@ __all__ = [
     "RuntimeMissingError",
     "SaveError",
     "SoftmaxWarning",
+    "TrainingError",
     "UnknownNameError",
     "UnreachableError",
     "Value",
@@ -81,3 +91,10 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    """The parts that are imported only where they are used."""
+    if name in ("adversarial", "explain", "train"):
+        return importlib.import_module(f"onnxgrad.{name}")
+    raise AttributeError(f"module 'onnxgrad' has no attribute {name!r}")

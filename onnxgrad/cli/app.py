@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import onnxgrad
+from onnxgrad.cli import training
 from onnxgrad.cli.commands import check, inspect, run, tensors
 from onnxgrad.cli.explain import explain
 from onnxgrad.cli.printing import fail, in_options, say, warn
@@ -39,6 +40,9 @@ for _name, _transform in sorted(TRANSFORMS.items()):
     app.command(_name.replace("_", "-"), short_help=_command.__doc__)(_command)
 for _command in (family, explain, run, check, inspect, tensors):
     app.command()(_command)
+
+
+app.add_typer(training.app, name="train", help="Train a net: step, fit and export.")
 
 
 def main() -> None:

@@ -45,6 +45,10 @@ class FeedError(OnnxGradError):
     """A value given to a net has the wrong name, dtype or shape."""
 
 
+class TrainingError(OnnxGradError):
+    """A training cannot go on: its loss or its gradient is not finite. The state before is kept."""
+
+
 class RuntimeMissingError(OnnxGradError):
     """What runs nets, onnxruntime, or what draws, matplotlib, is not installed."""
 

@@ -66,7 +66,7 @@ def like(result: ir.Model, original: ModelLike) -> onnx.ModelProto | ir.Model:
     if isinstance(original, ir.Model):
         return result
     replace_tensors(result, _embedded)
-    if _weight_bytes(result) > protos.LIMIT:
+    if weight_bytes(result) > protos.LIMIT:
         raise ModelError(
             "The weights take more than 2 GB, which a ModelProto cannot hold. Give an "
             "onnx_ir.Model (onnx_ir.load(path)) and write the result with onnxgrad.save."
@@ -122,7 +122,7 @@ def save(
     folder, name = os.path.split(path)
     private = load(model)
     replace_tensors(private, _embedded)
-    data = f"{name}.data" if external_data or _weight_bytes(private) > protos.LIMIT else None
+    data = f"{name}.data" if external_data or weight_bytes(private) > protos.LIMIT else None
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".onnxgrad-") as stage:
             staged = os.path.join(stage, name)
@@ -312,7 +312,8 @@ def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.Tenso
                 attributes[name] = ir.Attr(name, attribute.type, tensors[0] if one else tensors)
 
 
-def _weight_bytes(model: ir.Model) -> int:
+def weight_bytes(model: ir.Model) -> int:
+    """How many bytes the tensors of a model take."""
     return sum(tensor.nbytes for tensor in _tensors(model))
 
 

@@ -180,6 +180,10 @@ class Session:
         """
         return Binding(self, feeds, self.run(feeds))
 
+    def carry(self, state: Mapping[str, Array], following: Mapping[str, str]) -> Carried:
+        """The session with a state in two places, which runs read and write in turn."""
+        return Carried(self, state, following)
+
 
 class Binding:
     """Inputs and outputs of a session at fixed places.
@@ -225,6 +229,71 @@ class Binding:
             self._session.inner.run_with_iobinding(self._io, self._session.run_options)
         except Exception as error:  # as above
             raise _cannot_run(error) from error
+
+
+class Carried:
+    """A session with a state in two places, each of which a run reads and the next one writes.
+
+    Attributes:
+        outputs: The names of the other outputs, in order.
+        state: By input name, the `OrtValue`s that the next run reads.
+    """
+
+    def __init__(
+        self, session: Session, state: Mapping[str, Array], following: Mapping[str, str]
+    ) -> None:
+        self._session = session  # with the weights, which onnxruntime does not keep alive
+        self.outputs: Sequence[str] = [o for o in session.outputs if o not in following.values()]
+        self._arrays: list[Array] = []  # nor these
+        self.state, self._next = self._placed(state), self._placed(state)
+        self._io, self._other = (
+            self._bound(a, b, following)
+            for a, b in ((self.state, self._next), (self._next, self.state))
+        )
+
+    def _placed(self, state: Mapping[str, Array]) -> dict[str, Any]:
+        make, device = onnxruntime().OrtValue.ortvalue_from_numpy, self._session.device
+        copies = {name: np.array(array, order="C") for name, array in state.items()}
+        self._arrays += copies.values()
+        return {name: make(array, device, 0) for name, array in copies.items()}
+
+    def _bound(
+        self, read: Mapping[str, Any], written: Mapping[str, Any], following: Mapping[str, str]
+    ) -> Any:
+        io = self._session.inner.io_binding()
+        for name, value in {**self._session.fed, **read}.items():
+            io.bind_ortvalue_input(name, value)
+        for name, value in written.items():
+            io.bind_ortvalue_output(following[name], value)
+        return io
+
+    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """The values of `outputs`, in order; the state stays as it is.
+
+        Raises:
+            FeedError: onnxruntime cannot run the net on these values.
+        """
+        make, device = onnxruntime().OrtValue.ortvalue_from_numpy, self._session.device
+        try:
+            values = {name: make(array, device, 0) for name, array in feeds.items()}
+            for name, value in values.items():
+                self._io.bind_ortvalue_input(name, value)
+            for name in self.outputs:  # anew, as their sizes may be others
+                self._io.bind_output(name)
+            self._session.inner.run_with_iobinding(self._io, self._session.run_options)
+        except Exception as error:  # as above
+            raise _cannot_run(error) from error
+        found = self._io.get_outputs_as_ortvaluevector()  # those of the state come first
+        return [found[k].numpy() for k in range(len(self.state), len(found))]
+
+    def advance(self) -> None:
+        """Go on to the state that the latest run wrote."""
+        self.state, self._next = self._next, self.state
+        self._io, self._other = self._other, self._io
+
+    def arrays(self) -> dict[str, Array]:
+        """The state by input name, copied."""
+        return {name: np.array(value.numpy()) for name, value in self.state.items()}
 
 
 def session_options(given: Mapping[str, Any], *, saves_memory: bool) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +28,32 @@ class Binding(Protocol):
         Raises:
             FeedError: The net cannot be run on these values.
         """
+
+
+class Carrying(Protocol):
+    """A loaded model some outputs of which become inputs of its next run: its state.
+
+    Attributes:
+        outputs: The names of the other outputs, in order.
+        state: The state by input name, where the runtime has it: a session of the same runtime
+            takes it among the feeds of a run.
+    """
+
+    outputs: Sequence[str]
+    state: Mapping[str, Any]
+
+    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """The values of `outputs`, in order; the state stays as it is.
+
+        Raises:
+            FeedError: The net cannot be run on these values.
+        """
+
+    def advance(self) -> None:
+        """Go on to the state that the latest run gave."""
+
+    def arrays(self) -> dict[str, Any]:
+        """The state by input name, copied."""
 
 
 class Session(Protocol):
@@ -109,6 +135,54 @@ class Copied:
                     "call the net instead."
                 )
             place[...] = value
+
+
+@runtime_checkable
+class Carrier(Protocol):
+    """A session of a runtime that has places of its own for a state."""
+
+    def carry(self, state: Mapping[str, Any], following: Mapping[str, str]) -> Carrying:
+        """As the function `carry`."""
+
+
+def carry(session: Session, state: Mapping[str, Any], following: Mapping[str, str]) -> Carrying:
+    """A loaded model with a state that stays on the runtime's side from run to run.
+
+    Args:
+        session: The loaded model. One that has no method `carry` hands the state over.
+        state: The first state by input name, arrays that are copied.
+        following: By input name, the output that is its next value, of the same dtype and shape.
+    """
+    if isinstance(session, Carrier):
+        return session.carry(state, following)
+    return Handed(session, state, following)
+
+
+class Handed:
+    """The `Carrying` of a runtime without places of its own: it hands over what a run has given."""
+
+    def __init__(
+        self, session: Session, state: Mapping[str, Any], following: Mapping[str, str]
+    ) -> None:
+        self._session, self._following = session, following
+        self.outputs: Sequence[str] = [o for o in session.outputs if o not in following.values()]
+        self.state: Mapping[str, Any] = {name: np.array(value) for name, value in state.items()}
+        self._next = self.state
+
+    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """As of any `Carrying`."""
+        found = self._session.run({**feeds, **self.state})
+        results = dict(zip(self._session.outputs, found, strict=True))
+        self._next = {name: results[output] for name, output in self._following.items()}
+        return [results[name] for name in self.outputs]
+
+    def advance(self) -> None:
+        """As of any `Carrying`."""
+        self.state = self._next
+
+    def arrays(self) -> dict[str, Any]:
+        """As of any `Carrying`."""
+        return {name: np.array(value) for name, value in self.state.items()}
 
 
 def require_numbers(name: str, array: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.shapes import full_like
+from onnxgrad.emit.shapes import full_like, reshape_like
 from onnxgrad.emit.subgraphs import close
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
@@ -77,7 +77,7 @@ class Treatment:
         sums = {}
         for v, g in gradients.items():
             before = states.added(f"{v.name}.grad", g.shape, g.dtype)
-            sums[v] = before + g * op.cast(share, g.dtype)
+            sums[v] = before + scaled(g, share)
         following = choose(
             op, due, lambda o: [full_like(o.tensor(t.value), 0) for t in sums.values()],
             list(sums.values()),
@@ -136,7 +136,24 @@ def norm(op: Builder, gradients: Sequence[Tensor], factor: Tensor | None) -> Ten
 
 def scaled(g: Tensor, factor: Tensor | None) -> Tensor:
     """A gradient times a scalar of double precision."""
-    return g if factor is None else g * g.op.cast(factor, g.dtype)
+    if factor is None:
+        return g
+    number = g.op.cast(factor, g.dtype)
+    return reshape_like(flat(g) * number, g) if is_thin(g) else g * number
+
+
+def is_thin(t: Tensor) -> bool:
+    """Whether the last of several axes has the size 1, as in a Conv's weight of a 1x1 kernel.
+
+    onnxruntime multiplies such a tensor with a scalar number by number, ten times as slowly as one
+    of one axis.
+    """
+    return (t.shape or ())[1:][-1:] == (1,)
+
+
+def flat(t: Tensor) -> Tensor:
+    """A tensor of one axis; a scalar stays one."""
+    return t if t.rank == 0 else t.op.Reshape(t, t.op.const([-1]))
 
 
 def choose(

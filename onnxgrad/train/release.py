@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
@@ -83,6 +84,7 @@ def release(
     if not released:
         raise ArgumentError("the loss depends on no weight to train; name weights in wrt")
     moved = statistics(job.op.graph)
+    options = replace(options, example=with_weights(net, (*released, *moved), options.example))
     for name in (*released, *moved):
         _free(net, name)
     read = [name for names in job.read.values() for name in names]
@@ -190,3 +192,33 @@ def _weights(graph: ir.Graph) -> list[ir.Value]:
     graphs = (graph, *inner_graphs(graph))
     found = [v for each in graphs for v in each.initializers.values()]
     return found + [n.outputs[0] for each in graphs for n in each if n.op_type == "Constant"]
+
+
+def known_weights(net: ir.Model, options: Options) -> dict[str, ir.Value]:
+    """The weights of a model by the names that a step knows them under; functions are inlined."""
+    _expose(net, options)
+    _make_room(net, options)
+    return {v.name: v for v in _weights(net.graph) if v.name}
+
+
+def free(net: ir.Model, names: Iterable[str]) -> None:
+    """Make inputs of some of these weights."""
+    for name in names:
+        _free(net, name)
+
+
+def with_weights(net: ir.Model, names: Iterable[str], example: Any) -> Any:
+    """An example, if there is one, with the contents of the weights that become inputs."""
+    if example is None:
+        return None
+    own = [v.name for v in net.graph.inputs if not v.is_initializer()]
+    given = (
+        dict(example) if isinstance(example, Mapping) else dict(zip(own, [example], strict=True))
+    )
+    known = {v.name: ir.convenience.get_const_tensor(v) for v in _weights(net.graph)}
+    for name in names:
+        tensor = known[name]
+        assert tensor is not None
+        content = tensor.numpy()
+        given[name] = content.astype(np.float32) if tensor.dtype in HALVES else content
+    return given

@@ -141,7 +141,7 @@ def _emit(
     scale = update.treatment.scale(states)
     private = update.privacy
     found = private.sums(job, single, inputs) if private else _pulled(job, scale)
-    outputs = {"loss": _loss(job)} | update.emit(job, states, *found)
+    outputs = _loss(job) | update.emit(job, states, *found)
     move_statistics(states, net.graph, released.statistics)
     _finish(job, outputs, states)
 
@@ -182,10 +182,13 @@ def _pulled(job: Job, scale: Tensor | None) -> tuple[dict[ir.Value, Tensor], Ten
     return job.pull(seeds), op.const(1, like=wide) / wide
 
 
-def _loss(job: Job) -> Tensor:
-    op = job.op
-    totals = [shapes.reduce_sum(op.tensor(y), shapes.axes_from(op.tensor(y))) for y in job.of]
-    return op.sum(totals)
+def _loss(job: Job) -> dict[str, Tensor]:
+    """The output of the loss, unless it is one of the model's that stays."""
+    op, of = job.op, job.of
+    if job.options.forward and [(y.name, op.tensor(y).shape) for y in of] == [("loss", ())]:
+        return {}
+    totals = [shapes.reduce_sum(t, shapes.axes_from(t)) for t in map(op.tensor, of)]
+    return {"loss": op.sum(totals)}
 
 
 def _finish(job: Job, outputs: Mapping[str, Tensor], states: States) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.facts import Dim
-from onnxgrad.train.gradients import Gradients, Treatment, choose, norm, scaled
+from onnxgrad.train.gradients import Gradients, Treatment, choose, flat, is_thin, norm, scaled
 from onnxgrad.train.groups import Group, group_of
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.privacy import DPSGD
@@ -96,28 +97,15 @@ class Update:
         found = [count]
         for value, g in gradients.items():
             name, optimizer = value.name or "", self._of(value)
-            w, shape = now[name], now[name].shape or ()
+            w = now[name]
             state = {key: now[f"{name}.{key}"] for key in optimizer.state()}
-            if thin := shape[-1:] == (1,):
-                w, g, *parts = (_flat(t) for t in (w, g, *state.values()))
+            if thin := is_thin(w):
+                w, g, *parts = (flat(t) for t in (w, g, *state.values()))
                 state = dict(zip(state, parts, strict=True))
             op.scope = f"{name}/{type(optimizer).__name__}"
             own = rate * group_of(self.groups, name).lr_scale
             results = [optimizer(w, g, own, t, state), *state.values()]
             if thin:
-                results = [r if r.rank == 0 else _shaped(r, now[name]) for r in results]
+                results = [r if r.rank == 0 else shapes.reshape_like(r, now[name]) for r in results]
             found += results
         return found
-
-
-def _flat(t: Tensor) -> Tensor:
-    """A tensor of one axis.
-
-    onnxruntime multiplies a tensor whose last axis has the size 1, as a Conv's of a 1x1 kernel,
-    with a scalar element by element, ten times as slowly as another.
-    """
-    return t if t.rank == 0 else t.op.Reshape(t, t.op.const([-1]))
-
-
-def _shaped(t: Tensor, like: Tensor) -> Tensor:
-    return t.op.Reshape(t, t.op.const(like.static))

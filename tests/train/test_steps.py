@@ -95,6 +95,17 @@ def test_a_tensor_and_a_list() -> None:
     )
 
 
+@pytest.mark.parametrize("forward", [False, True])
+def test_an_output_of_the_name_of_the_loss(forward: bool) -> None:
+    model = net(BODY + " loss = ReduceSum<keepdims=0>(y)")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("loss", 11, []))
+    loop = Loop(train.step(model, "loss", SGD, forward=forward), model)
+    t = np.tanh(X @ W + B)
+    np.testing.assert_allclose(loop(1, x=X)["loss"], t.sum(), rtol=1e-12)
+    np.testing.assert_allclose(loop.state["b"], B - (1 - t * t).sum(0), rtol=1e-12)
+    assert loop.outputs.count("loss") == 1
+
+
 def test_what_is_not_finite_shows() -> None:
     model = net(BODY)
     found = Loop(train.step(model, og.losses.mse(), SGD), model)(1, x=X * np.nan, labels=Y)

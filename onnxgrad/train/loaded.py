@@ -1,0 +1,76 @@
+"""The models of a training on a runtime, where they share the state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.runtimes.ports import Array, Port
+from onnxgrad.runtimes.protocol import Runtime, Session, carry
+from onnxgrad.train.artifacts import Parts, require_state
+
+RATE = "learning_rate"
+
+
+class Loaded:
+    """The models of a training, loaded by a runtime.
+
+    Attributes:
+        shapes: The shape of each piece of state, by name.
+        batch: The inputs of a step that are of its batch.
+        labelled, unlabelled: Those of an evaluation, and of a prediction.
+        carried: The step, with the state.
+    """
+
+    def __init__(self, made: Parts, runtime: Runtime) -> None:
+        self._runtime, self._made = runtime, made
+        self.shapes = {name: array.shape for name, array in made.state.items()}
+        self.batch = _ports(made.step, {*made.following, RATE})
+        self.labelled = _ports(made.evaluate, set(made.following))
+        self.unlabelled = _ports(made.infer, set(made.following))
+        self._step = runtime.load(made.step, lean=True)
+        self._evaluation = runtime.load(made.evaluate)
+        self._inference: Session | None = None
+        self.carried = carry(self._step, made.state, made.following)
+
+    def go_on_from(self, state: Any) -> None:
+        """Take a state, all of it or a part, in the place of the present one.
+
+        Raises:
+            ArgumentError: It is of another model or optimizer.
+        """
+        require_state(state, self.shapes, whole=False)
+        now = self.carried.arrays()
+        changed = {name: np.asarray(a, now[name].dtype) for name, a in state.items()}
+        self.carried = carry(self._step, now | changed, self._made.following)
+
+    def weights(self) -> dict[str, Array]:
+        """A copy of the weights of the net, by name."""
+        state = self.carried.arrays()
+        return {name: state[name] for name in self._made.weights}
+
+    def evaluate(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """The loss, the metrics and the net's outputs, by name."""
+        return self._outputs(self._evaluation, feeds)
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """The net's outputs, by name."""
+        if self._inference is None:
+            self._inference = self._runtime.load(self._made.infer)
+        return self._outputs(self._inference, feeds)
+
+    def _outputs(self, session: Session, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        weights = {name: self.carried.state[name] for name in self._made.weights}
+        return dict(zip(session.outputs, session.run({**weights, **feeds}), strict=True))
+
+
+def _ports(model: ir.Model, without: set[str]) -> dict[str, Port]:
+    """The inputs of a batch."""
+    return {
+        value.name or "": Port.of(value)
+        for value in model.graph.inputs
+        if value.name not in without and value.name not in model.graph.initializers
+    }

@@ -1,0 +1,377 @@
+"""A training loop over a net that is an ONNX file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxgrad.graph import io
+from onnxgrad.graph.errors import ArgumentError, FeedError, TrainingError
+from onnxgrad.heads.head import Head
+from onnxgrad.run.sessions import hold_weights
+from onnxgrad.runtimes.onnxruntime import Provider
+from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.registry import start
+from onnxgrad.train.artifacts import parts, require_state, state_model, state_of
+from onnxgrad.train.data import Batch, Source, checked, examples_in, source
+from onnxgrad.train.export import export
+from onnxgrad.train.loaded import RATE, Loaded
+from onnxgrad.train.metrics import Metric
+from onnxgrad.train.optimizers import Optimizer
+from onnxgrad.train.progress import progress_bar
+from onnxgrad.train.schedules import Schedule
+from onnxgrad.train.stopping import EarlyStopping
+from onnxgrad.transforms.options import Wrt
+
+# The property of a checkpoint that says where the training stood.
+TRAINER = "onnxgrad.trainer"
+_BATCH_SIZE = 32
+
+Record: TypeAlias = dict[str, float]
+
+
+class Trainer:
+    """Trains a net with a runtime of ONNX: the whole step is one model, and its state stays there.
+
+    The state has two places in the runtime's memory, which a step reads and writes in turn. The
+    models for training, evaluation and prediction share it, and all weights that are not trained.
+
+        trainer = Trainer("net.onnx", losses.cross_entropy("logits"), AdamW())
+        trainer.fit((images, labels), 5, validation=(others, their_labels))
+        trainer.save("trained.onnx")
+
+    Args:
+        model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
+        loss, optimizer, wrt: As for `train.step`.
+        metrics: By name what `evaluate` gives besides the loss: heads such as
+            ``accuracy("logits")``, or functions ``metric(outputs, batch)`` of arrays by name.
+        seed: Seeds the order of the examples, and what Dropout drops with ``dropout="train"``.
+        runtime, providers, threads, options, run_options: As for `onnxgrad.Net`.
+        step: The options of `train.step`, by name.
+
+    Attributes:
+        epoch: How many epochs are done.
+        batch: How many batches of the next one are done.
+        steps: How many batches are done in all.
+        history: A record for each epoch, a dict: "loss", the mean over its examples, "lr", the last
+            rate, and of a validation "val_loss" and the metrics, as "val_accuracy".
+
+    Raises:
+        OnnxGradError: As for `train.step`.
+        RuntimeMissingError: The runtime is not installed.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+        >>> trainer = og.train.Trainer(
+        ...     "models/mlp.onnx", og.losses.cross_entropy("logits"), og.train.AdamW(lr=0.1))
+        >>> history = trainer.fit((x, (x[:, 0] > 0).astype(np.int64)), 5)
+        >>> history[-1]["loss"] < history[0]["loss"]
+        True
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        optimizer: Optimizer,
+        wrt: Wrt = None,
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        seed: int = 0,
+        runtime: str = "onnxruntime",
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        run_options: Mapping[str, Any] | None = None,
+        **step: Any,
+    ) -> None:
+        sessions = {"options": options, "run_options": run_options}
+        self._runtime = start(runtime, providers=providers, threads=threads, **sessions)
+        self._kind, self._model = model, io.load(model)
+        hold_weights(self._model)
+        scored = dict(metrics or {})
+        heads = {name: m for name, m in scored.items() if isinstance(m, Head)}
+        self._heads = ["loss", *heads]
+        self._functions = {name: m for name, m in scored.items() if not isinstance(m, Head)}
+        step = {"grad_norm": True, "seed": seed} | step
+        made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
+        self._nets = Loaded(made, self._runtime)
+        self._scaled = step.get("loss_scale") is not None
+        self._lr, self._seed = optimizer.lr, seed
+        self._best: dict[str, Array] | None = None
+        self._sum, self._seen = 0.0, 0
+        self.epoch = self.batch = self.steps = 0
+        self.history: list[Record] = []
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """A copy of the state, by name: the weights, what the optimizer keeps, the count."""
+        return self._nets.carried.arrays()
+
+    @state.setter
+    def state(self, state: Mapping[str, Array]) -> None:
+        """Go on from a state, all of it or a part, such as the weights.
+
+        Raises:
+            ArgumentError: It is of another model or optimizer.
+        """
+        self._nets.go_on_from(state)
+
+    def fit(
+        self,
+        data: Any,
+        epochs: int = 1,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        validation: Any = None,
+        schedule: Schedule | None = None,
+        early_stopping: EarlyStopping | None = None,
+        callbacks: Sequence[Callable[[Trainer, Record], Any]] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> list[Record]:
+        """Train.
+
+        Args:
+            data: Arrays with the batch along the first axis: a dict by the names of the inputs, the
+                labels among them, or a tuple in their order, labels last; the path of an .npz file
+                of such arrays; or an iterable of batches, gone through once an epoch.
+            epochs: How many epochs in all. Those that are done count, by this trainer or by the one
+                whose checkpoint it has read.
+            batch_size: The number of examples of a step; None for the one that the model declares,
+                else 32.
+            shuffle: Draw the order of the examples anew in each epoch, by the trainer's seed.
+            drop_last: Leave out the last batch of an epoch where it is smaller.
+            validation: Data to evaluate after each epoch.
+            schedule: The learning rate, a function of the number of batches that have been trained
+                on, from 0 on; None for the optimizer's.
+            early_stopping: When to stop before.
+            callbacks: Called as ``callback(trainer, record)`` after each epoch; True ends training.
+            checkpoint: A file to write after each epoch, for `resume`.
+            progress: Show a bar; None where the standard error is a terminal.
+
+        Returns:
+            The records of all epochs, `history`.
+
+        Raises:
+            TrainingError: The loss or the gradient is not finite; the state before that batch is
+                kept.
+            FeedError: The data does not fit the model, or a label is out of range.
+            SaveError: The checkpoint cannot be written; the older one is still there.
+        """
+        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        given = source(data, list(self._nets.batch), size, drop_last)
+        rate = schedule or (lambda step: self._lr)
+        while self.epoch < epochs and not self._is_late(early_stopping):
+            record = self._epoch(given, rate, shuffle, progress, epochs)
+            if validation is not None:
+                found = self.evaluate(validation, batch_size=size)
+                record |= {f"val_{name}": value for name, value in found.items()}
+            self.history.append(record)
+            self.epoch, self.batch, self._sum, self._seen = self.epoch + 1, 0, 0.0, 0
+            if early_stopping and early_stopping.restore_best:
+                self._keep_best(early_stopping)
+            if checkpoint is not None:
+                self.checkpoint(checkpoint)
+            if True in [callback(self, record) for callback in callbacks]:
+                break
+        if self._best is not None:
+            self.state, self._best = self._best, None
+        return self.history
+
+    def steps_of(self, data: Any, batch_size: int | None = None, *, drop_last: bool = False) -> int:
+        """How many steps an epoch over some data has, as a schedule asks for.
+
+        Raises:
+            ArgumentError: Nothing tells, as the data is an iterable without a length.
+        """
+        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        count = source(data, list(self._nets.batch), size, drop_last).count
+        if count is None:
+            raise ArgumentError("the data has no length, so nothing tells the number of its steps")
+        return count
+
+    def _is_late(self, early: EarlyStopping | None) -> bool:
+        return early is not None and early.waited(self.history) >= early.patience
+
+    def _keep_best(self, early: EarlyStopping) -> None:
+        if early.waited(self.history) == 0:
+            self._best = self.state
+
+    def _epoch(
+        self, given: Source, rate: Schedule, shuffle: bool, progress: bool | None, epochs: int
+    ) -> Record:
+        """The rest of an epoch."""
+        order = np.random.default_rng([self._seed, self.epoch]) if shuffle else None
+        title = f"epoch {self.epoch + 1}/{epochs}"
+        lr = rate(self.steps)
+        with progress_bar(title, given.count, self.batch, progress) as advance:
+            for batch in given.batches(order, self.batch):
+                lr = rate(self.steps)
+                count, loss = self._take_step(batch, lr)
+                self._sum, self._seen = self._sum + loss * count, self._seen + count
+                self.batch, self.steps = self.batch + 1, self.steps + 1
+                advance(count, self._sum / self._seen)
+        if not self._seen:
+            raise FeedError("the data has no batches")
+        return {"loss": self._sum / self._seen, "lr": lr}
+
+    def _take_step(self, batch: Batch, lr: float) -> tuple[int, float]:
+        """One step: the number of examples of the batch, and the loss.
+
+        Raises:
+            TrainingError: It leads to numbers that are not finite; the state stays.
+            FeedError: The batch does not fit the model.
+        """
+        where = f"batch {self.batch + 1} of epoch {self.epoch + 1}"
+        try:
+            feeds = checked(self._nets.batch, list(self._nets.batch), batch)
+            feeds = {name: np.asarray(array) for name, array in feeds.items()}
+            found = self._nets.carried.run(feeds | {RATE: np.array(lr, np.float32)})
+        except FeedError as error:
+            raise FeedError(f"{where}: {error}") from error
+        results = dict(zip(self._nets.carried.outputs, found, strict=True))
+        loss = float(results["loss"])
+        norm = float(results["grad_norm"]) if "grad_norm" in results else 0.0
+        for what, number in (("loss", loss), ("gradient's norm", 0.0 if self._scaled else norm)):
+            if not math.isfinite(number):
+                raise TrainingError(
+                    f"The {what} is {number} at {where} (step {self.steps}, learning rate {lr:g}). "
+                    "The state before this batch is kept. Lower the learning rate, or give "
+                    "clip_grad_norm; look at the batch for numbers that are not finite."
+                )
+        self._nets.carried.advance()
+        return examples_in(feeds), loss
+
+    def evaluate(self, data: Any, *, batch_size: int | None = None) -> Record:
+        """The mean loss and metrics over some data, each batch weighted by its number of examples.
+
+        Args:
+            data, batch_size: As for `fit`.
+
+        Returns:
+            "loss" and the metrics, by name.
+
+        Raises:
+            FeedError: The data does not fit the model, or a label is out of range.
+        """
+        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        sums: Record = {}
+        seen = 0
+        for batch in source(data, list(self._nets.labelled), size).batches(None, 0):
+            feeds = checked(self._nets.labelled, list(self._nets.labelled), batch)
+            found = self._nets.evaluate(feeds)
+            numbers = {name: float(np.mean(found.pop(name))) for name in self._heads}
+            numbers |= {name: float(f(found, feeds)) for name, f in self._functions.items()}
+            count = examples_in(feeds)
+            seen += count
+            sums = {name: sums.get(name, 0.0) + n * count for name, n in numbers.items()}
+        if not seen:
+            raise FeedError("the data has no batches")
+        return {name: total / seen for name, total in sums.items()}
+
+    def predict(self, data: Any, *, batch_size: int | None = None) -> Any:
+        """The net's outputs for some data.
+
+        Args:
+            data, batch_size: As for `fit`, without labels; an array where the net has one input.
+
+        Returns:
+            The output's array, or a dict by name if the net has several.
+
+        Raises:
+            FeedError: The data does not fit the model.
+            ArgumentError: An output has no batch axis, and the data is more than one batch.
+        """
+        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        found: list[dict[str, Any]] = []
+        for batch in source(data, list(self._nets.unlabelled), size).batches(None, 0):
+            feeds = checked(self._nets.unlabelled, list(self._nets.unlabelled), batch)
+            found.append(self._nets.infer(feeds))
+        if not found:
+            raise FeedError("the data has no batches")
+        joined = found[0]
+        if len(found) > 1:
+            if fixed := [name for name, array in joined.items() if np.ndim(array) == 0]:
+                raise ArgumentError(
+                    f"the output {fixed[0]!r} has no batch axis: give a batch_size of all examples"
+                )
+            joined = {name: np.concatenate([one[name] for one in found]) for name in joined}
+        return next(iter(joined.values())) if len(joined) == 1 else joined
+
+    def _declared_batch(self) -> int | None:
+        """The size of the batch that the model declares."""
+        port = next((p for p in self._nets.unlabelled.values() if p.shape), None)
+        size = port.shape[0] if port and port.shape else None
+        return size if isinstance(size, int) else None
+
+    def checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write all that goes on from here to the same bits, whole or not at all.
+
+        The file is a model without inputs that gives the state, like the ``init.onnx`` of
+        `artifacts`. Its metadata property "onnxgrad.trainer" says, in JSON, where training stood.
+
+        Raises:
+            SaveError: The file cannot be written, or the disk is full.
+        """
+        state = self.state
+        if self._best is not None:
+            state |= {_best_name(name): array for name, array in self._best.items()}
+        stood = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "steps": self.steps,
+            "sum": self._sum,
+            "seen": self._seen,
+            "seed": self._seed,
+            "history": self.history,
+        }
+        io.save(state_model(state, {TRAINER: json.dumps(stood)}), path)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint: the state, the count of epochs, the order of the examples.
+
+        What a runtime draws itself, as for ``dropout="train"``, begins anew.
+
+        Raises:
+            ModelError: The file cannot be read.
+            ArgumentError: It is no checkpoint, or one of another model or optimizer.
+        """
+        model = io.load(path)
+        try:
+            stood = json.loads(model.metadata_props[TRAINER])
+        except (KeyError, ValueError):
+            raise ArgumentError(
+                f"{os.fspath(path)!r} is no checkpoint: `Trainer.checkpoint` writes one"
+            ) from None
+        found = state_of(model, self._runtime)
+        best = {n: found.pop(_best_name(n)) for n in self._nets.shapes if _best_name(n) in found}
+        require_state(found, self._nets.shapes, whole=True)
+        self.state = found
+        self._best = best or None
+        self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
+        self._sum, self._seen, self._seed = stood["sum"], stood["seen"], stood["seed"]
+        self.history = stood["history"]
+
+    def export(self) -> Any:
+        """The model as it was, with the weights as they are now: see `train.export`."""
+        return export(self._kind, self._nets.weights())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as it was, with the weights as they are now: see `train.export`.
+
+        Raises:
+            SaveError: The file cannot be written, or the disk is full.
+        """
+        io.save(export(self._model, self._nets.weights()), path)
+
+
+def _best_name(name: str) -> str:
+    return f"{name}.best"

@@ -1,0 +1,383 @@
+"""The trainer: equal to a loop of PyTorch, resumed to the same bits, and nothing is ever lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxgrad as og
+from onnxgrad import losses, train
+from onnxgrad.graph import io as io_module
+from onnxgrad.train import schedules
+
+MODELS = Path(__file__).parents[2] / "models"
+MLP = MODELS / "mlp.onnx"
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((50, 4)).astype(np.float32)
+LABELS = (X[:, 0] > 0).astype(np.int64) + (X[:, 1] > 0.5)
+DATA = {"input": X, "labels": LABELS}
+
+
+def trainer(**options: Any) -> train.Trainer:
+    optimizer = options.pop("optimizer", train.AdamW(lr=0.02))
+    metrics = {"accuracy": train.accuracy("logits")}
+    loss = losses.cross_entropy("logits")
+    return train.Trainer(MLP, loss, optimizer, metrics=metrics, threads=1, **options)
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
+
+
+def test_digits_from_scratch() -> None:
+    """98 % of the digits that were held back, in seconds."""
+    pytest.importorskip("sklearn")
+    from models.author import build
+    from models.train_digits import Digits, split
+
+    digits, held_back = split()
+    scorer = {"accuracy": train.accuracy("logits")}
+    made = train.Trainer(
+        build(Digits(np.random.default_rng(0)), "digits"), losses.cross_entropy("logits"),
+        train.AdamW(), metrics=scorer,
+    )  # fmt: skip
+    steps = 12 * -(-len(digits["label"]) // 64)
+    made.fit(
+        (digits["image"], digits["label"]), 12, batch_size=64,
+        schedule=schedules.one_cycle(1e-2, steps),
+    )  # fmt: skip
+    found = made.evaluate((held_back["image"], held_back["label"]))
+    scores = made.predict(held_back["image"])
+    right = np.mean(scores.argmax(1) == held_back["label"])
+    assert found["accuracy"] == pytest.approx(right)
+    assert right >= 0.98
+    exported = og.Net(made.export())(held_back["image"])
+    np.testing.assert_allclose(exported, scores, rtol=1e-4, atol=1e-4)
+
+
+def test_as_a_loop_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(MLP).graph.initializer}
+    p = {n: torch.nn.Parameter(torch.from_numpy(w.copy())) for n, w in weights.items()}
+
+    def net(x: Any) -> Any:
+        h = torch.tanh(x @ p["fc1.weight"].T + p["fc1.bias"])
+        h = torch.relu(h @ p["fc2.weight"].T + p["fc2.bias"])
+        return h @ p["fc3.weight"].T + p["fc3.bias"]
+
+    np.testing.assert_allclose(net(torch.from_numpy(X)).detach(), og.Net(MLP)(X), atol=1e-6)
+    rate = schedules.cosine(0.05, 20)
+    mine = trainer(optimizer=train.AdamW(lr=0.05))
+    history = mine.fit(DATA, 5, batch_size=16, schedule=rate, shuffle=False)
+    optimizer, step = torch.optim.AdamW(p.values(), lr=0.05), 0
+    for epoch in range(5):
+        total = 0.0
+        for start in range(0, 50, 16):
+            x, y = (torch.from_numpy(a[start : start + 16]) for a in (X, LABELS))
+            optimizer.param_groups[0]["lr"] = rate(step)
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+            total, step = total + loss.item() * len(x), step + 1
+        assert history[epoch]["loss"] == pytest.approx(total / 50, rel=1e-4)
+    for name, parameter in p.items():
+        np.testing.assert_allclose(mine.state[name], parameter.detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "reference"])
+def test_resumed_to_the_same_bits(runtime: str, tmp_path: Path) -> None:
+    path, options = tmp_path / "run.onnx", {"batch_size": 16, "validation": DATA}
+    options["schedule"] = schedules.cosine(0.05, 16)
+    options["early_stopping"] = train.EarlyStopping(patience=4, restore_best=True)
+    kind = {"runtime": runtime, "seed": 7}
+    if runtime == "reference":
+        kind["threads"] = None
+    whole = _made(kind)
+    whole.fit(DATA, 4, **options)
+    first = _made(kind)
+    first.fit(DATA, 2, **options | {"early_stopping": None}, checkpoint=path)
+    again = _made(kind | {"seed": 1})
+    again.resume(path)
+    assert (again.epoch, again.steps, again.history) == (2, 8, whole.history[:2])
+    again.fit(DATA, 4, **options)
+    assert again.history == whole.history
+    assert same(again.state, whole.state)
+
+
+def _made(options: dict[str, Any]) -> train.Trainer:
+    given = {"threads": 1} | options
+    loss = losses.cross_entropy("logits")
+    return train.Trainer(MLP, loss, train.AdamW(lr=0.02), **given)
+
+
+def test_resumed_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    def breaking(step: int) -> float:
+        if step == 6:
+            raise KeyboardInterrupt
+        return 0.02
+
+    whole, cut, again = trainer(), trainer(), trainer()
+    whole.fit(DATA, 3, batch_size=16)
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(DATA, 3, batch_size=16, schedule=breaking)
+    assert (cut.epoch, cut.batch, cut.steps) == (1, 2, 6)
+    cut.checkpoint(tmp_path / "cut.onnx")
+    again.resume(tmp_path / "cut.onnx")
+    again.fit(DATA, 3, batch_size=16)
+    assert same(again.state, whole.state) and again.history == whole.history
+    cut.fit(DATA, 3, batch_size=16)
+    assert same(cut.state, whole.state)
+
+
+def test_the_best_state_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    path, stop = tmp_path / "run.onnx", train.EarlyStopping(patience=3, restore_best=True)
+    worse = (X, 2 - LABELS)  # the better the net, the worse its loss here
+    whole, again = trainer(), trainer()
+    states = []
+    whole.fit(
+        DATA, 9, batch_size=16, validation=worse, early_stopping=stop, checkpoint=path,
+        callbacks=[lambda t, record: states.append(t.state)],
+    )  # fmt: skip
+    values = [record["val_loss"] for record in whole.history]
+    best = int(np.argmin(values))
+    assert len(values) == best + 4 < 9
+    assert same(whole.state, states[best]) and not same(whole.state, states[-1])
+    again.resume(path)
+    again.fit(DATA, 9, batch_size=16, validation=worse, early_stopping=stop)
+    assert same(again.state, whole.state)
+
+
+def test_kinds_of_data(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", **DATA)
+    batches = [{n: a[k : k + 16] for n, a in DATA.items()} for k in range(0, 50, 16)]
+    kinds = [
+        DATA, (X, LABELS), tmp_path / "data.npz", str(tmp_path / "data.npz"), batches,
+        [tuple(batch.values()) for batch in batches], iter(batches),
+    ]  # fmt: skip
+    states = []
+    for kind in kinds:
+        made = trainer()
+        made.fit(kind, batch_size=16, shuffle=False)
+        assert made.steps == 4
+        states.append(made.state)
+    assert all(same(state, states[0]) for state in states)
+    shuffled = trainer()
+    shuffled.fit(DATA, batch_size=16)
+    assert not same(shuffled.state, states[0])
+    few = trainer()
+    few.fit(DATA, batch_size=16, drop_last=True)
+    assert few.steps == 3
+
+
+def test_evaluate_and_predict() -> None:
+    made = trainer()
+    found = made.evaluate(DATA, batch_size=7)
+    scores = og.Net(MLP)(X)
+    np.testing.assert_allclose(made.predict(X, batch_size=7), scores, rtol=1e-5, atol=1e-6)
+    shifted = scores.astype(np.float64) - np.log(np.exp(scores).sum(1, keepdims=True))
+    assert found["loss"] == pytest.approx(-shifted[np.arange(50), LABELS].mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((scores.argmax(1) == LABELS).mean())
+    largest = {"largest": lambda outputs, batch: outputs["logits"].max() - len(batch["labels"])}
+    other = train.Trainer(MLP, losses.cross_entropy("logits"), train.SGD(), metrics=largest)
+    assert other.evaluate(DATA, batch_size=50)["largest"] == pytest.approx(scores.max() - 50)
+
+
+def test_a_fixed_batch() -> None:
+    model = onnx.load(MLP)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 10
+    made = train.Trainer(model, losses.cross_entropy("logits"), train.SGD())
+    made.fit(DATA)
+    assert made.steps == 5
+    with pytest.raises(og.FeedError, match=r"batch 5 of epoch 2.*\(10, 4\)"):
+        made.fit({n: a[:48] for n, a in DATA.items()}, 2)
+
+
+def test_a_bar_with_loss_and_rate(capsys: Any) -> None:
+    made = trainer()
+    made.fit(DATA, batch_size=16)
+    assert not capsys.readouterr().err  # it is no terminal
+    made.fit(DATA, 2, batch_size=16, progress=True)
+    shown = capsys.readouterr().err
+    assert "epoch 2/2" in shown and "loss" in shown and "examples/s" in shown and "4/4" in shown
+    made.fit(DATA, 3, batch_size=16, progress=False)
+    assert not capsys.readouterr().err
+
+
+def test_options_of_the_step() -> None:
+    made = trainer(accumulate=2, clip_grad_norm=0.1, groups=[train.Group("fc1.*", frozen=True)])
+    made.fit(DATA, batch_size=16)
+    assert made.state["step"] == 2 and "fc1.weight" not in made.state
+    assert og.Net(made.export()).inputs == ("input",)
+
+
+def test_adapters_are_trained_alone() -> None:
+    adapted = train.lora(onnx.load(MLP), rank=2, targets="fc*")
+    made = train.Trainer(adapted, losses.cross_entropy("logits"), train.AdamW(lr=0.05), threads=1)
+    first = made.evaluate(DATA)["loss"]
+    assert first == pytest.approx(trainer().evaluate(DATA)["loss"], rel=1e-5)
+    made.fit(DATA, 5, batch_size=16)
+    assert made.evaluate(DATA)["loss"] < first - 0.1
+    weights = {name for name in made.state if name.endswith((".lora_A", ".lora_B"))}
+    assert len(weights) == 6 and "fc1.weight" not in made.state
+    scores = made.predict(X)
+    np.testing.assert_allclose(og.Net(made.export())(X), scores, rtol=1e-4, atol=1e-5)
+    merged = train.merge(made.export())
+    np.testing.assert_allclose(og.Net(merged)(X), scores, rtol=1e-4, atol=1e-5)
+    assert len(merged.graph.node) == len(onnx.load(MLP).graph.node)
+
+
+def test_a_callback_ends_training() -> None:
+    made, seen = trainer(), []
+
+    def callback(one: train.Trainer, record: dict[str, float]) -> bool:
+        seen.append((one.epoch, record["loss"]))
+        return one.epoch == 2
+
+    assert len(made.fit(DATA, 9, callbacks=[callback])) == 2
+    assert [epoch for epoch, _ in seen] == [1, 2]
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    made, broken = trainer(), X.copy()
+    broken[20] = np.nan
+    states: list[Any] = []
+
+    def batches() -> Any:
+        for k in range(0, 50, 10):
+            states.append(made.state)
+            yield broken[k : k + 10], LABELS[k : k + 10]
+
+    with pytest.raises(og.TrainingError, match=r"loss is nan at batch 3 of epoch 1 \(step 2"):
+        made.fit(batches())
+    assert same(made.state, states[2]) and np.isfinite(made.predict(X)).all()
+    made.fit(DATA, 2)
+
+
+def test_a_gradient_that_is_not_finite() -> None:
+    """The loss of this batch is finite still; the weights behind it would not be."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,1] x) => (float[N,1] y)'
+        " <float[1,1] w = {0}> { h = MatMul(x, w) y = Sqrt(h) }"
+    )
+    made = train.Trainer(model, losses.mse("y"), train.SGD())
+    with pytest.raises(og.TrainingError, match="gradient's norm is"):
+        made.fit((np.ones((2, 1), np.float32), np.ones((2, 1), np.float32)))
+    assert made.state["w"] == 0
+
+
+def test_labels_out_of_range() -> None:
+    made = trainer()
+    made.fit(DATA)
+    before = made.state
+    with pytest.raises(og.FeedError, match="batch 1 of epoch 2"):
+        made.fit((X, LABELS + 1), 2)
+    assert same(made.state, before)
+
+
+def test_a_state_of_another_model(tmp_path: Path) -> None:
+    made = trainer()
+    made.fit(DATA, checkpoint=tmp_path / "run.onnx")
+    before = made.state
+    made.state = {"fc1.bias": before["fc1.bias"] + 1}
+    assert (made.state["fc1.bias"] == before["fc1.bias"] + 1).all()
+    for state, says in (
+        ({"fc9.bias": np.zeros(3)}, "nothing is called 'fc9.bias'"),
+        ({"fc1.bias": np.zeros(3, np.float32)}, "shape"),
+        ([1], "arrays by name"),
+    ):
+        with pytest.raises(og.ArgumentError, match=says):
+            made.state = state  # type: ignore[assignment]
+    other = trainer(optimizer=train.SGD(momentum=0.9))
+    with pytest.raises(og.ArgumentError, match="another model or optimizer"):
+        other.resume(tmp_path / "run.onnx")
+    plain = trainer(optimizer=train.SGD())
+    with pytest.raises(og.ArgumentError, match="another model or optimizer"):
+        plain.resume(tmp_path / "run.onnx")
+    with pytest.raises(og.ArgumentError, match="no checkpoint"):
+        made.resume(MLP)
+    with pytest.raises(og.ModelError):
+        made.resume(tmp_path / "none.onnx")
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: Any) -> None:
+    path, made = tmp_path / "run.onnx", trainer()
+    made.fit(DATA, checkpoint=path)
+    before = path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(io_module.ir, "save", full)
+    with pytest.raises(og.SaveError, match="No space left"):
+        made.fit(DATA, 3, checkpoint=path)
+    with pytest.raises(og.SaveError, match="No space left"):
+        made.save(tmp_path / "trained.onnx")
+    monkeypatch.undo()
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["run.onnx"]
+    assert made.epoch == 2 and len(made.history) == 2  # the epoch whose checkpoint failed is kept
+    made.fit(DATA, 3, checkpoint=path)
+    made.save(tmp_path / "trained.onnx")
+    np.testing.assert_allclose(og.Net(tmp_path / "trained.onnx")(X), made.predict(X), atol=1e-6)
+
+
+def test_a_checkpoint_is_a_model_that_any_runtime_reads(tmp_path: Path) -> None:
+    made = trainer()
+    made.fit(DATA, checkpoint=tmp_path / "run.onnx")
+    proto = onnx.load(tmp_path / "run.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    stood = json.loads({p.key: p.value for p in proto.metadata_props}["onnxgrad.trainer"])
+    assert stood["epoch"] == 1 and not proto.graph.input
+    found = og.Net(proto, runtime="reference")({})
+    assert same(found, made.state)
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        ({"input": X}, "'labels'"),
+        ({"input": X, "labels": LABELS, "more": X}, "more"),
+        ((X,), "1 arrays"),
+        ((X, LABELS[:-1]), "same number of examples"),
+        ((X[:0], LABELS[:0]), "same number of examples"),
+        ((X.astype(np.float64), LABELS), "float64"),
+        ((X, LABELS.astype(np.float32)), "float32"),
+        ((X[:, :3], LABELS), "shape"),
+        ([], "no batches"),
+        (3, "the data is"),
+        (str(MLP), "npz"),
+        ("none.npz", "none.npz"),
+    ],
+    ids=str,
+)
+def test_mistaken_data(data: Any, says: str) -> None:
+    made = trainer()
+    before = made.state
+    with pytest.raises(og.OnnxGradError, match=says):
+        made.fit(data)
+    assert same(made.state, before)
+
+
+def test_other_mistakes() -> None:
+    made = trainer()
+    with pytest.raises(og.ArgumentError, match="iterator"):
+        made.fit(iter([DATA]), 2)
+    with pytest.raises(og.ArgumentError, match="no 'val_loss' in the records"):
+        made.fit(DATA, 9, early_stopping=train.EarlyStopping())
+    with pytest.raises(og.FeedError, match="less than a batch"):
+        made.fit(DATA, 9, batch_size=60, drop_last=True)
+    for options, says in (({"mode": "least"}, "mode"), ({"patience": 0}, "patience")):
+        with pytest.raises(og.ArgumentError, match=says):
+            train.EarlyStopping(**options)
+    with pytest.raises(og.ArgumentError, match="runtime"):
+        train.Trainer(MLP, losses.cross_entropy("logits"), train.SGD(), runtime="none")
