@@ -6,7 +6,6 @@ python examples/write_files.py digits FOLDER
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,18 +32,27 @@ def photo(folder: Path) -> None:
 
 def digits(folder: Path) -> None:
     """The net of digits, to be trained from scratch, and the data."""
-    net = onnx.load(MODELS / "digits.onnx")
-    step = og.train.step(net, og.losses.cross_entropy("logits"), og.train.Adam())
-    onnx.save(step, folder / "step.onnx")
-    onnx.save(giving(first_state(step)), folder / "init.onnx")
-    infer = with_weights_as_inputs(net)
-    onnx.save(infer, folder / "infer.onnx")
+    net = untrained(onnx.load(MODELS / "digits.onnx"))
+    og.train.artifacts(net, folder, og.losses.cross_entropy("logits"), og.train.Adam())
     # Explained with whatever weights are fed: those of the training so far.
     cam = partial(og.explain.grad_cam, input="image", interpolate=True, scale=True)
-    both = og.explain.several(infer, {"saliency": og.explain.saliency, "cam": cam}, "image")
+    explanations = {"saliency": og.explain.saliency, "cam": cam}
+    both = og.explain.several(folder / "infer.onnx", explanations, "image")
     onnx.save(both, folder / "explained_digit.onnx")
     for name, tensors in data().items():
         onnx.save(giving(tensors), folder / f"{name}.onnx")
+
+
+def untrained(net: onnx.ModelProto) -> onnx.ModelProto:
+    """The net with random weights, as He et al. 2015 draw them, and biases of zero."""
+    rng = np.random.default_rng(0)
+    for tensor in net.graph.initializer:
+        shape = tuple(tensor.dims)
+        drawn = np.zeros(shape)
+        if len(shape) > 1:
+            drawn = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        tensor.CopyFrom(numpy_helper.from_array(drawn.astype(np.float32), tensor.name))
+    return net
 
 
 def data() -> dict[str, Arrays]:
@@ -58,21 +66,6 @@ def data() -> dict[str, Arrays]:
         name: {"image": images[chosen], "labels": labels[chosen]}
         for name, chosen in {"training": ~held_back, "held_back": held_back}.items()
     }
-
-
-def first_state(step: onnx.ModelProto) -> Arrays:
-    """Random weights, as He et al. 2015 draw them, and everything else zero."""
-    rng = np.random.default_rng(0)
-    state = {}
-    for port in step.graph.input:
-        shape = [d.dim_value for d in port.type.tensor_type.shape.dim]
-        dtype = helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type)
-        state[port.name] = np.zeros(shape, dtype)
-        if port.name.endswith(".weight"):
-            std = np.sqrt(2 / np.prod(shape[1:]))
-            state[port.name] = rng.normal(0, std, shape).astype(dtype)
-    (names,) = (json.loads(p.value) for p in step.metadata_props if p.key == "onnxgrad.state")
-    return {name: state[name] for name in names}
 
 
 def giving(tensors: Arrays) -> onnx.ModelProto:
@@ -90,18 +83,6 @@ def giving(tensors: Arrays) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "tensors", [], outputs)
     opset = helper.make_opsetid("", 21)
     return helper.make_model(graph, ir_version=10, opset_imports=[opset])
-
-
-def with_weights_as_inputs(net: onnx.ModelProto) -> onnx.ModelProto:
-    """The net, to which its weights are fed."""
-    result = onnx.ModelProto()
-    result.CopyFrom(net)
-    for weight in result.graph.initializer:
-        result.graph.input.append(
-            helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-        )
-    del result.graph.initializer[:]
-    return result
 
 
 if __name__ == "__main__":

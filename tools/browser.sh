@@ -30,4 +30,4 @@ cp out/node_modules/onnxruntime-web/dist/{ort.wasm.min.mjs,ort-wasm-simd-threade
 "$python" examples/write_files.py digits "$folder/files"
 echo "The page: $python -m http.server -d $folder"
 
-"$python" -m pytest -q tests/examples/test_browser.py
+"$python" -m pytest -q tests/examples/test_browser.py tests/examples/test_everywhere.py

@@ -43,4 +43,4 @@ if [[ ! -f $folder/include/onnxruntime_cxx_api.h ]]; then
     mv "$folder/Headers" "$folder/include"
 fi
 
-"$python" -m pytest -q tests/examples/test_cpp.py
+"$python" -m pytest -q tests/examples/test_cpp.py tests/examples/test_everywhere.py

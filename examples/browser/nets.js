@@ -4,7 +4,8 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 
 ort.env.wasm.numThreads = 1; // more need a server that isolates the page
 
-export const load = (file) => ort.InferenceSession.create(file);
+// Without memory patterns what is free is used again at once.
+export const load = (file) => ort.InferenceSession.create(file, { enableMemPattern: false });
 
 // The tensors that a file without inputs gives, by their names.
 export const tensors = async (file) => (await load(file)).run({});

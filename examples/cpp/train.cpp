@@ -2,10 +2,11 @@
 //
 //     train FOLDER EPOCHS BATCH LEARNING_RATE
 //
-// FOLDER holds step.onnx, init.onnx, which gives the first state, infer.onnx, which takes the
-// weights as inputs, and the data: training.onnx and held_back.onnx. These and init.onnx take
-// nothing and give tensors by name, so that no other file format is needed. The trained state is
-// written to FOLDER/trained, a file NAME.npy for each piece of it.
+// FOLDER holds what onnxgrad's train.artifacts wrote, of which this reads step.onnx, init.onnx, which
+// gives the first state, and infer.onnx, which takes the weights as inputs, and the data:
+// training.onnx and held_back.onnx. These and init.onnx take nothing and give tensors by name, so
+// that no other file format is needed. The trained state is written to FOLDER/trained, a file
+// NAME.npy for each piece of it.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -27,12 +28,19 @@ const Ort::MemoryInfo& memory() {
     return cpu;
 }
 
+// Lets memory be used again as soon as it is free. A plan for the whole run takes more of it.
+Ort::SessionOptions lean() {
+    Ort::SessionOptions options;
+    options.DisableMemPattern();
+    return options;
+}
+
 // A model of which tensors are fed and read by their names.
 struct Model {
     Ort::Session session;
 
     Model(const Ort::Env& env, const std::string& path)
-        : session(env, path.c_str(), Ort::SessionOptions()) {}
+        : session(env, path.c_str(), lean()) {}
 
     // Each input is looked for in the feeds, from the first to the last.
     Tensors operator()(const std::vector<const Tensors*>& feeds) {
@@ -148,7 +156,7 @@ int main(int count, char** arguments) try {
             for (const auto& [name, next] : state_names) state[name] = std::move(results.at(next));
         }
         Ort::Value scores = std::move(infer({&held_back, &state}).at("logits"));
-        std::printf("epoch %d: loss %.4f, accuracy %.4f on held-back examples\n", epoch, loss,
+        std::printf("epoch %d: loss %.6f, accuracy %.4f on held-back examples\n", epoch, loss,
                     accuracy(scores, held_back.at("labels")));
     }
     std::filesystem::create_directory(folder + "trained");

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import onnxgrad
+from onnxgrad import adversarial as _adversarial  # noqa: F401  lists its transforms
 from onnxgrad.cli import training
 from onnxgrad.cli.commands import check, inspect, run, tensors
 from onnxgrad.cli.explain import explain

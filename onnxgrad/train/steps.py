@@ -12,7 +12,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import by_name
+from onnxgrad.graph.facts import by_name, inner_graphs
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.train.gradients import Treatment
 from onnxgrad.train.groups import Group
@@ -185,7 +185,8 @@ def _pulled(job: Job, scale: Tensor | None) -> tuple[dict[ir.Value, Tensor], Ten
 def _loss(job: Job) -> dict[str, Tensor]:
     """The output of the loss, unless it is one of the model's that stays."""
     op, of = job.op, job.of
-    if job.options.forward and [(y.name, op.tensor(y).shape) for y in of] == [("loss", ())]:
+    own = job.net.graph.outputs if job.options.forward else ()
+    if [(y.name, op.tensor(y).shape, y in own) for y in of] == [("loss", (), True)]:
         return {}
     totals = [shapes.reduce_sum(t, shapes.axes_from(t)) for t in map(op.tensor, of)]
     return {"loss": op.sum(totals)}
@@ -194,10 +195,10 @@ def _loss(job: Job) -> dict[str, Tensor]:
 def _finish(job: Job, outputs: Mapping[str, Tensor], states: States) -> None:
     """List the results, and say in the metadata which output is the next value of which input."""
     results = {**outputs, **{f"{name}_next": states.next[name] for name in states.now}}
-    values = by_name(job.net.graph)
-    for name in results:
-        if name in values:  # of the head, or of the net
-            _rename(job, values[name])
+    for graph in (job.net.graph, *inner_graphs(job.net.graph)):
+        for name, value in by_name(graph).items():
+            if name in results:  # of the head, or of the net
+                _rename(job, value)
     job.finish(results)
     states.note(job.net, dict(zip(states.now, job.results[len(outputs) :], strict=True)))
 
@@ -208,7 +209,8 @@ def _rename(job: Job, value: ir.Value) -> None:
     Raises:
         ArgumentError: It is one.
     """
-    if value.is_graph_input() or (value in job.net.graph.outputs and job.options.forward):
+    graph = job.net.graph
+    if value in graph.inputs or (value in graph.outputs and job.options.forward):
         raise ArgumentError(
             f"the model has {value.name!r} already: rename it, or leave forward=False"
         )

@@ -1,17 +1,10 @@
 // Uses the page of examples/browser as a person does, and computes with its modules as a program
 // does. `node drive.mjs CHROMIUM ADDRESS PICTURES` prints what it saw, as JSON.
 
-import { createRequire } from "node:module";
+import { launch } from "./chromium.mjs";
 
 const [chromium, address, pictures] = process.argv.slice(2);
-const require = createRequire(`${process.cwd()}/`); // playwright-core lies where it is started
-const playwright = require("playwright-core");
-
-const browser = await playwright.chromium.launch({
-  executablePath: chromium,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic",
-    "--disable-component-update", "--disable-sync", "--no-first-run"],
-});
+const browser = await launch(chromium);
 const seen = { errors: [] };
 process.on("uncaughtExceptionMonitor", () => console.error(seen.errors));
 

@@ -5,52 +5,18 @@ What onnxruntime-web computes there is what onnxruntime computes here, of the sa
 
 from __future__ import annotations
 
-import functools
-import json
-import os
 import re
-import shutil
-import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
-ROOT = Path(__file__).parents[2]
-OUT = ROOT / "out"
-SITE = OUT / "browser"
-CHROMIUM = shutil.which("chromium")
+from tests.examples.places import SITE, Arrays, browse, in_browser, run, served
 
-pytestmark = [
-    pytest.mark.skipif(
-        not (CHROMIUM and (SITE / "files").exists() and (OUT / "node_modules").exists()),
-        reason="there is no page yet: make browser",
-    ),
-    # Workers would each open a browser.
-    pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="make browser runs these"),
-]
-Arrays = dict[str, np.ndarray]
+FILES = SITE / "files"
 
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module")
@@ -59,41 +25,24 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(address: str, pictures: Path) -> Any:
+def seen(pictures: Path) -> Any:
     """What the page showed and computed."""
-    command = ["node", str(Path(__file__).with_name("drive.mjs")), str(CHROMIUM), address]
-    run = subprocess.run(
-        [*command, str(pictures)],
-        cwd=OUT,
-        env=os.environ | {"NO_PROXY": "*"},
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return json.loads(run.stdout)
-
-
-def run(name: str, feeds: Arrays) -> Arrays:
-    session = onnxruntime.InferenceSession(SITE / "files" / f"{name}.onnx")
-    names = [o.name for o in session.get_outputs()]
-    wanted = {i.name: feeds[i.name] for i in session.get_inputs()}
-    return dict(zip(names, session.run(None, wanted), strict=True))
+    with served(SITE) as address:
+        return browse("drive.mjs", address, pictures)
 
 
 @pytest.fixture(scope="module")
 def expected() -> tuple[list[float], Arrays, Arrays]:
     """The losses of ten steps, the state behind them, and an explanation with it."""
-    state, training = run("init", {}), run("training", {})
-    losses = []
+    state, training = run(FILES / "init.onnx", {}), run(FILES / "training.onnx", {})
+    losses, learning_rate = [], np.array(0.003, np.float32)
     for first in range(0, 640, 64):
         batch = {name: t[first : first + 64] for name, t in training.items()}
-        results = run("step", {**batch, **state, "learning_rate": np.array(0.003, np.float32)})
+        results = run(FILES / "step.onnx", {**batch, **state, "learning_rate": learning_rate})
         losses.append(float(results["loss"]))
         state = {name: results[f"{name}_next"] for name in state}
-    digits = {name: t[:3] for name, t in run("held_back", {}).items()}
-    return losses, state, run("explained_digit", {**digits, **state})
+    digits = {name: t[:3] for name, t in run(FILES / "held_back.onnx", {}).items()}
+    return losses, state, run(FILES / "explained_digit.onnx", {**digits, **state})
 
 
 def close(found: list[float], expected: np.ndarray) -> None:

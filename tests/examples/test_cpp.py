@@ -5,11 +5,7 @@ What they compute is what the same files compute here.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,33 +13,12 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-ORT = ROOT / "out" / "onnxruntime"
+from tests.examples.places import ROOT, call, in_cpp, run
+
 PAGE = ROOT / "docs" / "deploy.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = [
-    pytest.mark.skipif(
-        not (shutil.which("g++") and (ORT / "include" / "onnxruntime_cxx_api.h").exists()),
-        reason="there are no headers of onnxruntime yet: make cpp",
-    ),
-    # Workers would each compile.
-    pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="make cpp runs these"),
-]
-Arrays = dict[str, np.ndarray]
-
-
-def call(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-ec", command],
-        cwd=folder,
-        env=os.environ | {"ORT": str(ORT), "PATH": path, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+pytestmark = in_cpp
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blocks = BLOCK.findall(PAGE.read_text())
     for (language, command), (following, text) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
         if language == "bash":
-            run = call(command, folder)
-            assert run.returncode == 0, command + run.stdout + run.stderr
+            called = call(command, folder)
+            assert called.returncode == 0, command + called.stdout + called.stderr
             if following == "text":
-                same_text(run.stdout, text)
+                same_text(called.stdout, text)
     return folder
 
 
@@ -69,12 +44,6 @@ def same_text(found: str, expected: str) -> None:
     assert re.sub(number, "#", found) == re.sub(number, "#", expected)
     a, b = ([float(n) for n in re.findall(number, text)] for text in (found, expected))
     np.testing.assert_allclose(a, b, rtol=1e-2)
-
-
-def run(file: Path, feeds: Arrays) -> Arrays:
-    session = onnxruntime.InferenceSession(file)
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
 
 
 def test_explain(folder: Path) -> None:
@@ -125,5 +94,5 @@ def test_train(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_mistakes(folder: Path, command: str, says: str) -> None:
-    run = call(command, folder)
-    assert run.returncode in (1, 2) and says in run.stderr
+    called = call(command, folder)
+    assert called.returncode in (1, 2) and says in called.stderr

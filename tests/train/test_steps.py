@@ -106,6 +106,35 @@ def test_an_output_of_the_name_of_the_loss(forward: bool) -> None:
     assert loop.outputs.count("loss") == 1
 
 
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_loss_of_the_package_is_given_beside_the_outputs(forward: bool) -> None:
+    model = net(BODY)
+    loop = Loop(train.step(model, og.losses.mse("y"), SGD, forward=forward), model)
+    assert loop.outputs[: -len(loop.names)] == (["y"] if forward else []) + ["loss"]
+    np.testing.assert_allclose(loop(1, x=X, labels=Y)["loss"], gradients(W, B)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "b_next = MatMul(x, w) s = Add(b_next, b) y = Tanh(s)",
+        BODY + " total = ReduceSum<keepdims = 0>(x) c = IsNaN(total) z = If (c) <"
+        "then_branch = t () => (n) { n = Neg(y) }, "
+        "else_branch = e () => (b_next) { b_next = Abs(y) }>",
+    ],
+)  # fmt: skip
+def test_next_values_are_found_by_name(body: str) -> None:
+    """Whatever inner tensors are called: in JavaScript a runtime does not show the metadata."""
+    model = net(body)
+    assert "b_next" in str(model)
+    of = "z" if "z =" in body else "y"
+    loop = Loop(train.step(model, og.losses.mse(of), train.Adam()), model)
+    assert loop.names == {name: f"{name}_next" for name in loop.names} and len(loop.names) == 7
+    before = loop.state["b"]
+    loop(1, x=X, labels=Y)
+    assert np.abs(loop.state["b"] - before).max() > 0.1
+
+
 def test_what_is_not_finite_shows() -> None:
     model = net(BODY)
     found = Loop(train.step(model, og.losses.mse(), SGD), model)(1, x=X * np.nan, labels=Y)
