@@ -13,7 +13,7 @@ import onnx
 from contenders import Contender, with_saved_outputs
 
 # How many losses are compared, and the rate.
-STEPS, RATE = 3, 1e-3
+STEPS, RATE = 3, 1e-4
 
 
 class Stepper(Contender):
