@@ -44,6 +44,6 @@ nothing but their own update reads, are written in place. torch runs a twin of t
 with `fused=True`, its fastest, torch.compile also that twin and its loss. onnxruntime-training runs
 its own artifacts, onnxsim its own step in the same onnxruntime; its Adam has no weight decay.
 "optimizer" is the part of this package's step that its gradient's file, with the weights as inputs,
-does not take."""
+does not take. A dash is what was not measured; what a peer refused is said below."""
 
 SECTION = Section("## Training", TEXT, HEAD, SIZES, QUICK)
