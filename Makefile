@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures test check format models imagenet-classifier finetune operators sweep bench torch explainers real-models \
-	training-runtime cpp browser clean
+	training-runtime onnxsim cpp browser clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -93,6 +93,14 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
+# A peer of the benchmark of training, in an environment of its own.
+onnxsim: .venv-onnxsim/installed
+
+.venv-onnxsim/installed:
+	$(PYTHON) -m venv .venv-onnxsim
+	.venv-onnxsim/bin/python -m pip install -q onnxruntime onnxsim==0.8.1
+	@touch $@
+
 # The examples in C++, compiled and run. Skipped without g++, or npm, which has the headers.
 cpp: .venv/installed
 	@bash tools/cpp_runtime.sh $(PY)
@@ -103,4 +111,4 @@ browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
 clean:
-	rm -rf .venv .venv-training out
+	rm -rf .venv .venv-training .venv-onnxsim out

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,9 +37,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
+import steps  # noqa: E402
+import training  # noqa: E402
 from figures import FIGURES  # noqa: E402
+from sections import Section  # noqa: E402
 
-TRAINING_PYTHON = ROOT / ".venv-training" / "bin" / "python"
 KEPT = ROOT / "out" / "bench.json"
 TABLE = ROOT / "docs" / "performance.md"
 
@@ -47,6 +49,8 @@ TABLE = ROOT / "docs" / "performance.md"
 LARGE = {"resnet50": 8, "mobilenet_v2": 8, "bert": 4, "gpt2": 2, "unet": 8, "lstm": 16, "mlp": 256}
 SYMBOLIC = {"lstm": ("steps", 256), "bert": ("tokens", 128)}
 FLOOR = {"input": 2, "parameters": 3}
+# Measured whatever the peers are.
+OURS = ("forward", "onnxgrad", "gradient")
 # Two right answers in float32 differ by less than this, over a hundred layers of kinks.
 TOLERANCE = 1e-2
 
@@ -67,8 +71,9 @@ with fewer cores than processes that want to run, the times on two threads say l
 
 Peak memory is that of a process that loads a gradient's file and runs it, libraries too.
 
-The peers come with `pip install -e ".[bench]"` and `make training-runtime`; one that is not here is
-listed as absent. What bounds the times, and what was tried, is in [bounds.md](bounds.md)."""
+The peers come with `pip install -e ".[bench]"`, `make training-runtime` and `make onnxsim`; one
+that is not here is listed as absent. What bounds the times, and what was tried, is in
+[bounds.md](bounds.md)."""
 
 # A pipe has no width of its own.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -84,7 +89,7 @@ class Cell:
 
     net: str
     batch: int
-    kind: str  # input, parameters or an explanation
+    kind: str  # input, parameters, an explanation or training
     symbolic: bool = False
     rows: int | None = None  # the most that an explanation computes at a time
 
@@ -158,13 +163,17 @@ class Process:
 
 
 def python_of(contender: type[contenders.Contender]) -> str:
-    return str(TRAINING_PYTHON) if contender.training else sys.executable
+    own = ROOT / contender.environment / "bin" / "python"
+    return str(own) if contender.environment else sys.executable
 
 
 def absent(contender: type[contenders.Contender]) -> str:
     """Why a contender cannot run here; empty if it can."""
-    if contender.training:
-        return "" if TRAINING_PYTHON.exists() else "no .venv-training: make training-runtime"
+    if contender.environment:
+        made_by = {".venv-training": "training-runtime", ".venv-onnxsim": "onnxsim"}
+        target = made_by[contender.environment]
+        there = Path(python_of(contender)).exists()
+        return "" if there else f"no {contender.environment}: make {target}"
     package = contender.package
     return "" if importlib.util.find_spec(package) else f"{package} is not installed"
 
@@ -192,7 +201,10 @@ def author(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
     values = {v.name: _values(rng, v, free) for v in proto.graph.input}
     floats = [name for name, value in values.items() if value.dtype == np.float32]
     output = proto.graph.output[0]
-    if output.type.tensor_type.shape.dim:  # a loss needs no output gradient
+    sizes_of_output = [d.dim_value for d in output.type.tensor_type.shape.dim]
+    if cell.kind == "training":
+        values["labels"] = rng.integers(0, sizes_of_output[1], sizes_of_output[0])
+    elif sizes_of_output:  # a loss needs no output gradient
         values["ograd"] = _values(rng, output, free)
     np.savez(feeds, **values)
     return {
@@ -201,7 +213,7 @@ def author(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
         "weights": weights,
         "feeds": feeds,
         "output": output.name,
-        "wrt": learned if cell.kind == "parameters" else floats,
+        "wrt": learned if cell.kind in ("parameters", "training") else floats,
         "kind": cell.kind,
         "rows": cell.rows,
         "layers": options.get("layers"),
@@ -228,8 +240,8 @@ def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> I
                 yield Cell(net, 1, kind, symbolic=True)
 
 
-def explained_cells(names: list[str]) -> Iterator[Cell]:
-    """The explanations of these nets that are measured."""
+def explained_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
+    """The explanations of these nets that are measured; they are of one example."""
     paths, maps = contenders.EXPLANATIONS
     for net in explanations.SIZES:
         if net not in names:
@@ -237,6 +249,15 @@ def explained_cells(names: list[str]) -> Iterator[Cell]:
         yield Cell(net, 1, paths)
         yield Cell(net, 1, paths, rows=explanations.ROWS)
         yield Cell(net, 1, maps)
+
+
+def training_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
+    """The nets whose training is measured."""
+    sizes = {"all": [1, training.LARGE], "none": [1, training.LARGE], "1": [1]}
+    for net in training.SIZES:
+        for batch in sizes.get(batches, [training.LARGE]):
+            if net in names:
+                yield Cell(net, batch, "training")
 
 
 def measure(
@@ -267,7 +288,8 @@ def measure(
             s.callback(process.close)
             if _noted(result, process.ask("open", **own)):
                 running[label] = process
-        compare(running, results, folder)
+        within = training.TOLERANCE if cell.kind == "training" else TOLERANCE
+        compare(running, results, folder, within)
         for label, times in take_turns(running, threads, args.rounds, args.seconds).items():
             results[label].times[str(threads)] = float(np.quantile(times, args.quantile))
             results[label].forward = results["forward"].times if "forward" in results else {}
@@ -284,7 +306,12 @@ def _noted(result: Result, answer: dict[str, Any]) -> bool:
     return not result.error
 
 
-def compare(running: dict[str, Process], results: dict[str, Result], folder: Path) -> None:
+def compare(
+    running: dict[str, Process],
+    results: dict[str, Result],
+    folder: Path,
+    tolerance: float = TOLERANCE,
+) -> None:
     """Raise where one contender's gradients are not those of the others.
 
     Each is compared with all others, and the median counts: who is alone in his opinion is wrong.
@@ -301,10 +328,10 @@ def compare(running: dict[str, Process], results: dict[str, Result], folder: Pat
         others = [difference(one, other) for name, other in found.items() if name != label]
         if others:
             results[label].difference = float(np.median(others))
-    wrong = {k: r.difference for k, r in results.items() if (r.difference or 0) > TOLERANCE}
+    wrong = {k: r.difference for k, r in results.items() if (r.difference or 0) > tolerance}
     if wrong:
         said = ", ".join(f"{label} by {value:.2g}" for label, value in wrong.items())
-        raise Disagreement(f"gradients differ from the others': {said}")
+        raise Disagreement(f"results differ from the others': {said}")
 
 
 def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
@@ -401,10 +428,10 @@ def fact_table(measured: dict[Cell, dict[str, Result]]) -> tuple[list[str], list
     return head, lines
 
 
-Explained = dict[tuple[Cell, int], dict[str, Result]]  # by cell and number of threads
+Rows = dict[tuple[Cell, int], dict[str, Result]]  # by cell and number of threads
 
 
-def explained_table(measured: Explained) -> tuple[list[str], list[list[str]]]:
+def explained_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
     """Time and memory of explanations: the names of the columns, and the lines."""
     lines = []
     for (cell, threads), row in measured.items():
@@ -418,6 +445,51 @@ def explained_table(measured: Explained) -> tuple[list[str], list[list[str]]]:
         entries += [f"{ours.difference:.0e}", f"{ours.facts['load']:.0f}"]
         lines.append([str(cell), str(threads), *entries])
     return explanations.HEAD, lines
+
+
+def training_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
+    """Time and memory of steps of training: the names of the columns, and the lines."""
+    lines = []
+    everyone = ("onnxgrad", *training.PEERS)
+    for (cell, threads), row in measured.items():
+        times = {label: result.times.get(str(threads)) for label, result in row.items()}
+        ours, alone = times.get("onnxgrad"), times.get("gradient")
+        best = min((times[label] for label in training.PEERS if times.get(label)), default=None)
+        share = f"{100 * (1 - alone / ours):.0f}" if ours and alone else "-"
+        peaks = [row[label].facts.get("peak") if label in row else None for label in everyone]
+        mine = row.get("onnxgrad", Result())
+        entries = [_number(t and t * 1e3, 3) for t in map(times.get, everyone)]
+        entries += [_number(ours / best) if ours and best else "-", share]
+        entries += [_number(peak, 3) for peak in peaks]
+        entries += [f"{mine.difference:.0e}" if mine.difference is not None else "-"]
+        lines.append([str(cell), str(threads), *entries, _number(mine.facts.get("load"), 1)])
+    return training.HEAD, lines
+
+
+def absences(measured: Rows) -> list[str]:
+    """Who did not do what, and why, each once."""
+    found: dict[str, None] = {}
+    for (cell, _), row in measured.items():
+        for label, result in row.items():
+            if result.error:
+                found[f"{label}, {cell}: {result.error}"] = None
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What has a section, contenders and a table of its own."""
+
+    section: Section
+    contenders: dict[str, type[contenders.Contender]]
+    cells: Callable[[list[str], str], Iterator[Cell]]
+    table: Callable[[Rows], tuple[list[str], list[list[str]]]]
+
+
+TOPICS = {
+    "explain": Topic(explanations.SECTION, contenders.EXPLAINERS, explained_cells, explained_table),
+    "training": Topic(training.SECTION, steps.STEPPERS, training_cells, training_table),
+}
 
 
 def _number(value: Any, digits: int = 2) -> str:
@@ -468,8 +540,8 @@ def versions() -> str:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             lines.append(f"{package} absent")
-    training = absent(contenders.Training)
-    lines.append("onnxruntime-training " + ("absent" if training else "1.19.2"))
+    for peer, number in ((contenders.Training, "1.19.2"), (steps.OnnxSimStep, "0.8.1")):
+        lines.append(f"{peer.label} {'absent' if absent(peer) else number}")
     return ", ".join(lines)
 
 
@@ -483,8 +555,8 @@ class Run:
     commands: list[str] = field(default_factory=list)
     measured: dict[Cell, dict[str, Result]] = field(default_factory=dict)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    explained: Explained = field(default_factory=dict)
-    explained_by: list[str] = field(default_factory=list)  # commands, as above
+    topics: dict[str, Rows] = field(default_factory=dict)
+    ran: dict[str, list[str]] = field(default_factory=dict)  # the commands of each topic
     quick: bool = False
 
     @staticmethod
@@ -497,11 +569,14 @@ class Run:
             Cell(**cell): {label: Result(**result) for label, result in row.items()}
             for cell, row in data["measured"]
         }
-        explained = {
-            (Cell(**cell), threads): {label: Result(**result) for label, result in row.items()}
-            for cell, threads, row in data["explained"]
+        topics = {
+            name: {
+                (Cell(**cell), threads): {label: Result(**result) for label, result in row.items()}
+                for cell, threads, row in rows
+            }
+            for name, rows in data["topics"].items()
         }
-        return Run(data["commands"], measured, data["figures"], explained, data["explained_by"])
+        return Run(data["commands"], measured, data["figures"], topics, data["ran"])
 
     def add(self, cell: Cell, row: dict[str, Result]) -> None:
         """A new measurement takes the old one's place, thread count by thread count."""
@@ -521,28 +596,32 @@ class Run:
             (asdict(cell), {label: asdict(r) for label, r in row.items()})
             for cell, row in self.measured.items()
         ]
-        explained = [
-            (asdict(cell), threads, {label: asdict(r) for label, r in row.items()})
-            for (cell, threads), row in self.explained.items()
-        ]
+        topics = {
+            name: [
+                (asdict(cell), threads, {label: asdict(r) for label, r in row.items()})
+                for (cell, threads), row in rows.items()
+            ]
+            for name, rows in self.topics.items()
+        }
         data = {"commands": self.commands, "measured": measured, "figures": self.figures}
-        data |= {"explained": explained, "explained_by": self.explained_by}
+        data |= {"topics": topics, "ran": self.ran}
         KEPT.write_text(json.dumps(data, indent=1))
 
     def page(self, old: str) -> str:
         """The page docs/performance.md, with the sections of the old one that were not measured."""
-        others, section = explanations.apart(old)
-        if self.explained:
-            head, rows = explained_table(self.explained)
-            table = markdown_table(head, rows)
-            about = f"{machine()}. {versions()}."
-            section = explanations.section(rows, self.explained_by, about, table)
+        others, kept = old, []
+        for name, topic in TOPICS.items():
+            others, section = topic.section.apart(others)
+            if rows := self.topics.get(name):
+                table, about = markdown_table(*topic.table(rows)), f"{machine()}. {versions()}."
+                section = topic.section.write(self.ran[name], about, table, absences(rows))
+            kept.append(section)
         if self.measured or self.figures:
             others = self.markdown()
-        return "\n\n".join(part.rstrip("\n") for part in (others, section) if part) + "\n"
+        return "\n\n".join(part.rstrip("\n") for part in (others, *kept) if part) + "\n"
 
     def markdown(self) -> str:
-        """All of that page but the section on explanations."""
+        """All of that page but the sections of the topics."""
         commands = "```sh\n" + "\n".join(self.commands) + "\n```"
         parts = [HEAD, f"{machine()}. {versions()}.", commands]
         for threads, title in (
@@ -570,21 +649,25 @@ def figures(names: list[str], quick: bool, limit: float) -> dict[str, dict[str, 
     return found
 
 
-def explain(run: Run, args: argparse.Namespace) -> bool:
-    """Measure and print explanations; whether some were not timed, as their numbers differ."""
-    failed = False
-    sizes = explanations.QUICK if args.quick else explanations.SIZES
-    for cell in explained_cells(args.nets or list(explanations.SIZES)):
+def beside(name: str, run: Run, args: argparse.Namespace) -> bool:
+    """Measure and print a topic; whether some cells were not timed, as their numbers differ."""
+    failed, topic = False, TOPICS[name]
+    sizes = topic.section.quick if args.quick else topic.section.sizes
+    labels = [label for label in topic.contenders if label in args.peers or label in OURS]
+    for cell in topic.cells(args.nets or list(sizes), args.batch):
         for threads in args.threads:
             try:
-                row = measure(cell, [*contenders.EXPLAINERS], threads, args, **sizes[cell.net])
+                row = measure(cell, labels, threads, args, **sizes[cell.net])
             except Disagreement as error:
                 console.print(f"{cell}: not timed, {error}", style="red", highlight=False)
                 failed = True
                 continue
-            run.explained[cell, threads] = row
+            run.topics.setdefault(name, {})[cell, threads] = row
             run.save()
-            print_table("", *explained_table({(cell, threads): row}))
+            head, (line,) = topic.table({(cell, threads): row})
+            print_table("", ["", ""], [list(pair) for pair in zip(head, line, strict=True)])
+            for note in absences({(cell, threads): row}):
+                console.print(note, highlight=False)
     return failed
 
 
@@ -596,9 +679,10 @@ def arguments() -> argparse.Namespace:
     add("--threads", nargs="*", type=int, default=[1, 2])
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
-    add("--peers", nargs="*", choices=contenders.CONTENDERS, default=list(contenders.CONTENDERS))
-    known = [*FIGURES, "explain"]
-    add("--figures", nargs="*", choices=known, help="figures that are no comparison, and explain")
+    peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
+    add("--peers", nargs="*", choices=peers, default=peers)
+    known = [*FIGURES, *TOPICS]
+    add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
     add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
@@ -619,14 +703,17 @@ def main() -> None:
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    wanted = [*FIGURES, "explain"] if everything else args.figures or []
+    wanted = [*FIGURES, *TOPICS] if everything else args.figures or []
     command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
-    if "explain" in wanted:
-        run.explained_by.append(command)
-    if wanted != ["explain"] or (args.batch != "none" and args.nets):
+    topics = [name for name in TOPICS if name in wanted]
+    for name in topics:
+        run.ran.setdefault(name, []).append(command)
+    only_topics = bool(topics) and wanted == topics  # whose nets are then those that are named
+    names = list(nets.NETS) if everything else [] if only_topics else args.nets or []
+    if not only_topics:
         run.commands.append(command)
-    labels = list(dict.fromkeys(["forward", "onnxgrad", *args.peers]))
-    names = list(nets.NETS) if everything else args.nets or []
+    peers = [label for label in args.peers if label in contenders.CONTENDERS]
+    labels = list(dict.fromkeys(["forward", "onnxgrad", *peers]))
     failed = False
     for cell in cells(names, args.batch, args.kinds, args.symbolic and not args.quick):
         for threads in args.threads:
@@ -641,10 +728,9 @@ def main() -> None:
             title = f"{cell}, {threads} thread{'s' * (threads > 1)}"
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
-    if "explain" in wanted:
-        failed |= explain(run, args)
-        wanted.remove("explain")
-    run.figures |= figures(wanted, args.quick, args.limit)
+    for name in topics:
+        failed |= beside(name, run, args)
+    run.figures |= figures([n for n in wanted if n in FIGURES], args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():
         print_table(title, ["", ""], [[k, _number(v)] for k, v in values.items()])

@@ -38,7 +38,7 @@ class Contender:
     """
 
     label: ClassVar[str]
-    training: ClassVar[bool] = False  # runs in the environment of onnxruntime-training
+    environment: ClassVar[str] = ""  # the folder of its own Python environment, if it needs one
     package: ClassVar[str]  # what has to be importable
 
     def __init__(self, task: dict[str, Any]) -> None:
@@ -101,21 +101,24 @@ class OnnxGrad(Contender):
         return self.session(self.task["file"], names, self.task["wrt"], **seeds)
 
 
+def with_saved_outputs(graph: onnx.GraphProto) -> None:
+    """Add the outputs that onnxruntime-training's rules ask for, and that need not be there."""
+    for k, node in enumerate(graph.node):
+        wanted = {"LayerNormalization": 3, "SoftmaxCrossEntropyLoss": 2}.get(node.op_type, 0)
+        node.output.extend(f"saved_{k}_{n}" for n in range(len(node.output), wanted))
+
+
 class Training(Contender):
     """The gradient builder of onnxruntime-training, run by its own runtime."""
 
-    label, training = "onnxruntime-training", True
-    package = "onnxruntime"
+    label, package, environment = "onnxruntime-training", "onnxruntime", ".venv-training"
 
     def build(self) -> onnx.ModelProto:
         from onnxruntime.capi import _pybind_state as state
 
         model, output, wrt = onnx.load(self.task["model"]), self.task["output"], self.task["wrt"]
         graph = model.graph
-        for k, node in enumerate(graph.node):
-            # Its rules ask for outputs that need not be there.
-            wanted = {"LayerNormalization": 3, "SoftmaxCrossEntropyLoss": 2}.get(node.op_type, 0)
-            node.output.extend(f"saved_{k}_{n}" for n in range(len(node.output), wanted))
+        with_saved_outputs(graph)
         loss = output
         if self.ograd is not None:
             loss = "bench_loss"
@@ -281,6 +284,10 @@ EXPLANATIONS = ("integrated gradients", "Grad-CAM")
 
 def contender_of(label: str, kind: str) -> type[Contender]:
     """Who is called so where this kind of thing is computed."""
+    if kind == "training":
+        from steps import STEPPERS
+
+        return STEPPERS[label]
     return (EXPLAINERS if kind in EXPLANATIONS else CONTENDERS)[label]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+from sections import Section
 
 TITLE = "## Explanations beside captum"
 # How many points of a path are computed at a time, where not all are.
@@ -32,20 +33,4 @@ BERT-base reads 64 tokens and has a classifier of the first one. Its Grad-CAM is
 before the last block, ResNet-50's that of the tensor before the pooling."""
 
 
-def section(
-    rows: Sequence[Sequence[str]], commands: Sequence[str], machine: str, table: str
-) -> str:
-    """The section, empty if nothing was measured."""
-    if not rows:
-        return ""
-    ran = "```sh\n" + "\n".join(commands) + "\n```"
-    return "\n\n".join([TITLE, TEXT, machine, ran, table]) + "\n"
-
-
-def apart(page: str) -> tuple[str, str]:
-    """A page without the section, and the section."""
-    before, title, rest = page.partition(TITLE)
-    if not title:
-        return page, ""
-    inside, following, after = rest.partition("\n## ")
-    return before + following.removeprefix("\n") + after, title + inside.rstrip("\n") + "\n"
+SECTION = Section(TITLE, TEXT, HEAD, SIZES, QUICK)

@@ -168,9 +168,19 @@ def _moved(node: ir.Node, at: list[Interval]) -> Interval:
     if node.op_type in ("Max", "Min"):
         chosen = max if node.op_type == "Max" else min
         return chosen(low for low, _ in at), chosen(high for _, high in at)
-    if node.op_type in ("Concat", "Where"):
-        return _hull(at[1:] if node.op_type == "Where" else at)
-    return at[0]
+    if node.op_type == "Where":
+        return (-math.inf, 0) if _is_minus_abs(node) else _hull(at[1:])
+    return _hull(at) if node.op_type == "Concat" else at[0]
+
+
+def _is_minus_abs(node: ir.Node) -> bool:
+    """Whether a Where is -|x|, of one branch alone at 0: x where x < 0, else -x."""
+    condition, x, other = node.inputs
+    test, negated = (None if v is None else v.producer() for v in (condition, other))
+    if test is None or negated is None or (test.op_type, negated.op_type) != ("Less", "Neg"):
+        return False
+    zero = None if test.inputs[1] is None else constant_of(test.inputs[1])
+    return (test.inputs[0] is x is negated.inputs[0]) and zero is not None and not zero.any()
 
 
 def _cast(node: ir.Node, at: list[Interval]) -> Interval:

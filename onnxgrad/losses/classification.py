@@ -221,4 +221,9 @@ def _reduced(losses: Tensor, weights: Tensor, axis: int, reduction: Reduction) -
     if reduction == "none":
         return losses.op.Squeeze(losses, losses.op.const([axis]))
     total = reduce(losses, "sum", like=losses)
-    return total / reduce(weights, "sum", like=weights) if reduction == "mean" else total
+    if reduction == "sum":
+        return total
+    # Divided by NaN, not by 0: the gradient is then known to be finite wherever a label counts, and
+    # nothing has to guard the masks of the whole backward pass against an infinite one.
+    size, op = reduce(weights, "sum", like=weights), losses.op
+    return total / op.Where(size.equals(0), op.const(np.nan, like=size), size)

@@ -15,6 +15,8 @@ sys.path.append(str(ROOT / "tools"))
 import bench  # noqa: E402
 import contenders  # noqa: E402
 import explanations  # noqa: E402
+import steps  # noqa: E402
+import training  # noqa: E402
 
 
 def test_quick_run() -> None:
@@ -35,9 +37,9 @@ def test_quick_run_of_explanations() -> None:
         assert f" {cell} " in run.stdout
 
 
-def measured() -> bench.Explained:
+def measured() -> bench.Rows:
     """Explanations of all nets with made-up times."""
-    found: bench.Explained = {}
+    found: bench.Rows = {}
     for cell in bench.explained_cells(list(explanations.SIZES)):
         for threads in (1, 2):
             found[cell, threads] = {
@@ -73,20 +75,20 @@ def test_a_contender_of_explanations_that_is_absent_is_a_line() -> None:
 
 def test_sections_that_were_not_measured_stay_on_the_page() -> None:
     old = bench.TABLE.read_text()
-    others, section = explanations.apart(old)
+    others, section = explanations.SECTION.apart(old)
     assert explanations.TITLE in section and explanations.TITLE not in others
-    explained = bench.Run(explained=measured(), explained_by=["command"]).page(old)
-    new_others, new_section = explanations.apart(explained)
+    explained = bench.Run(topics={"explain": measured()}, ran={"explain": ["command"]}).page(old)
+    new_others, new_section = explanations.SECTION.apart(explained)
     assert new_others.strip() == others.strip()
     assert new_section != section and "0.25" in new_section
     rest = bench.Run(figures={"A figure": {"a": 1.0}}).page(old)
-    assert explanations.apart(rest)[1].strip() == section.strip() and "A figure" in rest
+    assert explanations.SECTION.apart(rest)[1].strip() == section.strip() and "A figure" in rest
     assert bench.Run().page(old).strip() == old.strip()
 
 
 def test_the_page_has_what_the_tool_writes_of_explanations() -> None:
     """Its words, its columns and its lines, and numbers that hold what is promised."""
-    section = explanations.apart(bench.TABLE.read_text())[1]
+    section = explanations.SECTION.apart(bench.TABLE.read_text())[1]
     assert explanations.TEXT in section
     head, lines = bench.explained_table(measured())
     table = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
@@ -103,6 +105,83 @@ def test_the_page_has_what_the_tool_writes_of_explanations() -> None:
 def test_explanations_have_contenders_of_their_own() -> None:
     assert contenders.contender_of("onnxgrad", "input") is contenders.OnnxGrad
     assert contenders.contender_of("onnxgrad", "Grad-CAM") is contenders.Explained
+
+
+def test_quick_run_of_training() -> None:
+    pytest.importorskip("torch")
+    command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--quick", "--figures", "training"]
+    choice = ["--threads", "1", "--nets", "mlp", "--batch", "1", "--peers", "torch"]
+    run = subprocess.run([*command, *choice], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "mlp, batch 1, training" in run.stdout and "difference" in run.stdout
+
+
+def trained() -> bench.Rows:
+    """Steps of all nets with made-up times; one peer refuses."""
+    found: bench.Rows = {}
+    times = {"onnxgrad": 0.5, "gradient": 0.4, "torch": 1.0, "torch.compile": 0.25}
+    for cell in bench.training_cells(list(training.SIZES)):
+        found[cell, 1] = {
+            label: bench.Result("", 1e-6, {"1": t}, {}, {"peak": 100 * t, "load": 3.0})
+            for label, t in times.items()
+        }
+        found[cell, 1]["onnxsim"] = bench.Result("UnsupportedOpError: no gradient of X")
+    return found
+
+
+def test_the_table_of_training() -> None:
+    head, lines = bench.training_table(trained())
+    assert all(len(line) == len(head) for line in lines) and len(lines) == 6
+    assert dict(zip(head, lines[0], strict=True)) == {
+        "step": "mlp, batch 1, training",
+        "threads": "1",
+        "onnxgrad, ms": "500",
+        "torch, ms": "1000",
+        "torch.compile, ms": "250",
+        "onnxruntime-training, ms": "-",
+        "onnxsim, ms": "-",
+        "of best peer": "2.00",
+        "optimizer, %": "20",
+        "onnxgrad, MB": "50",
+        "torch, MB": "100",
+        "torch.compile, MB": "25",
+        "onnxruntime-training, MB": "-",
+        "onnxsim, MB": "-",
+        "difference": "1e-06",
+        "load": "3.00",
+    }
+
+
+def test_what_a_peer_refuses_is_said_on_the_page() -> None:
+    run = bench.Run(topics={"training": trained()}, ran={"training": ["command"]})
+    section = training.SECTION.apart(run.page(""))[1]
+    assert "- onnxsim, mlp, batch 1, training: UnsupportedOpError: no gradient of X" in section
+
+
+def test_the_page_has_what_the_tool_writes_of_training() -> None:
+    """Its words, its columns and its lines, and the memory that is promised."""
+    section = training.SECTION.apart(bench.TABLE.read_text())[1]
+    assert training.TEXT in section
+    table = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    assert table[0] == training.HEAD
+    wanted = [str(cell) for cell in bench.training_cells(list(training.SIZES))]
+    found = [row[0] for row in table[2:] if row[1] == "1"]
+    assert found == [cell for cell in wanted if cell in found]
+    assert {cell.split(",")[0] for cell in found} == set(training.SIZES)
+    ours, theirs = (training.HEAD.index(f"{label}, MB") for label in ("onnxgrad", "torch"))
+    assert all(float(row[ours]) <= float(row[theirs]) for row in table[2:])
+
+
+def test_training_has_contenders_of_its_own() -> None:
+    assert contenders.contender_of("torch", "training") is steps.TorchStep
+
+
+def test_losses_of_steps_are_compared_more_strictly(tmp_path: Path) -> None:
+    losses = {"losses": np.array([2.3, 2.2, 2.1])}
+    untrained = {"losses": np.array([2.3, 2.3, 2.3])}
+    assert max(compared(tmp_path, losses, losses, tolerance=training.TOLERANCE)) == 0
+    with pytest.raises(bench.Disagreement):
+        compared(tmp_path, losses, losses, untrained, tolerance=training.TOLERANCE)
 
 
 def test_a_worker_that_takes_too_long_is_ended() -> None:
@@ -123,10 +202,12 @@ class Fake:
         return {"names": list(self.gradients)}
 
 
-def compared(tmp_path: Path, *gradients: dict[str, np.ndarray]) -> list[float | None]:
+def compared(
+    tmp_path: Path, *gradients: dict[str, np.ndarray], tolerance: float = bench.TOLERANCE
+) -> list[float | None]:
     running = {str(k): Fake(**g) for k, g in enumerate(gradients)}
     results = {label: bench.Result() for label in running}
-    bench.compare(running, results, tmp_path)  # type: ignore[arg-type]
+    bench.compare(running, results, tmp_path, tolerance)  # type: ignore[arg-type]
     return [result.difference for result in results.values()]
 
 
