@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime, Session, carry
 from onnxgrad.train.artifacts import Parts, require_state
+from onnxgrad.train.privacy import NOISE
 
 RATE = "learning_rate"
 
@@ -21,6 +23,7 @@ class Loaded:
     Attributes:
         shapes: The shape of each piece of state, by name.
         batch: The inputs of a step that are of its batch.
+        noises: Those that are noise.
         labelled, unlabelled: Those of an evaluation, and of a prediction.
         carried: The step, with the state.
     """
@@ -28,7 +31,9 @@ class Loaded:
     def __init__(self, made: Parts, runtime: Runtime) -> None:
         self._runtime, self._made = runtime, made
         self.shapes = {name: array.shape for name, array in made.state.items()}
-        self.batch = _ports(made.step, {*made.following, RATE})
+        noises = set(json.loads(made.step.metadata_props.get(NOISE, "[]")))
+        self.noises = {n: p for n, p in _ports(made.step, set()).items() if n in noises}
+        self.batch = _ports(made.step, {*made.following, *noises, RATE})
         self.labelled = _ports(made.evaluate, set(made.following))
         self.unlabelled = _ports(made.infer, set(made.following))
         self._step = runtime.load(made.step, lean=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +16,14 @@ from onnxgrad.emit.subgraphs import merged
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.runtimes.ports import Array, Port
+from onnxgrad.train.arguments import require_count, require_number
 from onnxgrad.transforms.blocks import alike
 from onnxgrad.transforms.examples import batch_inputs, by_example
 from onnxgrad.transforms.job import Job
+
+# The property that lists the inputs of the noise.
+NOISE = "onnxgrad.noise"
 
 Noise = Literal["drawn", "input"]
 
@@ -35,26 +41,34 @@ class DPSGD:
         max_grad_norm: C.
         expected_batch_size: L, the examples of one update on average; None for the size of the
             batch, which then has to be the same in every run for the privacy that is promised.
-        noise: "drawn" by the runtime, by RandomNormalLike; or "input" for one input
-            "<weight>.noise" for each weight, of its shape, which the caller fills from N(0, 1).
-        seed: Of what is drawn, for the same numbers whenever the file is loaded; None for others.
+        noise: "input" for one input "<weight>.noise" for each weight, of its shape, which whoever
+            runs the step fills with new numbers of N(0, 1) each time; the metadata property
+            "onnxgrad.noise" lists them, in JSON, and the `Trainer` fills them. Or "drawn" by the
+            runtime, by RandomNormalLike. **This alone is not private**: onnxruntime begins with the
+            same numbers in each session of a process, and so after each `Trainer.resume`; who knows
+            two of the results removes the noise.
+        seed: For tests: the noise is then known to all who know the seed. The Trainer draws from
+            it and the number of the run, so a resumed training goes on to the same bits; a runtime
+            that draws begins anew whenever the file is loaded. None for randomness of the
+            operating system in the Trainer, and for what the runtime takes.
 
     Raises:
-        ArgumentError: A number is negative or 0, or `noise` is neither.
+        ArgumentError: A number is negative, 0 or infinite, or `noise` is neither.
     """
 
     noise_multiplier: float
     max_grad_norm: float
     expected_batch_size: float | None = None
-    noise: Noise = "drawn"
+    noise: Noise = "input"
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        size = self.expected_batch_size
-        if not self.noise_multiplier >= 0:
-            raise ArgumentError(f"noise_multiplier is negative: {self.noise_multiplier!r}")
-        if not self.max_grad_norm > 0 or not (size is None or size > 0):
-            raise ArgumentError(f"max_grad_norm and expected_batch_size of {self} are above 0")
+        require_number("noise_multiplier", self.noise_multiplier)
+        require_number("max_grad_norm", self.max_grad_norm, above=True)
+        if self.expected_batch_size is not None:
+            require_number("expected_batch_size", self.expected_batch_size, above=True)
+        if self.seed is not None:
+            require_count("seed", self.seed)
         if self.noise not in get_args(Noise):
             raise ArgumentError(f"noise is 'drawn' or 'input', not {self.noise!r}")
 
@@ -103,12 +117,27 @@ class DPSGD:
         return one / shapes.as_float(shapes.dim(x, 0), like=one)
 
     def noises(self, job: Job) -> dict[ir.Value, Tensor]:
-        """The inputs of the noise, if it has any."""
+        """The inputs of the noise, if it has any. The metadata lists them."""
         if self.noise == "drawn" or not self.noise_multiplier:
             return {}
         op = job.op
-        return {
+        found = {
             v: op.input(f"{v.name}.noise", op.tensor(v).shape, op.tensor(v).dtype) for v in job.wrt
+        }
+        job.net.metadata_props[NOISE] = json.dumps([t.value.name for t in found.values()])
+        return found
+
+    def draw(self, ports: Mapping[str, Port], run: int) -> dict[str, Array]:
+        """What the inputs of the noise take in a run.
+
+        Args:
+            ports: These inputs, by name.
+            run: The number of the run.
+        """
+        rng = np.random.default_rng(None if self.seed is None else [self.seed, run])
+        return {
+            name: np.asarray(rng.standard_normal(cast("tuple[int, ...]", port.shape)), port.dtype)
+            for name, port in ports.items()
         }
 
     def noised(

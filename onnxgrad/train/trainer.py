@@ -52,7 +52,8 @@ class Trainer:
             ``accuracy("logits")``, or functions ``metric(outputs, batch)`` of arrays by name.
         seed: Seeds the order of the examples, and what Dropout drops with ``dropout="train"``.
         runtime, providers, threads, options, run_options: As for `onnxgrad.Net`.
-        step: The options of `train.step`, by name.
+        step: The options of `train.step`, by name. The noise of a `privacy` is drawn anew for each
+            step, from the operating system's randomness; see `DPSGD`.
 
     Attributes:
         epoch: How many epochs are done.
@@ -102,6 +103,7 @@ class Trainer:
         made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
         self._nets = Loaded(made, self._runtime)
         self._scaled = step.get("loss_scale") is not None
+        self._privacy = step.get("privacy")
         self._lr, self._seed = optimizer.lr, seed
         self._best: dict[str, Array] | None = None
         self._sum, self._seen = 0.0, 0
@@ -234,7 +236,8 @@ class Trainer:
         try:
             feeds = checked(self._nets.batch, list(self._nets.batch), batch)
             feeds = {name: np.asarray(array) for name, array in feeds.items()}
-            found = self._nets.carried.run(feeds | {RATE: np.array(lr, np.float32)})
+            noise = self._privacy.draw(self._nets.noises, self.steps) if self._privacy else {}
+            found = self._nets.carried.run(feeds | noise | {RATE: np.array(lr, np.float32)})
         except FeedError as error:
             raise FeedError(f"{where}: {error}") from error
         results = dict(zip(self._nets.carried.outputs, found, strict=True))

@@ -469,7 +469,7 @@ def test_drawn_noise() -> None:
     model = net(BODY, "float", weights)
     found = []
     for seed in (1, 1, 2):
-        privacy = train.DPSGD(noise_multiplier=1000, max_grad_norm=1, seed=seed)
+        privacy = train.DPSGD(noise_multiplier=1000, max_grad_norm=1, noise="drawn", seed=seed)
         loop = Loop(train.step(model, og.losses.mse(), SGD, privacy=privacy), model)
         moved = []
         for _ in range(100):
@@ -479,6 +479,13 @@ def test_drawn_noise() -> None:
         found.append(np.array(moved))
     assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
     assert abs(found[0].std() - 1) < 0.07 and abs(found[0].mean()) < 0.1
+
+
+def test_inputs_of_the_noise_are_listed() -> None:
+    privacy = train.DPSGD(noise_multiplier=1, max_grad_norm=1)
+    step = train.step(net(BODY), og.losses.mse(), SGD, privacy=privacy)
+    names = metadata(step, "onnxgrad.noise")
+    assert names == [v.name for v in step.graph.input if v.name.endswith(".noise")] != []
 
 
 # -- mistakes --------------------------------------------------------------------------------------

@@ -381,3 +381,49 @@ def test_other_mistakes() -> None:
             train.EarlyStopping(**options)
     with pytest.raises(og.ArgumentError, match="runtime"):
         train.Trainer(MLP, losses.cross_entropy("logits"), train.SGD(), runtime="none")
+
+
+# -- privacy ---------------------------------------------------------------------------------------
+
+
+def _noised(seed: int | None = None) -> train.Trainer:
+    privacy = train.DPSGD(noise_multiplier=1e4, max_grad_norm=1, seed=seed)
+    return trainer(optimizer=train.SGD(lr=1.0), privacy=privacy)
+
+
+def _moves(one: train.Trainer, steps: int) -> list[np.ndarray]:
+    """What each step adds to all weights, which is noise for the most part."""
+    found = []
+    for _ in range(steps):
+        before = one.state
+        one.fit((X[:8], LABELS[:8]), one.epoch + 1, batch_size=8)
+        after = one.state
+        moved = [(after[n] - before[n]).ravel() for n in before if n != "step"]
+        found.append(np.concatenate(moved) * 8 / 1e4)
+    return found
+
+
+def test_noise_is_new_in_each_step_trainer_and_after_a_checkpoint(tmp_path: Path) -> None:
+    one = _noised()
+    found = _moves(one, 2)
+    one.checkpoint(tmp_path / "c.onnx")
+    for _ in range(2):
+        other = _noised()
+        other.resume(tmp_path / "c.onnx")
+        found += _moves(other, 1)
+    found += _moves(_noised(), 1)
+    correlations = np.abs(np.corrcoef(found) - np.eye(len(found)))
+    assert correlations.max() < 5 / np.sqrt(found[0].size)
+    assert abs(np.std(found) - 1) < 0.1
+
+
+def test_noise_of_a_seed_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    one, other = _noised(3), _noised(3)
+    first, second = _moves(one, 2)
+    _moves(other, 1)
+    other.checkpoint(tmp_path / "c.onnx")
+    again = _noised(3)
+    again.resume(tmp_path / "c.onnx")
+    (moved,) = _moves(again, 1)
+    np.testing.assert_array_equal(moved, second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(first.size)

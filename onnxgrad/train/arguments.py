@@ -1,0 +1,36 @@
+"""Checks of the numbers that a training is made with."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from onnxgrad.graph.errors import ArgumentError
+
+
+def require_number(name: str, value: Any, *, above: bool = False) -> None:
+    """Check that a number is finite and not negative.
+
+    Args:
+        name: Whose it is.
+        value: The number.
+        above: It may not be 0 either.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    known = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not known or value < 0 or (above and value == 0):
+        bound = "above 0" if above else "from 0 on"
+        raise ArgumentError(f"{name} is a finite number {bound}, not {value!r}")
+
+
+def require_count(name: str, value: Any, first: int = 0) -> None:
+    """Check that a number is an integer from `first` on.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < first:
+        raise ArgumentError(f"{name} is an integer from {first} on, not {value!r}")
