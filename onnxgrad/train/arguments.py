@@ -6,7 +6,10 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.runtimes.ports import Array
 
 
 def require_number(name: str, value: Any, *, above: bool = False) -> None:
@@ -34,3 +37,18 @@ def require_count(name: str, value: Any, first: int = 0) -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < first:
         raise ArgumentError(f"{name} is an integer from {first} on, not {value!r}")
+
+
+def numbers(name: str, value: Any) -> Array:
+    """An entry of a state as an array.
+
+    Raises:
+        ArgumentError: It is none of numbers.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ArgumentError(f"the state: {name!r} is no array: {error}") from error
+    if array.dtype.kind in "OSUMm":
+        raise ArgumentError(f"the state: {name!r} is an array of {array.dtype}, not of numbers")
+    return array

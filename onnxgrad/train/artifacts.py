@@ -24,6 +24,7 @@ from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import Runtime
+from onnxgrad.train.arguments import numbers
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.release import free, known_weights, losses, with_weights
 from onnxgrad.train.states import INITIAL, STATE
@@ -276,9 +277,10 @@ def require_state(state: Any, shapes_of: Mapping[str, tuple[int, ...]], whole: b
         )
     if whole and (missing := [name for name in shapes_of if name not in state]):
         raise ArgumentError(f"the state is of another model or optimizer: it has no {missing[0]!r}")
-    for name, array in state.items():
-        if np.shape(array) != shapes_of[name]:
+    for name, value in state.items():
+        shape = numbers(name, value).shape
+        if shape != shapes_of[name]:
             raise ArgumentError(
-                f"the state is of another model: {name!r} has the shape {np.shape(array)}, and "
+                f"the state is of another model: {name!r} has the shape {shape}, and "
                 f"{shapes_of[name]} is asked for"
             )

@@ -14,6 +14,7 @@ from onnxgrad.graph import io, protos
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import subgraphs
 from onnxgrad.runtimes.ports import Array
+from onnxgrad.train.arguments import numbers
 from onnxgrad.train.release import known_weights
 from onnxgrad.transforms.options import Options
 
@@ -94,7 +95,7 @@ def _of_dtype(name: str, array: Any, weight: ir.Value) -> Array:
     Raises:
         ArgumentError: It has another shape.
     """
-    old, new = _content(weight), np.asarray(array)
+    old, new = _content(weight), numbers(name, array)
     if new.shape != old.shape:
         raise ArgumentError(
             f"the state is of another model: {name!r} has the shape {new.shape}, and {old.shape} "

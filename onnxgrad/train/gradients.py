@@ -13,7 +13,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import full_like, reshape_like
 from onnxgrad.emit.subgraphs import close
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.train.arguments import require_count, require_number
 from onnxgrad.train.privacy import norm_of
 from onnxgrad.train.states import States
 
@@ -39,13 +39,11 @@ class Treatment:
     def __post_init__(self) -> None:
         for name in ("clip_grad_norm", "clip_grad_value"):
             number = getattr(self, name)
-            if not (number is None or number > 0):
-                raise ArgumentError(f"{name} is a number above 0, not {number!r}")
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise ArgumentError(f"accumulate counts runs, from 1 on, not {self.accumulate!r}")
-        scale = self.loss_scale
-        if not (scale in (None, "dynamic") or (not isinstance(scale, str) and scale > 0)):
-            raise ArgumentError(f"loss_scale is a number above 0 or 'dynamic', not {scale!r}")
+            if number is not None:
+                require_number(name, number, above=True)
+        require_count("accumulate", self.accumulate, 1)
+        if self.loss_scale not in (None, "dynamic"):
+            require_number("loss_scale, where it is not 'dynamic',", self.loss_scale, above=True)
 
     def scale(self, states: States) -> Tensor | None:
         """What the loss is multiplied with, a float32 scalar."""

@@ -13,6 +13,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.fresh import Names
+from onnxgrad.train.arguments import require_count
 from onnxgrad.train.states import States
 
 Mode = Literal["frozen", "train"]
@@ -23,7 +24,7 @@ class Modes:
     """Whether operators compute as in the file, "frozen", or as in training, "train".
 
     Raises:
-        ArgumentError: A mode is neither.
+        ArgumentError: A mode is neither, or the seed is negative.
     """
 
     batch_norm: Mode = "frozen"
@@ -34,6 +35,8 @@ class Modes:
         for name in ("batch_norm", "dropout"):
             if getattr(self, name) not in get_args(Mode):
                 raise ArgumentError(f"{name} is 'frozen' or 'train', not {getattr(self, name)!r}")
+        if self.seed is not None:
+            require_count("seed", self.seed)
 
     @property
     def change(self) -> bool:

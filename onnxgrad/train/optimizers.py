@@ -8,11 +8,13 @@ rate alone tell are scalars of double precision: 1 - β^t has no digits to spare
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.train.arguments import require_number
 
 State = dict[str, Tensor]
 
@@ -27,7 +29,7 @@ class Optimizer(ABC):
         maximize: Climb.
 
     Raises:
-        ArgumentError: A number is negative, or a beta is not below 1.
+        ArgumentError: A number is negative or not finite, or a beta is not below 1.
     """
 
     scalars: ClassVar[tuple[str, ...]] = ()
@@ -38,12 +40,19 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(not number >= 0 for number in numbers):
-                raise ArgumentError(f"{field.name} of {self} is negative")
-            if field.name == "betas" and any(not number < 1 for number in numbers):
-                raise ArgumentError(f"betas of {self} have to be below 1")
+            name, value = field.name, getattr(self, field.name)
+            if isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise ArgumentError(f"{name} is True or False, not {value!r}")
+            elif name == "betas":
+                if not isinstance(value, Sequence) or len(value) != 2:
+                    raise ArgumentError(f"betas are two numbers, as (0.9, 0.999), not {value!r}")
+                for beta in value:
+                    require_number("each of betas", beta)
+                    if beta >= 1:
+                        raise ArgumentError(f"each of betas is below 1, not {beta!r}")
+            else:
+                require_number(name, value)
 
     def state(self) -> dict[str, float]:
         """The state of a weight: its names, and the number that each tensor is filled with first.
@@ -238,10 +247,12 @@ class RAdam(Optimizer):
         m, v = _moments(g, self.betas, s)
         powers = _power(self.betas[1], t)
         limit = 2 / (1 - self.betas[1]) - 1
+        size = rate / (1 - _power(self.betas[0], t))
+        if limit <= 5:  # which ρ stays below
+            return w - m * _as(w, size)
         rho = limit - t * powers * 2 / (1 - powers)
         safe = op.Where(rho > 5, rho, op.const(5, like=rho))
         square = (safe - 4) * (safe - 2) * (limit / ((limit - 4) * (limit - 2))) / safe
-        size = rate / (1 - _power(self.betas[0], t))
         adapted = m * _as(w, size * op.Sqrt(square * (1 - powers))) / (op.Sqrt(v) + self.eps)
         return w - op.Where(rho > 5, adapted, m * _as(w, size))
 

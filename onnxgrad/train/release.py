@@ -18,7 +18,7 @@ from onnxgrad.graph.names import ALL, All, resolve_all
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.passes.normalise import inline_functions, part_constants_from_inputs
 from onnxgrad.train.adapters import adapter_names
-from onnxgrad.train.groups import Group, group_of
+from onnxgrad.train.groups import Group, group_of, require_found
 from onnxgrad.transforms.asked import outputs_of
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
@@ -61,7 +61,7 @@ def release(
         statistics: Finds the statistics in a normalised graph that are released too.
 
     Raises:
-        ArgumentError: There is no weight, or one of those in `wrt` is none.
+        ArgumentError: There is no weight, one of those in `wrt` is none, or a group has none.
         UnreachableError: The loss does not depend on one of those in `wrt`.
     """
     chosen = None if wrt is None or isinstance(wrt, All) else resolve_all(net, wrt)
@@ -71,6 +71,7 @@ def release(
     _make_room(net, options)
     asked = (adapter_names(net) or ALL) if chosen is None else chosen
     job = Job(net.clone(), asked, options)
+    require_found(groups, [v.name for v in _weights(net.graph) if v.name])
     frozen = {name for name in job.wrt_names if group_of(groups, name).frozen}
     weights = [v for v in job.wrt if v.is_initializer() and v.name not in frozen]
     if chosen is not None:

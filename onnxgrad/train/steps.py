@@ -15,7 +15,7 @@ from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name, inner_graphs
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.train.gradients import Treatment
-from onnxgrad.train.groups import Group
+from onnxgrad.train.groups import Group, listed
 from onnxgrad.train.modes import Mode, Modes, move_statistics
 from onnxgrad.train.optimizers import Optimizer, known
 from onnxgrad.train.privacy import DPSGD
@@ -33,7 +33,7 @@ def step(
     wrt: Wrt = None,
     *,
     of: TensorSpecs | None = None,
-    groups: Sequence[Group] = (),
+    groups: Group | Sequence[Group] = (),
     clip_grad_norm: float | None = None,
     clip_grad_value: float | None = None,
     accumulate: int = 1,
@@ -66,8 +66,8 @@ def step(
             added some, else for those that are trainable and that the loss depends on.
         of: The tensors that a formula takes, and those of a loss that names none; None for the
             model's outputs.
-        groups: Weights that are trained in another way. A weight is of the first group whose
-            pattern fits its name, if any.
+        groups: Weights that are trained in another way: a `Group` or several. A weight is of the
+            first group whose pattern fits its name, if any.
         clip_grad_norm: The largest norm of all gradients together, as of
             torch.nn.utils.clip_grad_norm_.
         clip_grad_value: The largest absolute value of an element of a gradient.
@@ -111,7 +111,8 @@ def step(
         ['input', 'fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
     """
     treatment = Treatment(clip_grad_norm, clip_grad_value, accumulate, loss_scale)
-    update = Update(known(optimizer), groups, treatment, privacy, grad_norm)
+    several = listed(groups)
+    update = Update(known(optimizer), several, treatment, privacy, grad_norm)
     modes = Modes(batch_norm, dropout, seed)
     _require_private(update, modes)
     with uncollected():
@@ -125,7 +126,7 @@ def step(
             constant=constant,
             example=example,
         )
-        released = release(net, wrt, groups, options, modes.statistics)
+        released = release(net, wrt, several, options, modes.statistics)
         _emit(net, inputs, released, update, modes)
         return io.like(net, model)
 

@@ -95,6 +95,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("NAdam", {}),
     ("NAdam", {"momentum_decay": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
     ("RAdam", {}),
+    ("RAdam", {"betas": (0.9, 0.6)}),
     ("RAdam", {"betas": (0.8, 0.9), "weight_decay": 0.1, "decoupled_weight_decay": True}),
     ("RAdam", {"betas": (0.8, 0.9), "weight_decay": 0.1}),
     ("Adagrad", {}),
@@ -174,7 +175,7 @@ def test_frozen() -> None:
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: train.Adam(lr=-1), "negative"),
+        (lambda: train.Adam(lr=-1), "from 0 on, not -1"),
         (lambda: train.Adam(betas=(0.9, 1)), "below 1"),
         (lambda: train.SGD(nesterov=True), "momentum"),
         (lambda: train.step(net("float"), og.losses.mse("y"), "adam"), "optimizer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -502,6 +503,15 @@ def test_inputs_of_the_noise_are_listed() -> None:
         ({"dropout": "train"}, "no Dropout"),
         ({"privacy": train.DPSGD(noise_multiplier=1, max_grad_norm=1), "loss_scale": 2}, "scale"),
         ({"loss": None}, "loss is one of"),
+        ({"accumulate": True}, "accumulate is an integer from 1"),
+        ({"accumulate": 2.0}, "accumulate"),
+        ({"clip_grad_norm": "1"}, "clip_grad_norm"),
+        ({"clip_grad_value": math.nan}, "clip_grad_value"),
+        ({"loss_scale": math.inf}, "loss_scale"),
+        ({"seed": -1}, "seed"),
+        ({"groups": ["w"]}, "groups are of onnxgrad.train"),
+        ({"groups": train.Group("encodr.*")}, "no weight fits 'encodr.*'"),
+        ({"groups": train.Group(["w", "W"])}, r"no weight fits 'W'\. Nearest: 'w'"),
         ({"loss": lambda op, y: {"a": y, "b": y}}, "one tensor"),
     ],
 )
@@ -509,6 +519,43 @@ def test_mistakes(options: dict[str, Any], says: str) -> None:
     loss = options.pop("loss", og.losses.mse())
     with pytest.raises(og.ArgumentError, match=says):
         train.step(net(BODY), loss, SGD, **options)
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: train.Adam(betas=(0.9,)), "two numbers"),  # type: ignore[arg-type]
+        (lambda: train.Adam(betas=0.9), "two numbers"),  # type: ignore[arg-type]
+        (lambda: train.Adam(betas=(0.9, 1)), "below 1"),
+        (lambda: train.Lion(betas=("a", 0.9)), "betas"),  # type: ignore[arg-type]
+        (lambda: train.SGD(lr=math.nan), "lr is a finite number"),
+        (lambda: train.SGD(lr=math.inf), "lr is a finite number"),
+        (lambda: train.SGD(lr=True), "lr is a finite number"),
+        (lambda: train.SGD(nesterov="yes"), "True or False"),  # type: ignore[arg-type]
+        (lambda: train.Group("w", lr_scale=-1), "lr_scale"),
+        (lambda: train.Group("w", lr_scale=math.nan), "lr_scale"),
+        (lambda: train.Group("w", weight_decay=-1), "weight_decay"),
+        (lambda: train.Group([]), "patterns"),
+        (lambda: train.Group([1]), "patterns"),  # type: ignore[list-item]
+        (lambda: train.DPSGD(noise_multiplier=math.inf, max_grad_norm=1), "noise_multiplier"),
+        (lambda: train.DPSGD(noise_multiplier=1, max_grad_norm=math.nan), "max_grad_norm"),
+        (lambda: train.DPSGD(noise_multiplier=1, max_grad_norm=1, seed=-1), "seed"),
+        (lambda: train.lora(net(BODY), alpha="8"), "alpha"),
+        (lambda: train.lora(net(BODY), rank=True), "rank"),
+        (lambda: train.export(net(BODY), {"w": np.full((4, 3), "a")}), "not of numbers"),
+        (lambda: train.export(net(BODY), {"w": [[1.0], [2.0, 3.0]]}), "no array"),
+    ],
+)
+def test_mistaken_numbers(make: Any, says: str) -> None:
+    with pytest.raises(og.ArgumentError, match=says):
+        make()
+
+
+def test_one_group_and_names_with_brackets() -> None:
+    model = net(BODY.replace("w)", "v)"), weights={"v": W, "b": B})
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = "v[0]"
+    step = train.step(model, og.losses.mse(), SGD, groups=train.Group("v[0]", frozen=True))
+    assert [v.name for v in step.graph.output] == ["loss", "step_next", "b_next"]
 
 
 def test_shared_statistics() -> None:
