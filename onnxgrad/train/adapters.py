@@ -12,7 +12,6 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,13 @@ from onnxgrad.graph.facts import FLOATS, all_nodes
 from onnxgrad.graph.fresh import Names
 from onnxgrad.runtimes.onnxruntime import write_adapter
 from onnxgrad.train.adaptable import Adaptable, Use, chosen, weights_of
+from onnxgrad.train.arguments import numbers, require_count, require_number
 from onnxgrad.transforms.options import Source, published
 
 ADAPTERS = "onnxgrad.adapters"
+
+# The first one where an input may have a default value, and a weight need not be an input.
+_IR_VERSION = 4
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -65,7 +68,9 @@ def lora(
         and "<weight>.lora_B" is zeros of the shape [m, rank]. For an embedding of n rows of m
         numbers it is A that is zeros, and B is drawn from a normal distribution. For a Conv they
         are [rank, channels, kernel...] and [m, rank, 1...]. Beside half precision they are float32.
-        The metadata property "onnxgrad.adapters" lists them, in JSON.
+        The metadata property "onnxgrad.adapters" lists them, in JSON. A file of an IR version
+        before 4, which lists its weights among its inputs, becomes one of version 4, which does not
+        have to and where an input may have a default value.
 
     Raises:
         ModelError: The model cannot be read.
@@ -77,13 +82,17 @@ def lora(
         >>> [x.name for x in model.graph.input]
         ['input', 'fc1.weight.lora_A', 'fc1.weight.lora_B']
     """
-    if not (isinstance(rank, Integral) and rank > 0 and math.isfinite(alpha)):
-        raise ArgumentError(f"rank is a positive integer and alpha a number, not {rank}, {alpha}")
+    require_count("rank", rank, 1)
+    require_number("alpha", alpha, above=True)
+    require_count("seed", seed)
     listed = adapters_of(net)
     own = {v for a in listed.values() for v in (a["A"], a["B"])}
     found = [a for a in chosen(net, targets) if a.name not in own]
     if again := [repr(a.name) for a in found if a.name in listed]:
         raise ArgumentError(f"targets: {', '.join(again)} has an adapter already")
+    if net.ir_version < _IR_VERSION:
+        net.ir_version = _IR_VERSION
+        net.graph.inputs[:] = [v for v in net.graph.inputs if not v.is_initializer()]
     rng, names = np.random.default_rng(seed), Names(net.graph)
     scale = alpha / (math.sqrt(rank) if rslora else rank)
     for adaptable in found:
@@ -342,7 +351,7 @@ def _matrices(net: ir.Model, state: Mapping[str, Any] | None) -> dict[str, np.nd
         array = own.numpy() if state is None else state.get(name)
         if array is None:
             raise ArgumentError(f"state: it lacks {name!r}, which an adapter of the model needs")
-        array = np.asarray(array)
+        array = numbers(name, array)
         if array.shape != own.numpy().shape:
             raise ArgumentError(
                 f"state: {name!r} has the shape {list(array.shape)}, and the model's has "

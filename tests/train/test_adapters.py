@@ -458,6 +458,22 @@ def test_an_old_file_that_lists_weights_as_inputs() -> None:
     assert [v.name for v in step.graph.input][:3] == ["x", "w.lora_A", "w.lora_B"]
 
 
+def test_a_file_of_ir_version_3_becomes_one_of_version_4(tmp_path: Path) -> None:
+    model = parsed("(float[3,4] x) => (float[3,5] y) { y = MatMul (x, w) }", 7, 3, w=normal(4, 5))
+    model.graph.input.append(helper.make_tensor_value_info("w", 1, [4, 5]))
+    onnx.checker.check_model(model)
+    tuned = train.lora(model, 2, 2)
+    onnx.checker.check_model(tuned)
+    state, path = drawn(tuned), tmp_path / "a.onnx_adapter"
+    train.save_adapter(tuned, path, state)
+    adapter, options = ort.LoraAdapter(), ort.RunOptions()
+    adapter.Load(str(path))
+    options.add_active_adapter(adapter)
+    (found,) = ort.InferenceSession(tuned.SerializeToString()).run(None, {"x": X}, options)
+    expected = X @ (normal(4, 5) + (state["w.lora_B"] @ state["w.lora_A"]).T)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 # -- .onnx_adapter ---------------------------------------------------------------------------------
 
 
