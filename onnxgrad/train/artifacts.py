@@ -25,6 +25,7 @@ from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.train.arguments import numbers
+from onnxgrad.train.modes import Modes, infer
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.release import free, known_weights, losses, with_weights
 from onnxgrad.train.states import INITIAL, STATE
@@ -47,6 +48,7 @@ class Parts:
         following: By the name of a piece of state, the output that is its next value.
         state: The first state, by name.
         weights: The names of those pieces that the net itself has.
+        inference: Whether `evaluate` and `infer` compute as in inference what the file may not.
     """
 
     step: ir.Model
@@ -55,6 +57,7 @@ class Parts:
     following: Mapping[str, str]
     state: Mapping[str, Array]
     weights: tuple[str, ...]
+    inference: bool
 
 
 def artifacts(
@@ -72,7 +75,8 @@ def artifacts(
     ``init.onnx`` has no inputs and gives the first state. ``step.onnx`` is that of `train.step`.
     ``eval.onnx`` takes the weights as inputs, a batch and its labels, and gives the loss and the
     net's outputs. ``infer.onnx`` is the net, with the weights as inputs. A piece of state has one
-    name in all of them. The training is::
+    name in all of them. With ``batch_norm="train"`` or ``dropout="train"``, ``eval.onnx`` and
+    ``infer.onnx`` compute as in inference, also where the file does not. The training is::
 
         state = run init.onnx
         while training:
@@ -131,13 +135,17 @@ def parts(
         numbers = json.loads(stepping.metadata_props[INITIAL])
         weights = tuple(name for name in following if name not in numbers)
         traced = {key: options[key] for key in ("straight_through", "example") if key in options}
-        infer = _with_inputs(net, weights, Options(**traced))
-        optimise(infer)
-        evaluate = _evaluation(
-            net, weights, losses(net, loss, of), metrics or {}, Options(**traced)
-        )
+        modes = {key: options[key] for key in ("batch_norm", "dropout") if key in options}
+        inference = Modes(**modes).change
+        minimised = losses(net, loss, of)
+        base = io.load(net)
+        if inference:
+            infer(base)
+        inferring = _with_inputs(base, weights, Options(**traced))
+        optimise(inferring)
+        evaluate = _evaluation(base, weights, minimised, metrics or {}, Options(**traced))
         state = _initial(net, stepping, following, numbers)
-        return Parts(stepping, evaluate, infer, following, state, weights)
+        return Parts(stepping, evaluate, inferring, following, state, weights, inference)
 
 
 def _with_inputs(net: ir.Model, weights: Sequence[str], options: Options) -> ir.Model:

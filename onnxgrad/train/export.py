@@ -15,6 +15,7 @@ from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import subgraphs
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.train.arguments import numbers
+from onnxgrad.train.modes import infer
 from onnxgrad.train.release import known_weights
 from onnxgrad.transforms.options import Options
 
@@ -24,7 +25,7 @@ _INSTEAD = (
 )
 
 
-def export(model: Any, state: Mapping[str, Array]) -> Any:
+def export(model: Any, state: Mapping[str, Array], *, inference: bool = False) -> Any:
     """The model as it was, with the weights of a state.
 
     Opset, names, the order of nodes and all else stay: the model's optimised or quantised form is
@@ -36,6 +37,8 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
             `onnx_ir.Model`; it is not changed.
         state: Arrays by name, as a step gives them. What is no weight is left out: the optimizer's
             state, the count of steps.
+        inference: Let each BatchNormalization and Dropout compute as in inference, where the file
+            was exported for training.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`).
@@ -59,7 +62,8 @@ def export(model: Any, state: Mapping[str, Array]) -> Any:
     changed = {name: a for name, a in new.items() if not _equal(a, _content(known[name]))}
     places = _Places(net, known, new)
     written = {places.find(name, array): array for name, array in changed.items()}
-    if isinstance(model, ir.Model) or io.weight_bytes(net) > protos.LIMIT:
+    changes = inference and infer(net)
+    if changes or isinstance(model, ir.Model) or io.weight_bytes(net) > protos.LIMIT:
         for holder, array in written.items():
             _write(holder, array)
         return io.like(net, model)  # which refuses a message that would be too large

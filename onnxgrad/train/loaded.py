@@ -57,6 +57,11 @@ class Loaded:
         state = self.carried.arrays()
         return {name: state[name] for name in self._made.weights}
 
+    @property
+    def inference(self) -> bool:
+        """Whether the net, too, is to compute as in inference."""
+        return self._made.inference
+
     def evaluate(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """The loss, the metrics and the net's outputs, by name."""
         return self._outputs(self._evaluation, feeds)

@@ -21,7 +21,7 @@ Mode = Literal["frozen", "train"]
 
 @dataclass(frozen=True)
 class Modes:
-    """Whether operators compute as in the file, "frozen", or as in training, "train".
+    """Whether operators of a step compute as in the file, "frozen", or as in training, "train".
 
     Raises:
         ArgumentError: A mode is neither, or the seed is negative.
@@ -101,6 +101,43 @@ class Modes:
                 node.replace_input_with(2, true)
                 if self.seed is not None:
                     node.attributes["seed"] = ir.AttrInt64("seed", self.seed + k)
+
+
+def infer(net: ir.Model) -> bool:
+    """Let each BatchNormalization and Dropout compute as in inference, wherever it is.
+
+    A running statistic that a BatchNormalization gives out is then the one that it is given.
+
+    Returns:
+        Whether one did not before.
+    """
+    changed = False
+    graphs: list[ir.Graph | ir.Function] = [net.graph, *net.functions.values()]
+    nodes = [node for graph in graphs for node in all_nodes(graph)]
+    for node in nodes:
+        if _is(node, "BatchNormalization"):
+            changed |= _of_statistics(node)
+        elif _is(node, "Dropout") and len(node.inputs) > 2 and node.inputs[2] is not None:
+            node.replace_input_with(2, None)
+            node.resize_inputs(2)
+            changed = True
+    return changed
+
+
+def _of_statistics(node: ir.Node) -> bool:
+    """Let a BatchNormalization standardise by its running statistics; whether it did not."""
+    found = node.attributes.pop("training_mode", None)
+    for k, value in enumerate(node.outputs[1:]):
+        if value.uses() or value.is_graph_output():
+            same = ir.node("Identity", [node.inputs[3 + k % 2]], name=value.name)
+            (output,) = same.outputs
+            output.type, output.shape = value.type, value.shape
+            value.replace_all_uses_with(output, replace_graph_outputs=True)
+            output.name, value.name = value.name, None
+            node.append(same)
+    several = len(node.outputs) > 1
+    node.resize_outputs(1)
+    return several or (found is not None and found.as_int() != 0)
 
 
 def _is(node: ir.Node, op_type: str) -> bool:

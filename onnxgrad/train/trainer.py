@@ -45,6 +45,9 @@ class Trainer:
         trainer.fit((images, labels), 5, validation=(others, their_labels))
         trainer.save("trained.onnx")
 
+    With ``batch_norm="train"`` or ``dropout="train"`` a step computes as in training, and all else
+    as in inference, also where the file has another mode. Otherwise all compute as in the file.
+
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         loss, optimizer, wrt: As for `train.step`.
@@ -364,16 +367,20 @@ class Trainer:
         self.history = stood["history"]
 
     def export(self) -> Any:
-        """The model as it was, with the weights as they are now: see `train.export`."""
-        return export(self._kind, self._nets.weights())
+        """The model as it was, with the weights as they are now: see `train.export`.
+
+        With ``batch_norm="train"`` or ``dropout="train"`` it computes as in inference.
+        """
+        return export(self._kind, self._nets.weights(), inference=self._nets.inference)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as it was, with the weights as they are now: see `train.export`.
+        """Write the model as it was, with the weights as they are now: see `export`.
 
         Raises:
             SaveError: The file cannot be written, or the disk is full.
         """
-        io.save(export(self._model, self._nets.weights()), path)
+        weights = self._nets.weights()
+        io.save(export(self._model, weights, inference=self._nets.inference), path)
 
 
 def _best_name(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -427,3 +428,95 @@ def test_noise_of_a_seed_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
     (moved,) = _moves(again, 1)
     np.testing.assert_array_equal(moved, second)
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(first.size)
+
+
+# -- modes -----------------------------------------------------------------------------------------
+
+
+def _exported_for_training(operator: str, opset: int = 17) -> onnx.ModelProto:
+    """A net whose file has its operator in training mode."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[N,4] x) => (float[N,3] logits) '
+        "<float[4] s = {1, 2, 3, 4}, float[4] o = {0, 1, 0, 1}, float[4] mean = {0, 0, 0, 0}, "
+        "float[4] var = {1, 1, 1, 1}, float half = {0.5}, bool on = {1}> "
+        f"{{ {operator} logits = MatMul(n, w) }}"
+    )
+    w = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    return model
+
+
+BATCH_NORM = "n, m, v = BatchNormalization<training_mode = 1>(x, s, o, mean, var)"
+DROPOUT = "k = Identity(x) n = Dropout(k, half, on)"
+
+
+def _expected(state: dict[str, np.ndarray], mode: str) -> np.ndarray:
+    n = 3 * X + 2
+    if mode == "batch_norm":
+        n = (n - state["mean"]) / np.sqrt(state["var"] + 1e-5) * state["s"] + state["o"]
+    found: np.ndarray = n @ state["w"]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["message", "path", "bytes", "ir"])
+@pytest.mark.parametrize("mode, body", [("batch_norm", BATCH_NORM), ("dropout", DROPOUT)])
+def test_what_is_no_step_computes_as_in_inference(
+    mode: str, body: str, kind: str, tmp_path: Path
+) -> None:
+    proto, path = _exported_for_training(body), tmp_path / "net.onnx"
+    onnx.save(proto, path)
+    kinds = {"path": path, "bytes": path.read_bytes(), "ir": ir.load(path)}
+    options: dict[str, Any] = {mode: "train"}
+    loss = losses.cross_entropy("logits")
+    made = train.Trainer(kinds.get(kind, proto), loss, train.Adam(lr=0.05), **options)
+    made.fit((3 * X + 2, LABELS), 3)
+    expected = _expected(made.state, mode)
+    if mode == "batch_norm":
+        assert made.state["mean"].min() > 0.5
+    scores = np.log(np.exp(expected).sum(1)) - expected[np.arange(50), LABELS]
+    for size in (50, 8, 1):
+        found = made.evaluate((3 * X + 2, LABELS), batch_size=size)
+        assert found["loss"] == pytest.approx(scores.mean(), rel=1e-4)
+        predicted = made.predict(3 * X + 2, batch_size=size)
+        np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-4)
+    made.save(tmp_path / "saved.onnx")
+    for net in (made.export(), tmp_path / "saved.onnx"):
+        np.testing.assert_allclose(og.Net(net)(3 * X + 2), expected, rtol=1e-4, atol=1e-4)
+        assert np.abs(og.Net(net)(X[:1]) - og.Net(net)(X)[:1]).max() < 1e-4
+    onnx.checker.check_model(str(tmp_path / "saved.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("mode, body", [("batch_norm", BATCH_NORM), ("dropout", DROPOUT)])
+def test_files_that_are_no_step_compute_as_in_inference(
+    mode: str, body: str, tmp_path: Path
+) -> None:
+    proto, options = _exported_for_training(body), {mode: "train"}
+    train.artifacts(proto, tmp_path, losses.cross_entropy("logits"), train.Adam(), **options)
+    first = og.Net(tmp_path / "init.onnx")({})
+    for name in ("infer", "eval"):
+        net = og.Net(tmp_path / f"{name}.onnx")
+        moved = dict(first) | ({"mean": first["mean"] + 5} if mode == "batch_norm" else {})
+        feeds = {port: moved[port] for port in net.inputs if port in moved} | {"x": 3 * X + 2}
+        found = net(feeds | ({"labels": LABELS} if name == "eval" else {}))
+        found = found["logits"] if isinstance(found, dict) else found
+        initial = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+        np.testing.assert_allclose(found, _expected(initial | moved, mode), rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_modes_are_those_of_the_file() -> None:
+    proto = _exported_for_training(BATCH_NORM)
+    made = train.Trainer(proto, losses.cross_entropy("logits"), train.SGD(lr=0.1))
+    made.fit((X, LABELS), 1)
+    exported = made.export()
+    assert exported.graph.node == proto.graph.node
+    turned = train.export(proto, {"w": np.zeros((4, 3), np.float32)}, inference=True)
+    onnx.checker.check_model(turned, full_check=True)
+    assert not og.Net(turned)(X).any()
+
+
+def test_running_statistics_that_are_outputs() -> None:
+    proto = _exported_for_training(BATCH_NORM)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("m", 1, [4]))
+    turned = train.export(proto, {"mean": np.full(4, 7, np.float32)}, inference=True)
+    onnx.checker.check_model(turned, full_check=True)
+    np.testing.assert_array_equal(og.Net(turned)(X)["m"], np.full(4, 7, np.float32))
