@@ -147,7 +147,7 @@ class _Places:
         tensor = ir.convenience.get_const_tensor(self._known[name])
         for other, value in self._known.items():
             same = other != name and ir.convenience.get_const_tensor(value) is tensor
-            if same and not _equal(self._new.get(other, _content(value)), array):
+            if same and not _equal(self._new.get(other, array), array):
                 raise ArgumentError(
                     f"the file holds {name!r} and {other!r} as one tensor, as calls of one "
                     f"function do, and they have become different. {_INSTEAD}"

@@ -81,7 +81,7 @@ def release(
             raise ArgumentError(f"wrt: {listed} is no weight, or it is frozen")
         job.zeros = False
     flow = job.trace(job.of, weights) if weights else None
-    released = [v.name or "" for v in weights if flow and flow.matters(v)]
+    released = _once(net, [v.name or "" for v in weights if flow and flow.matters(v)])
     if not released:
         raise ArgumentError("the loss depends on no weight to train; name weights in wrt")
     moved = statistics(job.op.graph)
@@ -162,9 +162,30 @@ def _make_room(net: ir.Model, options: Options) -> None:
             value.name = names.fresh(f"{name}_of_the_net")
 
 
+def _once(net: ir.Model, names: Sequence[str]) -> list[str]:
+    """The names of weights, of those that calls of one function share the first."""
+    known = {v.name: v for v in _weights(net.graph)}
+    found, seen = [], set[str | None]()
+    for name in names:
+        if name not in seen:
+            found.append(name)
+            seen.update(v.name for v in _shared(net, known[name]))
+    return found
+
+
+def _shared(net: ir.Model, value: ir.Value) -> list[ir.Value]:
+    """A weight, and what is one with it: the same Constant of a function in its other calls."""
+    if value.is_initializer():
+        return [value]
+    tensor = ir.convenience.get_const_tensor(value)
+    others = (v for v in _weights(net.graph) if not v.is_initializer() and v is not value)
+    return [value, *(v for v in others if ir.convenience.get_const_tensor(v) is tensor)]
+
+
 def _free(net: ir.Model, name: str) -> None:
     """Make an input of a weight, wherever it is kept."""
     value = next(v for v in _weights(net.graph) if v.name == name)
+    values = _shared(net, value)
     tensor = ir.convenience.get_const_tensor(value)
     assert tensor is not None and value.name is not None
     dtype = ir.DataType.FLOAT if tensor.dtype in HALVES else tensor.dtype
@@ -177,11 +198,12 @@ def _free(net: ir.Model, name: str) -> None:
         source.name = names.fresh(f"{name}_{tensor.dtype.name.lower()}")
         source.type, source.shape = ir.TensorType(tensor.dtype), given.shape
         net.graph.insert_before(net.graph[0], cast)
-    value.replace_all_uses_with(source, replace_graph_outputs=True)
-    node = value.producer()
-    if node is not None and node.graph is not None:
-        node.graph.remove(node)
-    elif value.graph is not None:
+    for one in values:
+        one.replace_all_uses_with(source, replace_graph_outputs=True)
+        node = one.producer()
+        if node is not None and node.graph is not None:
+            node.graph.remove(node)
+    if value.is_initializer() and value.graph is not None:
         if value in value.graph.inputs:
             value.graph.inputs.remove(value)
         value.graph.initializers.pop(name)

@@ -10,10 +10,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import numpy_helper
 
 import onnxgrad as og
 from onnxgrad import losses, train
+from onnxgrad.train.release import known_weights
+from onnxgrad.transforms.options import Options
 
 MODELS = Path(__file__).parents[2] / "models"
 RNG = np.random.default_rng(0)
@@ -179,6 +182,29 @@ def shared() -> onnx.ModelProto:
     )
 
 
+def two_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """A state in which the weights of two calls differ, as of a step of one's own."""
+    names = known_weights(ir.from_proto(model), Options())
+    assert len(names) == 2
+    return {name: np.full((2, 2), k, np.float32) for k, name in enumerate(names)}
+
+
+def test_calls_of_a_function_share_a_weight() -> None:
+    """Its gradient is that of both calls; here y = x w w, and the loss is the mean of y²."""
+    trainer = train.Trainer(shared(), losses.mse("y"), train.SGD(lr=0.01))
+    x = RNG.standard_normal((4, 2)).astype(np.float32)
+    trainer.fit({"x": x, "labels": np.zeros((4, 2), np.float32)})
+    w = torch.tensor([[1.0, 2], [3, 4]], requires_grad=True)
+    (torch.tensor(x) @ w @ w).square().mean().backward()
+    expected = (w - 0.01 * w.grad).detach().numpy()
+    (found,) = (array for name, array in trainer.state.items() if name != "step")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    exported = trainer.export()
+    assert len(exported.functions) == 1
+    for y in (outputs(exported, {"x": x})[0], trainer.predict(x)):
+        np.testing.assert_allclose(y, x @ expected @ expected, rtol=1e-3, atol=1e-4)
+
+
 BIAS = np.zeros(2, np.float32)
 
 
@@ -193,7 +219,7 @@ BIAS = np.zeros(2, np.float32)
         (lambda: train.export(NETS["initializers"], {"step": np.array(3)}), "none of the weights"),
         (lambda: train.export(NETS["initializers"], {"b": BIAS, "z.m": BIAS}), "no weight 'z.m'"),
         (lambda: train.export(NETS["initializers"], [BIAS]), "arrays by name"),
-        (lambda: train.export(shared(), step_of(shared())), "one tensor"),
+        (lambda: train.export(shared(), two_of(shared())), "one tensor"),
     ],
 )
 def test_mistakes(make: Any, says: str) -> None:
