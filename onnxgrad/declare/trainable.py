@@ -95,10 +95,38 @@ def _takes(node: ir.Node, operand: str, weight: ir.Value, many: bool) -> bool:
     if kind == "Gather":  # a table, of which indices pick rows
         return many and operand == "data" and len(weight.shape or ()) > 1
     if operand in _WEIGHTS.get(kind, ()):
-        return True
+        return not (kind == "InstanceNormalization" and _only_groups(node, weight, operand))
     if kind in _SUMS:
         return (many or _is_bias(node, weight)) and not _masks(weight)
     return many and kind in _PRODUCTS
+
+
+def _only_groups(node: ir.Node, weight: ir.Value, operand: str) -> bool:
+    """Whether an operand stands for no scale or no bias of a GroupNorm, as PyTorch exports it.
+
+    That is an InstanceNormalization with ones and zeros, whose output is reshaped, then multiplied
+    and added to by the weights.
+    """
+    value = node.outputs[0]
+    for op_type in ("Reshape", "Mul", "Add"):
+        uses = list(value.uses())
+        if len(uses) != 1 or uses[0].node.op_type != op_type or value.is_graph_output():
+            return False
+        follower, index = uses[0]
+        if op_type != "Reshape" and not _is_constant(follower.inputs[1 - index]):
+            return False
+        value = follower.outputs[0]
+    tensor = ir.convenience.get_const_tensor(weight)
+    return tensor is not None and bool(np.all(tensor.numpy() == (operand == "scale")))
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Whether a tensor is a weight, moved at most."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in _MOVING or node.domain:
+            break
+        value = node.inputs[0]
+    return value is not None and ir.convenience.get_const_tensor(value) is not None
 
 
 def _is_bias(node: ir.Node, weight: ir.Value) -> bool:

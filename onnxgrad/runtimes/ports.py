@@ -36,8 +36,8 @@ class Port:
         if value.shape is None:
             return cls(value.name or "", dtype, None)
         dims = tuple(d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape)
-        # Some exporters write -1 for any size.
-        free = tuple(None if isinstance(d, int) and d < 0 else d for d in dims)
+        # Some exporters write -1 for any size, and onnx's shape inference a name of its own.
+        free = tuple(None if str(d).startswith(("-", "unk__")) else d for d in dims)
         return cls(value.name or "", dtype, free)
 
     def array(self, value: Any) -> Any:

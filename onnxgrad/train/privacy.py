@@ -81,7 +81,16 @@ class DPSGD:
             job: Has the net for the whole batch.
             single: A copy of the net before the job.
             inputs: The names of the net's own inputs, all of which have the batch.
+
+        Raises:
+            ArgumentError: One is a scalar.
         """
+        ports = {v.name: v for v in job.net.graph.inputs}
+        if lone := [x for x in inputs if (shape := ports[x].shape) is not None and not len(shape)]:
+            raise ArgumentError(
+                f"privacy: the input {lone[0]!r} is a scalar, and each example needs its own: "
+                "give it the batch as its first axis, or make it a constant of the model"
+            )
         batched = batch_inputs(job.net.graph, list(inputs))
         known = {*batched, *job.wrt, *job.op.inputs}
         added = [v for v in job.net.graph.inputs if v not in known]  # labels

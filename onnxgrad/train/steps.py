@@ -211,7 +211,11 @@ def _rename(job: Job, value: ir.Value) -> None:
         ArgumentError: It is one.
     """
     graph = job.net.graph
-    if value in graph.inputs or (value in graph.outputs and job.options.forward):
+    if value in graph.inputs:
+        raise ArgumentError(
+            f"the model has an input {value.name!r}, the name of an output of a step: rename it"
+        )
+    if value in graph.outputs and job.options.forward:
         raise ArgumentError(
             f"the model has {value.name!r} already: rename it, or leave forward=False"
         )

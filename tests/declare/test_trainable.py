@@ -125,6 +125,29 @@ def test_by_what_takes_it(name: str) -> None:
     assert set(og.inspect(model, og.ALL).wrt) == {"x", *names.split()}
 
 
+GROUPS = """r = Reshape(x, grouped) i = InstanceNormalization(r, ones, zeros) o = Reshape(i, back)
+    v = Unsqueeze(w, one) p = Mul(o, v) s = Add(p, b) y = Reshape(s, flat)"""
+GROUPS_SHAPES = {"grouped": [0, 1, -1], "back": [0, 3, 1], "one": [1], "flat": [0, 3]}
+
+
+@pytest.mark.parametrize(
+    "change, ones, names",
+    [
+        (("", ""), 1, "b w"),  # a GroupNorm
+        (("", ""), 2, "b ones w"),  # a scale that says something
+        (("= Mul(o, v)", "= Mul(o, o)"), 1, "b ones zeros"),  # no other scale
+        (("o = Reshape(i, back)", "o = Identity(i)"), 1, "b ones w zeros"),
+    ],
+)
+def test_ones_and_zeros_of_a_group_norm(change: tuple[str, str], ones: float, names: str) -> None:
+    model = parse(GROUPS.replace(*change), {"w": [3], "b": [3, 1]})
+    arrays = {n: np.array(shape) for n, shape in GROUPS_SHAPES.items()}
+    arrays |= {"ones": np.full(1, ones, np.float32), "zeros": np.zeros(1, np.float32)}
+    for key, value in arrays.items():
+        model.graph.initializer.append(numpy_helper.from_array(value, key))
+    assert sorted(og.Net(model).parameters) == names.split()
+
+
 def test_a_table() -> None:
     """Rows that indices pick are trainable, one row of numbers is not."""
     body = "e = Gather(t, i) k = Gather(v, i) l = Unsqueeze(k, one) y = Pow(e, l)"

@@ -13,6 +13,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad.runtimes import registry
+from onnxgrad.runtimes.ports import Port
 from onnxgrad.runtimes.protocol import Copied, Runtime, Session
 
 NET = '<ir_version: 10, opset_import: ["": 21]> g (float[2] x) => (float[2] y) { y = Mul(x, x) }'
@@ -103,3 +104,10 @@ def test_copied_results_keep_their_shape() -> None:
     x[...] = 1
     with pytest.raises(og.FeedError, match=r"shape \(2,\) and got \(1,\)"):
         bound.run()
+
+
+def test_names_that_shape_inference_makes_up_are_any_size() -> None:
+    value = ir.Value(
+        name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["unk__0", "N", -1, 3])
+    )
+    assert Port.of(value).shape_text() == "(?, N, ?, 3)"

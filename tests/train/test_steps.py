@@ -551,6 +551,21 @@ def test_mistaken_numbers(make: Any, says: str) -> None:
         make()
 
 
+def test_a_scalar_input_has_no_example() -> None:
+    model = net("h = MatMul(x, w) p = Mul(h, c) y = Add(p, b)")
+    model.graph.input.append(onnx.helper.make_tensor_value_info("c", 11, []))
+    privacy = train.DPSGD(noise_multiplier=1, max_grad_norm=1)
+    with pytest.raises(og.ArgumentError, match="'c' is a scalar"):
+        train.step(model, og.losses.mse(), SGD, privacy=privacy)
+
+
+def test_an_input_of_the_name_of_an_output() -> None:
+    model = net("h = MatMul(x, w) p = Mul(h, loss) y = Add(p, b)")
+    model.graph.input.append(onnx.helper.make_tensor_value_info("loss", 11, []))
+    with pytest.raises(og.ArgumentError, match=r"an input 'loss', .*: rename it$"):
+        train.step(model, og.losses.mse(), SGD)
+
+
 def test_one_group_and_names_with_brackets() -> None:
     model = net(BODY.replace("w)", "v)"), weights={"v": W, "b": B})
     model.graph.node[0].input[1] = model.graph.initializer[0].name = "v[0]"
