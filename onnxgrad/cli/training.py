@@ -26,7 +26,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.runtimes.registry import on_cpu
 from onnxgrad.train import schedules
-from onnxgrad.train.artifacts import state_of
+from onnxgrad.train.checkpoints import state_in
 from onnxgrad.train.data import read_arrays
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -322,9 +322,8 @@ def export(
     if state.suffix == ".npz":
         arrays = read_arrays(state)
     else:
-        arrays = state_of(io.load(state), next(iter(on_cpu().values())))
-    weights = {name: a for name, a in arrays.items() if not name.endswith(".best")}
-    io.save(train.export(io.load(model), weights), output)
+        arrays = state_in(io.load(state), next(iter(on_cpu().values())), str(state))
+    io.save(train.export(io.load(model), arrays), output)
     say(f"Wrote {output}.")
 
 

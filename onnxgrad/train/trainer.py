@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,8 @@ from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.registry import start
-from onnxgrad.train.artifacts import parts, require_state, state_model, state_of
+from onnxgrad.train.artifacts import parts, require_state
+from onnxgrad.train.checkpoints import Checkpoint
 from onnxgrad.train.data import Batch, Source, checked, examples_in, source
 from onnxgrad.train.export import export
 from onnxgrad.train.loaded import RATE, Loaded
@@ -28,8 +28,6 @@ from onnxgrad.train.schedules import Schedule
 from onnxgrad.train.stopping import EarlyStopping
 from onnxgrad.transforms.options import Wrt
 
-# The property of a checkpoint that says where the training stood.
-TRAINER = "onnxgrad.trainer"
 _BATCH_SIZE = 32
 
 Record: TypeAlias = dict[str, float]
@@ -103,7 +101,8 @@ class Trainer:
         self._nets = Loaded(made, self._runtime)
         self._scaled = step.get("loss_scale") is not None
         self._lr, self._seed = optimizer.lr, seed
-        self._best: dict[str, Array] | None = None
+        self._best: dict[str, Array] | None = None  # of the epochs of one `fit`, and its resume
+        self._since, self._resumed = 0, False  # the first of these epochs
         self._sum, self._seen = 0.0, 0
         self.epoch = self.batch = self.steps = 0
         self.history: list[Record] = []
@@ -139,6 +138,9 @@ class Trainer:
     ) -> list[Record]:
         """Train.
 
+        It begins an epoch anew where the last call was broken off in the middle of one; only
+        `resume` goes on in the middle.
+
         Args:
             data: Arrays with the batch along the first axis: a dict by the names of the inputs, the
                 labels among them, or a tuple in their order, labels last; the path of an .npz file
@@ -152,7 +154,8 @@ class Trainer:
             validation: Data to evaluate after each epoch.
             schedule: The learning rate, a function of the number of batches that have been trained
                 on, from 0 on; None for the optimizer's.
-            early_stopping: When to stop before.
+            early_stopping: When to stop before; the epochs of this call count, and of the one
+                whose checkpoint `resume` has read.
             callbacks: Called as ``callback(trainer, record)`` after each epoch; True ends training.
             checkpoint: A file to write after each epoch, for `resume`.
             progress: Show a bar; None where the standard error is a terminal.
@@ -169,6 +172,7 @@ class Trainer:
         size = batch_size or self._declared_batch() or _BATCH_SIZE
         given = source(data, list(self._nets.batch), size, drop_last)
         rate = schedule or (lambda step: self._lr)
+        self._begin(early_stopping)
         while self.epoch < epochs and not self._is_late(early_stopping):
             record = self._epoch(given, rate, shuffle, progress, epochs)
             if validation is not None:
@@ -198,11 +202,22 @@ class Trainer:
             raise ArgumentError("the data has no length, so nothing tells the number of its steps")
         return count
 
+    def _begin(self, early: EarlyStopping | None) -> None:
+        """Forget what an earlier `fit` has left; only what `resume` has read is gone on from."""
+        restores = early is not None and early.restore_best
+        if not self._resumed:
+            self.batch, self._sum, self._seen = 0, 0.0, 0
+        if not self._resumed or (restores and self._best is None):
+            self._since = self.epoch
+        if not self._resumed or not restores:
+            self._best = None
+        self._resumed = False
+
     def _is_late(self, early: EarlyStopping | None) -> bool:
-        return early is not None and early.waited(self.history) >= early.patience
+        return early is not None and early.waited(self.history[self._since :]) >= early.patience
 
     def _keep_best(self, early: EarlyStopping) -> None:
-        if early.waited(self.history) == 0:
+        if early.waited(self.history[self._since :]) == 0:
             self._best = self.state
 
     def _epoch(
@@ -321,9 +336,6 @@ class Trainer:
         Raises:
             SaveError: The file cannot be written, or the disk is full.
         """
-        state = self.state
-        if self._best is not None:
-            state |= {_best_name(name): array for name, array in self._best.items()}
         stood = {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -331,9 +343,10 @@ class Trainer:
             "sum": self._sum,
             "seen": self._seen,
             "seed": self._seed,
+            "since": self._since,
             "history": self.history,
         }
-        io.save(state_model(state, {TRAINER: json.dumps(stood)}), path)
+        io.save(Checkpoint(self.state, self._best, stood).model(), path)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint: the state, the count of epochs, the order of the examples.
@@ -344,21 +357,13 @@ class Trainer:
             ModelError: The file cannot be read.
             ArgumentError: It is no checkpoint, or one of another model or optimizer.
         """
-        model = io.load(path)
-        try:
-            stood = json.loads(model.metadata_props[TRAINER])
-        except (KeyError, ValueError):
-            raise ArgumentError(
-                f"{os.fspath(path)!r} is no checkpoint: `Trainer.checkpoint` writes one"
-            ) from None
-        found = state_of(model, self._runtime)
-        best = {n: found.pop(_best_name(n)) for n in self._nets.shapes if _best_name(n) in found}
-        require_state(found, self._nets.shapes, whole=True)
-        self.state = found
-        self._best = best or None
+        found = Checkpoint.read(io.load(path), self._runtime, os.fspath(path))
+        for state in filter(None, (found.state, found.best)):
+            require_state(state, self._nets.shapes, whole=True)
+        self.state, self._best, stood = found.state, found.best, found.stood
         self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
         self._sum, self._seen, self._seed = stood["sum"], stood["seen"], stood["seed"]
-        self.history = stood["history"]
+        self.history, self._since, self._resumed = stood["history"], stood["since"], True
 
     def export(self) -> Any:
         """The model as it was, with the weights as they are now: see `train.export`."""
@@ -371,7 +376,3 @@ class Trainer:
             SaveError: The file cannot be written, or the disk is full.
         """
         io.save(export(self._model, self._nets.weights()), path)
-
-
-def _best_name(name: str) -> str:
-    return f"{name}.best"

@@ -132,6 +132,7 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     again.resume(tmp_path / "cut.onnx")
     again.fit(DATA, 3, batch_size=16)
     assert same(again.state, whole.state) and again.history == whole.history
+    cut.resume(tmp_path / "cut.onnx")
     cut.fit(DATA, 3, batch_size=16)
     assert same(cut.state, whole.state)
 

@@ -1,0 +1,134 @@
+"""What a trainer goes on from: the right state, of the right training, and nothing by accident."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+import onnxgrad as og
+from onnxgrad import losses, train
+from tests.train.test_trainer import DATA, LABELS, MLP, X, same, trainer
+
+
+def renamed(**names: str) -> onnx.ModelProto:
+    """The small net with other names of weights; `_` stands for a dot."""
+    model = onnx.load(MLP)
+    new = {old.replace("_", "."): name for old, name in names.items()}
+    for tensor in model.graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            node.input[k] = new.get(name, name)
+    return model
+
+
+def trainer_of(model: Any, optimizer: Any = None, **options: Any) -> train.Trainer:
+    optimizer = optimizer or train.SGD(lr=0.1)
+    return train.Trainer(model, losses.cross_entropy("logits"), optimizer, threads=1, **options)
+
+
+STOP = train.EarlyStopping(monitor="loss", patience=5, restore_best=True)
+
+
+def test_a_later_fit_does_not_go_back_to_an_old_best(tmp_path: Path) -> None:
+    path = tmp_path / "run.onnx"
+    trainer().fit(DATA, 2, early_stopping=STOP, checkpoint=path)
+    made, plain = trainer(), trainer()
+    made.resume(path)
+    made.fit(DATA, 6)
+    plain.fit(DATA, 6)
+    assert same(made.state, plain.state) and made.history == plain.history
+
+
+def test_a_fit_that_was_broken_off_leaves_no_best() -> None:
+    made, states = trainer(), []
+
+    def breaking(one: train.Trainer, record: Any) -> None:
+        if one.epoch == 2:
+            raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError):
+        made.fit(DATA, 5, early_stopping=STOP, callbacks=[breaking])
+    made.fit(DATA, 5, callbacks=[lambda one, record: states.append(one.state)])
+    assert len(states) == 3 and same(made.state, states[-1])
+
+
+def test_early_stopping_counts_the_epochs_of_its_own_fit() -> None:
+    """The rate of 0 makes no epoch better than the first of the call."""
+    stop = train.EarlyStopping(monitor="loss", patience=2)
+    made = trainer(optimizer=train.SGD(lr=0.0))
+    assert len(made.fit(DATA, 9, batch_size=50, shuffle=False, early_stopping=stop)) == 3
+    assert len(made.fit(DATA, 9, batch_size=50, shuffle=False, early_stopping=stop)) == 6
+
+
+def test_a_second_fit_begins_with_its_first_batch() -> None:
+    made, plain = trainer(), trainer()
+    batches = [(X[k : k + 10], LABELS[k : k + 10]) for k in range(0, 50, 10)]
+
+    def broken() -> Any:
+        yield from batches[:3]
+        raise ValueError("a disk")
+
+    with pytest.raises(ValueError, match="a disk"):
+        made.fit(broken())
+    plain.state = made.state
+    assert made.steps == 3
+    made.fit(batches[3:])
+    plain.fit(batches[3:])
+    assert made.steps == 5 and same(made.state, plain.state)
+    assert made.history[0]["loss"] == plain.history[0]["loss"]
+
+
+@pytest.mark.parametrize("name", ["fc1.weight.best", "fc2.bias.best", "fc1.weight.initial"])
+def test_weights_of_any_name(name: str, tmp_path: Path) -> None:
+    model, path = renamed(fc1_bias=name), tmp_path / "run.onnx"
+    onnx.save(model, tmp_path / "net.onnx")
+    made, again = trainer_of(model), trainer_of(model)
+    made.fit(DATA, 2, early_stopping=STOP, checkpoint=path)
+    onnxruntime.InferenceSession(str(path))
+    again.resume(path)
+    again.fit(DATA, 2, early_stopping=STOP)
+    assert same(again.state, made.state) and name in made.state
+    from onnxgrad.cli.training import export
+
+    export(str(tmp_path / "net.onnx"), path, tmp_path / "trained.onnx")
+    exported = onnx.load(tmp_path / "trained.onnx").graph.initializer
+    for tensor in exported:
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), made.state[tensor.name])
+    train.artifacts(model, tmp_path / "files", losses.cross_entropy("logits"), train.SGD())
+    init = onnxruntime.InferenceSession(str(tmp_path / "files" / "init.onnx"))
+    assert name in [y.name for y in init.get_outputs()]
+
+
+def _changed(path: Path, change: Any) -> None:
+    model = onnx.load(path)
+    (prop,) = [p for p in model.metadata_props if p.key == "onnxgrad.trainer"]
+    prop.value = change(prop.value)
+    onnx.save(model, path)
+
+
+def _without(key: str) -> Any:
+    return lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != key})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2], lambda text: "[]", lambda text: '{"epoch": 1}',
+        _without("history"), _without("best"),
+        lambda text: json.dumps(json.loads(text) | {"best": {"fc1.bias": "none"}}),
+    ],
+)  # fmt: skip
+def test_damaged_metadata(change: Any, tmp_path: Path) -> None:
+    path, made = tmp_path / "run.onnx", trainer()
+    made.fit(DATA, checkpoint=path)
+    _changed(path, change)
+    with pytest.raises(og.ArgumentError, match=r"run\.onnx' is damaged"):
+        made.resume(path)
