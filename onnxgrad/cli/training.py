@@ -190,7 +190,7 @@ def _with_default(parameter: Parameter) -> Parameter:
 
 
 _STEP = _Arguments.of(train.step, without=("of",))
-_TRAINED = _Arguments.of(train.step, without=("of", "forward", "grad_norm", "seed"))
+_TRAINED = _Arguments.of(train.step, without=("of", "forward", "grad_norm", "finite", "seed"))
 
 
 def step(model: str, output: Path, **given: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime, Session, carry
 from onnxgrad.train.artifacts import Parts, require_state
@@ -40,11 +41,14 @@ class Loaded:
         """Take a state, all of it or a part, in the place of the present one.
 
         Raises:
-            ArgumentError: It is of another model or optimizer.
+            ArgumentError: It is of another model or optimizer, or a number is not finite.
         """
         require_state(state, self.shapes, whole=False)
         now = self.carried.arrays()
         changed = {name: np.asarray(a, now[name].dtype) for name, a in state.items()}
+        for name, array in changed.items():
+            if not np.isfinite(array).all():
+                raise ArgumentError(f"{name!r} of the state has numbers that are not finite")
         self.carried = carry(self._step, now | changed, self._made.following)
 
     def weights(self) -> dict[str, Array]:

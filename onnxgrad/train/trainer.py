@@ -29,6 +29,7 @@ from onnxgrad.train.stopping import EarlyStopping
 from onnxgrad.transforms.options import Wrt
 
 _BATCH_SIZE = 32
+_LARGEST = float(np.finfo(np.float32).max)
 
 Record: TypeAlias = dict[str, float]
 
@@ -96,7 +97,7 @@ class Trainer:
         heads = {name: m for name, m in scored.items() if isinstance(m, Head)}
         self._heads = ["loss", *heads]
         self._functions = {name: m for name, m in scored.items() if not isinstance(m, Head)}
-        step = {"grad_norm": True, "seed": seed} | step
+        step = {"grad_norm": True, "seed": seed} | step | {"finite": True}
         made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
         self._nets = Loaded(made, self._runtime)
         self._scaled = step.get("loss_scale") is not None
@@ -164,8 +165,8 @@ class Trainer:
             The records of all epochs, `history`.
 
         Raises:
-            TrainingError: The loss or the gradient is not finite; the state before that batch is
-                kept.
+            TrainingError: The loss, the gradient, the learning rate or the next state is not
+                finite; the state before that batch is kept.
             FeedError: The data does not fit the model, or a label is out of range.
             SaveError: The checkpoint cannot be written; the older one is still there.
         """
@@ -226,10 +227,10 @@ class Trainer:
         """The rest of an epoch."""
         order = np.random.default_rng([self._seed, self.epoch]) if shuffle else None
         title = f"epoch {self.epoch + 1}/{epochs}"
-        lr = rate(self.steps)
+        lr = self._rate(rate)
         with progress_bar(title, given.count, self.batch, progress) as advance:
             for batch in given.batches(order, self.batch):
-                lr = rate(self.steps)
+                lr = self._rate(rate)
                 count, loss = self._take_step(batch, lr)
                 self._sum, self._seen = self._sum + loss * count, self._seen + count
                 self.batch, self.steps = self.batch + 1, self.steps + 1
@@ -254,16 +255,49 @@ class Trainer:
             raise FeedError(f"{where}: {error}") from error
         results = dict(zip(self._nets.carried.outputs, found, strict=True))
         loss = float(results["loss"])
-        norm = float(results["grad_norm"]) if "grad_norm" in results else 0.0
+        self._require_finite(results, f"at {where} (step {self.steps}, learning rate {lr:g})")
+        self._nets.carried.advance()
+        return examples_in(feeds), loss
+
+    def _require_finite(self, results: Mapping[str, Any], where: str) -> None:
+        """Check the numbers of a step, so that the state never has one that is not finite.
+
+        Raises:
+            TrainingError: The loss, the norm of the gradients, or the next state is not.
+        """
+        loss, norm = float(results["loss"]), float(results.get("grad_norm", 0))
         for what, number in (("loss", loss), ("gradient's norm", 0.0 if self._scaled else norm)):
             if not math.isfinite(number):
                 raise TrainingError(
-                    f"The {what} is {number} at {where} (step {self.steps}, learning rate {lr:g}). "
-                    "The state before this batch is kept. Lower the learning rate, or give "
-                    "clip_grad_norm; look at the batch for numbers that are not finite."
+                    f"The {what} is {number} {where}. The state before this batch is kept. Lower "
+                    "the learning rate, or give clip_grad_norm; look at the batch for numbers that "
+                    "are not finite."
                 )
-        self._nets.carried.advance()
-        return examples_in(feeds), loss
+        if not results["finite"]:
+            raise TrainingError(
+                f"The update has numbers that are not finite {where}. The state before this batch "
+                "is kept. Lower the learning rate, or give the optimizer a larger eps; a weight "
+                "that is not finite in the model has to be frozen."
+            )
+
+    def _rate(self, schedule: Schedule) -> float:
+        """The learning rate of the next step.
+
+        Raises:
+            TrainingError: The schedule gives no number, or one that is not finite in float32.
+        """
+        given = schedule(self.steps)
+        try:
+            lr = float(given)
+        except (TypeError, ValueError):
+            lr = math.nan
+        if not abs(lr) <= _LARGEST:
+            raise TrainingError(
+                f"The learning rate is {given!r} at batch {self.batch + 1} of epoch "
+                f"{self.epoch + 1} (step {self.steps}): a schedule gives a finite number. The "
+                "state before this batch is kept."
+            )
+        return lr
 
     def evaluate(self, data: Any, *, batch_size: int | None = None) -> Record:
         """The mean loss and metrics over some data, each batch weighted by its number of examples.

@@ -132,3 +132,76 @@ def test_damaged_metadata(change: Any, tmp_path: Path) -> None:
     _changed(path, change)
     with pytest.raises(og.ArgumentError, match=r"run\.onnx' is damaged"):
         made.resume(path)
+
+
+# -- the state is always finite --------------------------------------------------------------------
+
+UNUSED = {"input": X * np.array([0, 1, 1, 1], np.float32), "labels": LABELS}
+INFINITE = onnx.parser.parse_model(
+    '<ir_version: 10, opset_import: ["" : 21]> g (float[N,1] x) => (float[N,1] y)'
+    " <float[1,1] w = {0}> { h = MatMul(x, w) y = Sqrt(h) }"
+)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "reference"])
+def test_an_update_that_is_not_finite(runtime: str, tmp_path: Path) -> None:
+    """Adam without eps divides 0 by 0 where a gradient is always 0."""
+    made = train.Trainer(
+        MLP, losses.cross_entropy("logits"), train.Adam(lr=0.05, eps=0.0), runtime=runtime
+    )
+    before = made.state
+    with pytest.raises(og.TrainingError, match=r"update has .* at batch 1 of epoch 1 \(step 0"):
+        made.fit(UNUSED, 1, checkpoint=tmp_path / "run.onnx")
+    assert same(made.state, before) and made.steps == 0
+    assert not (tmp_path / "run.onnx").exists()
+
+
+def test_an_infinite_gradient_without_its_norm() -> None:
+    data = (np.ones((2, 1), np.float32), np.ones((2, 1), np.float32))
+    for options in ({}, {"accumulate": 2}, {"clip_grad_norm": 1.0}):
+        made = train.Trainer(INFINITE, losses.mse("y"), train.SGD(), grad_norm=False, **options)
+        before = made.state
+        with pytest.raises(og.TrainingError, match="update has"):
+            made.fit(data)
+        assert same(made.state, before)
+
+
+def test_large_numbers_are_finite() -> None:
+    """Their sum is not, in float32."""
+    made = trainer_of(MLP, train.SGD(lr=0.0))
+    made.state = {"fc1.weight": np.full_like(made.state["fc1.weight"], 1e38)}
+    made.fit({n: a[:1] for n, a in DATA.items()})
+    assert made.steps == 1
+
+
+def test_half_precision_leaves_out_a_step_and_goes_on() -> None:
+    """The sums of gradients overflow on the way to a smaller scale of the loss."""
+    g = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float16[N,2] x) => (float16[N,2] y)'
+        " <float16[2,2] w = {1, 2, 3, 4}> { y = MatMul(x, w) }"
+    )
+    made = train.Trainer(g, losses.mse("y"), train.SGD(lr=0.01), loss_scale="dynamic", accumulate=2)
+    x, y = np.full((8, 2), 30, np.float16), np.zeros((8, 2), np.float16)
+    made.fit((x, y), 2, batch_size=2)
+    assert made.state["loss_scale"] < 65536 and np.isfinite(made.state["w"]).all()
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 1e39, "fast", None])
+def test_a_schedule_that_gives_no_finite_number(rate: Any) -> None:
+    made = trainer()
+    with pytest.raises(og.TrainingError, match=r"learning rate is .* at batch 2 .*\(step 1"):
+        made.fit(DATA, batch_size=25, schedule=lambda step: rate if step == 1 else 0.02)
+    assert made.steps == 1 and np.isfinite(made.predict(X)).all()
+
+
+def test_a_schedule_of_numpy_numbers(tmp_path: Path) -> None:
+    made = trainer()
+    made.fit(DATA, schedule=lambda step: np.float32(0.1), checkpoint=tmp_path / "run.onnx")
+    assert made.history[0]["lr"] == pytest.approx(0.1)
+
+
+def test_a_given_state_is_finite() -> None:
+    made = trainer()
+    with pytest.raises(og.ArgumentError, match=r"'fc1\.bias'.*not finite"):
+        made.state = {"fc1.bias": np.full(16, np.nan, np.float32)}
