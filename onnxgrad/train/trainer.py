@@ -16,8 +16,8 @@ from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.registry import start
-from onnxgrad.train.artifacts import parts, require_state
-from onnxgrad.train.checkpoints import Checkpoint
+from onnxgrad.train.artifacts import parts
+from onnxgrad.train.checkpoints import Checkpoint, require_same, training
 from onnxgrad.train.data import Batch, Source, checked, examples_in, source
 from onnxgrad.train.export import export
 from onnxgrad.train.loaded import RATE, Loaded
@@ -99,6 +99,7 @@ class Trainer:
         self._functions = {name: m for name, m in scored.items() if not isinstance(m, Head)}
         step = {"grad_norm": True, "seed": seed} | step | {"finite": True}
         made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
+        self._training = training(made, optimizer)
         self._nets = Loaded(made, self._runtime)
         self._scaled = step.get("loss_scale") is not None
         self._lr, self._seed = optimizer.lr, seed
@@ -378,6 +379,7 @@ class Trainer:
             "seen": self._seen,
             "seed": self._seed,
             "since": self._since,
+            "training": self._training,
             "history": self.history,
         }
         io.save(Checkpoint(self.state, self._best, stood).model(), path)
@@ -389,11 +391,11 @@ class Trainer:
 
         Raises:
             ModelError: The file cannot be read.
-            ArgumentError: It is no checkpoint, or one of another model or optimizer.
+            ArgumentError: It is no checkpoint, or one of another model, loss, optimizer or option
+                of the step; the learning rate may be another.
         """
         found = Checkpoint.read(io.load(path), self._runtime, os.fspath(path))
-        for state in filter(None, (found.state, found.best)):
-            require_state(state, self._nets.shapes, whole=True)
+        require_same(found, self._training, self._nets.shapes, os.fspath(path))
         self.state, self._best, stood = found.state, found.best, found.stood
         self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
         self._sum, self._seen, self._seed = stood["sum"], stood["seen"], stood["seed"]

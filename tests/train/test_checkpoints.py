@@ -31,7 +31,7 @@ def renamed(**names: str) -> onnx.ModelProto:
 
 def trainer_of(model: Any, optimizer: Any = None, **options: Any) -> train.Trainer:
     optimizer = optimizer or train.SGD(lr=0.1)
-    return train.Trainer(model, losses.cross_entropy("logits"), optimizer, threads=1, **options)
+    return train.Trainer(model, losses.cross_entropy("logits"), optimizer, **options)
 
 
 STOP = train.EarlyStopping(monitor="loss", patience=5, restore_best=True)
@@ -205,3 +205,38 @@ def test_a_given_state_is_finite() -> None:
     made = trainer()
     with pytest.raises(og.ArgumentError, match=r"'fc1\.bias'.*not finite"):
         made.state = {"fc1.bias": np.full(16, np.nan, np.float32)}
+
+
+# -- a checkpoint of another training --------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_training(tmp_path: Path) -> None:
+    path = tmp_path / "run.onnx"
+    made = trainer_of(MLP, train.Adam(lr=0.1))
+    made.fit(DATA, checkpoint=path)
+    before, tanh = made.state, onnx.load(MLP)
+    for node in tanh.graph.node:
+        node.op_type = "Sigmoid" if node.op_type == "Tanh" else node.op_type
+    for other, says in (
+        (trainer_of(MLP, train.AdamW(lr=0.1)), r"another optimizer: Adam\(.*AdamW\("),
+        (trainer_of(MLP, train.Adam(betas=(0.8, 0.99))), r"another optimizer: .*0\.9.*0\.8"),
+        (trainer_of(renamed(fc1_bias="b"), train.Adam()), "nothing is called 'fc1.bias'"),
+        (trainer_of(tanh, train.Adam()), "another model, another loss, other options"),
+        (
+            trainer_of(MLP, train.Adam(), clip_grad_norm=1.0),
+            "another model, another loss, other options",
+        ),
+        (train.Trainer(MLP, losses.nll("logits"), train.Adam()), "another loss"),
+    ):
+        state = other.state
+        with pytest.raises(og.ArgumentError, match=says):
+            other.resume(path)
+        assert same(other.state, state) and other.epoch == 0
+    onnx.save(made.export(), tmp_path / "trained.onnx")
+    for again in (
+        trainer_of(MLP, train.Adam(lr=0.01), seed=5),
+        trainer_of(MLP, train.Adam(), runtime="reference"),
+        trainer_of(tmp_path / "trained.onnx", train.Adam()),
+    ):
+        again.resume(path)
+        assert same(again.state, before) and again.epoch == 1
