@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -189,7 +190,8 @@ def _list_first(op: Builder, given: Mapping[str, Tensor], loss: Sequence[ir.Valu
         taken = by_name(op.graph).get(name)
         if taken is not None:
             if taken.is_graph_input() or taken in own:
-                raise ArgumentError(f"the model has {name!r} already: give the metric another name")
+                instead = "rename it" if name == "loss" else "give the metric another name"
+                raise ArgumentError(f"the model has {name!r} already: {instead}")
             taken.name = op.names.fresh(f"{name}_of_elements")
             op.names.taken.discard(name)
         op.output(name, tensor)
@@ -285,8 +287,20 @@ def require_state(state: Any, shapes_of: Mapping[str, tuple[int, ...]], whole: b
     if whole and (missing := [name for name in shapes_of if name not in state]):
         raise ArgumentError(f"the state is of another model or optimizer: it has no {missing[0]!r}")
     for name, array in state.items():
+        require_real(name, array)
         if np.shape(array) != shapes_of[name]:
             raise ArgumentError(
                 f"the state is of another model: {name!r} has the shape {np.shape(array)}, and "
                 f"{shapes_of[name]} is asked for"
             )
+
+
+def require_real(name: str, array: Any) -> None:
+    """Check that a piece of state is an array of real numbers.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    dtype = np.asarray(array).dtype
+    if dtype.kind not in "biuf" and not hasattr(ml_dtypes, dtype.name):
+        raise ArgumentError(f"{name!r} of the state holds {dtype.name}, not real numbers")

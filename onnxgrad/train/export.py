@@ -14,6 +14,7 @@ from onnxgrad.graph import io, protos
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import subgraphs
 from onnxgrad.runtimes.ports import Array
+from onnxgrad.train.artifacts import require_real
 from onnxgrad.train.release import known_weights
 from onnxgrad.transforms.options import Options
 
@@ -92,8 +93,9 @@ def _of_dtype(name: str, array: Any, weight: ir.Value) -> Array:
     """A new weight in the dtype of the old one.
 
     Raises:
-        ArgumentError: It has another shape.
+        ArgumentError: It has another shape, or no real numbers.
     """
+    require_real(name, array)
     old, new = _content(weight), np.asarray(array)
     if new.shape != old.shape:
         raise ArgumentError(

@@ -51,6 +51,29 @@ class Loaded:
                 raise ArgumentError(f"{name!r} of the state has numbers that are not finite")
         self.carried = carry(self._step, now | changed, self._made.following)
 
+    def labels_of(self, batch: Mapping[str, Any]) -> str:
+        """What may be wrong with labels of a batch that name classes, for a message."""
+        title, number = self._classes()
+        own, found = self.unlabelled, []
+        given = {n: np.asarray(batch[n]) for n in self.labelled if n in batch and n not in own}
+        for name, a in given.items():
+            if (
+                a.dtype.kind not in "iu"
+                or not a.size
+                or (number and 0 <= a.min() <= a.max() < number)
+            ):
+                continue
+            known = f", and {title!r} has {number} classes" if number else ""
+            found.append(f" The labels {name!r} are from {a.min()} to {a.max()}{known}.")
+        return "".join(found)
+
+    def _classes(self) -> tuple[str, int]:
+        """The net's one output, and its number of classes; 0 where that is not known."""
+        outputs = self._made.infer.graph.outputs
+        shape = outputs[0].shape if len(outputs) == 1 else None
+        number = shape[1] if shape is not None and len(shape) > 1 else None
+        return outputs[0].name or "", number if isinstance(number, int) else 0
+
     def weights(self) -> dict[str, Array]:
         """A copy of the weights of the net, by name."""
         state = self.carried.arrays()
