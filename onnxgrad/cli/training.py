@@ -263,10 +263,11 @@ def fit(model: str, data: Path, output: Path, **given: Any) -> None:
         if checkpoint.exists():
             trainer.resume(checkpoint)
     arrays = read_arrays(data)
+    steps = trainer.steps_of(arrays, own["batch_size"], drop_last=own["drop_last"])
     trainer.fit(
         arrays,
         own["epochs"],
-        schedule=_schedule(own, optimizer.lr, trainer.steps_of(arrays, own["batch_size"])),
+        schedule=_schedule(own, optimizer.lr, steps),
         early_stopping=_stopping(own),
         callbacks=[_show],
         validation=own["validation"],

@@ -159,11 +159,12 @@ def test_an_update_that_is_not_finite(runtime: str, tmp_path: Path) -> None:
 
 def test_an_infinite_gradient_without_its_norm() -> None:
     data = (np.ones((2, 1), np.float32), np.ones((2, 1), np.float32))
+    options: dict[str, Any]
     for options in ({}, {"accumulate": 2}, {"clip_grad_norm": 1.0}):
         made = train.Trainer(INFINITE, losses.mse("y"), train.SGD(), grad_norm=False, **options)
         before = made.state
         with pytest.raises(og.TrainingError, match="update has"):
-            made.fit(data)
+            made.fit(data, 2)
         assert same(made.state, before)
 
 
