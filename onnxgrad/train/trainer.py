@@ -356,8 +356,11 @@ class Trainer:
         for batch in source(data, list(ports), size).batches(None, 0):
             feeds = checked(ports, list(ports), padded(ports, batch, whole) if whole else batch)
             count, results = examples_in(ports, batch), self._nets.infer(feeds)
-            if count != whole:
-                results = {n: a[:count] if np.ndim(a) else a for n, a in results.items()}
+            if whole and count < whole:
+                results = {
+                    name: a[:count] if np.ndim(a) and len(a) == whole else a
+                    for name, a in results.items()
+                }
             found.append(results)
         if not found:
             raise FeedError("the data has no batches")

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import onnxgrad as og
 from onnxgrad import losses, train
+from tests.train.running import Loop
 from tests.train.test_trainer import DATA, LABELS, MLP, X, same, trainer
 
 
@@ -166,6 +167,17 @@ def test_an_infinite_gradient_without_its_norm() -> None:
         with pytest.raises(og.TrainingError, match="update has"):
             made.fit(data, 2)
         assert same(made.state, before)
+
+
+def test_a_step_says_whether_its_next_state_is_finite() -> None:
+    step = train.step(MLP, losses.mse("logits"), train.SGD(momentum=0.9), finite=True)
+    loop = Loop(step, onnx.load(MLP))
+    said = []
+    for rate, label in ((0.1, 0), (1e30, 1), (1e38, 1e10)):
+        labels = np.full((50, 3), label, np.float32)
+        said.append(bool(loop(rate, input=X, labels=labels)["finite"]))
+        assert said[-1] == all(np.isfinite(a).all() for a in loop.state.values())
+    assert said == [True, True, False]
 
 
 def test_large_numbers_are_finite() -> None:

@@ -407,6 +407,18 @@ def test_the_batch_axis_counts_examples() -> None:
     assert made.evaluate(batches)["loss"] == pytest.approx(mean, rel=1e-5)
 
 
+@pytest.mark.parametrize("batch", ["N", "4"])
+def test_an_output_without_a_batch_axis_is_whole(batch: str) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]>'
+        f" g (float[{batch},3] x) => (float[{batch},1] y, float[3,1] z)"
+        " <float[3,1] w = {1, 2, 3}> { y = MatMul(x, w) z = Neg(w) }"
+    )
+    found = train.Trainer(model, losses.mse("y"), train.SGD()).predict(X[:2, :3])
+    np.testing.assert_allclose(found["z"], [[-1], [-2], [-3]])
+    np.testing.assert_allclose(found["y"], X[:2, :3] @ [[1], [2], [3]], rtol=1e-5)
+
+
 def test_fewer_batches_than_an_update_takes() -> None:
     made = trainer(accumulate=5)
     with pytest.warns(UserWarning, match="accumulate=5: the 2 batches"):
