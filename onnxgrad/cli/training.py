@@ -26,7 +26,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.runtimes.registry import on_cpu
 from onnxgrad.train import schedules
-from onnxgrad.train.artifacts import state_of
+from onnxgrad.train.checkpoints import state_in
 from onnxgrad.train.data import read_arrays
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -190,7 +190,7 @@ def _with_default(parameter: Parameter) -> Parameter:
 
 
 _STEP = _Arguments.of(train.step, without=("of",))
-_TRAINED = _Arguments.of(train.step, without=("of", "forward", "grad_norm", "seed"))
+_TRAINED = _Arguments.of(train.step, without=("of", "forward", "grad_norm", "finite", "seed"))
 
 
 def step(model: str, output: Path, **given: Any) -> None:
@@ -263,10 +263,11 @@ def fit(model: str, data: Path, output: Path, **given: Any) -> None:
         if checkpoint.exists():
             trainer.resume(checkpoint)
     arrays = read_arrays(data)
+    steps = trainer.steps_of(arrays, own["batch_size"], drop_last=own["drop_last"])
     trainer.fit(
         arrays,
         own["epochs"],
-        schedule=_schedule(own, optimizer.lr, trainer.steps_of(arrays, own["batch_size"])),
+        schedule=_schedule(own, optimizer.lr, steps),
         early_stopping=_stopping(own),
         callbacks=[_show],
         validation=own["validation"],
@@ -322,9 +323,8 @@ def export(
     if state.suffix == ".npz":
         arrays = read_arrays(state)
     else:
-        arrays = state_of(io.load(state), next(iter(on_cpu().values())))
-    weights = {name: a for name, a in arrays.items() if not name.endswith(".best")}
-    io.save(train.export(io.load(model), weights), output)
+        arrays = state_in(io.load(state), next(iter(on_cpu().values())), str(state))
+    io.save(train.export(io.load(model), arrays), output)
     say(f"Wrote {output}.")
 
 

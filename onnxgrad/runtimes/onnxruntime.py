@@ -101,6 +101,10 @@ class OnnxRuntime:
         self._providers, self._weights = available(providers), Weights()
         self._options = dict(options or {})
         if threads is not None:
+            if not isinstance(threads, int) or threads < 0:
+                raise ArgumentError(
+                    f"threads is a whole number, 0 for onnxruntime's choice, not {threads!r}"
+                )
             self._options.setdefault("intra_op_num_threads", threads)
         ort = onnxruntime()
         configure(ort.SessionOptions(), self._options)  # complain at once

@@ -6,6 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from onnxgrad.graph.errors import ArgumentError
@@ -43,12 +44,13 @@ def numbers(name: str, value: Any) -> Array:
     """An entry of a state as an array.
 
     Raises:
-        ArgumentError: It is none of numbers.
+        ArgumentError: It is none of real numbers.
     """
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise ArgumentError(f"the state: {name!r} is no array: {error}") from error
-    if array.dtype.kind in "OSUMm":
-        raise ArgumentError(f"the state: {name!r} is an array of {array.dtype}, not of numbers")
+        raise ArgumentError(f"{name!r} of the state is no array: {error}") from error
+    dtype = array.dtype
+    if dtype.kind not in "biuf" and not hasattr(ml_dtypes, dtype.name):
+        raise ArgumentError(f"{name!r} of the state holds {dtype.name}, not real numbers")
     return array

@@ -198,7 +198,8 @@ def _list_first(op: Builder, given: Mapping[str, Tensor], loss: Sequence[ir.Valu
         taken = by_name(op.graph).get(name)
         if taken is not None:
             if taken.is_graph_input() or taken in own:
-                raise ArgumentError(f"the model has {name!r} already: give the metric another name")
+                instead = "rename it" if name == "loss" else "give the metric another name"
+                raise ArgumentError(f"the model has {name!r} already: {instead}")
             taken.name = op.names.fresh(f"{name}_of_elements")
             op.names.taken.discard(name)
         op.output(name, tensor)
@@ -235,7 +236,7 @@ def state_model(state: Mapping[str, Array], metadata: Mapping[str, str] | None =
         filled = array.ndim > 0 and array.size > 0 and not any(array.strides)
         held = np.asarray(array.shape, np.int64) if filled else np.ascontiguousarray(array)
         held = held.reshape(array.shape) if not filled else held
-        source = ir.Value(name=f"{name}.initial", const_value=ir.tensor(held))
+        source = ir.Value(name=_held_name(name, state), const_value=ir.tensor(held))
         graph.register_initializer(source)
         first = ir.tensor(array.reshape(-1)[:1]) if filled else None
         node = (
@@ -251,6 +252,14 @@ def state_model(state: Mapping[str, Array], metadata: Mapping[str, str] | None =
     made = ir.Model(graph, ir_version=_IR_VERSION, producer_name="onnxgrad")
     made.metadata_props.update(metadata or {})
     return made
+
+
+def _held_name(name: str, state: Mapping[str, Array]) -> str:
+    """The name of what a piece of state is made of, which is no other piece's."""
+    held = f"{name}.initial"
+    while held in state:
+        held += "_"
+    return held
 
 
 def state_of(model: ir.Model, runtime: Runtime) -> dict[str, Array]:

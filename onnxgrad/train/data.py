@@ -13,6 +13,8 @@ from onnxgrad.runtimes.ports import Array, Port, arrays
 
 Batch = dict[str, Any]
 
+_BATCH_SIZE = 32
+
 
 class Source(Protocol):
     """Where batches come from.
@@ -36,10 +38,11 @@ class Examples:
     """Arrays whose first axis is the batch; scalars are the same for every batch.
 
     Raises:
-        FeedError: They do not have the same number of examples, or there are none.
+        FeedError: They do not have the same number of examples, or there are none; or the last
+            batch would be smaller than the model takes.
     """
 
-    def __init__(self, given: Mapping[str, Any], size: int, drop_last: bool) -> None:
+    def __init__(self, given: Mapping[str, Any], size: int, drop_last: bool, whole: bool) -> None:
         self._arrays = {name: np.asarray(value) for name, value in given.items()}
         counts = {name: len(a) for name, a in self._arrays.items() if a.ndim}
         if len(set(counts.values())) != 1 or not next(iter(counts.values())):
@@ -48,8 +51,13 @@ class Examples:
                 f"not {', '.join(f'{name}: {n}' for name, n in counts.items()) or 'none'}"
             )
         self._number, self._size = next(iter(counts.values())), size
-        whole, rest = divmod(self._number, size)
-        self.count: int | None = whole + bool(rest and not drop_last)
+        full, rest = divmod(self._number, size)
+        self.count: int | None = full + bool(rest and not drop_last)
+        if whole and rest and not drop_last:
+            raise FeedError(
+                f"the model takes batches of {size}, and {self._number} examples leave a last one "
+                f"of {rest}: give drop_last=True (--drop-last), or another number of examples"
+            )
         if not self.count:
             raise FeedError(
                 f"{self._number} examples are less than a batch of {size}: give a batch_size"
@@ -88,7 +96,9 @@ class Stream:
                 yield named(batch, self._names)
 
 
-def source(data: Any, names: Sequence[str], size: int, drop_last: bool = False) -> Source:
+def source(
+    data: Any, names: Sequence[str], size: int, drop_last: bool = False, whole: bool = False
+) -> Source:
     """Where batches come from.
 
     Args:
@@ -97,6 +107,7 @@ def source(data: Any, names: Sequence[str], size: int, drop_last: bool = False) 
         names: The inputs.
         size: The number of examples of a batch.
         drop_last: Leave out the last batch where it is smaller.
+        whole: The model takes no smaller batch.
 
     Raises:
         FeedError: A file cannot be read, or the arrays do not fit together.
@@ -105,7 +116,7 @@ def source(data: Any, names: Sequence[str], size: int, drop_last: bool = False) 
     if isinstance(data, str | os.PathLike):
         data = read_arrays(data)
     if isinstance(data, Mapping | tuple) or hasattr(data, "dtype"):
-        return Examples(named(data, names), size, drop_last)
+        return Examples(named(data, names), size, drop_last, whole)
     if isinstance(data, Iterable):
         return Stream(data, names)
     raise ArgumentError(
@@ -139,9 +150,60 @@ def checked(ports: Mapping[str, Port], required: Sequence[str], batch: Batch) ->
     return arrays(ports, required, batch)
 
 
-def examples_in(batch: Mapping[str, Array]) -> int:
+def batch_port(ports: Mapping[str, Port]) -> Port | None:
+    """The input whose first axis is the batch: the first one of any size there, else the first."""
+    found = [port for port in ports.values() if port.shape is None or port.shape]
+    free = [port for port in found if not (port.shape and isinstance(port.shape[0], int))]
+    return next(iter(free or found), None)
+
+
+def declared_batch(ports: Mapping[str, Port]) -> int | None:
+    """The one size of a batch that a model takes; None where it takes any."""
+    port = batch_port(ports)
+    size = port.shape[0] if port and port.shape else None
+    return size if isinstance(size, int) else None
+
+
+def batch_size(ports: Mapping[str, Port], given: int | None) -> int:
+    """The number of examples of a batch: the one given, else the one that the model declares.
+
+    Raises:
+        ArgumentError: The one given is no number of examples.
+    """
+    if given is None:
+        return declared_batch(ports) or _BATCH_SIZE
+    return counted("batch_size", given, 1)
+
+
+def counted(name: str, given: Any, least: int) -> int:
+    """A whole number.
+
+    Raises:
+        ArgumentError: It is none, or less than the least.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
+        raise ArgumentError(f"{name} is a whole number, {least} or more, not {given!r}")
+    return int(given)
+
+
+def examples_in(ports: Mapping[str, Port], batch: Mapping[str, Any]) -> int:
     """The number of examples in a batch."""
-    return next((len(array) for array in batch.values() if np.ndim(array)), 1)
+    port = batch_port(ports)
+    array = None if port is None else batch.get(port.name)
+    return len(array) if array is not None and np.ndim(array) else 1
+
+
+def padded(ports: Mapping[str, Port], batch: Batch, size: int) -> Batch:
+    """A batch of the size that a model declares: its last example is repeated."""
+    found = dict(batch)
+    for name, given in batch.items():
+        port = ports.get(name)
+        if port is None or not port.shape or port.shape[0] != size:
+            continue
+        array = np.asarray(given)
+        if array.ndim and 0 < len(array) < size:
+            found[name] = np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+    return found
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:

@@ -97,7 +97,7 @@ def _of_dtype(name: str, array: Any, weight: ir.Value) -> Array:
     """A new weight in the dtype of the old one.
 
     Raises:
-        ArgumentError: It has another shape.
+        ArgumentError: It has another shape, or no real numbers.
     """
     old, new = _content(weight), numbers(name, array)
     if new.shape != old.shape:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime, Session, carry
 from onnxgrad.train.artifacts import Parts, require_state
@@ -45,12 +46,38 @@ class Loaded:
         """Take a state, all of it or a part, in the place of the present one.
 
         Raises:
-            ArgumentError: It is of another model or optimizer.
+            ArgumentError: It is of another model or optimizer, or a number is not finite.
         """
         require_state(state, self.shapes, whole=False)
         now = self.carried.arrays()
         changed = {name: np.asarray(a, now[name].dtype) for name, a in state.items()}
+        for name, array in changed.items():
+            if not np.isfinite(array).all():
+                raise ArgumentError(f"{name!r} of the state has numbers that are not finite")
         self.carried = carry(self._step, now | changed, self._made.following)
+
+    def labels_of(self, batch: Mapping[str, Any]) -> str:
+        """What may be wrong with labels of a batch that name classes, for a message."""
+        title, number = self._classes()
+        own, found = self.unlabelled, []
+        given = {n: np.asarray(batch[n]) for n in self.labelled if n in batch and n not in own}
+        for name, a in given.items():
+            if (
+                a.dtype.kind not in "iu"
+                or not a.size
+                or (number and 0 <= a.min() <= a.max() < number)
+            ):
+                continue
+            known = f", and {title!r} has {number} classes" if number else ""
+            found.append(f" The labels {name!r} are from {a.min()} to {a.max()}{known}.")
+        return "".join(found)
+
+    def _classes(self) -> tuple[str, int]:
+        """The net's one output, and its number of classes; 0 where that is not known."""
+        outputs = self._made.infer.graph.outputs
+        shape = outputs[0].shape if len(outputs) == 1 else None
+        number = shape[1] if shape is not None and len(shape) > 1 else None
+        return outputs[0].name or "", number if isinstance(number, int) else 0
 
     def weights(self) -> dict[str, Array]:
         """A copy of the weights of the net, by name."""

@@ -24,7 +24,15 @@ from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
 
 # Inputs and outputs that a step has beside those of the net.
-_OWN = {"accumulated", "grad_norm", "growth_tracker", "learning_rate", "loss_scale", "step"}
+_OWN = {
+    "accumulated",
+    "finite",
+    "grad_norm",
+    "growth_tracker",
+    "learning_rate",
+    "loss_scale",
+    "step",
+}
 
 
 @dataclass(frozen=True)

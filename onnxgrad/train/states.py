@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.facts import Dim
@@ -51,6 +52,25 @@ class States:
         self.now[name] = self.op.input(name, shape, dtype)
         self.initial[name] = initial
         return self.now[name]
+
+    def finite(self, sums: bool) -> Tensor:
+        """Whether all numbers of the next state are finite, a bool scalar.
+
+        A number less itself is 0, but NaN if it is not finite. A sum of the numbers would be
+        infinite where large ones meet.
+
+        Args:
+            sums: The sums of gradients count too. A dynamic scale of the loss lets them overflow.
+        """
+        zeros = [
+            self.op.cast(shapes.reduce_sum(t - t, shapes.axes_from(t)), ir.DataType.FLOAT)
+            for name, t in self.next.items()
+            if t.dtype.is_floating_point() and (sums or not self._is_sum(name))
+        ]
+        return ~self.op.IsNaN(self.op.sum(zeros))
+
+    def _is_sum(self, name: str) -> bool:
+        return name in self.initial and name.endswith(".grad")
 
     def note(self, model: ir.Model, outputs: Mapping[str, str]) -> None:
         """Write to the metadata which output follows on which input, and what comes first."""

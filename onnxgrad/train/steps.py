@@ -44,6 +44,7 @@ def step(
     privacy: DPSGD | None = None,
     forward: bool = False,
     grad_norm: bool = False,
+    finite: bool = False,
     straight_through: StraightThrough = False,
     constant: TensorSpecs | None = None,
     example: Any = None,
@@ -84,6 +85,8 @@ def step(
         privacy: For gradients by example that are clipped and noised.
         forward: Give the model's own outputs too, first, as they are before the update.
         grad_norm: Give the norm of all gradients together too, before it is clipped.
+        finite: Give whether the whole next state is finite too, a bool scalar, so that what runs
+            the step can stay at the state before.
         straight_through, constant, example: As for `onnxgrad.gradient`.
 
     Returns:
@@ -127,12 +130,17 @@ def step(
             example=example,
         )
         released = release(net, wrt, several, options, modes.statistics)
-        _emit(net, inputs, released, update, modes)
+        _emit(net, inputs, released, update, modes, finite)
         return io.like(net, model)
 
 
 def _emit(
-    net: ir.Model, inputs: Sequence[str], released: Released, update: Update, modes: Modes
+    net: ir.Model,
+    inputs: Sequence[str],
+    released: Released,
+    update: Update,
+    modes: Modes,
+    finite: bool,
 ) -> None:
     """Emit the step at the end of a net whose weights are inputs; `inputs` are its own."""
     _apply(modes, net, released)
@@ -144,6 +152,8 @@ def _emit(
     found = private.sums(job, single, inputs) if private else _pulled(job, scale)
     outputs = _loss(job) | update.emit(job, states, *found)
     move_statistics(states, net.graph, released.statistics)
+    if finite:
+        outputs["finite"] = states.finite(sums=update.treatment.loss_scale is None)
     _finish(job, outputs, states)
 
 

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ArgumentError, FeedError, TrainingError
+from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.heads.head import Head
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.registry import start
-from onnxgrad.train.artifacts import parts, require_state, state_model, state_of
-from onnxgrad.train.data import Batch, Source, checked, examples_in, source
+from onnxgrad.train.artifacts import parts
+from onnxgrad.train.checkpoints import Checkpoint, require_same, training
+from onnxgrad.train.data import (
+    Batch,
+    Source,
+    checked,
+    counted,
+    declared_batch,
+    examples_in,
+    padded,
+    source,
+)
+from onnxgrad.train.data import (
+    batch_size as size_of,
+)
 from onnxgrad.train.export import export
+from onnxgrad.train.finite import finite_rate, require_finite
 from onnxgrad.train.loaded import RATE, Loaded
 from onnxgrad.train.metrics import Metric
 from onnxgrad.train.optimizers import Optimizer
@@ -27,10 +41,6 @@ from onnxgrad.train.progress import progress_bar
 from onnxgrad.train.schedules import Schedule
 from onnxgrad.train.stopping import EarlyStopping
 from onnxgrad.transforms.options import Wrt
-
-# The property of a checkpoint that says where the training stood.
-TRAINER = "onnxgrad.trainer"
-_BATCH_SIZE = 32
 
 Record: TypeAlias = dict[str, float]
 
@@ -98,17 +108,22 @@ class Trainer:
         self._runtime = start(runtime, providers=providers, threads=threads, **sessions)
         self._kind, self._model = model, io.load(model)
         hold_weights(self._model)
-        scored = dict(metrics or {})
+        scored, seed = dict(metrics or {}), counted("seed", seed, 0)
+        if "loss" in scored:
+            raise ArgumentError("a metric is called 'loss', as the loss is: give it another name")
         heads = {name: m for name, m in scored.items() if isinstance(m, Head)}
         self._heads = ["loss", *heads]
         self._functions = {name: m for name, m in scored.items() if not isinstance(m, Head)}
-        step = {"grad_norm": True, "seed": seed} | step
+        step = {"grad_norm": True, "seed": seed} | step | {"finite": True}
         made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
+        self._training = training(made, optimizer)
         self._nets = Loaded(made, self._runtime)
+        self._accumulate = step.get("accumulate", 1)
         self._scaled = step.get("loss_scale") is not None
         self._privacy = step.get("privacy")
         self._lr, self._seed = optimizer.lr, seed
-        self._best: dict[str, Array] | None = None
+        self._best: dict[str, Array] | None = None  # of the epochs of one `fit`, and its resume
+        self._since, self._resumed = 0, False  # the first of these epochs
         self._sum, self._seen = 0.0, 0
         self.epoch = self.batch = self.steps = 0
         self.history: list[Record] = []
@@ -144,6 +159,9 @@ class Trainer:
     ) -> list[Record]:
         """Train.
 
+        It begins an epoch anew where the last call was broken off in the middle of one; only
+        `resume` goes on in the middle.
+
         Args:
             data: Arrays with the batch along the first axis: a dict by the names of the inputs, the
                 labels among them, or a tuple in their order, labels last; the path of an .npz file
@@ -157,7 +175,8 @@ class Trainer:
             validation: Data to evaluate after each epoch.
             schedule: The learning rate, a function of the number of batches that have been trained
                 on, from 0 on; None for the optimizer's.
-            early_stopping: When to stop before.
+            early_stopping: When to stop before; the epochs of this call count, and of the one
+                whose checkpoint `resume` has read.
             callbacks: Called as ``callback(trainer, record)`` after each epoch; True ends training.
             checkpoint: A file to write after each epoch, for `resume`.
             progress: Show a bar; None where the standard error is a terminal.
@@ -166,18 +185,20 @@ class Trainer:
             The records of all epochs, `history`.
 
         Raises:
-            TrainingError: The loss or the gradient is not finite; the state before that batch is
-                kept.
+            TrainingError: The loss, the gradient, the learning rate or the next state is not
+                finite; the state before that batch is kept.
             FeedError: The data does not fit the model, or a label is out of range.
             SaveError: The checkpoint cannot be written; the older one is still there.
         """
-        size = batch_size or self._declared_batch() or _BATCH_SIZE
-        given = source(data, list(self._nets.batch), size, drop_last)
+        given, size = self._source(data, batch_size, drop_last)
+        epochs = counted("epochs", epochs, 0)
         rate = schedule or (lambda step: self._lr)
+        self._begin(early_stopping)
+        self._require_update(given.count, epochs)
         while self.epoch < epochs and not self._is_late(early_stopping):
             record = self._epoch(given, rate, shuffle, progress, epochs)
             if validation is not None:
-                found = self.evaluate(validation, batch_size=size)
+                found = self.evaluate(validation, batch_size=size, drop_last=drop_last)
                 record |= {f"val_{name}": value for name, value in found.items()}
             self.history.append(record)
             self.epoch, self.batch, self._sum, self._seen = self.epoch + 1, 0, 0.0, 0
@@ -197,17 +218,45 @@ class Trainer:
         Raises:
             ArgumentError: Nothing tells, as the data is an iterable without a length.
         """
-        size = batch_size or self._declared_batch() or _BATCH_SIZE
-        count = source(data, list(self._nets.batch), size, drop_last).count
+        count = self._source(data, batch_size, drop_last)[0].count
         if count is None:
             raise ArgumentError("the data has no length, so nothing tells the number of its steps")
         return count
 
+    def _source(self, data: Any, batch_size: int | None, drop_last: bool) -> tuple[Source, int]:
+        """Where the batches of an epoch come from, and their size."""
+        size, ports = size_of(self._nets.unlabelled, batch_size), self._nets.batch
+        whole = declared_batch(self._nets.unlabelled) == size
+        return source(data, list(ports), size, drop_last, whole), size
+
+    def _begin(self, early: EarlyStopping | None) -> None:
+        """Forget what an earlier `fit` has left; only what `resume` has read is gone on from."""
+        restores = early is not None and early.restore_best
+        if not self._resumed:
+            self.batch, self._sum, self._seen = 0, 0.0, 0
+        if not self._resumed or (restores and self._best is None):
+            self._since = self.epoch
+        if not self._resumed or not restores:
+            self._best = None
+        self._resumed = False
+
+    def _require_update(self, batches: int | None, epochs: int) -> None:
+        """Warn where all batches that are left are fewer than one update takes."""
+        if batches is None or self.epoch >= epochs or self._accumulate == 1:
+            return
+        left = batches * (epochs - self.epoch) - self.batch
+        if left + int(self.state["accumulated"]) < self._accumulate:
+            warnings.warn(
+                f"accumulate={self._accumulate}: the {left} batches that are left make no update, "
+                "so the weights stay as they are. Give more epochs, or a smaller batch_size.",
+                stacklevel=3,
+            )
+
     def _is_late(self, early: EarlyStopping | None) -> bool:
-        return early is not None and early.waited(self.history) >= early.patience
+        return early is not None and early.waited(self.history[self._since :]) >= early.patience
 
     def _keep_best(self, early: EarlyStopping) -> None:
-        if early.waited(self.history) == 0:
+        if early.waited(self.history[self._since :]) == 0:
             self._best = self.state
 
     def _epoch(
@@ -216,10 +265,10 @@ class Trainer:
         """The rest of an epoch."""
         order = np.random.default_rng([self._seed, self.epoch]) if shuffle else None
         title = f"epoch {self.epoch + 1}/{epochs}"
-        lr = rate(self.steps)
+        lr = finite_rate(rate, self.steps, title)
         with progress_bar(title, given.count, self.batch, progress) as advance:
             for batch in given.batches(order, self.batch):
-                lr = rate(self.steps)
+                lr = finite_rate(rate, self.steps, self._where())
                 count, loss = self._take_step(batch, lr)
                 self._sum, self._seen = self._sum + loss * count, self._seen + count
                 self.batch, self.steps = self.batch + 1, self.steps + 1
@@ -235,32 +284,38 @@ class Trainer:
             TrainingError: It leads to numbers that are not finite; the state stays.
             FeedError: The batch does not fit the model.
         """
-        where = f"batch {self.batch + 1} of epoch {self.epoch + 1}"
-        try:
+        where = self._where()
+        with self._placed(where, batch):
             feeds = checked(self._nets.batch, list(self._nets.batch), batch)
             feeds = {name: np.asarray(array) for name, array in feeds.items()}
             noise = self._privacy.draw(self._nets.noises, self.steps) if self._privacy else {}
             found = self._nets.carried.run(feeds | noise | {RATE: np.array(lr, np.float32)})
-        except FeedError as error:
-            raise FeedError(f"{where}: {error}") from error
         results = dict(zip(self._nets.carried.outputs, found, strict=True))
         loss = float(results["loss"])
-        norm = float(results["grad_norm"]) if "grad_norm" in results else 0.0
-        for what, number in (("loss", loss), ("gradient's norm", 0.0 if self._scaled else norm)):
-            if not math.isfinite(number):
-                raise TrainingError(
-                    f"The {what} is {number} at {where} (step {self.steps}, learning rate {lr:g}). "
-                    "The state before this batch is kept. Lower the learning rate, or give "
-                    "clip_grad_norm; look at the batch for numbers that are not finite."
-                )
+        where = f"{where} (step {self.steps}, learning rate {lr:g})"
+        require_finite(results, where, scaled=self._scaled)
         self._nets.carried.advance()
-        return examples_in(feeds), loss
+        return examples_in(self._nets.batch, feeds), loss
 
-    def evaluate(self, data: Any, *, batch_size: int | None = None) -> Record:
+    def _where(self) -> str:
+        return f"batch {self.batch + 1} of epoch {self.epoch + 1}"
+
+    @contextlib.contextmanager
+    def _placed(self, where: str, batch: Batch) -> Iterator[None]:
+        """Say of an error of a batch which batch it is, and what its labels are."""
+        try:
+            yield
+        except FeedError as error:
+            labels = self._nets.labels_of(batch)
+            raise FeedError(f"{where}: {str(error).rstrip('.')}.{labels}") from error
+
+    def evaluate(
+        self, data: Any, *, batch_size: int | None = None, drop_last: bool = False
+    ) -> Record:
         """The mean loss and metrics over some data, each batch weighted by its number of examples.
 
         Args:
-            data, batch_size: As for `fit`.
+            data, batch_size, drop_last: As for `fit`.
 
         Returns:
             "loss" and the metrics, by name.
@@ -268,15 +323,18 @@ class Trainer:
         Raises:
             FeedError: The data does not fit the model, or a label is out of range.
         """
-        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        size, ports = size_of(self._nets.unlabelled, batch_size), self._nets.labelled
+        whole = declared_batch(self._nets.unlabelled) == size
         sums: Record = {}
         seen = 0
-        for batch in source(data, list(self._nets.labelled), size).batches(None, 0):
-            feeds = checked(self._nets.labelled, list(self._nets.labelled), batch)
-            found = self._nets.evaluate(feeds)
+        given = source(data, list(ports), size, drop_last, whole)
+        for at, batch in enumerate(given.batches(None, 0), start=1):
+            with self._placed(f"batch {at}", batch):
+                feeds = checked(ports, list(ports), batch)
+                found = self._nets.evaluate(feeds)
             numbers = {name: float(np.mean(found.pop(name))) for name in self._heads}
             numbers |= {name: float(f(found, feeds)) for name, f in self._functions.items()}
-            count = examples_in(feeds)
+            count = examples_in(ports, feeds)
             seen += count
             sums = {name: sums.get(name, 0.0) + n * count for name, n in numbers.items()}
         if not seen:
@@ -288,6 +346,8 @@ class Trainer:
 
         Args:
             data, batch_size: As for `fit`, without labels; an array where the net has one input.
+                A last batch that is smaller than the model takes is filled with its last example,
+                and the outputs are cut.
 
         Returns:
             The output's array, or a dict by name if the net has several.
@@ -296,11 +356,18 @@ class Trainer:
             FeedError: The data does not fit the model.
             ArgumentError: An output has no batch axis, and the data is more than one batch.
         """
-        size = batch_size or self._declared_batch() or _BATCH_SIZE
+        ports = self._nets.unlabelled
+        size, whole = size_of(ports, batch_size), declared_batch(ports)
         found: list[dict[str, Any]] = []
-        for batch in source(data, list(self._nets.unlabelled), size).batches(None, 0):
-            feeds = checked(self._nets.unlabelled, list(self._nets.unlabelled), batch)
-            found.append(self._nets.infer(feeds))
+        for batch in source(data, list(ports), size).batches(None, 0):
+            feeds = checked(ports, list(ports), padded(ports, batch, whole) if whole else batch)
+            count, results = examples_in(ports, batch), self._nets.infer(feeds)
+            if whole and count < whole:
+                results = {
+                    name: a[:count] if np.ndim(a) and len(a) == whole else a
+                    for name, a in results.items()
+                }
+            found.append(results)
         if not found:
             raise FeedError("the data has no batches")
         joined = found[0]
@@ -312,12 +379,6 @@ class Trainer:
             joined = {name: np.concatenate([one[name] for one in found]) for name in joined}
         return next(iter(joined.values())) if len(joined) == 1 else joined
 
-    def _declared_batch(self) -> int | None:
-        """The size of the batch that the model declares."""
-        port = next((p for p in self._nets.unlabelled.values() if p.shape), None)
-        size = port.shape[0] if port and port.shape else None
-        return size if isinstance(size, int) else None
-
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Write all that goes on from here to the same bits, whole or not at all.
 
@@ -327,9 +388,6 @@ class Trainer:
         Raises:
             SaveError: The file cannot be written, or the disk is full.
         """
-        state = self.state
-        if self._best is not None:
-            state |= {_best_name(name): array for name, array in self._best.items()}
         stood = {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -337,9 +395,11 @@ class Trainer:
             "sum": self._sum,
             "seen": self._seen,
             "seed": self._seed,
+            "since": self._since,
+            "training": self._training,
             "history": self.history,
         }
-        io.save(state_model(state, {TRAINER: json.dumps(stood)}), path)
+        io.save(Checkpoint(self.state, self._best, stood).model(), path)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint: the state, the count of epochs, the order of the examples.
@@ -348,23 +408,15 @@ class Trainer:
 
         Raises:
             ModelError: The file cannot be read.
-            ArgumentError: It is no checkpoint, or one of another model or optimizer.
+            ArgumentError: It is no checkpoint, or one of another model, loss, optimizer or option
+                of the step; the learning rate may be another.
         """
-        model = io.load(path)
-        try:
-            stood = json.loads(model.metadata_props[TRAINER])
-        except (KeyError, ValueError):
-            raise ArgumentError(
-                f"{os.fspath(path)!r} is no checkpoint: `Trainer.checkpoint` writes one"
-            ) from None
-        found = state_of(model, self._runtime)
-        best = {n: found.pop(_best_name(n)) for n in self._nets.shapes if _best_name(n) in found}
-        require_state(found, self._nets.shapes, whole=True)
-        self.state = found
-        self._best = best or None
+        found = Checkpoint.read(io.load(path), self._runtime, os.fspath(path))
+        require_same(found, self._training, self._nets.shapes, os.fspath(path))
+        self.state, self._best, stood = found.state, found.best, found.stood
         self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
         self._sum, self._seen, self._seed = stood["sum"], stood["seen"], stood["seed"]
-        self.history = stood["history"]
+        self.history, self._since, self._resumed = stood["history"], stood["since"], True
 
     def export(self) -> Any:
         """The model as it was, with the weights as they are now: see `train.export`.
@@ -381,7 +433,3 @@ class Trainer:
         """
         weights = self._nets.weights()
         io.save(export(self._model, weights, inference=self._nets.inference), path)
-
-
-def _best_name(name: str) -> str:
-    return f"{name}.best"

@@ -98,6 +98,11 @@ def test_early_stopping(fed: Run) -> None:
         (("--batch-norm", "train"), "BatchNormalization"),
         (("--validation", "none.npz"), "none.npz"),
         (("--lr", "1e30", "--epochs", "3"), "not|nan|inf"),
+        (("--lr", "1e39"), "The learning rate is 1e+39 at epoch 1/1"),
+        (("--epochs", "-3"), "epochs is a whole number, 0 or more, not -3"),
+        (("--batch-size", "0"), "batch_size is a whole number, 1 or more, not 0"),
+        (("--threads", "-4"), "threads is a whole number"),
+        (("--seed", "-1"), "seed is a whole number"),
     ],
     ids=str,
 )
@@ -105,6 +110,26 @@ def test_refusals(fed: Run, more: Any, says: str) -> None:
     result = fed("train", "fit", MLP, "data.npz", "-o", "t.onnx", *LOSS, *more)
     refused(result, *([] if "|" in says else [says]))
     assert not Path("t.onnx").exists()
+
+
+def test_a_fixed_batch(fed: Run) -> None:
+    model = onnx.load(MLP)
+    for port in (model.graph.input[0], model.graph.output[0]):
+        port.type.tensor_type.shape.dim[0].dim_value = 12
+    onnx.save(model, "fixed.onnx")
+    fit = ("train", "fit", "fixed.onnx", "data.npz", "-o", "t.onnx", *LOSS)
+    refused(fed(*fit), "give drop_last=True (--drop-last)")
+    assert "after 3 steps" in fed(*fit, "--drop-last", "--validation", "data.npz").out
+
+
+def test_a_checkpoint_of_early_stopping_is_trained_on(fed: Run) -> None:
+    """Without --patience the best state of the first run is no longer gone back to."""
+    fit = ("train", "fit", MLP, "data.npz", *LOSS, "--lr", "0.1", "--threads", "1")
+    assert fed(*fit, "-o", "a.onnx", "--patience", "5", "--checkpoint", "run.onnx").code == 0
+    again = ("--checkpoint", "run.onnx", "--resume", "--epochs", "4")
+    assert fed(*fit, "-o", "b.onnx", *again).code == 0
+    assert fed(*fit, "-o", "c.onnx", "--epochs", "4").code == 0
+    assert Path("b.onnx").read_bytes() == Path("c.onnx").read_bytes() != Path("a.onnx").read_bytes()
 
 
 def test_more_refusals(fed: Run) -> None:

@@ -542,7 +542,7 @@ def test_mistakes(options: dict[str, Any], says: str) -> None:
         (lambda: train.DPSGD(noise_multiplier=1, max_grad_norm=1, seed=-1), "seed"),
         (lambda: train.lora(net(BODY), alpha="8"), "alpha"),
         (lambda: train.lora(net(BODY), rank=True), "rank"),
-        (lambda: train.export(net(BODY), {"w": np.full((4, 3), "a")}), "not of numbers"),
+        (lambda: train.export(net(BODY), {"w": np.full((4, 3), "a")}), "not real numbers"),
         (lambda: train.export(net(BODY), {"w": [[1.0], [2.0, 3.0]]}), "no array"),
     ],
 )

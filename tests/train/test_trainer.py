@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     again.resume(tmp_path / "cut.onnx")
     again.fit(DATA, 3, batch_size=16)
     assert same(again.state, whole.state) and again.history == whole.history
+    cut.resume(tmp_path / "cut.onnx")
     cut.fit(DATA, 3, batch_size=16)
     assert same(cut.state, whole.state)
 
@@ -197,8 +199,20 @@ def test_a_fixed_batch() -> None:
     made = train.Trainer(model, losses.cross_entropy("logits"), train.SGD())
     made.fit(DATA)
     assert made.steps == 5
-    with pytest.raises(og.FeedError, match=r"batch 5 of epoch 2.*\(10, 4\)"):
-        made.fit({n: a[:48] for n, a in DATA.items()}, 2)
+    few, before = {n: a[:48] for n, a in DATA.items()}, made.state
+    for call in (lambda: made.fit(few, 2), lambda: made.evaluate(few)):
+        with pytest.raises(og.FeedError, match=r"batches of 10, and 48 .* of 8: give drop_last"):
+            call()
+    assert same(made.state, before)
+    made.fit(few, 2, drop_last=True, validation=few)
+    assert made.steps == 9
+    tens = {n: a[:40] for n, a in DATA.items()}
+    assert made.evaluate(few, drop_last=True) == made.evaluate(tens)
+    whole = og.Net(made.export())
+    rows = np.concatenate([whole(X[k : k + 10]) for k in range(0, 50, 10)])
+    for given in (X[:48], [X[:10], X[10:13]]):
+        count = sum(map(len, given)) if isinstance(given, list) else len(given)
+        np.testing.assert_allclose(made.predict(given), rows[:count], rtol=1e-5, atol=1e-6)
 
 
 def test_a_bar_with_loss_and_rate(capsys: Any) -> None:
@@ -281,8 +295,15 @@ def test_labels_out_of_range() -> None:
     made = trainer()
     made.fit(DATA)
     before = made.state
-    with pytest.raises(og.FeedError, match="batch 1 of epoch 2"):
-        made.fit((X, LABELS + 1), 2)
+    says = "The labels 'labels' are from {} to {}, and 'logits' has 3 classes"
+    for shift, label in ((1, (1, 3)), (-1, (-1, 1))):
+        with pytest.raises(og.FeedError, match="batch 1 of epoch 2: .*" + says.format(*label)):
+            made.fit((X, LABELS + shift), 2)
+        with pytest.raises(og.FeedError, match="batch 1: .*" + says.format(*label)):
+            made.evaluate((X, LABELS + shift))
+    with pytest.raises(og.FeedError, match="float64") as caught:
+        made.fit((X.astype(np.float64), LABELS), 2)
+    assert "classes" not in str(caught.value)
     assert same(made.state, before)
 
 
@@ -300,10 +321,10 @@ def test_a_state_of_another_model(tmp_path: Path) -> None:
         with pytest.raises(og.ArgumentError, match=says):
             made.state = state  # type: ignore[assignment]
     other = trainer(optimizer=train.SGD(momentum=0.9))
-    with pytest.raises(og.ArgumentError, match="another model or optimizer"):
+    with pytest.raises(og.ArgumentError, match="another optimizer"):
         other.resume(tmp_path / "run.onnx")
     plain = trainer(optimizer=train.SGD())
-    with pytest.raises(og.ArgumentError, match="another model or optimizer"):
+    with pytest.raises(og.ArgumentError, match="another optimizer"):
         plain.resume(tmp_path / "run.onnx")
     with pytest.raises(og.ArgumentError, match="no checkpoint"):
         made.resume(MLP)
@@ -367,6 +388,77 @@ def test_mistaken_data(data: Any, says: str) -> None:
     with pytest.raises(og.OnnxGradError, match=says):
         made.fit(data)
     assert same(made.state, before)
+
+
+def test_the_batch_axis_counts_examples() -> None:
+    """The first input of this net is a table of a fixed size, the same for each batch."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]>'
+        " g (float[3,1] table, float[N,3] x) => (float[N,1] y)"
+        " <float[1,1] w = {1}> { h = MatMul(x, table) y = MatMul(h, w) }"
+    )
+    made = train.Trainer(model, losses.mse("y"), train.SGD(lr=0.0))
+    table = np.ones((3, 1), np.float32)
+    batches = [
+        {"table": table, "x": X[:n, :3], "labels": np.zeros((n, 1), np.float32)} for n in (2, 40)
+    ]
+    each = [float(np.mean((b["x"] @ table) ** 2)) for b in batches]
+    mean = (2 * each[0] + 40 * each[1]) / 42
+    assert made.fit(batches)[0]["loss"] == pytest.approx(mean, rel=1e-5)
+    assert made.evaluate(batches)["loss"] == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", ["N", "4"])
+def test_an_output_without_a_batch_axis_is_whole(batch: str) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]>'
+        f" g (float[{batch},3] x) => (float[{batch},1] y, float[3,1] z)"
+        " <float[3,1] w = {1, 2, 3}> { y = MatMul(x, w) z = Neg(w) }"
+    )
+    found = train.Trainer(model, losses.mse("y"), train.SGD()).predict(X[:2, :3])
+    np.testing.assert_allclose(found["z"], [[-1], [-2], [-3]])
+    np.testing.assert_allclose(found["y"], X[:2, :3] @ [[1], [2], [3]], rtol=1e-5)
+
+
+def test_fewer_batches_than_an_update_takes() -> None:
+    made = trainer(accumulate=5)
+    with pytest.warns(UserWarning, match="accumulate=5: the 2 batches"):
+        made.fit(DATA, batch_size=25)
+    assert made.state["step"] == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.fit(DATA, 3, batch_size=25)
+    assert made.state["step"] == 1
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "8", True])
+def test_numbers_that_count(number: Any) -> None:
+    made = trainer()
+    for call in (made.fit, made.evaluate, made.steps_of):
+        with pytest.raises(og.ArgumentError, match="batch_size is a whole number, 1 or more"):
+            call(DATA, batch_size=number)
+    if number != 0:
+        with pytest.raises(og.ArgumentError, match="epochs is a whole number, 0 or more"):
+            made.fit(DATA, number)
+        for name in ("seed", "threads"):
+            if number is not True:
+                with pytest.raises(og.ArgumentError, match=f"{name} is a whole number"):
+                    train.Trainer(MLP, losses.mse("logits"), train.SGD(), **{name: number})
+
+
+@pytest.mark.parametrize("metric", [train.accuracy("logits"), lambda outputs, batch: 1.0])
+def test_a_metric_of_the_name_of_the_loss(metric: Any) -> None:
+    with pytest.raises(og.ArgumentError, match=r"'loss'.*another name"):
+        train.Trainer(MLP, losses.cross_entropy(), train.SGD(), metrics={"loss": metric})
+
+
+@pytest.mark.parametrize("content", ["a", 1j, None], ids=str)
+def test_a_state_of_no_numbers(content: Any) -> None:
+    state, made = {"fc1.bias": np.full(16, content)}, trainer()
+    with pytest.raises(og.ArgumentError, match=r"'fc1\.bias'.*not real numbers"):
+        made.state = state
+    with pytest.raises(og.ArgumentError, match=r"'fc1\.bias'.*not real numbers"):
+        train.export(MLP, state)
 
 
 def test_other_mistakes() -> None:
