@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from pathlib import Path
 from typing import TypeAlias, cast
 
 import onnx
@@ -18,9 +18,11 @@ import onnx_ir as ir
 from google.protobuf.message import Message
 
 from onnxgrad.graph import maps, protos
+from onnxgrad.graph.data import remove_unused, write_data
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.holders import check_sources, own_outputs
+from onnxgrad.graph.stage import root, staged
 
 # Bytes have the content of a model's file.
 ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -110,8 +112,11 @@ def save(
     Args:
         model: The model; it is not changed.
         path: Where to write. The suffix decides the format as `onnx.save` does (.onnx, .json, ...).
-        external_data: Write the weights to `<name>.data` beside the model. Always done where they
-            take more than 2 GB.
+        external_data: Write weights of 1 KiB and more beside the model, to
+            `<name>.<digits>.data`. Always done where all take more than 2 GB. The digits tell the
+            content, so that a model never reads other weights than its own, however many write
+            at once. Such files of `name` that no file in the folder refers to any more are
+            removed; no other file is.
 
     Raises:
         ArgumentError: `path` is no path.
@@ -121,21 +126,22 @@ def save(
     path = writable(path)
     folder, name = os.path.split(path)
     private = load(model)
+    read = data_files(private)
     replace_tensors(private, _embedded)
-    data = f"{name}.data" if external_data or weight_bytes(private) > protos.LIMIT else None
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnxgrad-") as stage:
-            staged = os.path.join(stage, name)
-            ir.save(private, staged, external_data=data)
-            _show_maps(private, staged)
-            # Only whole files leave the stage. onnx_ir writes no data file without large weights.
-            if data is not None and os.path.exists(os.path.join(stage, data)):
-                os.replace(os.path.join(stage, data), os.path.join(folder, data))
-            os.replace(staged, path)
-    except OSError as error:
-        raise SaveError(f"Cannot write {path!r}: {error.strerror or error}.") from error
-    except Exception as error:  # the protobuf libraries' own errors share no base class
-        raise SaveError(f"Cannot write {path!r}: {_root(error)}") from error
+    with staged(folder, path) as stage:
+        if external_data or weight_bytes(private) > protos.LIMIT:
+            write_data([private], stage, name)
+        ir.save(private, stage / name)
+        _show_maps(private, str(stage / name))
+        for file in sorted(stage.iterdir(), key=lambda file: file.name == name):  # the model last
+            os.replace(file, os.path.join(folder, file.name))
+        remove_unused(Path(folder), name, stage, read)
+
+
+def data_files(model: ir.Model) -> set[str]:
+    """The files of a model's weights."""
+    external = [t for t in _tensors(model) if isinstance(t, ir.ExternalTensor)]
+    return {os.path.realpath(tensor.path) for tensor in external}
 
 
 def _load_path(source: str | os.PathLike[str]) -> ir.Model:
@@ -200,7 +206,7 @@ def _load_ir(model: ir.Model) -> ir.Model:
     try:
         private = model.clone()
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"The onnx_ir.Model is not consistent: {_root(error)}") from error
+        raise ModelError(f"The onnx_ir.Model is not consistent: {root(error)}") from error
     for value in _values(private):
         value.type = _own_type(value.type)  # clone() shares it, and it is mutable
     replace_tensors(private, _detached)
@@ -218,7 +224,7 @@ def _deserialize(
     try:
         return ir.from_proto(proto)
     except Exception as error:  # whatever a malformed graph leads to
-        raise ModelError(f"{what} is not a valid ONNX model: {_root(error)}") from error
+        raise ModelError(f"{what} is not a valid ONNX model: {root(error)}") from error
 
 
 def _readable(proto: onnx.ModelProto, messages: Sequence[Message], folder: str) -> onnx.ModelProto:
@@ -344,9 +350,3 @@ def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         name=tensor.name,
         doc_string=tensor.doc_string,
     )
-
-
-def _root(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx_ir as ir
 
 from onnxgrad.graph import io, protos
+from onnxgrad.graph.data import remove_unused, write_data
 from onnxgrad.graph.errors import SaveError
+from onnxgrad.graph.stage import staged
 
-DATA = "weights.data"
-
-# Smaller tensors stay in the models' own messages: shape inference reads some of them.
-_LARGE = 1024
-# Where a tensor may begin, so that it can be mapped into memory.
-_ALIGNMENT = 4096
+_STEM = "weights"
 
 
 def save_together(
@@ -27,11 +21,14 @@ def save_together(
 ) -> None:
     """Write models into one folder, all of them whole or none at all.
 
+    A program that reads them meets files of one call or lacks some, wherever a call is killed, and
+    meets those of two only where two write at once.
+
     Args:
         models: The models by their files' names. Their large weights become references.
         folder: Where to write; it is made where it is missing, and its parent has to be there.
-        external_data: Write weights of 1 KiB and more to "weights.data" beside the models, each
-            once. Always done where one of the models holds more than 2 GB.
+        external_data: Write weights of 1 KiB and more to "weights.<digits>.data" beside the models,
+            each once, as `io.save` does. Always done where one of the models holds more than 2 GB.
 
     Raises:
         SaveError: The folder cannot be written, or the disk is full.
@@ -42,57 +39,38 @@ def save_together(
     if target.exists() and not target.is_dir():
         raise SaveError(f"Cannot write {str(target)!r}: it is a file, not a folder.")
     external = external_data or any(io.weight_bytes(m) > protos.LIMIT for m in models.values())
+    read = {path for model in models.values() for path in io.data_files(model)}
+    with staged(target if target.exists() else target.parent, str(target)) as stage:
+        new = stage / target.name
+        new.mkdir()
+        if external:
+            write_data(models.values(), new, _STEM)
+        for name, model in models.items():
+            ir.save(model, new / name)
+        if not target.exists():
+            os.replace(new, target)
+            return
+        _move(new, target, models)
+        remove_unused(target, _STEM, stage, read)
+
+
+def _move(new: Path, target: Path, names: Iterable[str]) -> None:
+    """Put whole files in the place of others, all or none: first data, then models."""
+    for path in new.iterdir():
+        if path.name not in names:
+            os.replace(path, target / path.name)
+    old = new / "old"
+    old.mkdir()
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnxgrad-") as stage:
-            staged = Path(stage) / target.name
-            staged.mkdir()
-            if external:
-                _write_data(models, staged)
-            for name, model in models.items():
-                ir.save(model, staged / name)
-            _move(staged, target)
-    except OSError as error:
-        raise SaveError(f"Cannot write {str(target)!r}: {error.strerror or error}.") from error
-
-
-def _move(staged: Path, target: Path) -> None:
-    """Put whole files in their place, the data that models read before these."""
-    if not target.exists():
-        os.replace(staged, target)
-        return
-    for path in sorted(staged.iterdir(), key=lambda path: path.name != DATA):
-        os.replace(path, target / path.name)
-
-
-def _write_data(models: Mapping[str, ir.Model], folder: Path) -> None:
-    """Write the large weights of all models, equal ones once, and let the models refer to them."""
-    places: dict[bytes, tuple[int, int]] = {}
-    with open(folder / DATA, "wb") as file:
-        for model in models.values():
-            for name, value in model.graph.initializers.items():
-                tensor = value.const_value
-                if tensor is None or tensor.nbytes < _LARGE or tensor.dtype == ir.DataType.STRING:
-                    continue
-                offset, length = _written(file, tensor, places)
-                value.const_value = ir.ExternalTensor(
-                    DATA,
-                    offset,
-                    length,
-                    tensor.dtype,
-                    shape=ir.Shape(tensor.numpy().shape),
-                    name=name,
-                    base_dir=folder,
-                )
-
-
-def _written(
-    file: BinaryIO, tensor: ir.TensorProtocol, places: dict[bytes, tuple[int, int]]
-) -> tuple[int, int]:
-    """Where the content of a tensor lies, which is written if it does not yet."""
-    content = tensor.tobytes()
-    key = hashlib.sha256(content).digest()
-    if key not in places:
-        file.seek(-file.tell() % _ALIGNMENT, os.SEEK_CUR)
-        places[key] = (file.tell(), len(content))
-        file.write(content)
-    return places[key]
+        for name in names:  # all old ones go before a new one comes
+            if (target / name).exists():
+                os.replace(target / name, old / name)
+        for name in names:
+            os.replace(new / name, target / name)
+    except OSError:
+        for name in names:
+            if (old / name).exists():
+                os.replace(old / name, target / name)
+            elif not (new / name).exists():
+                os.remove(target / name)
+        raise

@@ -347,6 +347,7 @@ def write_adapter(path: str, arrays: Mapping[str, Array]) -> None:
 
     Raises:
         RuntimeMissingError: onnxruntime is not installed.
+        OSError: The file cannot be written, or the disk is full.
     """
     module = onnxruntime()
     adapter = module.AdapterFormat()
@@ -354,7 +355,11 @@ def write_adapter(path: str, arrays: Mapping[str, Array]) -> None:
     adapter.set_model_version(1)
     make = module.OrtValue.ortvalue_from_numpy
     adapter.set_parameters({name: make(np.ascontiguousarray(a)) for name, a in arrays.items()})
-    adapter.export_adapter(path)
+    try:
+        adapter.export_adapter(path)
+        module.LoraAdapter().Load(path)  # what a full disk cuts off is not always told
+    except RuntimeError as error:
+        raise OSError("onnxruntime wrote no whole file; the disk may be full") from error
 
 
 def available(providers: Sequence[Provider] | None) -> list[Provider]:

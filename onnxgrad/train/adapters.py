@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ArgumentError, SaveError
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import FLOATS, all_nodes
 from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.onnxruntime import write_adapter
 from onnxgrad.train.adaptable import Adaptable, Use, chosen, weights_of
 from onnxgrad.train.arguments import numbers, require_count, require_number
@@ -322,13 +322,9 @@ def save_adapter(
     arrays = _matrices(io.load(model), state)
     path = io.writable(path)
     folder, name = os.path.split(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnxgrad-") as stage:
-            staged = os.path.join(stage, name)
-            write_adapter(staged, arrays)
-            os.replace(staged, path)
-    except OSError as error:
-        raise SaveError(f"Cannot write {path!r}: {error.strerror or error}.") from error
+    with staged(folder, path) as stage:
+        write_adapter(str(stage / name), arrays)
+        os.replace(stage / name, path)
 
 
 def _lacking(name: str) -> ArgumentError:

@@ -86,8 +86,10 @@ def artifacts(
     Args:
         model, loss, optimizer, wrt: As for `train.step`.
         folder: Where to write; it is made where it is missing.
-        external_data: Write weights of 1 KiB and more to ``weights.data`` beside the models, once
-            for all of them. Always done where one of the models holds more than 2 GB.
+        external_data: Write weights of 1 KiB and more beside the models, once for all of them, to
+            ``weights.<digits>.data``; the digits tell the content. Always done where one of the
+            models holds more than 2 GB. Such files of earlier calls are removed once no file in
+            the folder refers to them.
         options: The options of `train.step`, by name.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -505,6 +506,22 @@ def test_where_an_adapter_is_written(tmp_path: Path) -> None:
         train.save_adapter(model, tmp_path / "none" / "a.onnx_adapter")
     with pytest.raises(og.ArgumentError, match="no adapter"):
         train.save_adapter(tower(), tmp_path / "a.onnx_adapter")
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 4096])
+def test_a_full_disk_leaves_the_adapter_that_was_there(limit: int, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    model, path = train.lora(tower(), 8), tmp_path / "a.onnx_adapter"
+    train.save_adapter(model, path)
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert len(before) > 4096
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(og.SaveError, match="disk may be full"):
+            train.save_adapter(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.onnx_adapter"]
 
 
 # -- what they are for -----------------------------------------------------------------------------
