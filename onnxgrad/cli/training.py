@@ -197,6 +197,7 @@ def step(model: str, output: Path, **given: Any) -> None:
     """Write a model that computes one training step."""
     source = io.load(model)
     io.writable(output)
+    io.require_apart(model, io.data_files(source), [output], "a step")
     given["example"] = read_example(source, given["example"])
     result = train.step(source, **_STEP.made(given))
     io.save(result, output)
@@ -252,6 +253,7 @@ def fit(model: str, data: Path, output: Path, **given: Any) -> None:
     given["example"] = read_example(io.load(model), given["example"])
     made = _TRAINED.made(given)
     io.writable(output)
+    _require_other(output, data, own["checkpoint"], own["validation"])
     metrics = {"accuracy": train.accuracy(given["loss_of"])} if own["accuracy"] else None
     made |= {name: own[name] for name in ("seed", "runtime", "threads")}
     optimizer = made["optimizer"]
@@ -276,6 +278,16 @@ def fit(model: str, data: Path, output: Path, **given: Any) -> None:
     )
     trainer.save(output)
     say(f"Wrote {output}, after {trainer.steps} steps.")
+
+
+def _require_other(output: Path, *others: Path | None) -> None:
+    """Check that the output does not replace another file that the command is given.
+
+    Raises:
+        ArgumentError: It does.
+    """
+    if any(other is not None and other.resolve() == output.resolve() for other in others):
+        raise ArgumentError(f"--output {str(output)!r} would replace another file that is given")
 
 
 def _schedule(own: dict[str, Any], lr: float, steps: int) -> schedules.Schedule:
@@ -320,6 +332,7 @@ def export(
 ) -> None:
     """Write a model as it was, with the weights of a state."""
     io.writable(output)
+    _require_other(output, state)
     if state.suffix == ".npz":
         arrays = read_arrays(state)
     else:

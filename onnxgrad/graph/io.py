@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -102,6 +102,30 @@ def writable(path: str | os.PathLike[str]) -> str:
     if os.path.isdir(path):
         raise SaveError(f"Cannot write {path!r}: it is a folder.")
     return path
+
+
+def require_apart(
+    model: object, files: set[str], paths: Iterable[str | os.PathLike[str]], what: str
+) -> None:
+    """Check that files to write are neither a model nor what it refers to.
+
+    Args:
+        model: The model as it was given, which may be a path.
+        files: The files of its weights.
+        paths: Where to write.
+        what: What is written there, for the message.
+
+    Raises:
+        SaveError: One of them is.
+    """
+    own = {os.path.realpath(model)} if isinstance(model, str | os.PathLike) else set()
+    for path in paths:
+        if os.path.realpath(path) in own | files:
+            kind = "the model itself" if os.path.realpath(path) in own else "the model's weights"
+            raise SaveError(
+                f"Cannot write {what} to {os.fspath(path)!r}: it is {kind}, which would be lost. "
+                "Write elsewhere."
+            )
 
 
 def save(

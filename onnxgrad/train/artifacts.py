@@ -94,7 +94,8 @@ def artifacts(
 
     Raises:
         OnnxGradError: As for `train.step`.
-        SaveError: The folder cannot be written, or the disk is full; then nothing is written.
+        SaveError: The folder cannot be written, or the disk is full, or one of the files would
+            replace the model or its weights; then nothing is written.
 
     Example:
         >>> og.train.artifacts("models/mlp.onnx", "mlp", og.losses.cross_entropy("logits"),
@@ -102,6 +103,9 @@ def artifacts(
         >>> sorted(os.listdir("mlp"))
         ['eval.onnx', 'infer.onnx', 'init.onnx', 'step.onnx']
     """
+    names = [f"{name}.onnx" for name in ("init", "step", "eval", "infer")]
+    paths = [os.path.join(os.fspath(folder), name) for name in names]
+    io.require_apart(model, io.data_files(io.load(model)), paths, "a training")
     made = parts(model, loss, optimizer, wrt, **options)
     models = {"init": state_model(made.state), "step": made.step}
     models |= {"eval": made.evaluate, "infer": made.infer}

@@ -107,6 +107,7 @@ class Trainer:
         sessions = {"options": options, "run_options": run_options}
         self._runtime = start(runtime, providers=providers, threads=threads, **sessions)
         self._kind, self._model = model, io.load(model)
+        self._files = io.data_files(self._model)
         hold_weights(self._model)
         scored, seed = dict(metrics or {}), counted("seed", seed, 0)
         if "loss" in scored:
@@ -190,6 +191,8 @@ class Trainer:
             FeedError: The data does not fit the model, or a label is out of range.
             SaveError: The checkpoint cannot be written; the older one is still there.
         """
+        if checkpoint is not None:
+            io.require_apart(self._kind, self._files, [checkpoint], "a checkpoint")
         given, size = self._source(data, batch_size, drop_last)
         epochs = counted("epochs", epochs, 0)
         rate = schedule or (lambda step: self._lr)
@@ -386,8 +389,9 @@ class Trainer:
         `artifacts`. Its metadata property "onnxgrad.trainer" says, in JSON, where training stood.
 
         Raises:
-            SaveError: The file cannot be written, or the disk is full.
+            SaveError: The file cannot be written, or the disk is full, or it is the model's own.
         """
+        io.require_apart(self._kind, self._files, [path], "a checkpoint")
         stood = {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -428,8 +432,13 @@ class Trainer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as it was, with the weights as they are now: see `export`.
 
+        The weights of a model that has them in files of their own are written beside it again, to a
+        file of a new name: see `onnxgrad.save`.
+
         Raises:
-            SaveError: The file cannot be written, or the disk is full.
+            SaveError: The file cannot be written, or the disk is full, or it holds the weights of
+                the model that is trained.
         """
-        weights = self._nets.weights()
-        io.save(export(self._model, weights, inference=self._nets.inference), path)
+        io.require_apart(None, self._files, [path], "a model")
+        trained = export(self._model, self._nets.weights(), inference=self._nets.inference)
+        io.save(trained, path, external_data=bool(self._files))

@@ -138,3 +138,21 @@ def test_more_refusals(fed: Run) -> None:
     refused(fed(*step, "--loss", "crossentropy", "--loss-of", "logits"), "cross_entropy")
     refused(fed("train", "export", MLP, MLP, "-o", "e.onnx"), "gives no state")
     refused(fed("train", "export", MLP, "none.npz", "-o", "e.onnx"), "none.npz")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("step", "net.onnx", "-o", "net.onnx", *LOSS),
+        ("fit", "net.onnx", "data.npz", "-o", "o.onnx", "--checkpoint", "net.onnx", *LOSS),
+        ("fit", "net.onnx", "data.npz", "-o", "o.onnx", "--checkpoint", "o.onnx", *LOSS),
+        ("fit", "net.onnx", "data.npz", "-o", "data.npz", *LOSS),
+        ("export", "net.onnx", "data.npz", "-o", "data.npz"),
+    ],
+)
+def test_no_file_that_is_given_is_replaced(fed: Run, arguments: tuple[str, ...]) -> None:
+    Path("net.onnx").write_bytes(Path(MLP).read_bytes())
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    result = fed("train", *arguments)
+    assert result.code != 0 and ("would be lost" in result.err or "would replace" in result.err)
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before

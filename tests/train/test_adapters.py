@@ -508,13 +508,13 @@ def test_where_an_adapter_is_written(tmp_path: Path) -> None:
         train.save_adapter(tower(), tmp_path / "a.onnx_adapter")
 
 
-@pytest.mark.parametrize("limit", [0, 1000, 4096])
+@pytest.mark.parametrize("limit", [0, 100, 500])
 def test_a_full_disk_leaves_the_adapter_that_was_there(limit: int, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     model, path = train.lora(tower(), 8), tmp_path / "a.onnx_adapter"
     train.save_adapter(model, path)
     before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert len(before) > 4096
+    assert len(before) > 500
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(og.SaveError, match="disk may be full"):

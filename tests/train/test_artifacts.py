@@ -205,3 +205,57 @@ def test_sessions_share_the_weights_that_are_not_trained() -> None:
     ]
     for name in ("base", "twin"):
         assert all(np.shares_memory(one[name], arrays[0][name]) for one in arrays)
+
+
+def with_data(folder: Path, name: str = "net.onnx", data: str = "weights.data") -> Path:
+    """The model of three layers with its weights in a file of their own."""
+    model = onnx.load(MODELS / "mlp.onnx")
+    onnx.save(model, folder / name, save_as_external_data=True, location=data, size_threshold=10)
+    return folder / name
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_model_in_the_folder_keeps_its_weights(tmp_path: Path) -> None:
+    path = with_data(tmp_path)
+    before = files(tmp_path)
+    loss = losses.cross_entropy("logits")
+    train.artifacts(path, tmp_path, loss, train.AdamW(), external_data=True)
+    after = files(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 5
+
+
+@pytest.mark.parametrize("name", ["init", "step", "eval", "infer"])
+def test_a_model_of_a_name_that_is_written_is_not_replaced(name: str, tmp_path: Path) -> None:
+    loss, names = losses.cross_entropy("logits"), (f"{name}.onnx", f"{name}.data")
+    path = with_data(tmp_path, *names)
+    before = files(tmp_path)
+    with pytest.raises(og.SaveError, match="the model itself, which would be lost"):
+        train.artifacts(path, tmp_path, loss, train.AdamW())
+    assert files(tmp_path) == before
+    (tmp_path / f"{name}.onnx").unlink()
+    path = with_data(tmp_path, "net.onnx", f"{name}.onnx")
+    with pytest.raises(og.SaveError, match="the model's weights, which would be lost"):
+        train.artifacts(path, tmp_path, loss, train.AdamW())
+
+
+def test_a_trainer_does_not_replace_what_it_trains(tmp_path: Path) -> None:
+    path = with_data(tmp_path)
+    before = files(tmp_path)
+    trainer = train.Trainer(path, losses.cross_entropy("logits"), train.SGD())
+    for place in (path, tmp_path / "weights.data"):
+        with pytest.raises(og.SaveError, match="would be lost"):
+            trainer.fit((X, LABELS), checkpoint=place)
+        with pytest.raises(og.SaveError, match="would be lost"):
+            trainer.checkpoint(place)
+    with pytest.raises(og.SaveError, match="would be lost"):
+        trainer.save(tmp_path / "weights.data")
+    assert files(tmp_path) == before and trainer.steps == 0
+    trainer.fit((X, LABELS))
+    trainer.save(path)  # with its weights beside it, as they were
+    trained = onnx.load(path, load_external_data=False)
+    assert any(t.external_data for t in trained.graph.initializer)
+    np.testing.assert_array_equal(og.Net(path)(X), trainer.predict(X))
