@@ -77,8 +77,8 @@ def close(got: Any, want: Any, tolerance: float = 1e-4) -> None:
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
-def by_input() -> og.heads.Head:
-    return og.heads.class_score("y", target="input")
+def by_input(axis: int | None = None) -> og.heads.Head:
+    return og.heads.class_score("y", target="input", axis=axis)
 
 
 FEEDS = {"x": X, "target": T}
@@ -285,10 +285,13 @@ def test_ranks_are_learnt_from_the_net_s_own_inputs(runtime: str) -> None:
         close(value, chosen[:, 0])
         close(gradient.reshape(5, 3), chosen * (np.eye(3)[T % 3] - y))
         close(net(feeds, Value(by_input())), chosen[:, 0])
-    single = {"x": x[:1, :, :], "target": [1]}  # of another rank
+    single = {"x": x[:1, :, :], "target": [1]}  # of another rank, whose one axis may be either
     want = np.exp(X[0, 1]) / np.exp(X[0]).sum()
-    close(net(single, [Value(by_input()), NetPortGradient("x")], of=by_input())[0], [want])
-    close(net(single, Value(by_input())), [want])
+    classes = by_input(axis=0)
+    close(net(single, [Value(classes), NetPortGradient("x")], of=classes)[0], [want])
+    close(net(single, Value(classes)), [want])
+    with pytest.raises(og.FeedError):
+        net(single, Value(by_input()))  # a score for each example has no class 1
 
 
 def test_a_runtime_without_an_operator_gives_inner_values() -> None:
