@@ -129,6 +129,36 @@ def test_a_file_of_another_exporter():
     np.testing.assert_allclose(values(x, og.NetPortGradient("x")), got, rtol=1e-4, atol=1e-6)
 
 
+def test_that_file_as_torch():
+    """The gradient of the sum of its outputs, with PyTorch's own fake quantisation."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+    model = onnx.load(CASES / "qoperator_cnn.onnx")
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    w = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+    def quantized(t, name):
+        scale, zero = w[f"{name}_scale"].item(), w[f"{name}_zero_point"].item()
+        return torch.fake_quantize_per_tensor_affine(t, scale, zero, 0, 255)
+
+    def weights(layer, operand):
+        scale = w[f"{layer}.weight_scale"]
+        bias = w[f"{layer}.bias_quantized"] * scale * w[f"{operand}_scale"]
+        return w[f"{layer}.weight_quantized"] * scale, bias
+
+    x = 3 * torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+    hidden = torch.nn.functional.conv2d(quantized(x, "x"), *weights(0, "x"))
+    hidden = quantized(hidden, "/0/Conv_output_0").flatten(1)
+    y = quantized(torch.nn.functional.linear(hidden, *weights(3, "/0/Conv_output_0")), "y")
+    y.sum().backward()
+    assert 0 < int((x.grad == 0).sum()) < x.numel()  # some elements are clipped
+    for target in ("cpu", "portable"):
+        backward = og.gradient(model, straight_through=True, target=target)
+        values, found = runner(backward)({"x": x.detach().numpy()})
+        np.testing.assert_allclose(values, y.detach(), atol=1.001 * w["y_scale"].item())
+        np.testing.assert_allclose(found, x.grad, rtol=1e-4, atol=1e-6)
+
+
 # Operators on $ of the given shape.
 MOVES = {
     (2, 4, 3): [
