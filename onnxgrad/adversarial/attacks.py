@@ -233,5 +233,4 @@ def _finish(job: Job, ball: Ball, reached: Tensor) -> None:
     """List what the attack has reached, and say so in the model's metadata."""
     name = job.wrt_names[0]
     job.finish({f"{name}_adv": ball.finished(reached)})
-    tables = {ADVERSARIALS: {name: job.results[0]}}
-    describe(job.net, tables | ({VALUES: job.given} if job.given else {}))
+    describe(job.net, {ADVERSARIALS: {name: job.results[0]}, VALUES: job.given})

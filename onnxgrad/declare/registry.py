@@ -103,8 +103,7 @@ Asked = str | Collection[str] | bool
 
 def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry | None:
     """The entry of an operator, or None; its straight-through rules take the place of others."""
-    key = "" if domain == "ai.onnx" else domain, op_type
-    entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
+    entry, straight = _both(domain, op_type)
     if not straight_through or straight is None:
         return entry
     if entry is None:
@@ -116,6 +115,12 @@ def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry |
     )
 
 
+def _both(domain: str, op_type: str) -> tuple[Entry | None, Entry | None]:
+    """The entry of an operator, and that of its straight-through rules."""
+    key = "" if domain == "ai.onnx" else domain, op_type
+    return _TABLE.get(key), _STRAIGHT.get(key)
+
+
 def mark_as_own() -> None:
     """Mark all entries declared so far as the package's own; later ones count as the user's."""
     for entry in (*_TABLE.values(), *_STRAIGHT.values()):
@@ -124,8 +129,7 @@ def mark_as_own() -> None:
 
 def declared(domain: str, op_type: str, straight_through: Asked = False) -> bool:
     """Whether the user has declared an operator; straight-through rules count if asked for."""
-    key = "" if domain == "ai.onnx" else domain, op_type
-    entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
+    entry, straight = _both(domain, op_type)
     if entry is not None and entry.users:
         return True
     if straight is None or not straight.users:
@@ -143,11 +147,10 @@ def straight_through() -> list[str]:
 
 def two_ways(domain: str, op_type: str) -> set[str]:
     """The operands of an operator that have a derivative, and another one straight through."""
-    key = "" if domain == "ai.onnx" else domain, op_type
-    entry, straight = _TABLE.get(key), _STRAIGHT.get(key)
-    return (
-        set() if entry is None or straight is None else {*entry.functions} & {*straight.functions}
-    )
+    entry, straight = _both(domain, op_type)
+    if entry is None or straight is None:
+        return set()
+    return entry.functions.keys() & straight.functions.keys()
 
 
 def moving(names: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.subgraphs import copy_into, hoist
+from onnxgrad.emit.subgraphs import hoist, taken_out
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.facts import Dim, dims_of, inner_graphs
 
@@ -26,29 +26,24 @@ def copy_model(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> dic
     """
     copy = graph.clone()
     _name_sizes(op, copy, given)
-    names = [v.name or "" for v in graph.outputs]
-    weights = [(v, v.name or "") for v in copy.initializers.values()]
-    inputs = [
-        given.get(v.name or "") or op.input(v.name or "", dims_of(v), v.dtype)
+    weights = copy.initializers
+    stands = {
+        v: given.get(v.name or "") or op.input(v.name or "", dims_of(v), v.dtype)
         for v in copy.inputs
-        if v.name not in copy.initializers
-    ]
-    for v in [v for v in copy.inputs if v.name in copy.initializers]:
-        copy.inputs.remove(v)
-    copy.initializers.clear()
-    for v, name in weights:
-        own = given[name].value if name in given else _own_weight(op, name, v)
-        v.replace_all_uses_with(own, replace_graph_outputs=True)
+        if v.name not in weights
+    }
+    stands |= {v: given.get(name) or _own_weight(op, name, v) for name, v in weights.items()}
     for domain, version in graph.opset_imports.items():
         op.graph.opset_imports.setdefault(domain, version)
         _outermost(op).graph.opset_imports.setdefault(domain, version)
-    nodes, outputs = copy_into(op, copy, inputs)
+    nodes, outputs = taken_out(op, copy, stands)
     op.emitted.update(v for node in nodes for v in node.outputs)
     if op.hoists and op.parent is not None:
-        op.graph.remove(nodes)
-        held = {t.value for t in [*inputs, *given.values()] if op.holds(t)}
+        held = {t.value for t in stands.values() if op.holds(t)}
         hoist(op, nodes, set(op.graph.inputs) | held)
-    return dict(zip(names, outputs, strict=True))
+    else:
+        op.graph.extend(nodes)
+    return dict(zip((v.name or "" for v in graph.outputs), outputs, strict=True))
 
 
 def _name_sizes(op: Builder, graph: ir.Graph, given: Mapping[str, Tensor]) -> None:
@@ -77,13 +72,13 @@ def _values_in(graph: ir.Graph) -> Iterator[ir.Value]:
             yield from node.outputs
 
 
-def _own_weight(op: Builder, name: str, like: ir.Value) -> ir.Value:
+def _own_weight(op: Builder, name: str, like: ir.Value) -> Tensor:
     """A copy of another model's weight, in the main graph."""
     own = ir.Value(
         name=op.names.fresh(name), type=like.type, shape=like.shape, const_value=like.const_value
     )
     _outermost(op).graph.register_initializer(own)
-    return own
+    return op.tensor(own)
 
 
 def _outermost(op: Builder) -> Builder:

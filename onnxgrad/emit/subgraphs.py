@@ -47,16 +47,30 @@ def copy_into(
         The copies of the nodes, and of the graph's outputs.
     """
     copy = graph.clone(allow_outer_scope_values=True)
+    nodes, outputs = taken_out(op, copy, dict(zip(copy.inputs, inputs, strict=True)))
+    op.graph.extend(nodes)
+    return nodes, outputs
+
+
+def taken_out(
+    op: Builder, copy: ir.Graph, stands: Mapping[ir.Value, Tensor]
+) -> tuple[list[ir.Node], list[Tensor]]:
+    """Empty a copy of a graph: its nodes, renamed, are to be put where `op` emits.
+
+    Args:
+        stands: By an input or a weight of the copy, what takes its place.
+
+    Returns:
+        The nodes, and what stands for the outputs.
+    """
     rename(copy, op.names)
-    outputs = list(copy.outputs)
-    for formal, actual in zip(copy.inputs, inputs, strict=True):
-        outputs = [actual.value if v is formal else v for v in outputs]
+    for formal, actual in stands.items():
         formal.replace_all_uses_with(actual.value, replace_graph_outputs=True)
+    outputs = [op.tensor(v) for v in copy.outputs]
     copy.outputs.clear()
     nodes = list(copy)
     copy.remove(nodes)
-    op.graph.extend(nodes)
-    return nodes, [op.tensor(v) for v in outputs]
+    return nodes, outputs
 
 
 def hoist(op: Builder, nodes: Iterable[ir.Node], inside: set[ir.Value]) -> None:
@@ -126,14 +140,10 @@ def copy_graph(
     here = [*graph.inputs, *graph.initializers.values()]
     there = [*copy.inputs, *copy.initializers.values()]
     stands = {v: replaced.get(v) or op.tensor(v) for v in here}
-    for v, formal in zip(here, there, strict=True):
-        formal.replace_all_uses_with(stands[v].value, replace_graph_outputs=True)
-    copy.outputs.clear()
-    nodes = list(copy)
+    formal = {w: stands[v] for v, w in zip(here, there, strict=True)}
+    nodes, _ = taken_out(op, copy, formal)
     for original, node in zip(graph, nodes, strict=True):
         stands |= {v: op.tensor(w) for v, w in zip(original.outputs, node.outputs, strict=True)}
-    rename(copy, op.names)
-    copy.remove(nodes)
     hoist(op, nodes, {t.value for t in replaced.values() if t.value.graph is op.graph})
     return nodes, stands
 

@@ -30,7 +30,7 @@ from onnxgrad.engine.flow import (
 )
 from onnxgrad.engine.straight_through import entry_of, is_straight_through
 from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import all_nodes, cotangent_dtype, dims_of, subgraphs
+from onnxgrad.graph.facts import all_nodes, cotangent_dtype, dims_of, may_agree, subgraphs
 from onnxgrad.graph.functions import body_of
 from onnxgrad.graph.schemas import joined_name
 
@@ -323,14 +323,7 @@ def _checked(g: Tensor, value: ir.Value, node: ir.Node, index: int) -> Tensor:
     mine, its = g.shape, dims_of(value)
     if its is None or mine == its:
         return g
-    fits = mine is None or (
-        len(mine) == len(its)
-        and all(
-            a == b or not (isinstance(a, int) and isinstance(b, int))
-            for a, b in zip(mine, its, strict=True)
-        )
-    )
-    if not fits:
+    if not may_agree(mine, its):
         raise RuleError(
             f"{where} a cotangent of shape {g.value.shape} for {value.name!r} of {value.shape}"
         )

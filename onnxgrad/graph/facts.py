@@ -74,6 +74,15 @@ def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
     return ir.Shape([x if x == y else None for x, y in zip(a, b, strict=True)])
 
 
+def may_agree(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
+    """Whether two shapes may be the same, as far as they are known."""
+    if a is None or b is None:
+        return True
+    return len(a) == len(b) and not any(
+        isinstance(x, int) and isinstance(y, int) and x != y for x, y in zip(a, b, strict=True)
+    )
+
+
 def by_name(graph: ir.Graph) -> dict[str, ir.Value]:
     """The values of a graph: inputs, initializers, and the outputs of its nodes."""
     values = {v.name: v for v in graph.inputs if v.name} | dict(graph.initializers)

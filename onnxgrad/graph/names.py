@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
-from onnxgrad.graph.facts import FLOATS, inner_graphs
+from onnxgrad.graph.facts import FLOATS, by_name, inner_graphs
 
 Position: TypeAlias = Sequence[str | int]
 TensorSpec: TypeAlias = str | Position
@@ -101,7 +101,7 @@ def resolve_all(model: ir.Model, spec: Any) -> list[str]:
     """
     if isinstance(spec, str):
         return [resolve(model, spec)]
-    known = _known(model)
+    known = by_name(model.graph)
     if not isinstance(spec, Sequence) or not spec:
         raise ArgumentError(f"a name or a sequence of names is needed, not {spec!r}")
     try:
@@ -121,24 +121,19 @@ def _as_position(model: ir.Model, spec: Sequence[Any]) -> str:
 
 
 def _by_name(model: ir.Model, name: str) -> str:
-    known = _known(model)
+    known = by_name(model.graph)
     if name in known:
         return name
     for graph in inner_graphs(model.graph):
         if name in _constants(graph):
             return name
-        if any(value.name == name for value in _named(graph)):
+        if name in by_name(graph):
             raise UnknownNameError(
                 f"The tensor {name!r} lies inside a branch or a loop's body, where it has no "
                 "gradient of its own. Choose a tensor of the main graph."
             )
     near = nearest(name, known) or _ports(model.graph)
     raise UnknownNameError(f"The net has no tensor {name!r}.{near}")
-
-
-def _known(model: ir.Model) -> set[str]:
-    """The names of the tensors of the main graph."""
-    return {value.name for value in _named(model.graph) if value.name}
 
 
 def _ports(graph: ir.Graph) -> str:
@@ -150,13 +145,6 @@ def _ports(graph: ir.Graph) -> str:
         for kind, listed in names.items()
         if listed
     )
-
-
-def _named(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
 
 
 def _split(*parts: str | int) -> tuple[str, ...]:

@@ -75,12 +75,15 @@ def restore(graph: ir.Graph) -> None:
     if not hidden:
         return
     names, places = Names(graph), {node: k for k, node in enumerate(graph)}
+    active: set[ir.Value] = set()  # where a search has ended; a later one goes no further back
     for node in hidden:
-        _restore(node, names, places)
+        _restore(node, names, places, active)
     graph.sort()
 
 
-def _restore(node: ir.Node, names: Names, places: Mapping[ir.Node, int]) -> None:
+def _restore(
+    node: ir.Node, names: Names, places: Mapping[ir.Node, int], active: set[ir.Value]
+) -> None:
     graph, own = node.graph, node.attributes.get_int(_OPERANDS)
     assert isinstance(graph, ir.Graph)
     results = [v for v in node.inputs[own:] if v is not None]
@@ -89,11 +92,11 @@ def _restore(node: ir.Node, names: Names, places: Mapping[ir.Node, int]) -> None
     node.domain = node.attributes.get_string(_OWN)
     for name in (_OWN, _OPERANDS, _OUTPUTS):
         del node.attributes[name]
-    parts = _parts(graph, set(node.inputs), results)
+    parts = _parts(graph, set(node.inputs), results, active)
     if parts is None:
         graph.remove(node, safe=True)
         return
-    _delay(graph, parts, set(node.inputs), results, places)
+    _delay(graph, parts, set(node.inputs), results, places, active)
     for result, output in zip(results, outputs, strict=True):
         output.name, result.name = result.name, names.fresh(f"{result.name}_expanded")
         output.type, output.shape = result.type, result.shape
@@ -106,7 +109,10 @@ def _restore(node: ir.Node, names: Names, places: Mapping[ir.Node, int]) -> None
 
 
 def _parts(
-    graph: ir.Graph, operands: set[ir.Value | None], results: Sequence[ir.Value]
+    graph: ir.Graph,
+    operands: set[ir.Value | None],
+    results: Sequence[ir.Value],
+    active: set[ir.Value],
 ) -> set[ir.Node] | None:
     """The nodes of an expansion that others need; None where one computes with activations."""
     if any(v.graph is not graph or v.producer() is None for v in results):
@@ -124,7 +130,7 @@ def _parts(
         v
         for part in parts
         for v in _read(part)
-        if v in operands and v.dtype not in _COUNTING and not _is_weight(v)
+        if v in operands and v.dtype not in _COUNTING and not _is_weight(v, active)
     }
     return None if any(_computes(part, operands, activations) for part in parts) else parts
 
@@ -143,6 +149,7 @@ def _delay(
     operands: set[ir.Value | None],
     results: Sequence[ir.Value],
     places: Mapping[ir.Node, int],
+    active: set[ir.Value],
 ) -> None:
     """Let the parts wait for what they are first used with, where they unpack a weight."""
     packed = {
@@ -152,11 +159,11 @@ def _delay(
         if v in operands and v is not None and v.is_initializer() and not is_float(v)
     }
     packed = {v for v in packed if (elements_of(v) or 0) > SMALL}
-    uses = _uses(parts, _between(operands, results))
+    uses = _uses(parts, _between(operands, results), active)
     if not (packed and uses) or any(node not in places for node in uses):
         return
     first = min(uses, key=places.__getitem__)
-    after = next((v for v in first.inputs if v is not None and not _is_weight(v)), None)
+    after = next((v for v in first.inputs if v is not None and not _is_weight(v, active)), None)
     if after is None:  # the graphs of a node read it
         return
     op = Builder(graph)
@@ -168,13 +175,13 @@ def _delay(
                     part.replace_input_with(k, late)
 
 
-def _uses(parts: set[ir.Node], but: set[ir.Node]) -> set[ir.Node]:
+def _uses(parts: set[ir.Node], but: set[ir.Node], active: set[ir.Value]) -> set[ir.Node]:
     """The nodes where what weights alone tell meets activations, but for some."""
     found: set[ir.Node] = set()
     open_ = [v for part in parts for v in part.outputs]
     while open_:
         for node in {use.node for use in open_.pop().uses()} - but - found:
-            if all(map(_is_weight, _read(node))):
+            if all(_is_weight(v, active) for v in _read(node)):
                 open_.extend(node.outputs)
             else:
                 found.add(node)
@@ -200,13 +207,18 @@ def _read(node: ir.Node) -> list[ir.Value]:
     return [v for v in (*node.inputs, *captures(node)) if v is not None]
 
 
-def _is_weight(value: ir.Value) -> bool:
-    """Whether weights alone tell a value."""
+def _is_weight(value: ir.Value, active: set[ir.Value]) -> bool:
+    """Whether weights alone tell a value.
+
+    Args:
+        active: Values that are known to depend on more; `value` is added where it does.
+    """
     seen, open_ = {value}, [value]
     while open_:
         v = open_.pop()
         node = v.producer()
-        if v.is_graph_input() or (node is None and not v.is_initializer()):
+        if v in active or v.is_graph_input() or (node is None and not v.is_initializer()):
+            active.add(value)
             return False
         more = [] if node is None else [w for w in _read(node) if w not in seen]
         seen.update(more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from onnxgrad.passes.normalise import normalise
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Binding, Runtime, Session
 from onnxgrad.transforms.blocks import Mode
-from onnxgrad.transforms.metadata import OGRADS, TANGENTS, VALUES
+from onnxgrad.transforms.metadata import OGRADS, TANGENTS, VALUES, table
 from onnxgrad.transforms.planning import plan
 
 T = TypeVar("T")
@@ -127,13 +126,12 @@ class TransformSession:
         self.seeds, self.tangents = (
             {
                 name: self.ports[port]
-                for name, port in json.loads(model.metadata_props.get(key, "{}")).items()
+                for name, port in table(model, key).items()
                 if port in self.ports
             }
             for key in (OGRADS, TANGENTS)
         )
-        self._results: dict[str, Any] = json.loads(model.metadata_props[results])
-        self._values: dict[str, str] = json.loads(model.metadata_props.get(VALUES, "{}"))
+        self._results, self._values = table(model, results), table(model, VALUES)
         self.session = load(model, lean=True)
 
     def named(self, outputs: list[Any]) -> dict[str, Any]:

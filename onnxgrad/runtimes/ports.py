@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import FeedError, nearest
+from onnxgrad.graph.facts import may_agree
 
 Array: TypeAlias = np.ndarray
 
@@ -49,16 +50,11 @@ class Port:
         if self.dtype is None:
             return value
         array = self._of_dtype(value)
-        if self.shape is not None:
-            fits = len(array.shape) == len(self.shape) and all(
-                not isinstance(d, int) or d == n
-                for d, n in zip(self.shape, array.shape, strict=False)
+        if not may_agree(self.shape, array.shape):
+            raise FeedError(
+                f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
+                f"{array.shape} was given."
             )
-            if not fits:
-                raise FeedError(
-                    f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
-                    f"{array.shape} was given."
-                )
         return np.ascontiguousarray(array).reshape(array.shape)
 
     def shape_text(self) -> str:

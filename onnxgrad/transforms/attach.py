@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from onnxgrad.emit.models import copy_model
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest
-from onnxgrad.graph.facts import Dim, by_name, dims_of
+from onnxgrad.graph.facts import by_name, dims_of, may_agree
 from onnxgrad.graph.names import resolve, resolve_all
 from onnxgrad.heads.head import Head
 from onnxgrad.passes.clean_up import optimise
@@ -160,21 +160,13 @@ def _fit(value: ir.Value, given: Tensor | None) -> None:
             f"attach: the input {value.name!r} is {value.dtype}, and {given.value.name!r} "
             f"is {given.dtype}"
         )
-    elif not _agree(dims_of(value), given.shape):
+    elif not may_agree(dims_of(value), given.shape):
         raise ArgumentError(
             f"attach: the input {value.name!r} of the other model is of shape {value.shape}, and "
             f"the tensor {given.value.name!r} that it is given of {given.value.shape}"
         )
     else:
         value.type, value.shape = given.value.type, given.value.shape
-
-
-def _agree(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
-    """Whether two shapes may be the same, as far as they are known."""
-    if a is None or b is None:
-        return True
-    numbers = [(c, d) for c, d in zip(a, b, strict=False) if isinstance(c, int)]
-    return len(a) == len(b) and all(not isinstance(d, int) or c == d for c, d in numbers)
 
 
 def _list(op: Builder, found: Any, renaming: str) -> None:

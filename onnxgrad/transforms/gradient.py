@@ -11,7 +11,7 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, VALUES, describe
+from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, VALUES, describe, names_of
 from onnxgrad.transforms.options import Full, Kept, Options, Wrt, transform
 
 
@@ -106,12 +106,8 @@ def vjp(net: ir.Model, wrt: Wrt = None, **options: Unpack[Kept]) -> None:
 def _differentiate(net: ir.Model, wrt: Wrt, options: Options) -> None:
     job = Job(net, wrt, options)
     seeds, ograds = job.seeds()
-    imposed = {
-        y.name or "": t.value.name or "" for y, t in ograds.items()
-    }  # before an unused y goes
+    imposed = names_of(ograds)  # before an unused y goes
     cotangents = job.pull(seeds)
     job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt})
     gradients = dict(zip(job.wrt_names, job.results, strict=True))
-    describe(
-        net, {GRADIENTS: gradients, OGRADS: imposed} | ({VALUES: job.given} if job.given else {})
-    )
+    describe(net, {GRADIENTS: gradients, OGRADS: imposed, VALUES: job.given})

@@ -37,11 +37,7 @@ _ROUND = {"QuantizeLinear", "DequantizeLinear"}
 
 def normalised(value: ir.Value) -> ir.Node | None:
     """The node that makes the sum of all elements of a value constant, if one does."""
-    for v in _back(value, _KEEP_SUM):
-        node = v.producer()
-        if node is not None and not node.domain and node.op_type == "Softmax":
-            return node
-    return None
+    return _softmax_of(_back(value, _KEEP_SUM))
 
 
 def advice(values: Sequence[ir.Value], known: Collection[str]) -> str:
@@ -73,12 +69,9 @@ def before_softmax(net: ir.Model) -> str | None:
     """
     if len(net.graph.outputs) != 1:
         return None
-    for v in _behind(net.graph.outputs[0], _MOVE | _ROUND):
-        node = v.producer()
-        if node is not None and not node.domain and node.op_type == "Softmax":
-            source = node.inputs[0]
-            return source.name if source is not None else None
-    return None
+    node = _softmax_of(_behind(net.graph.outputs[0], _MOVE | _ROUND))
+    source = None if node is None else node.inputs[0]
+    return None if source is None else source.name
 
 
 def say_before(name: str) -> None:
@@ -104,6 +97,12 @@ def _before(node: ir.Node, known: Collection[str]) -> str | None:
     assert value is not None
     found = (v.name for v in _back(value, _MOVE) if v.producer() is not None)
     return next((name for name in found if name in known), None)
+
+
+def _softmax_of(values: Iterator[ir.Value]) -> ir.Node | None:
+    """The first Softmax that gives one of the values."""
+    nodes = (node for v in values if (node := v.producer()) is not None)
+    return next((n for n in nodes if not n.domain and n.op_type == "Softmax"), None)
 
 
 def _back(value: ir.Value, through: Collection[str]) -> Iterator[ir.Value]:

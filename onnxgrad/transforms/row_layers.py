@@ -137,8 +137,8 @@ def _attention(node: RowNode) -> Found:
 @rule("LSTM", "GRU", "RNN")
 def _recurrent(node: RowNode) -> Found:
     axis = 0 if node.number("layout", 0) else 1
-    place = node.rows(0)
-    if place is None or place.axis != axis:
+    place = node.required(0)
+    if place.axis != axis:
         raise Mixed
     for k, one in enumerate(node.places()[1:], 1):
         states = {4: 0, 5: axis, 6: axis}  # the lengths of sequences, and what they begin with

@@ -56,12 +56,17 @@ class RowNode:
         """`rows` of all operands."""
         return [self.rows(k) for k in range(len(self.node.inputs))]
 
-    def only(self, k: int) -> Rows:
-        """`rows` of an operand, where no other one depends on the batch."""
-        places = self.places()
-        if places[k] is None or any(p is not None for j, p in enumerate(places) if j != k):
+    def required(self, k: int) -> Rows:
+        """`rows` of an operand, which has to have the examples."""
+        if (place := self.rows(k)) is None:
             raise Mixed
-        return places[k]  # type: ignore[return-value]
+        return place
+
+    def only(self, k: int) -> Rows:
+        """`required`, where no other operand depends on the batch."""
+        if any(p is not None for j, p in enumerate(self.places()) if j != k):
+            raise Mixed
+        return self.required(k)
 
     def dims(self, k: int) -> tuple[Dim, ...]:
         """The dimensions of an operand."""

@@ -172,8 +172,8 @@ def _flatten(node: RowNode) -> Found:
 
 @rule("Reshape")
 def _reshape(node: RowNode) -> Found:
-    """In the order of the elements an example keeps its place."""
-    place, sizes = _reshaped(node), node.sizes(0)
+    """In the order of the elements an example keeps its place. The target may hold their number."""
+    place, sizes = node.required(0), node.sizes(0)
     target = _target(node, sizes)
     node.known.call(node.node.outputs[0], target)
     axis = place.axis
@@ -190,13 +190,6 @@ def _reshape(node: RowNode) -> Found:
             if inner is not None and None not in target:
                 return [Rows(k, outer, inner)]
     raise Mixed
-
-
-def _reshaped(node: RowNode) -> Rows:
-    """Where the examples are in what is reshaped. The target may hold their number."""
-    if (place := node.rows(0)) is None:
-        raise Mixed
-    return place
 
 
 def _target(node: RowNode, sizes: Sequence[Product | None]) -> list[Product | None]:
@@ -288,8 +281,7 @@ def _slice(node: RowNode) -> Found:
 @rule("Resize")
 def _resize(node: RowNode) -> Found:
     """The size of the batch may be among the sizes."""
-    if (place := node.rows(0)) is None:
-        raise Mixed
+    place = node.required(0)
     mode = node.node.attributes.get_string("coordinate_transformation_mode", "")
     ratio = node.node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
     axes = [a % node.rank(0) for a in node.numbers("axes") or range(node.rank(0))]
@@ -309,8 +301,9 @@ def _resize(node: RowNode) -> Found:
 # -- parts --------------------------------------------------------------------------------------
 
 
-@rule("Concat")
-def _concat(node: RowNode) -> Found:
+@rule("Concat", "GatherElements", "ScatterElements")
+def _along_another_axis(node: RowNode) -> Found:
+    """All operands have the examples in the same place."""
     places = set(node.places())
     if len(places) != 1 or (place := places.pop()) is None:
         raise Mixed
@@ -336,16 +329,6 @@ def _gather(node: RowNode) -> Found:
     if data is None or indices is not None or data.axis == axis:
         raise Mixed
     return [data if data.axis < axis else replace(data, axis=data.axis + node.rank(1) - 1)]
-
-
-@rule("GatherElements", "ScatterElements")
-def _elements(node: RowNode) -> Found:
-    places = set(node.places())
-    if len(places) != 1 or (place := places.pop()) is None:
-        raise Mixed
-    if node.number("axis", 0) % node.rank(0) == place.axis:
-        raise Mixed
-    return [place]
 
 
 @rule("OneHot")

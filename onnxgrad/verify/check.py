@@ -8,7 +8,6 @@ in double precision where a runtime can, so that an error of 0.1 % stands out of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ from onnxgrad.runtimes.ports import Port
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.registry import on_cpu
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.metadata import GRADIENTS, OGRADS
+from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, table
 from onnxgrad.transforms.options import Of, TensorSpecs, Wrt
 from onnxgrad.verify.check_report import CheckReport
 from onnxgrad.verify.differences import STEPS, compare
@@ -151,8 +150,7 @@ def _case(
     built = gradient(
         net, wrt, of=of, ograd=imposed or True, forward=False, constant=constant, example=own
     )
-    names = list(json.loads(built.metadata_props[GRADIENTS]))
-    outputs = list(json.loads(built.metadata_props[OGRADS]))
+    names, outputs = (list(table(built, key)) for key in (GRADIENTS, OGRADS))
     ports = {value.name: Port.of(value) for value in built.graph.inputs}
     added = {n: fitting(ports[n], v, feeder.ports, own) for n, v in fed.added.items() if n in ports}
     held = resolve_all(net, constant) if constant else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from onnxgrad.passes.precision import promote
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.metadata import OGRADS
+from onnxgrad.transforms.metadata import OGRADS, table
 from onnxgrad.verify.differences import STEPS
 from onnxgrad.verify.moved import MovedNet, hold, move, value_of
 
@@ -132,7 +131,7 @@ def gradients(case: Case, seeds: Mapping[str, Array]) -> tuple[dict[str, Array],
                 constant=case.held,
                 example=_feeds(promoted, case.values),
             )
-            inputs = json.loads(model.metadata_props[OGRADS])
+            inputs = table(model, OGRADS)
             imposed = {inputs[name]: seed for name, seed in seeds.items()}
             feeds = _feeds(model, case.values | imposed)
             found = runtime.load(model).run(feeds)
