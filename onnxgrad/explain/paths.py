@@ -19,8 +19,9 @@ from onnxgrad.explain.baselines import Reference, baselines_of
 from onnxgrad.explain.method import Explaining, Explanation, count_of, method
 from onnxgrad.explain.points import Elsewhere, column, weighted_sum
 from onnxgrad.explain.quadrature import Rule, places
-from onnxgrad.graph.facts import by_name, is_float
+from onnxgrad.graph.facts import by_name
 from onnxgrad.graph.names import resolve_all
+from onnxgrad.transforms.asked import float_inputs
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.options import Inputs, TensorSpecs, Wrt
 
@@ -339,12 +340,9 @@ def rows_at_once(internal_batch_size: int | None) -> Callable[[Size], Size] | No
 
 
 def _moved(at: Explanation, wrt: Wrt) -> list[ir.Value]:
-    """The inputs that move, by default those of floating point that the score depends on."""
-    graph = at.op.graph
-    if wrt is None:
-        return [v for v in graph.inputs if is_float(v) and not v.is_initializer()]
-    values = by_name(graph)
-    names = resolve_all(at.spare, wrt)
+    """The inputs that move, by default those of the net that are of floating point."""
+    values = by_name(at.op.graph)
+    names = float_inputs(at.spare) if wrt is None else resolve_all(at.spare, wrt)
     return [values[name] for name in names]
 
 
