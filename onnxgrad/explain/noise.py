@@ -18,6 +18,7 @@ from onnxgrad.explain.baselines import distributions_of
 from onnxgrad.explain.method import (
     Explaining,
     Explanation,
+    MovedExplanation,
     called,
     count_of,
     explained,
@@ -92,7 +93,7 @@ def noise_tunnel(
     """
     if nt_type not in get_args(NoiseType):
         raise ArgumentError(f"nt_type is one of {', '.join(get_args(NoiseType))}, not {nt_type!r}")
-    at = Explanation(net, wrt, **options)
+    at = MovedExplanation(net, wrt, **options)
     count, at_once = count_of("nt_samples", nt_samples), nt_samples_batch_size
     at_once = None if at_once is None else count_of("nt_samples_batch_size", at_once)
     draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
@@ -148,7 +149,7 @@ def gradient_shap(
         >>> [y.name for y in model.graph.output]
         ['logits', 'input_attribution']
     """
-    at = Explanation(net, wrt, **options)
+    at = MovedExplanation(net, wrt, **options)
     count = count_of("n_samples", n_samples)
     draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
     pool = distributions_of(at.op, at.job.wrt, baselines)
@@ -211,7 +212,7 @@ class _Tunnel:
         ArgumentError: It is no explanation, or has an argument that it cannot have.
     """
 
-    def __init__(self, at: Explanation, method: Any, draws_baselines: bool) -> None:
+    def __init__(self, at: MovedExplanation, method: Any, draws_baselines: bool) -> None:
         self._at, self._call = at, called(method)
         keywords = dict(self._call.keywords)
         if "convergence_delta" in keywords:

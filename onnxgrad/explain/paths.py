@@ -16,7 +16,7 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import operands
 from onnxgrad.explain.baselines import Reference, baselines_of
-from onnxgrad.explain.method import Explaining, Explanation, count_of, method
+from onnxgrad.explain.method import Explaining, Explanation, MovedExplanation, count_of, method
 from onnxgrad.explain.points import Elsewhere, column, weighted_sum
 from onnxgrad.explain.quadrature import Rule, places
 from onnxgrad.graph.facts import by_name
@@ -84,7 +84,7 @@ def integrated_gradients(
         >>> [y.name for y in model.graph.output]
         ['logits', 'input_attribution']
     """
-    at = Explanation(net, wrt, **options)
+    at = MovedExplanation(net, wrt, **options)
     start = baselines_of(at.op, at.job.wrt, baselines)
     reference = Reference(at.job, at.op, start) if convergence_delta else None
     path = Path(at, n_steps, method, internal_batch_size, batched)
@@ -130,7 +130,7 @@ def layer_integrated_gradients(
         >>> [y.name for y in model.graph.output]
         ['logits', 'v_Relu_3_attribution']
     """
-    at = Explanation(net, layer, **options)
+    at = MovedExplanation(net, layer, **options)
     reference = Reference(at.job, at.op, _start(at, baselines))
     path = Path(at, n_steps, method, internal_batch_size, batched)
     found = path.integral({h: reference.at(h) for h in at.job.wrt}, multiply_by_inputs)
@@ -173,7 +173,7 @@ def layer_conductance(
         >>> [y.name for y in model.graph.output]
         ['logits', 'v_Relu_3_attribution']
     """
-    at = Explanation(net, layer, **options)
+    at = MovedExplanation(net, layer, **options)
     start = baselines_of(at.op, _moved(at, wrt), baselines)
     reference = Reference(at.job, at.op, start) if convergence_delta else None
     path = Path(at, n_steps, method, internal_batch_size, batched, ends=1)
@@ -197,7 +197,7 @@ class Path:
 
     def __init__(
         self,
-        at: Explanation,
+        at: MovedExplanation,
         n_steps: int,
         rule: Rule,
         internal_batch_size: int | None,
@@ -339,7 +339,7 @@ def rows_at_once(internal_batch_size: int | None) -> Callable[[Size], Size] | No
     return at_once
 
 
-def _moved(at: Explanation, wrt: Wrt) -> list[ir.Value]:
+def _moved(at: MovedExplanation, wrt: Wrt) -> list[ir.Value]:
     """The inputs that move, by default those of the net that are of floating point."""
     values = by_name(at.op.graph)
     names = float_inputs(at.spare) if wrt is None else resolve_all(at.spare, wrt)

@@ -15,7 +15,7 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.subgraphs import scan
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.examples import Examples
-from onnxgrad.explain.method import Explanation
+from onnxgrad.explain.method import MovedExplanation
 from onnxgrad.graph.errors import ArgumentError, OnnxGradError
 from onnxgrad.graph.facts import Dim, by_name, dims_of
 from onnxgrad.graph.fresh import Names
@@ -66,7 +66,7 @@ class Elsewhere:
 
     def __init__(
         self,
-        at: Explanation,
+        at: MovedExplanation,
         explain: Explain,
         moved: Sequence[ir.Value],
         count: int,
