@@ -12,7 +12,6 @@ from typing_extensions import Unpack
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.baselines import distributions_of
 from onnxgrad.explain.method import (
@@ -104,7 +103,7 @@ def noise_tunnel(
     for mean, square in moments:
         y = square if nt_type == "smoothgrad_sq" else mean
         results.append(square - mean * mean if nt_type == "vargrad" else y)
-    tunnel.finish(results)
+    tunnel.finish(there, results)
 
 
 @_method
@@ -205,9 +204,6 @@ class _Tunnel:
         method: What is repeated, as for `noise_tunnel`.
         draws_baselines: Whether each noisy input has a baseline of its own.
 
-    Attributes:
-        shown: The names of the results of `method`, by those of the tensors that they belong to.
-
     Raises:
         ArgumentError: It is no explanation, or has an argument that it cannot have.
     """
@@ -224,26 +220,20 @@ class _Tunnel:
             self._pool = distributions_of(at.op, at.job.wrt, keywords.get("baselines"))
             self._call = functools.partial(self._call.func, **keywords | {"baselines": "input"})
         self._drawn = {f"{x.name}_baseline": x for x in self._pool}
-        self.shown: dict[str, str] = {}
 
     def elsewhere(self, count: int, at_once: int | None, batched: Inputs | None) -> Elsewhere:
         """The copy of the net that is explained, at `at_once` noisy inputs at a time."""
-
-        def per_run(_: Size) -> Size:
-            return count if at_once is None else at_once
-
+        per_run = None if at_once is None else lambda _: at_once
         xs = self._at.job.wrt
         return Elsewhere(self._at, self._explain, xs, count, batched, per_run, list(self._drawn))
 
     def _explain(self, net: ir.Model, **options: Any) -> ir.Model:
-        model = explained(self._call, net, self._at.job.wrt_names, options)
-        self.shown = table(model, ATTRIBUTIONS)
-        return model
+        return explained(self._call, net, self._at.job.wrt_names, options)
 
-    def finish(self, results: Sequence[Tensor]) -> None:
+    def finish(self, there: Elsewhere, results: Sequence[Tensor]) -> None:
         """List the results as the method's own."""
         op, values = self._at.op, by_name(self._at.op.graph)
-        own = [values[name] for name in self.shown]
+        own = [values[name] for name in table(there.model, ATTRIBUTIONS)]
         typed = [op.cast(t, op.tensor(v).dtype) for t, v in zip(results, own, strict=False)]
         if len(results) < len(own):
             self._at.finish_joint(own, *typed)
