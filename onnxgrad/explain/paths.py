@@ -205,9 +205,8 @@ class Path:
         ends: int = 0,
     ) -> None:
         n_steps = count_of("n_steps", n_steps)
-        places(rule, n_steps)  # refuses what is too few, with the ends or without
         self._at, self._count, self._batched = at, n_steps + ends, batched
-        self._alphas, self._weights = places(rule, self._count)
+        self._alphas, self._weights = places(rule, n_steps, ends)
         self._at_once = rows_at_once(internal_batch_size)
         self._by_example = True
 
