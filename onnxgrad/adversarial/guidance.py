@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -23,7 +22,7 @@ from onnxgrad.passes.clean_up import optimise
 from onnxgrad.transforms.asked import float_outputs
 from onnxgrad.transforms.attach import attach, composed
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.metadata import GRADIENTS
+from onnxgrad.transforms.metadata import GRADIENTS, table
 from onnxgrad.transforms.options import Traced, uncollected
 
 Prediction = Literal["epsilon", "score"]
@@ -140,7 +139,7 @@ def _gradient(classifier: ir.Model) -> tuple[str, str]:
     Raises:
         ArgumentError: There are several.
     """
-    found: dict[str, str] = json.loads(classifier.metadata_props[GRADIENTS])
+    found: dict[str, str] = table(classifier, GRADIENTS)
     if len(found) > 1:
         raise ArgumentError(
             f"the classifier has several floating-point inputs, {', '.join(map(repr, found))}: "

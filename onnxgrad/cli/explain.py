@@ -16,7 +16,6 @@ import typer
 from onnxgrad.cli.explained import Result
 from onnxgrad.cli.files import ports_of, read, read_names, take_image, whole, write
 from onnxgrad.cli.options import (
-    ARGUMENTS,
     Constant,
     Inputs,
     Model,
@@ -25,6 +24,7 @@ from onnxgrad.cli.options import (
     Wrt,
     every_or,
     several,
+    tensors_or_all,
 )
 from onnxgrad.cli.printing import say, show_ports, working
 from onnxgrad.explain.images import Expected
@@ -157,7 +157,7 @@ def _shared(
     """The arguments that most methods share, of the options that transforms have too."""
     return {
         "of": of[0] if of and len(of) == 1 else several(of),
-        "wrt": ARGUMENTS["wrt"].made(wrt),
+        "wrt": tensors_or_all(wrt),
         "straight_through": every_or("all", straight_through),
         "constant": several(constant),
     }

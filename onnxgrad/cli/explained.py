@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,9 @@ from onnxgrad.cli.printing import say, working
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array
+from onnxgrad.transforms.asked import outputs_of
 from onnxgrad.transforms.attach import attach
-from onnxgrad.transforms.metadata import ATTRIBUTIONS
+from onnxgrad.transforms.metadata import ATTRIBUTIONS, table
 
 # An output of the scores that are explained, where they are an inner tensor.
 _SCORES = "explained_scores"
@@ -48,8 +48,7 @@ class Result:
         labels: Mapping[int, str],
     ) -> Result:
         """Run the model."""
-        table = json.loads(explained.metadata_props[ATTRIBUTIONS])
-        own = [v.name for v in source.graph.outputs if v.dtype and v.dtype.is_floating_point()]
+        names, own = table(explained, ATTRIBUTIONS), outputs_of(source)
         scores = of if isinstance(of, str) else own[0] if own and of is None else None
         outputs = [v.name for v in explained.graph.outputs]
         if scores is not None and scores not in outputs:
@@ -64,7 +63,7 @@ class Result:
             batches = {np.shape(a)[0] for a in feeds.values() if np.ndim(a) > 1}
             title = _decision(arrays[scores], target, labels, batches)
         arrays = {name: array for name, array in arrays.items() if name != _SCORES}
-        return cls(arrays, {x: arrays[name] for x, name in table.items()}, feeds, title)
+        return cls(arrays, {x: arrays[name] for x, name in names.items()}, feeds, title)
 
     def only(self) -> tuple[str, Array]:
         """The tensor that is explained, and its attribution.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onnxgrad.explain.method import Explanation
+from onnxgrad.explain.method import MovedExplanation
 from onnxgrad.graph.errors import OnnxGradError
 from onnxgrad.graph.facts import Dim, by_name, dims_of
 from onnxgrad.heads.head import Head, emit_heads
@@ -40,7 +40,7 @@ class Examples:
     @classmethod
     def of(
         cls,
-        at: Explanation,
+        at: MovedExplanation,
         heads: Mapping[Head, Sequence[str]],
         classes: Iterable[str],
         moved: Sequence[ir.Value],
@@ -86,7 +86,11 @@ class Examples:
 
     @classmethod
     def _told(
-        cls, at: Explanation, classes: Iterable[str], moved: Sequence[ir.Value], batched: Inputs
+        cls,
+        at: MovedExplanation,
+        classes: Iterable[str],
+        moved: Sequence[ir.Value],
+        batched: Inputs,
     ) -> Examples:
         graph = at.op.graph
         given = batch_inputs(graph, batched)
@@ -107,7 +111,7 @@ class Examples:
     @classmethod
     def _proven(
         cls,
-        at: Explanation,
+        at: MovedExplanation,
         heads: Mapping[Head, Sequence[str]],
         moved: Sequence[ir.Value],
         axes: Mapping[str, int],
@@ -137,7 +141,7 @@ class Examples:
         return cls(found, one.first, apart, apart and all(map(one.leads, counted)), places)
 
 
-def _candidates(at: Explanation, moved: Sequence[ir.Value]) -> list[dict[str, int]]:
+def _candidates(at: MovedExplanation, moved: Sequence[ir.Value]) -> list[dict[str, int]]:
     """Axes of inputs that may be the batch, the first input first: those of all, of that one."""
     own = {v.name for v in at.spare.graph.inputs}
     inputs = [

@@ -137,7 +137,6 @@ class Explanation:
         options: As for `saliency`.
 
     Attributes:
-        spare: A copy of the model as the caller has it.
         job: The differentiation of the score.
     """
 
@@ -150,7 +149,6 @@ class Explanation:
         **options: Any,
     ) -> None:
         self.options = given = kind(**options)
-        self.spare = net.clone()
         self.of = score_of(net, given.of, given.target)
         self.job = Job(
             net,
@@ -202,6 +200,18 @@ class Explanation:
         names = [v.name or "" for v in values]
         self.job.finish({f"{names[0]}_attribution": attribution})
         describe(self.job.net, {ATTRIBUTIONS: dict.fromkeys(names, *self.job.results)})
+
+
+class MovedExplanation(Explanation):
+    """An explanation of a net that is explained at other points too.
+
+    Attributes:
+        spare: A copy of the model as the caller has it.
+    """
+
+    def __init__(self, net: ir.Model, wrt: Wrt = None, **options: Any) -> None:
+        self.spare = net.clone()
+        super().__init__(net, wrt, **options)
 
 
 def score_of(net: ir.Model, of: Of, target: Target | None) -> Of:

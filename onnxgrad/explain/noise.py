@@ -12,12 +12,12 @@ from typing_extensions import Unpack
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.baselines import distributions_of
 from onnxgrad.explain.method import (
     Explaining,
     Explanation,
+    MovedExplanation,
     called,
     count_of,
     explained,
@@ -92,7 +92,7 @@ def noise_tunnel(
     """
     if nt_type not in get_args(NoiseType):
         raise ArgumentError(f"nt_type is one of {', '.join(get_args(NoiseType))}, not {nt_type!r}")
-    at = Explanation(net, wrt, **options)
+    at = MovedExplanation(net, wrt, **options)
     count, at_once = count_of("nt_samples", nt_samples), nt_samples_batch_size
     at_once = None if at_once is None else count_of("nt_samples_batch_size", at_once)
     draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
@@ -103,7 +103,7 @@ def noise_tunnel(
     for mean, square in moments:
         y = square if nt_type == "smoothgrad_sq" else mean
         results.append(square - mean * mean if nt_type == "vargrad" else y)
-    tunnel.finish(results)
+    tunnel.finish(there, results)
 
 
 @_method
@@ -148,7 +148,7 @@ def gradient_shap(
         >>> [y.name for y in model.graph.output]
         ['logits', 'input_attribution']
     """
-    at = Explanation(net, wrt, **options)
+    at = MovedExplanation(net, wrt, **options)
     count = count_of("n_samples", n_samples)
     draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
     pool = distributions_of(at.op, at.job.wrt, baselines)
@@ -204,14 +204,11 @@ class _Tunnel:
         method: What is repeated, as for `noise_tunnel`.
         draws_baselines: Whether each noisy input has a baseline of its own.
 
-    Attributes:
-        shown: The names of the results of `method`, by those of the tensors that they belong to.
-
     Raises:
         ArgumentError: It is no explanation, or has an argument that it cannot have.
     """
 
-    def __init__(self, at: Explanation, method: Any, draws_baselines: bool) -> None:
+    def __init__(self, at: MovedExplanation, method: Any, draws_baselines: bool) -> None:
         self._at, self._call = at, called(method)
         keywords = dict(self._call.keywords)
         if "convergence_delta" in keywords:
@@ -223,26 +220,20 @@ class _Tunnel:
             self._pool = distributions_of(at.op, at.job.wrt, keywords.get("baselines"))
             self._call = functools.partial(self._call.func, **keywords | {"baselines": "input"})
         self._drawn = {f"{x.name}_baseline": x for x in self._pool}
-        self.shown: dict[str, str] = {}
 
     def elsewhere(self, count: int, at_once: int | None, batched: Inputs | None) -> Elsewhere:
         """The copy of the net that is explained, at `at_once` noisy inputs at a time."""
-
-        def per_run(_: Size) -> Size:
-            return count if at_once is None else at_once
-
+        per_run = None if at_once is None else lambda _: at_once
         xs = self._at.job.wrt
         return Elsewhere(self._at, self._explain, xs, count, batched, per_run, list(self._drawn))
 
     def _explain(self, net: ir.Model, **options: Any) -> ir.Model:
-        model = explained(self._call, net, self._at.job.wrt_names, options)
-        self.shown = table(model, ATTRIBUTIONS)
-        return model
+        return explained(self._call, net, self._at.job.wrt_names, options)
 
-    def finish(self, results: Sequence[Tensor]) -> None:
+    def finish(self, there: Elsewhere, results: Sequence[Tensor]) -> None:
         """List the results as the method's own."""
         op, values = self._at.op, by_name(self._at.op.graph)
-        own = [values[name] for name in self.shown]
+        own = [values[name] for name in table(there.model, ATTRIBUTIONS)]
         typed = [op.cast(t, op.tensor(v).dtype) for t, v in zip(results, own, strict=False)]
         if len(results) < len(own):
             self._at.finish_joint(own, *typed)

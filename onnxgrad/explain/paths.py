@@ -16,11 +16,12 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import operands
 from onnxgrad.explain.baselines import Reference, baselines_of
-from onnxgrad.explain.method import Explaining, Explanation, count_of, method
+from onnxgrad.explain.method import Explaining, Explanation, MovedExplanation, count_of, method
 from onnxgrad.explain.points import Elsewhere, column, weighted_sum
 from onnxgrad.explain.quadrature import Rule, places
-from onnxgrad.graph.facts import by_name, is_float
+from onnxgrad.graph.facts import by_name
 from onnxgrad.graph.names import resolve_all
+from onnxgrad.transforms.asked import float_inputs
 from onnxgrad.transforms.gradient import gradient
 from onnxgrad.transforms.options import Inputs, TensorSpecs, Wrt
 
@@ -83,7 +84,7 @@ def integrated_gradients(
         >>> [y.name for y in model.graph.output]
         ['logits', 'input_attribution']
     """
-    at = Explanation(net, wrt, **options)
+    at = MovedExplanation(net, wrt, **options)
     start = baselines_of(at.op, at.job.wrt, baselines)
     reference = Reference(at.job, at.op, start) if convergence_delta else None
     path = Path(at, n_steps, method, internal_batch_size, batched)
@@ -129,7 +130,7 @@ def layer_integrated_gradients(
         >>> [y.name for y in model.graph.output]
         ['logits', 'v_Relu_3_attribution']
     """
-    at = Explanation(net, layer, **options)
+    at = MovedExplanation(net, layer, **options)
     reference = Reference(at.job, at.op, _start(at, baselines))
     path = Path(at, n_steps, method, internal_batch_size, batched)
     found = path.integral({h: reference.at(h) for h in at.job.wrt}, multiply_by_inputs)
@@ -172,7 +173,7 @@ def layer_conductance(
         >>> [y.name for y in model.graph.output]
         ['logits', 'v_Relu_3_attribution']
     """
-    at = Explanation(net, layer, **options)
+    at = MovedExplanation(net, layer, **options)
     start = baselines_of(at.op, _moved(at, wrt), baselines)
     reference = Reference(at.job, at.op, start) if convergence_delta else None
     path = Path(at, n_steps, method, internal_batch_size, batched, ends=1)
@@ -196,7 +197,7 @@ class Path:
 
     def __init__(
         self,
-        at: Explanation,
+        at: MovedExplanation,
         n_steps: int,
         rule: Rule,
         internal_batch_size: int | None,
@@ -204,9 +205,8 @@ class Path:
         ends: int = 0,
     ) -> None:
         n_steps = count_of("n_steps", n_steps)
-        places(rule, n_steps)  # refuses what is too few, with the ends or without
         self._at, self._count, self._batched = at, n_steps + ends, batched
-        self._alphas, self._weights = places(rule, self._count)
+        self._alphas, self._weights = places(rule, n_steps, ends)
         self._at_once = rows_at_once(internal_batch_size)
         self._by_example = True
 
@@ -338,13 +338,10 @@ def rows_at_once(internal_batch_size: int | None) -> Callable[[Size], Size] | No
     return at_once
 
 
-def _moved(at: Explanation, wrt: Wrt) -> list[ir.Value]:
-    """The inputs that move, by default those of floating point that the score depends on."""
-    graph = at.op.graph
-    if wrt is None:
-        return [v for v in graph.inputs if is_float(v) and not v.is_initializer()]
-    values = by_name(graph)
-    names = resolve_all(at.spare, wrt)
+def _moved(at: MovedExplanation, wrt: Wrt) -> list[ir.Value]:
+    """The inputs that move, by default those of the net that are of floating point."""
+    values = by_name(at.op.graph)
+    names = float_inputs(at.spare) if wrt is None else resolve_all(at.spare, wrt)
     return [values[name] for name in names]
 
 

@@ -39,7 +39,7 @@ def from_tokens(t: Tensor, tokens: bool | Sequence[int], class_tokens: int) -> T
         return channels_first(t, t.rank - 1)
     end = shapes.dim(t, 1)
     rest = shapes.part(t, class_tokens, end, axis=1) if class_tokens else t
-    count = end - class_tokens if isinstance(end, int) else end + -class_tokens
+    count = end - class_tokens
     sizes = _square(count) if isinstance(tokens, bool) else list(tokens)
     if isinstance(count, int) and shapes.product(sizes) != count:
         raise ArgumentError(

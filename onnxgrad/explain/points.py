@@ -15,7 +15,7 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.subgraphs import scan
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.examples import Examples
-from onnxgrad.explain.method import Explanation
+from onnxgrad.explain.method import MovedExplanation
 from onnxgrad.graph.errors import ArgumentError, OnnxGradError
 from onnxgrad.graph.facts import Dim, by_name, dims_of
 from onnxgrad.graph.fresh import Names
@@ -66,7 +66,7 @@ class Elsewhere:
 
     def __init__(
         self,
-        at: Explanation,
+        at: MovedExplanation,
         explain: Explain,
         moved: Sequence[ir.Value],
         count: int,
@@ -87,13 +87,15 @@ class Elsewhere:
         self._of = self._with_classes()
         self.examples = Examples.of(at, self._heads, self._classes, moved, batched)
         self.by_example, self.in_rows = self.examples.counted, self.examples.apart
+        model = None
         if self.in_rows:
             first = by_name(at.op.graph)[self.examples.first]
             self.size = shapes.dim(at.op.tensor(first), self.examples.axes[self.examples.first])
-            self.per_run = _fitting(self.size, count, at_once)
-            self.model = self._model_of_rows()
-        if not self.in_rows:
-            self.per_run, self.model = 1, self._model(None)
+            self.per_run = _fitting(at.op, self.size, count, at_once)
+            model = self._model_of_rows()
+        if model is None:
+            self.in_rows, self.per_run, model = False, 1, self._model(None)
+        self.model = model
         self._given = self._shared()
 
     @property
@@ -179,8 +181,8 @@ class Elsewhere:
             fixed.append(head)
         return fixed
 
-    def _model_of_rows(self) -> ir.Model:
-        """The copy for several points; where it cannot be, for one."""
+    def _model_of_rows(self) -> ir.Model | None:
+        """The copy for several points; None where there can be none."""
         graph, total = self.at.op.graph, shapes.product([self.size, self.per_run])
         self.rows = new_dim(graph, "points") if isinstance(total, Tensor) else total
         try:
@@ -189,8 +191,7 @@ class Elsewhere:
                 return model
         except OnnxGradError:  # of the sizes; or one that comes again for one point
             pass
-        self.in_rows = False
-        return self.at.spare
+        return None
 
     def _model(self, rows: Dim) -> ir.Model:
         """The explained copy, for so many rows; None for the batch as it is."""
@@ -335,13 +336,10 @@ def _divided(count: int, by: Size) -> Size:
     return -(-count // by) if isinstance(by, int) else (by + (count - 1)) // by
 
 
-def _fitting(size: Size, count: int, at_once: Callable[[Size], Size] | None) -> Size:
+def _fitting(op: Builder, size: Size, count: int, at_once: Callable[[Size], Size] | None) -> Size:
     """How many points one run takes, from 1 to `count`: no more than needed for as many runs."""
     most = count if at_once is None else at_once(size)
-    if isinstance(most, int):
-        most = min(max(most, 1), count)
-    else:
-        most = most.op.Min(shapes.at_least(most, 1), most.op.const([count]))
+    most = shapes.clamp(op, most, 1, count)
     return _divided(count, _divided(count, most))
 
 

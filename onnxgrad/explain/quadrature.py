@@ -13,10 +13,14 @@ Rule = Literal[
 ]
 
 
-def places(method: Rule, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+def places(method: Rule, n_steps: int, ends: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The places in 0..1 and the weights of a rule, as captum 0.9 has them.
 
     The weights of its trapezoids are 1/n, and half of it at both ends.
+
+    Args:
+        n_steps: How many places there are.
+        ends: How many there are more.
 
     Raises:
         ArgumentError: There is no such rule, or it has fewer steps.
@@ -24,7 +28,8 @@ def places(method: Rule, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     least = 1 if method == "gausslegendre" else 2
     if n_steps < least:
         raise ArgumentError(f"n_steps is a number from {least} on, not {n_steps!r}")
-    n, weights = n_steps, np.full(n_steps, 1 / n_steps)
+    n = n_steps + ends
+    weights = np.full(n, 1 / n)
     match method:
         case "gausslegendre":
             at, weights = np.polynomial.legendre.leggauss(n)

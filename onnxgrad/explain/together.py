@@ -13,12 +13,12 @@ from typing_extensions import Unpack
 from onnxgrad.explain.method import Explaining, ExplainOptions, called, explained, score_of
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import Dim, dims_of, is_float
+from onnxgrad.graph.facts import Dim, dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.names import resolve_all
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.passes.clean_up import optimise
-from onnxgrad.transforms.asked import outputs_of
+from onnxgrad.transforms.asked import float_inputs, outputs_of
 from onnxgrad.transforms.metadata import ATTRIBUTIONS, describe, table
 from onnxgrad.transforms.options import Of, Wrt, spelt_out, uncollected
 
@@ -65,7 +65,7 @@ def several(
         net = io.load(model)
         own = len(net.graph.outputs)
         inputs = {v.name for v in net.graph.inputs}
-        wrt_names = _float_inputs(net) if wrt is None else resolve_all(net, wrt)
+        wrt_names = float_inputs(net) if wrt is None else resolve_all(net, wrt)
         keywords = vars(given) | {
             "of": _named(net, score_of(net, given.of, given.target)),
             "target": None,
@@ -107,10 +107,6 @@ def _by_name(methods: Any) -> dict[str, functools.partial[ir.Model]]:
             raise ArgumentError(f"there are two of {name}: give a dict with a name for each")
         found[name] = call
     return found
-
-
-def _float_inputs(net: ir.Model) -> list[str]:
-    return [v.name or "" for v in net.graph.inputs if is_float(v) and not v.is_initializer()]
 
 
 def _named(net: ir.Model, of: Of) -> Of:

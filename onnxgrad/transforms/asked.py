@@ -83,7 +83,7 @@ def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
         if both := [repr(name) for name in names if name in constant]:
             raise ArgumentError(f"{', '.join(both)} cannot be in wrt and in constant")
         return names
-    names = [*_float_inputs(net), *(parameters(net) if wrt else ())]
+    names = [*float_inputs(net), *(parameters(net) if wrt else ())]
     names = [name for name in names if name not in constant]
     if not names and wrt is None:
         raise ArgumentError(
@@ -93,7 +93,8 @@ def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
     return names
 
 
-def _float_inputs(net: ir.Model) -> list[str]:
+def float_inputs(net: ir.Model) -> list[str]:
+    """The names of the inputs that can have a gradient and are no weights."""
     known = net.graph.initializers
     return [v.name for v in net.graph.inputs if is_float(v) and v.name and v.name not in known]
 

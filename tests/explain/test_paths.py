@@ -318,6 +318,17 @@ def test_one_example_influences_the_batch() -> None:
     closely(found["input_attribution"], total * X, 1e-5)
 
 
+def test_conductance_of_a_loss() -> None:
+    """Its labels, an input that the loss adds, do not move."""
+    feeds = {"input": X, "labels": np.zeros((5, 3), np.float32)}
+    default, named = (
+        run(explain.layer_conductance(MLP, LAYER, of=og.losses.mse(), wrt=wrt), feeds)
+        for wrt in (None, "input")
+    )
+    np.testing.assert_array_equal(default[f"{LAYER}_attribution"], named[f"{LAYER}_attribution"])
+    assert default[f"{LAYER}_attribution"].any()
+
+
 def test_mistakes() -> None:
     with pytest.raises(og.ArgumentError, match="method is one of gausslegendre"):
         explain.integrated_gradients(MLP, method="simpson")
