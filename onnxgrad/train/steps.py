@@ -144,11 +144,11 @@ def _emit(
 ) -> None:
     """Emit the step at the end of a net whose weights are inputs; `inputs` are its own."""
     _apply(modes, net, released)
-    single = net.clone()
+    private = update.privacy
+    single = net.clone() if private else net  # the job changes the net
     job = Job(net, released.weights, released.options)
     states = States(job.op)
     scale = update.treatment.scale(states)
-    private = update.privacy
     found = private.sums(job, single, inputs) if private else _pulled(job, scale)
     outputs = _loss(job) | update.emit(job, states, *found)
     move_statistics(states, net.graph, released.statistics)
