@@ -42,12 +42,10 @@ class Released:
     Attributes:
         weights: Those to train.
         statistics: The running means and variances that the net's BatchNormalizations move.
-        read: The tensors that the options name.
     """
 
     weights: list[str]
     statistics: list[str]
-    read: list[str]
     options: Options
 
 
@@ -95,9 +93,7 @@ def release(
     moved = statistics(job.op.graph)
     options = replace(options, example=with_weights(net, (*released, *moved), options.example))
     free(net, (*released, *moved))
-    read = [name for names in job.read.values() for name in names]
-    read += [*(v.name or "" for v in job.of if v not in job.heads.values()), *job.constant]
-    return Released(released, moved, read, options)
+    return Released(released, moved, options)
 
 
 def losses(net: ir.Model, loss: Any, of: TensorSpecs | None) -> list[Any]:
