@@ -67,7 +67,8 @@ def release(
         statistics: Finds the statistics in a normalised graph that are released too.
 
     Raises:
-        ArgumentError: There is no weight, one of those in `wrt` is none, or a group has none.
+        ArgumentError: There is no weight, one of those in `wrt` is none, a group has none, or a
+            statistic is that of several BatchNormalizations.
         UnreachableError: The loss does not depend on one of those in `wrt`.
     """
     chosen = None if wrt is None or isinstance(wrt, All) else resolve_all(net, wrt)
@@ -91,6 +92,11 @@ def release(
     if not released:
         raise ArgumentError("the loss depends on no weight to train; name weights in wrt")
     moved = statistics(job.op.graph)
+    if shared := sorted(set(moved).difference(_once(net, moved))):
+        raise ArgumentError(
+            f"batch_norm='train': calls of one function share the running statistic {shared[0]!r}; "
+            "leave batch_norm='frozen'"
+        )
     options = replace(options, example=with_weights(net, (*released, *moved), options.example))
     free(net, (*released, *moved))
     return Released(released, moved, options)
