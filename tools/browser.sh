@@ -8,16 +8,8 @@ runtime=onnxruntime-web@1.30.0
 driver=playwright-core@1.65.1
 folder=out/browser
 
-skip() {
-    echo "browser skipped: $1"
-    exit 0
-}
-
-have() {
-    command -v "$1" >/dev/null && return
-    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 1
-    apt-get update -qq >/dev/null && apt-get install -y -qq "$2" >/dev/null
-}
+what=browser
+. tools/optional.sh
 
 have npm npm || skip "there is no npm"
 have chromium chromium || skip "there is no chromium"

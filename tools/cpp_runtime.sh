@@ -9,16 +9,8 @@ headers=com.github.asus4.onnxruntime@0.4.9 # those of onnxruntime 1.29
 api=29
 folder=out/onnxruntime
 
-skip() {
-    echo "cpp skipped: $1"
-    exit 0
-}
-
-have() {
-    command -v "$1" >/dev/null && return
-    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 1
-    apt-get update -qq >/dev/null && apt-get install -y -qq "$2" >/dev/null
-}
+what=cpp
+. tools/optional.sh
 
 have g++ g++ || skip "there is no g++"
 library=$("$python" -c '

@@ -7,10 +7,8 @@ python=$1
 venv=.venv-training
 wheel=onnxruntime-training
 
-skip() {
-    echo "training-runtime skipped: $1"
-    exit 0
-}
+what=training-runtime
+. tools/optional.sh
 
 if [[ ! $venv/installed -nt pyproject.toml ]]; then
     "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null ||

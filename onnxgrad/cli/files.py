@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import onnx_ir as ir
 
 from onnxgrad.cli.printing import say
 from onnxgrad.explain.images import Expected, opened, unreadable
-from onnxgrad.graph.errors import FeedError, SaveError, nearest
+from onnxgrad.graph.errors import FeedError, nearest
+from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.ports import Array, Port
 
 
@@ -100,13 +100,10 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         SaveError: It cannot be written.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnxgrad-") as folder:
-            stage = Path(folder) / path.name
-            yield stage
-            os.replace(stage, os.path.realpath(path))  # through a link, not over it
-    except OSError as error:
-        raise SaveError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
+    with staged(path.parent, str(path)) as folder:
+        stage = folder / path.name
+        yield stage
+        os.replace(stage, os.path.realpath(path))  # through a link, not over it
 
 
 def _array(path: str, port: Port, image: Callable[[str, Port], Array]) -> Array:

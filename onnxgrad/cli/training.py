@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -19,6 +18,7 @@ from onnxgrad.cli.options import (
     argument_of,
     described_as,
     described_options,
+    number_or_word,
     several,
 )
 from onnxgrad.cli.printing import say, show_ports
@@ -84,10 +84,7 @@ def _pairs(texts: list[str] | None) -> dict[str, Any]:
         name, separator, value = text.partition("=")
         if not separator:
             raise ArgumentError(f"{text!r} is not NAME=VALUE")
-        try:
-            read = json.loads(value.lower())
-        except ValueError:
-            read = value
+        read = number_or_word(value)
         found[name] = tuple(read) if isinstance(read, list) else read
     return found
 

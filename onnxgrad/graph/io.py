@@ -155,11 +155,19 @@ def save(
     with staged(folder, path) as stage:
         if external_data or weight_bytes(private) > protos.LIMIT:
             write_data([private], stage, name)
-        ir.save(private, stage / name)
-        _show_maps(private, str(stage / name))
+        write(private, stage / name)
         for file in sorted(stage.iterdir(), key=lambda file: file.name == name):  # the model last
             os.replace(file, os.path.join(folder, file.name))
         remove_unused(Path(folder), name, stage, read)
+
+
+def write(model: ir.Model, path: Path) -> None:
+    """Write a model to a file, with all that was hidden from onnx_ir when it was read."""
+    ir.save(model, path)
+    if maps.hides(model):
+        proto = onnx.load(path, load_external_data=False)
+        maps.show(proto)
+        onnx.save(proto, path)
 
 
 def data_files(model: ir.Model) -> set[str]:
@@ -262,14 +270,6 @@ def _readable(proto: onnx.ModelProto, messages: Sequence[Message], folder: str) 
     if with_maps:
         maps.hide(proto)
     return proto
-
-
-def _show_maps(model: ir.Model, path: str) -> None:
-    """Show the maps in the file that a model was written to."""
-    if maps.hides(model):
-        proto = onnx.load(path, load_external_data=False)
-        maps.show(proto)
-        onnx.save(proto, path)
 
 
 def _require_whole(tensor: ir.ExternalTensor) -> None:

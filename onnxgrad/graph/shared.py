@@ -46,7 +46,7 @@ def save_together(
         if external:
             write_data(models.values(), new, _STEM)
         for name, model in models.items():
-            ir.save(model, new / name)
+            io.write(model, new / name)
         if not target.exists():
             os.replace(new, target)
             return

@@ -21,7 +21,7 @@ class Reference:
     """onnx's reference evaluator, with some of its operators replaced by better ones."""
 
     title = "onnx's reference"
-    # Not "portable", which emits transposed convolutions: these take the evaluator seconds.
+    # Not "cpu", whose results keep onnxruntime's own fused operators: the evaluator has none.
     target = "portable"
 
     def load(self, model: ir.Model, *, lean: bool = False) -> ReferenceSession:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import FLOATS, all_nodes
+from onnxgrad.graph.facts import FLOATS, HALVES, all_nodes
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.onnxruntime import write_adapter
@@ -30,8 +30,6 @@ ADAPTERS = "onnxgrad.adapters"
 
 # The first one where an input may have a default value, and a weight need not be an input.
 _IR_VERSION = 4
-
-_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @published
@@ -127,7 +125,7 @@ def _add(
 ) -> dict[str, Any]:
     """Add an adapter to each node that uses a weight, and tell of it."""
     axis = adaptable.uses[0].inner
-    kind = ir.DataType.FLOAT if adaptable.dtype in _HALVES else adaptable.dtype
+    kind = ir.DataType.FLOAT if adaptable.dtype in HALVES else adaptable.dtype
     shapes = _shapes(adaptable, axis, rank)
     a, b = _first(adaptable.kind, shapes, rng)
     made: list[ir.Value] = []

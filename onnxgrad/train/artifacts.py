@@ -105,8 +105,9 @@ def artifacts(
     """
     names = [f"{name}.onnx" for name in ("init", "step", "eval", "infer")]
     paths = [os.path.join(os.fspath(folder), name) for name in names]
-    io.require_apart(model, io.data_files(io.load(model)), paths, "a training")
-    made = parts(model, loss, optimizer, wrt, **options)
+    net = io.load(model)
+    io.require_apart(model, io.data_files(net), paths, "a training")
+    made = parts(net, loss, optimizer, wrt, **options)
     models = {"init": state_model(made.state), "step": made.step}
     models |= {"eval": made.evaluate, "infer": made.infer}
     named = {f"{name}.onnx": one for name, one in models.items()}
@@ -147,19 +148,23 @@ def parts(
         base = io.load(net)
         if inference:
             infer(base)
-        inferring = _with_inputs(base, weights, Options(**traced))
+        inferring, _ = _with_inputs(base, weights, Options(**traced))
         optimise(inferring)
         evaluate = _evaluation(base, weights, minimised, metrics or {}, Options(**traced))
         state = _initial(net, stepping, following, numbers)
         return Parts(stepping, evaluate, inferring, following, state, weights, inference)
 
 
-def _with_inputs(net: ir.Model, weights: Sequence[str], options: Options) -> ir.Model:
-    """A copy of the net with some weights as inputs, under the names that the step knows."""
+def _with_inputs(net: ir.Model, weights: Sequence[str], options: Options) -> tuple[ir.Model, Any]:
+    """A copy of the net with some weights as inputs, under the names that the step knows.
+
+    And the example, if there is one, with the contents of these weights.
+    """
     copy = io.load(net)
     known_weights(copy, options)
+    example = with_weights(copy, weights, options.example)
     free(copy, weights)
-    return copy
+    return copy, example
 
 
 def _evaluation(
@@ -174,8 +179,7 @@ def _evaluation(
     heads = [*(one for one in loss if isinstance(one, Head)), *metrics.values()]
     read = {head: head.resolve(net, default) for head in heads}
     names = [one for one in loss if not isinstance(one, Head)]
-    example = with_weights(_with_inputs(net, (), options), weights, options.example)
-    copy = _with_inputs(net, weights, options)
+    copy, example = _with_inputs(net, weights, options)
     keep = [*weights, *names, *(name for some in read.values() for name in some)]
     normalise(copy, keep, options.straight_through, example, True)
     graph = copy.graph
@@ -240,8 +244,7 @@ def state_model(state: Mapping[str, Array], metadata: Mapping[str, str] | None =
     graph = ir.Graph([], [], nodes=[], opset_imports={"": _OPSET}, name="state")
     for name, array in state.items():
         filled = array.ndim > 0 and array.size > 0 and not any(array.strides)
-        held = np.asarray(array.shape, np.int64) if filled else np.ascontiguousarray(array)
-        held = held.reshape(array.shape) if not filled else held
+        held = np.asarray(array.shape, np.int64) if filled else np.asarray(array, order="C")
         source = ir.Value(name=_held_name(name, state), const_value=ir.tensor(held))
         graph.register_initializer(source)
         first = ir.tensor(array.reshape(-1)[:1]) if filled else None

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import all_nodes, subgraphs
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.train.artifacts import Parts, require_state, state_model, state_of
@@ -129,18 +130,14 @@ def _digest(model: ir.Model) -> str:
     found.update(repr(ports).encode())
     for name, value in sorted(graph.initializers.items()):
         found.update(repr((name, _content(value.const_value))).encode())
-    for node in ir.traversal.RecursiveGraphIterator(graph):
+    for node in all_nodes(graph):
         names = [[v and v.name for v in values] for values in (node.inputs, node.outputs)]
         attributes = [(a.name, _setting(a)) for a in node.attributes.values() if a.name != "seed"]
         found.update(repr((node.op_identifier(), names, sorted(attributes))).encode())
-        for inner in (a.value for a in node.attributes.values() if _holds_graph(a)):
+        for inner in subgraphs(node):
             for name, value in sorted(inner.initializers.items()):
                 found.update(repr((name, _content(value.const_value))).encode())
     return found.hexdigest()
-
-
-def _holds_graph(attribute: ir.Attr) -> bool:
-    return attribute.type == ir.AttributeType.GRAPH
 
 
 def _setting(attribute: ir.Attr) -> str:

@@ -141,13 +141,13 @@ def named(batch: Any, names: Sequence[str]) -> Batch:
     return dict(zip(names, values, strict=True))
 
 
-def checked(ports: Mapping[str, Port], required: Sequence[str], batch: Batch) -> dict[str, Array]:
-    """A batch of the dtypes and shapes that a model takes.
+def checked(ports: Mapping[str, Port], batch: Batch) -> dict[str, Array]:
+    """A batch of the dtypes and shapes that a model takes, with all that it takes.
 
     Raises:
         FeedError: It is not.
     """
-    return arrays(ports, required, batch)
+    return arrays(ports, list(ports), batch)
 
 
 def batch_port(ports: Mapping[str, Port]) -> Port | None:

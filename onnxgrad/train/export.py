@@ -133,10 +133,13 @@ class _Places:
     def __init__(
         self, net: ir.Model, known: Mapping[str, ir.Value], new: Mapping[str, Array]
     ) -> None:
-        self._known, self._new = known, new
+        self._new = new
         graphs = (net.graph, *(function.graph for function in net.functions.values()))
         self.holders = [value for graph in graphs for value in _weights(graph)]
-        self._by_tensor = {id(ir.convenience.get_const_tensor(v)): v for v in self.holders}
+        self._tensors = {name: ir.convenience.get_const_tensor(v) for name, v in known.items()}
+        # Held, since a tensor made of an attribute's numbers would leave its id to the next one.
+        self._held = [ir.convenience.get_const_tensor(v) for v in self.holders]
+        self._by_tensor = {id(t): v for t, v in zip(self._held, self.holders, strict=True)}
 
     def find(self, name: str, array: Array) -> ir.Value:
         """The place of a weight, for a new one.
@@ -144,9 +147,9 @@ class _Places:
         Raises:
             ArgumentError: The file holds it in another form, or once for several weights.
         """
-        tensor = ir.convenience.get_const_tensor(self._known[name])
-        for other, value in self._known.items():
-            same = other != name and ir.convenience.get_const_tensor(value) is tensor
+        tensor = self._tensors[name]
+        for other, held in self._tensors.items():
+            same = other != name and held is tensor
             if same and not _equal(self._new.get(other, array), array):
                 raise ArgumentError(
                     f"the file holds {name!r} and {other!r} as one tensor, as calls of one "

@@ -89,13 +89,7 @@ class Modes:
                     "dropout='train': the net has no Dropout; an exporter removes it unless it is "
                     "told to export for training"
                 )
-            true = ir.Value(
-                name=names.fresh("training_mode"),
-                type=ir.TensorType(ir.DataType.BOOL),
-                shape=ir.Shape([]),
-                const_value=ir.tensor(np.array(True)),
-            )
-            graph.register_initializer(true)
+            true = _scalar(graph, names.fresh("training_mode"), ir.tensor(np.array(True)))
             for k, node in enumerate(nodes):
                 node.resize_inputs(3)
                 node.replace_input_with(2, true)
@@ -154,8 +148,10 @@ def _of_batch(node: ir.Node, names: Names) -> None:
     node.resize_outputs(3)
     for k, stem in ((3, "running_mean"), (4, "running_var")):
         given, value = node.inputs[k], node.outputs[k - 2]
-        assert given is not None and given.dtype is not None and node.graph is not None
-        zero = ir.node("Mul", [given, _zero(node.graph, given.dtype, names)])
+        assert given is not None and given.dtype is not None
+        assert isinstance(node.graph, ir.Graph)
+        factor = _scalar(node.graph, names.fresh("zero"), ir.tensor(0.0, given.dtype))
+        zero = ir.node("Mul", [given, factor])
         zero.name = names.fresh(f"{node.name}_no_{stem}")
         zero.outputs[0].name = names.fresh(zero.name)
         node.prepend(zero)
@@ -165,12 +161,9 @@ def _of_batch(node: ir.Node, names: Names) -> None:
             v.type, v.shape = given.type, given.shape
 
 
-def _zero(graph: ir.Graph | ir.Function, dtype: ir.DataType, names: Names) -> ir.Value:
-    assert isinstance(graph, ir.Graph)
-    value = ir.Value(
-        name=names.fresh("zero"), type=ir.TensorType(dtype), shape=ir.Shape([]),
-        const_value=ir.tensor(0.0, dtype),
-    )  # fmt: skip
+def _scalar(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    kind = ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, type=kind, shape=ir.Shape([]), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -42,12 +42,10 @@ class Released:
     Attributes:
         weights: Those to train.
         statistics: The running means and variances that the net's BatchNormalizations move.
-        read: The tensors that the options name.
     """
 
     weights: list[str]
     statistics: list[str]
-    read: list[str]
     options: Options
 
 
@@ -69,7 +67,8 @@ def release(
         statistics: Finds the statistics in a normalised graph that are released too.
 
     Raises:
-        ArgumentError: There is no weight, one of those in `wrt` is none, or a group has none.
+        ArgumentError: There is no weight, one of those in `wrt` is none, a group has none, or a
+            statistic is that of several BatchNormalizations.
         UnreachableError: The loss does not depend on one of those in `wrt`.
     """
     chosen = None if wrt is None or isinstance(wrt, All) else resolve_all(net, wrt)
@@ -93,12 +92,14 @@ def release(
     if not released:
         raise ArgumentError("the loss depends on no weight to train; name weights in wrt")
     moved = statistics(job.op.graph)
+    if shared := sorted(set(moved).difference(_once(net, moved))):
+        raise ArgumentError(
+            f"batch_norm='train': calls of one function share the running statistic {shared[0]!r}; "
+            "leave batch_norm='frozen'"
+        )
     options = replace(options, example=with_weights(net, (*released, *moved), options.example))
-    for name in (*released, *moved):
-        _free(net, name)
-    read = [name for names in job.read.values() for name in names]
-    read += [*(v.name or "" for v in job.of if v not in job.heads.values()), *job.constant]
-    return Released(released, moved, read, options)
+    free(net, (*released, *moved))
+    return Released(released, moved, options)
 
 
 def losses(net: ir.Model, loss: Any, of: TensorSpecs | None) -> list[Any]:
@@ -172,35 +173,46 @@ def _make_room(net: ir.Model, options: Options) -> None:
 
 def _once(net: ir.Model, names: Sequence[str]) -> list[str]:
     """The names of weights, of those that calls of one function share the first."""
-    known = {v.name: v for v in _weights(net.graph)}
+    weights = _weights(net.graph)
+    known = {v.name: v for v in weights}
     found, seen = [], set[str | None]()
     for name in names:
         if name not in seen:
             found.append(name)
-            seen.update(v.name for v in _shared(net, known[name]))
+            seen.update(v.name for v in _shared(weights, known[name]))
     return found
 
 
-def _shared(net: ir.Model, value: ir.Value) -> list[ir.Value]:
+def _shared(weights: Iterable[ir.Value], value: ir.Value) -> list[ir.Value]:
     """A weight, and what is one with it: the same Constant of a function in its other calls."""
     if value.is_initializer():
         return [value]
     tensor = ir.convenience.get_const_tensor(value)
-    others = (v for v in _weights(net.graph) if not v.is_initializer() and v is not value)
+    others = (v for v in weights if not v.is_initializer() and v is not value)
     return [value, *(v for v in others if ir.convenience.get_const_tensor(v) is tensor)]
 
 
-def _free(net: ir.Model, name: str) -> None:
-    """Make an input of a weight, wherever it is kept."""
-    value = next(v for v in _weights(net.graph) if v.name == name)
-    values = _shared(net, value)
+def free(net: ir.Model, names: Iterable[str]) -> None:
+    """Make inputs of some weights, wherever they are kept."""
+    weights, fresh = _weights(net.graph), Names(net.graph)
+    known = {v.name: v for v in weights}
+    for name in names:
+        _free(net, known[name], _shared(weights, known[name]), fresh)
+
+
+def _free(net: ir.Model, value: ir.Value, values: Sequence[ir.Value], names: Names) -> None:
+    """Make an input of a weight, of all that are one with it.
+
+    Args:
+        names: Of the whole net.
+    """
     tensor = ir.convenience.get_const_tensor(value)
-    assert tensor is not None and value.name is not None
+    name = value.name
+    assert tensor is not None and name is not None
     dtype = ir.DataType.FLOAT if tensor.dtype in HALVES else tensor.dtype
     given = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(tensor.numpy().shape))
     source = given
     if dtype != tensor.dtype:
-        names = Names(net.graph)
         cast = ir.node("Cast", [given], {"to": tensor.dtype}, name=names.fresh(f"{name}/Cast"))
         source = cast.outputs[0]
         source.name = names.fresh(f"{name}_{tensor.dtype.name.lower()}")
@@ -230,12 +242,6 @@ def known_weights(net: ir.Model, options: Options) -> dict[str, ir.Value]:
     _expose(net, options)
     _make_room(net, options)
     return {v.name: v for v in _weights(net.graph) if v.name}
-
-
-def free(net: ir.Model, names: Iterable[str]) -> None:
-    """Make inputs of some of these weights."""
-    for name in names:
-        _free(net, name)
 
 
 def with_weights(net: ir.Model, names: Iterable[str], example: Any) -> Any:

@@ -22,6 +22,7 @@ from onnxgrad.train.privacy import DPSGD
 from onnxgrad.train.release import Released, losses, release
 from onnxgrad.train.states import States
 from onnxgrad.train.update import Update
+from onnxgrad.transforms.asked import Asked
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt, uncollected
 
@@ -144,11 +145,11 @@ def _emit(
 ) -> None:
     """Emit the step at the end of a net whose weights are inputs; `inputs` are its own."""
     _apply(modes, net, released)
-    single = net.clone()
+    private = update.privacy
+    single = net.clone() if private else net  # the job changes the net
     job = Job(net, released.weights, released.options)
     states = States(job.op)
     scale = update.treatment.scale(states)
-    private = update.privacy
     found = private.sums(job, single, inputs) if private else _pulled(job, scale)
     outputs = _loss(job) | update.emit(job, states, *found)
     move_statistics(states, net.graph, released.statistics)
@@ -178,7 +179,8 @@ def _apply(modes: Modes, net: ir.Model, released: Released) -> None:
     """Let operators compute as in training; the net is normalised where they do."""
     if modes.change:
         options = released.options
-        normalise(net, released.read, options.straight_through, options.example, True)
+        asked = Asked.resolve(net, released.weights, options)
+        normalise(net, asked.names, options.straight_through, options.example, True)
         modes.apply(net.graph)
 
 

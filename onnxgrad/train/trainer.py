@@ -289,7 +289,7 @@ class Trainer:
         """
         where = self._where()
         with self._placed(where, batch):
-            feeds = checked(self._nets.batch, list(self._nets.batch), batch)
+            feeds = checked(self._nets.batch, batch)
             feeds = {name: np.asarray(array) for name, array in feeds.items()}
             noise = self._privacy.draw(self._nets.noises, self.steps) if self._privacy else {}
             found = self._nets.carried.run(feeds | noise | {RATE: np.array(lr, np.float32)})
@@ -333,7 +333,7 @@ class Trainer:
         given = source(data, list(ports), size, drop_last, whole)
         for at, batch in enumerate(given.batches(None, 0), start=1):
             with self._placed(f"batch {at}", batch):
-                feeds = checked(ports, list(ports), batch)
+                feeds = checked(ports, batch)
                 found = self._nets.evaluate(feeds)
             numbers = {name: float(np.mean(found.pop(name))) for name in self._heads}
             numbers |= {name: float(f(found, feeds)) for name, f in self._functions.items()}
@@ -363,7 +363,7 @@ class Trainer:
         size, whole = size_of(ports, batch_size), declared_batch(ports)
         found: list[dict[str, Any]] = []
         for batch in source(data, list(ports), size).batches(None, 0):
-            feeds = checked(ports, list(ports), padded(ports, batch, whole) if whole else batch)
+            feeds = checked(ports, padded(ports, batch, whole) if whole else batch)
             count, results = examples_in(ports, batch), self._nets.infer(feeds)
             if whole and count < whole:
                 results = {

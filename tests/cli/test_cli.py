@@ -18,6 +18,7 @@ from PIL import Image
 
 import onnxgrad as og
 from onnxgrad import cli
+from onnxgrad.cli.files import whole
 
 W = np.array([[1, -2], [3, 0.5], [-1, 2]], np.float32)
 X = np.array([[1, 2, 3], [-1, 0, 1]], np.float32)
@@ -429,3 +430,16 @@ def test_as_a_program(run: Run) -> None:
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_model_that_is_saved_beside_an_unfinished_file_leaves_it_alone(tmp_path: Path) -> None:
+    net = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", 1, [1])],
+        [helper.make_tensor_value_info("y", 1, [1])],
+    )
+    with whole(tmp_path / "results.npz") as stage:
+        stage.write_bytes(b"whole")
+        og.save(helper.make_model(net), tmp_path / "net.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "results.npz"]

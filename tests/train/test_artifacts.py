@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import onnxgrad as og
@@ -153,6 +153,30 @@ def test_a_loss_that_the_net_has(tmp_path: Path) -> None:
     )
     assert list(found) == ["loss", "y"]
     assert found["loss"] == 9 + 4
+
+
+def test_a_net_that_gives_maps(tmp_path: Path) -> None:
+    maps = helper.make_map_type_proto(7, helper.make_tensor_type_proto(1, []))
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["p"]),
+            helper.make_node(
+                "ZipMap", ["p"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[3, 5]
+            ),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", 1, ["N", 3])],
+        [helper.make_value_info("z", helper.make_sequence_type_proto(maps))],
+        [numpy_helper.from_array(np.zeros((3, 2), np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
+    net = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    train.artifacts(net, tmp_path, losses.cross_entropy("logits"), train.SGD())
+    state = with_onnxruntime(tmp_path / "init.onnx")({})
+    feeds = {"x": np.ones((1, 3), np.float32), "w": state["w"]}
+    found = with_onnxruntime(tmp_path / "infer.onnx")(feeds)
+    assert found["z"] == [{3: 0.5, 5: 0.5}]
 
 
 def test_options_of_the_step(tmp_path: Path) -> None:

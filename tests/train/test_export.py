@@ -124,6 +124,20 @@ def test_nothing_else_changes(name: str) -> None:
     assert np.abs(y - outputs(model, feeds)[0]).max() > 0.1  # it was trained
 
 
+def test_each_of_several_weights_in_attributes_is_found() -> None:
+    names = "abcd"
+    constants = " ".join(f"{n} = Constant<value_floats = [1.0, 2.0]>()" for n in names)
+    model = parsed(
+        f"g (float[2] x) => (float[2] y) {{ {constants} "
+        "p = Add(x, a) q = Mul(p, b) r = Add(q, c) y = Mul(r, d) }"
+    )
+    new = {name: np.array([k, 5], np.float32) for k, name in enumerate(names[:3])}
+    x = np.array([3, 4], np.float32)
+    (y,) = outputs(train.export(model, new), {"x": x})
+    expected = ((x + new["a"]) * new["b"] + new["c"]) * np.array([1, 2])
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_the_dtype_of_the_file_is_kept() -> None:
     model = parsed(
         "g (float16[N,2] x) => (float16[N,2] y) <float16[2,2] w = {1, 2, 3, 4}> "

@@ -579,3 +579,16 @@ def test_shared_statistics() -> None:
     )
     with pytest.raises(og.ArgumentError, match="'mean'"):
         train.step(net(body, weights=STATISTICS), og.losses.mse(), SGD, batch_norm="train")
+
+
+def test_statistics_that_calls_of_a_function_share() -> None:
+    constants = " ".join(f"{name} = Constant<value = float[2] {{1, 2}}>()" for name in "sbmv")
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21, "f" : 1]> '
+        "g (float[N,2] x) => (float[N,2] y) { h = f.layer(x) y = f.layer(h) }"
+        '<domain: "f", opset_import: ["" : 21]> '
+        f"layer (x) => (y) {{ {constants} y = BatchNormalization(x, s, b, m, v) }}"
+    )
+    with pytest.raises(og.ArgumentError, match="share the running statistic 'm_2'"):
+        train.step(model, og.losses.mse(), SGD, batch_norm="train")
+    assert "m_next" not in [v.name for v in train.step(model, og.losses.mse(), SGD).graph.output]

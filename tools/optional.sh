@@ -1,0 +1,14 @@
+# Of a script for what a machine may lack; `what` is its name in messages.
+
+# Ends the script, which has not failed.
+skip() {
+    echo "$what skipped: $1"
+    exit 0
+}
+
+# Whether a command is there, or can be installed by the name of its package.
+have() {
+    command -v "$1" >/dev/null && return
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 1
+    apt-get update -qq >/dev/null && apt-get install -y -qq "$2" >/dev/null
+}
