@@ -10,7 +10,6 @@ from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 import onnx_ir as ir
-from typing_extensions import TypedDict
 
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.targets import TargetName
@@ -27,6 +26,7 @@ from onnxgrad.transforms.options import (
     Of,
     Options,
     TensorSpecs,
+    Traced,
     Transform,
     Unreachable,
     Wrt,
@@ -37,16 +37,13 @@ from onnxgrad.transforms.probabilities import before_softmax, say_before
 P = ParamSpec("P")
 
 
-class Explaining(TypedDict, total=False):
+class Explaining(Traced, total=False):
     """The options of every explanation."""
 
     of: Of
     target: Target | None
     forward: bool
     unreachable: Unreachable
-    straight_through: StraightThrough
-    constant: TensorSpecs | None
-    example: Any
     runs_on: TargetName
 
 
@@ -63,6 +60,13 @@ class ExplainOptions:
     example: Any = None
     runs_on: TargetName = "cpu"
 
+
+# The options of a differentiation that an explanation has under the same name and meaning; its own
+# `of` is a score, and its `target` a class.
+_SHARED = {f.name for f in fields(Options)} & {f.name for f in fields(ExplainOptions)} - {
+    "of",
+    "target",
+}
 
 # Every method by its name.
 METHODS: dict[str, Transform[Any]] = {}
@@ -150,19 +154,8 @@ class Explanation:
     ) -> None:
         self.options = given = kind(**options)
         self.of = score_of(net, given.of, given.target)
-        self.job = Job(
-            net,
-            wrt,
-            Options(
-                of=self.of,
-                forward=given.forward,
-                unreachable=given.unreachable,
-                straight_through=given.straight_through,
-                constant=given.constant,
-                example=given.example,
-                target=given.runs_on,
-            ),
-        )
+        shared = {name: getattr(given, name) for name in _SHARED}
+        self.job = Job(net, wrt, Options(of=self.of, target=given.runs_on, **shared))
 
     @property
     def op(self) -> Builder:

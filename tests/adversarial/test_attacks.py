@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import onnxgrad as og
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 from torch.nn import functional as F  # noqa: E402
 
 from tests.adversarial.nets import classifier, exported, reference, run  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 
 import onnxgrad as og
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 

@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 import onnxgrad as og
 
-captum = pytest.importorskip("captum.attr")
-torch = pytest.importorskip("torch")
+captum = pytest.importorskip("captum.attr", reason="Captum is not installed: make explainers")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 
 from torch import nn  # noqa: E402
 

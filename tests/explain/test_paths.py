@@ -353,7 +353,7 @@ def captum() -> Any:
 
 
 def explained(kind: str, **options: Any) -> Any:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
     from tests.explained_nets import explained
 
     return explained(kind, **options)
@@ -432,8 +432,7 @@ def test_captums_conductance(captum: Any, kind: str, size: int | None) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_fixed_batch(kind: str, size: int) -> None:
     """Of a file that declares it, and of one that was made for it: constants insist on it."""
-    import torch
-
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
     net = explained(kind)
     ((name, x),) = net.feeds.items()
     feeds = {name: x[:size]}

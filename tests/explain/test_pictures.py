@@ -15,7 +15,7 @@ from PIL import Image
 import onnxgrad as og
 from onnxgrad.explain.scaling import normalised, resized, thinned
 
-matplotlib = pytest.importorskip("matplotlib")
+matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra plot")
 RNG = np.random.default_rng(0)
 PHOTO = Image.fromarray(RNG.integers(0, 256, (40, 60, 3), np.uint8))
 
@@ -172,7 +172,9 @@ def test_into_a_given_figure() -> None:
 
 
 def test_captums_scale() -> None:
-    captum = pytest.importorskip("captum.attr._utils.visualization")
+    captum = pytest.importorskip(
+        "captum.attr._utils.visualization", reason="Captum is not installed: make explainers"
+    )
     for seed in range(5):
         values = np.random.default_rng(seed).standard_cauchy((9, 7))
         for sign in ("positive", "absolute_value", "negative", "all"):

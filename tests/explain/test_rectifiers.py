@@ -12,8 +12,8 @@ import pytest
 
 import onnxgrad as og
 
-captum = pytest.importorskip("captum.attr")
-torch = pytest.importorskip("torch")
+captum = pytest.importorskip("captum.attr", reason="Captum is not installed: make explainers")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 
 from tests.explained_nets import explained  # noqa: E402
 

@@ -28,7 +28,7 @@ def test_quick_run() -> None:
 
 
 def test_quick_run_of_explanations() -> None:
-    pytest.importorskip("captum")
+    pytest.importorskip("captum", reason="Captum is not installed: make explainers")
     command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--quick", "--figures", "explain"]
     choice = ["--threads", "1", "--nets", "bert", "--batch", "none"]
     run = subprocess.run([*command, *choice], capture_output=True, text=True)
@@ -108,7 +108,7 @@ def test_explanations_have_contenders_of_their_own() -> None:
 
 
 def test_quick_run_of_training() -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
     command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--quick", "--figures", "training"]
     choice = ["--threads", "1", "--nets", "mlp", "--batch", "1", "--peers", "torch"]
     run = subprocess.run([*command, *choice], capture_output=True, text=True)

@@ -107,3 +107,34 @@ def test_every_folder_has_its_place_and_says_what_it_holds() -> None:
 
 def test_the_package_shows_its_public_names_alone() -> None:
     assert dir(onnxgrad) == sorted(onnxgrad.__all__)
+
+
+TESTS = sorted(PACKAGE.parent.joinpath("tests").rglob("test_*.py"))
+# Libraries that the README's test command does not install.
+OPTIONAL = {"captum", "pytorch_grad_cam", "torch"}
+
+
+def unguarded(scope: ast.Module | ast.FunctionDef) -> list[int]:
+    """The lines of a scope that import an optional library with no importorskip before."""
+    found = []
+    for statement in scope.body:
+        if "pytest.importorskip(" in ast.unparse(statement):
+            return found
+        for node in ast.walk(statement):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if OPTIONAL & {name.partition(".")[0] for name in names}:
+                found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_optional_libraries_are_skipped_where_they_lack(path: Path) -> None:
+    """Without one no test fails: a module or a test imports it behind an importorskip only."""
+    module = ast.parse(path.read_text())
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    module.body = [node for node in module.body if not isinstance(node, ast.FunctionDef)]
+    assert not unguarded(module)
+    if "pytest.importorskip(" not in ast.unparse(module):
+        tests = [function for function in functions if function.name.startswith("test_")]
+        assert not [line for test in tests for line in unguarded(test)]

@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-import torch
 from onnx import numpy_helper
 
 import onnxgrad as og
@@ -205,6 +204,7 @@ def two_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def test_calls_of_a_function_share_a_weight() -> None:
     """Its gradient is that of both calls; here y = x w w, and the loss is the mean of y²."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
     trainer = train.Trainer(shared(), losses.mse("y"), train.SGD(lr=0.01))
     x = RNG.standard_normal((4, 2)).astype(np.float32)
     trainer.fit({"x": x, "labels": np.zeros((4, 2), np.float32)})
