@@ -92,7 +92,7 @@ def browse(script: str, *arguments: Any) -> Any:
         env=os.environ | {"NO_PROXY": "*"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=300,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

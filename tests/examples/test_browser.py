@@ -68,8 +68,8 @@ def numbers_agree(shown: Any, state: Arrays, target: int) -> Arrays:
     feeds = {**state, "image": drawn(shown), "target": np.array([target])}
     results = run(FILES / "explained_digit.onnx", feeds)
     powers = np.exp(results["logits"][0] - results["logits"].max())
-    np.testing.assert_allclose([share(c) for c in shown["chances"]], 100 * powers / powers.sum(),
-                               atol=0.06)  # fmt: skip
+    chances = [share(text) for text in shown["chances"]]
+    np.testing.assert_allclose(chances, 100 * powers / powers.sum(), atol=0.06)
     (cam,) = (results[name] for name in results if name.endswith("_cam"))
     ink = results["image_ink"]
     close(shown["ink"], ink / np.abs(ink).max(), 1e-3)
