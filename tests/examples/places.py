@@ -37,7 +37,11 @@ in_cpp = [
 ]
 in_browser = [
     pytest.mark.skipif(
-        not (CHROMIUM and (SITE / "ort").exists() and (OUT / "node_modules").exists()),
+        not (
+            CHROMIUM
+            and (SITE / "ort" / "ort.wasm.min.mjs").exists()
+            and (OUT / "node_modules").exists()
+        ),
         reason="there is no page yet: make browser",
     ),
     # Workers would each open a browser.
