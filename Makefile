@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures test check format models imagenet-classifier finetune operators sweep bench torch explainers real-models \
-	training-runtime onnxsim cpp browser clean
+	training-runtime onnxsim cpp browser package clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -110,5 +110,16 @@ cpp: .venv/installed
 browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
+# The files of a release in dist/, checked, in an environment of their own.
+package: .venv-package/installed
+	rm -rf dist
+	.venv-package/bin/python -m build
+	.venv-package/bin/python -m twine check --strict dist/*
+
+.venv-package/installed:
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install -q build==1.6.1 twine==7.0.0
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim out
+	rm -rf .venv .venv-training .venv-onnxsim .venv-package dist out

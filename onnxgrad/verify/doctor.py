@@ -92,7 +92,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
         weights=_weights(net, weights),
         quantised=quantised,
         softmax=softmax,
-        classes=next((p.name for p in outputs if _has_classes(p, softmax)), ""),
+        classes=_classes(outputs, softmax) if found and not found.unranked else "",
         embeddings=embeddings,
         random=_count(n for n in nodes if draws(n)),
         dropouts=sum(is_random(n) and not draws(n) for n in nodes),
@@ -204,6 +204,12 @@ def _embeddings(net: ir.Model) -> dict[str, str]:
             if node.inputs[0] is not None and node.inputs[0].name in tables:
                 found.setdefault(v.name or "", node.outputs[0].name or "")
     return found
+
+
+def _classes(outputs: Sequence[Port], softmax: Collection[str]) -> str:
+    """The output that seems to score classes, a Softmax before others; "" for none."""
+    names = [p.name for p in outputs if _has_classes(p, softmax)]
+    return next((name for name in names if name in softmax), next(iter(names), ""))
 
 
 def _has_classes(output: Port, softmax: Collection[str]) -> bool:

@@ -145,7 +145,7 @@ def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced
 
 
 def _unranked(flow: Flow) -> tuple[str, ...]:
-    """The first tensors of unknown rank on each path."""
+    """The first tensors of unknown rank on each path, but for those that a Reshape tells of."""
     return tuple(
         v.name or ""
         for node in flow.nodes
@@ -154,6 +154,9 @@ def _unranked(flow: Flow) -> tuple[str, ...]:
         and v.shape is None
         and isinstance(v.type, ir.TensorType)
         and not any(u is not None and u.shape is None for u in node.inputs)
+        and not any(
+            u.op_type == "Reshape" and u.outputs[0].shape is not None for u in v.consumers()
+        )
     )
 
 
