@@ -1,4 +1,4 @@
-"""What is published, and the files that a public project has: they parse, and what they call exists."""
+"""What is published, and the files of a public project: they parse, and what they call exists."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ import onnxgrad as og
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
-FORMS = sorted(
-    set((GITHUB / "ISSUE_TEMPLATE").glob("*.yml")) - {GITHUB / "ISSUE_TEMPLATE/config.yml"}
-)
+FORMS = [p for p in sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml")) if p.stem != "config"]
 
 # Nothing of these can be imported, as where only the library is installed.
 BLOCKED = ("typer", "rich", "PIL")
@@ -42,7 +40,7 @@ from onnxgrad import adversarial, explain, train
 net = og.Net(og.gradient("models/mlp.onnx"))
 print(net(np.ones((1, 4), np.float32))["input_grad"].shape)
 data = {"input": np.ones((8, 4), np.float32), "labels": np.zeros(8, np.int64)}
-trainer = train.Trainer("models/mlp.onnx", og.losses.cross_entropy("logits"), train.SGD(0.1))
+trainer = train.Trainer("models/mlp.onnx", og.losses.cross_entropy("logits"), train.SGD(lr=0.1))
 print(len(trainer.fit(data, 1, batch_size=4)))
 for call in (
     lambda: explain.image("models/cat.jpg", og.Net("models/cnn.onnx")),
