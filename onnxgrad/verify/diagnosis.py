@@ -100,8 +100,8 @@ class Diagnosis:
         unknown: Those among them that are known neither here nor to the model itself.
         inputs_gradient, weights_gradient: What comes of differentiating with respect to the inputs
             (or `wrt`), and to the weights.
-        straight_through: The same as `inputs_gradient`, of a quantised net whose numbers are not
-            rounded for the gradient.
+        straight_through: The same as `inputs_gradient` with straight_through=True, of a quantised
+            net that has no gradient without, or one that means nothing; else None.
         unranked: The tensors of which nothing tells how many axes they have.
         result_opset, result_ir_version: Those of a file with gradients; None where none is built.
         runtimes: By runtime, the first release that takes such a file; None if none is known to.
@@ -229,11 +229,11 @@ def _weights(found: Weights) -> list[str]:
 
 def _gradients(found: Diagnosis) -> Iterator[str]:
     inputs, weights = found.inputs_gradient, found.weights_gradient
-    many = _many(len(weights.wrt), "weight")
-    yield from _gradient(f"with respect to {_listed(inputs.wrt)}", inputs)
+    many = _many(len(weights.wrt), "weight") if weights.wrt else "the weights"
+    yield from _gradient(f"with respect to {_listed(inputs.wrt) or 'the inputs'}", inputs)
     if through := found.straight_through:
         can = "can be built" if through.possible else "cannot be built either"
-        yield f"with straight_through=True: {can}"
+        yield f"- with straight_through=True: {can}"
     if weights.possible or weights.error not in ("", inputs.error) or weights.blocked:
         yield from _gradient(f"with respect to {many}", weights, but=inputs.blocked)
 
@@ -241,7 +241,7 @@ def _gradients(found: Diagnosis) -> Iterator[str]:
 def _gradient(what: str, found: Differentiated, but: Sequence[Blocked] = ()) -> Iterator[str]:
     """What comes of it; `but` has been said already."""
     if found.error:
-        yield f"none, as {found.error}"
+        yield f"{what}: none, as {found.error}"
         return
     asked = f"of {_listed(found.of)} {what}"
     if found.possible:
@@ -277,10 +277,12 @@ def _notes(found: Diagnosis) -> Iterator[str]:
             f" What they pick from tables has one: {picked}." if picked else ""
         )
     if found.quantised:
-        kinds = ", ".join(f"{kind}, {_many(n, 'node')}" for kind, n in found.quantised.items())
-        yield (
-            f"- It is quantised ({kinds}). Gradients end where numbers are rounded; with "
-            "straight_through=True they pass."
+        kinds = ", ".join(f"{kind} at {_many(n, 'node')}" for kind, n in found.quantised.items())
+        yield f"- It is quantised: {kinds}." + (
+            " Gradients end where numbers are rounded, or flow through scales alone, which is next "
+            "to nothing; with straight_through=True they pass."
+            if found.straight_through
+            else " Gradients can be built all the same." * found.inputs_gradient.possible
         )
     if found.unranked:
         yield (
@@ -296,7 +298,7 @@ def _notes(found: Diagnosis) -> Iterator[str]:
             else "With target='portable' the standard's take their places."
         )
     for caution in dict.fromkeys((found.inputs_gradient.caution, found.weights_gradient.caution)):
-        if caution and not found.softmax:
+        if caution and not found.softmax and not found.straight_through:
             yield f"- {caution}"
 
 

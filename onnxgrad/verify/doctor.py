@@ -32,7 +32,7 @@ from onnxgrad.verify.suggestions import suggestions
 # What tells how a net was quantised, by the operators that it then has.
 _QUANTISED = {
     "QDQ": {"QuantizeLinear", "DequantizeLinear"},
-    "QOperator": {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"},
+    "QOperator": {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul"},
     "dynamic": {
         "DynamicQuantizeLSTM",
         "DynamicQuantizeLinear",
@@ -77,7 +77,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     found = first or second
     nodes = [*all_nodes(net.graph), *(n for f in net.functions.values() for n in all_nodes(f))]
     beyond, quantised, through = _beyond(net, nodes), _quantised(net, nodes), None
-    if quantised and not options.get("straight_through"):
+    if quantised and (not inputs.possible or "straight_through" in inputs.caution):
         _, through = _differentiated(net, wrt, {**given, "straight_through": True})
     outputs = tuple(Port.of(v) for v in net.graph.outputs)
     softmax = {v.name or "": name for v in net.graph.outputs if (name := scores_of(v))}

@@ -151,13 +151,16 @@ def _unranked(flow: Flow) -> tuple[str, ...]:
         for node in flow.nodes
         for v in node.outputs
         if carries(v)
-        and v.shape is None
-        and isinstance(v.type, ir.TensorType)
-        and not any(u is not None and u.shape is None for u in node.inputs)
+        and _is_unranked(v)
+        and not any(map(_is_unranked, node.inputs))
         and not any(
             u.op_type == "Reshape" and u.outputs[0].shape is not None for u in v.consumers()
         )
     )
+
+
+def _is_unranked(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is None and isinstance(value.type, ir.TensorType)
 
 
 def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:
