@@ -292,10 +292,12 @@ def _notes(found: Diagnosis) -> Iterator[str]:
     yield from _drawn(found)
     if found.beyond:
         yield f"- Not of the standard: {_counted(found.beyond)}. " + (
-            f"{_listed(found.unknown)} is not known here: a gradient is declared with "
-            "onnxgrad.rule, and the runtime has to have the operator."
+            f"{_listed(found.unknown)}: no gradient is known, and none is needed off the paths. "
+            "What runs the file has to have it."
             if found.unknown
             else "With target='portable' the standard's take their places."
+            if all(name.startswith("com.microsoft::") for name in found.beyond)
+            else "What runs the file has to have it."
         )
     for caution in dict.fromkeys((found.inputs_gradient.caution, found.weights_gradient.caution)):
         if caution and not found.softmax and not found.straight_through:

@@ -123,7 +123,9 @@ def _differentiated(
         of=report.of,
         possible=not rows and len(report.unreached) < len(report.wrt),
         nodes=_sum((row.operator, row.count) for row in report if row.state == "rule"),
-        blocked=tuple(map(_blocked, rows)),
+        blocked=tuple(
+            sorted(map(_blocked, rows), key=lambda b: b.reason.startswith("the type of"))
+        ),
         unreached=report.unreached,
         caution=report.caution,
     )
@@ -138,12 +140,14 @@ def _sum(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 def _blocked(row: OperatorRow) -> Blocked:
     name = joined_name(row.domain, row.operator)
-    if "example" in row.reason:
+    if row.reason.startswith("the type of"):
+        advice = "That operator comes first."
+    elif "example" in row.reason:
         advice = "Pass feeds in example=, with which the net runs once."
-    elif row.domain or row.reason.startswith("not an operator"):
+    elif not _known(name):
         advice = f"Declare its gradient with onnxgrad.rule({name!r}, ...)."
     else:
-        advice = "Name tensors in wrt that lie behind it, or tensors in of that lie before it."
+        advice = "Name tensors that lie behind it in wrt, or before it in of."
     return Blocked(name, row.nodes, row.reason.rstrip("."), advice)
 
 
@@ -238,4 +242,5 @@ def _beyond(net: ir.Model, nodes: Sequence[ir.Node]) -> dict[str, int]:
 def _known(name: str) -> bool:
     """Whether an operator has a rule here, or is replaced by others."""
     domain, op_type = split_name(name)
-    return (domain, op_type) in expandable() or lookup(domain, op_type) is not None
+    entry = lookup(domain, op_type)
+    return (domain, op_type) in expandable() or (entry is not None and entry.state[0] != "none")

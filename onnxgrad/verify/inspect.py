@@ -151,16 +151,18 @@ def _unranked(flow: Flow) -> tuple[str, ...]:
         for node in flow.nodes
         for v in node.outputs
         if carries(v)
-        and _is_unranked(v)
-        and not any(map(_is_unranked, node.inputs))
+        and isinstance(v.type, ir.TensorType)
+        and v.shape is None
+        and not any(u is not None and _is_open(u) for u in node.inputs)
         and not any(
             u.op_type == "Reshape" and u.outputs[0].shape is not None for u in v.consumers()
         )
     )
 
 
-def _is_unranked(value: ir.Value | None) -> bool:
-    return value is not None and value.shape is None and isinstance(value.type, ir.TensorType)
+def _is_open(value: ir.Value) -> bool:
+    """Whether nothing tells the rank of a tensor, or not even that it is one."""
+    return value.shape is None and isinstance(value.type, ir.TensorType | type(None))
 
 
 def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:

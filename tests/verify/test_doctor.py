@@ -109,7 +109,9 @@ def test_what_blocks_is_named_with_what_to_do() -> None:
     assert not found.ok
     assert found.unknown == ("com.acme::Ramp",)
     assert found.random == {"RandomNormalLike": 1}
-    (blocked,) = (b for b in found.inputs_gradient.blocked if b.operator == "com.acme::Ramp")
+    assert found.unranked == ()
+    blocked, following = found.inputs_gradient.blocked
+    assert (blocked.operator, following.operator) == ("com.acme::Ramp", "Add")
     assert len(blocked.nodes) == 1
     assert blocked.next == "Declare its gradient with onnxgrad.rule('com.acme::Ramp', ...)."
     assert found.commands == ()
