@@ -1,9 +1,10 @@
 """What the site needs beyond its pages, as hooks of mkdocs: `make docs`.
 
-A link that leaves docs/ leads on GitHub to a file of the checkout. Here such files become pages of the
-site, below project/, and the links lead to these. The reference of the command line is what `--help`
-prints. At the end the built pages are read: a link that leads nowhere, a public name without an entry
-and anything that a page would fetch from elsewhere are warnings, with which a strict build fails.
+A link that leaves docs/ leads on GitHub to a file of the checkout. Here such files become pages of
+the site, below project/, and the links lead to these. The reference of the command line is what
+`--help` prints. At the end the built pages are read: a link that leads nowhere, a public name
+without an entry and anything that a page would fetch from elsewhere are warnings, with which a
+strict build fails.
 """
 
 from __future__ import annotations
@@ -36,29 +37,49 @@ MODULES = ["onnxgrad"] + [
     f"onnxgrad.{name}" for name in ("explain", "train", "adversarial", "heads", "losses")
 ]
 
-log = logging.getLogger("mkdocs.hooks.site")
+OF_TYPES = {inspect.getdoc(kind) for kind in (bool, dict, float, int, list, str, tuple)}
+
+log = logging.getLogger("mkdocs.hooks.website")
 
 
 class House(griffe.Extension):
     """How the docstrings and the folders of this package are read."""
 
     def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
-        """What the docstrings call "Example:" is "Examples:" to griffe."""
+        """Write as griffe expects it: "Examples:" for "Example:", and one colon before code."""
+        if obj.docstring and obj.docstring.value in OF_TYPES:
+            obj.docstring = None  # of an attribute's type, as Python finds it
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+
+    def on_function(self, *, func: griffe.Function, **_: object) -> None:
+        """Take the signature that a function shows, where it is not that of its definition."""
+        shown = getattr(importlib.import_module(func.module.path), func.name, None)
+        if not hasattr(shown, "__signature__"):
+            return
+        if str(func.returns) == "None":
+            func.returns = "onnx.ModelProto | onnx_ir.Model"
+        func.parameters = griffe.Parameters(
+            *(
+                griffe.Parameter(
+                    p.name,
+                    annotation=None,
+                    kind=griffe.ParameterKind(p.kind.description),
+                    default=None if p.default is p.empty else repr(p.default),
+                )
+                for p in inspect.signature(shown).parameters.values()
+            )
+        )
 
     def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
-        """A public function hides the module of its name that it comes from, as it does in Python."""
+        """Let a public function hide the module of its name that it comes from, as Python does."""
         for folder in (m for m in pkg.members.values() if isinstance(m, griffe.Module)):
-            hiding = [
-                name
-                for name in map(str, folder.exports or ())
-                if name in folder.modules and name in folder.modules[name].members
-            ]
-            for name in hiding:
-                inside = folder.modules[name].members
-                for other in set(map(str, folder.exports or ())) & set(inside):
-                    folder.set_member(other, inside[other])
+            public = set(map(str, folder.exports or ()))
+            for module in [folder.modules[name] for name in public & folder.modules.keys()]:
+                if module.name in module.members:
+                    for name in public & module.members.keys():
+                        folder.set_member(name, module.members[name])
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -106,7 +127,9 @@ def on_post_build(config: MkDocsConfig) -> None:
             to = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             to = to / "index.html" if to.is_dir() else to
             anchors = pages[to].anchors if to in pages else None
-            if not to.exists() or (parts.fragment and anchors and unquote(parts.fragment) not in anchors):
+            if not to.exists() or (
+                parts.fragment and anchors and unquote(parts.fragment) not in anchors
+            ):
                 log.warning("%s has a link to %s, which leads nowhere", here, link)
     for name in public():
         if not any(name in page.anchors for page in pages.values()):
