@@ -41,11 +41,15 @@ def predict(console: Console, logits: np.ndarray) -> str:
 
 
 def picture(path: Path, title: str, maps: dict[str, np.ndarray]) -> None:
-    """Each map beside the photo and over it."""
-    figure = plt.figure(figsize=(8, 5.4), layout="constrained")
-    figure.suptitle(title, fontsize=13)
-    for part, (method, attribution) in zip(figure.subfigures(len(maps)), maps.items(), strict=True):
-        og.explain.show(attribution, PHOTO, title=method, figure=part)
+    """The photo under what the net says of it, and each map over it."""
+    figure = plt.figure(figsize=(11, 2.8), layout="constrained")
+    first, *others = figure.subfigures(1, 1 + len(maps), width_ratios=[4, *[4.6] * len(maps)])
+    any_map = next(iter(maps.values()))
+    og.explain.show(any_map, PHOTO, methods=["original_image"], title=title, figure=first)
+    for part, (name, values) in zip(others, maps.items(), strict=True):
+        og.explain.show(values, PHOTO, methods=["blended_heat_map"], title=name, figure=part)
+    for axes in figure.axes:
+        axes.set_title("")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -112,7 +116,7 @@ def main() -> int:
     console.print("[bold]Written[/]")
     for name, what in [
         ("cat_explained.onnx", "the net with both explanations, for any ONNX runtime"),
-        ("cat.png", "the photo beside and under its maps"),
+        ("cat.png", "the photo, what the net says of it, and why"),
         ("training/step.onnx", "a training step of the whole net, likewise"),
         ("learning.png", "what six such steps do"),
     ]:
