@@ -115,13 +115,12 @@ def on_post_build(config: MkDocsConfig) -> None:
     pages = {path: Read(path) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         here = path.relative_to(site)
-        for link in page.fetched:
-            if urlsplit(link).netloc:
-                log.warning("%s fetches %s", here, link)
-        if here.name == "404.html":
-            continue  # its links begin at the root of a server
+        if here.name == "404.html" or not page.made:
+            continue  # links from the root of a server, and pages that are copied as they are
         for link in page.links | page.fetched:
             parts = urlsplit(link)
+            if link in page.fetched and parts.netloc:
+                log.warning("%s fetches %s", here, link)
             if parts.scheme or parts.netloc:
                 continue
             to = (path.parent / unquote(parts.path)).resolve() if parts.path else path
@@ -205,12 +204,15 @@ class Read(HTMLParser):
         self.links: set[str] = set()
         self.fetched: set[str] = set()
         self.anchors: set[str] = set()
+        self.made = False  # by mkdocs
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.anchors.update(filter(None, [found.get("id"), found.get("name")]))
-        if tag == "a":
+        if tag == "meta" and found.get("name") == "generator":
+            self.made = True
+        elif tag == "a":
             self.links.update(filter(None, [found.get("href")]))
         elif tag == "link" and found.get("rel") in ("stylesheet", "icon", "preload"):
             self.fetched.update(filter(None, [found.get("href")]))
