@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	real-models training-runtime onnxsim cpp browser clean
+	real-models training-runtime onnxsim cpp page browser clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -28,8 +28,9 @@ format: .venv/installed
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-# The site, in out/site. A warning, such as a link that leads nowhere, is an error.
-docs: .venv/docs
+# The site, in out/site, with the page of docs/demo. A warning, such as a link that leads nowhere, is
+# an error.
+docs: .venv/docs page
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "The site: $(PY) -m http.server -d out/site"
 
@@ -120,10 +121,13 @@ onnxsim: .venv-onnxsim/installed
 cpp: .venv/installed
 	@bash tools/cpp_runtime.sh $(PY)
 
-# The page of examples/browser, made in out/browser and used in headless Chromium. Skipped without npm
-# or Chromium.
+# What the page of docs/demo runs, laid out beside it. Skipped without npm.
+page: .venv/installed
+	@bash tools/page.sh $(PY)
+
+# That page, used in headless Chromium. Skipped without npm or Chromium.
 browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim out
+	rm -rf .venv .venv-training .venv-onnxsim out docs/demo/ort docs/demo/files
