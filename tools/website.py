@@ -36,7 +36,6 @@ COMMANDS = "<!-- commands -->"
 MODULES = ["onnxgrad"] + [
     f"onnxgrad.{name}" for name in ("explain", "train", "adversarial", "heads", "losses")
 ]
-
 OF_TYPES = {inspect.getdoc(kind) for kind in (bool, dict, float, int, list, str, tuple)}
 
 log = logging.getLogger("mkdocs.hooks.website")
@@ -106,7 +105,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         path = target(uri, match[2])
         return match[1] + relpath(place(path), dirname(uri) or ".") if path else match[0]
 
-    return LINK.sub(moved, markdown).replace(COMMANDS, "\n".join(commands()))
+    text = LINK.sub(moved, markdown)
+    return text.replace(COMMANDS, "\n".join(commands())) if COMMANDS in text else text
 
 
 def on_post_build(config: MkDocsConfig) -> None:
