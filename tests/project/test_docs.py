@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -176,6 +177,12 @@ def test_every_page_is_in_the_index() -> None:
     }
     assert {*PAGES, ROOT / "CHANGELOG.md"} - {index} <= listed
     assert "(docs/index.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference" / "onnxgrad.md").read_text()
+    names = {name for name in og.__all__ if not inspect.ismodule(getattr(og, name))}
+    assert names == set(re.findall(r"^::: onnxgrad\.(\w+)$", text, re.MULTILINE))
 
 
 def test_every_operator_names_its_module() -> None:
