@@ -118,7 +118,7 @@ def doctor(
     example: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
 ) -> None:
-    """Say what a file is, what can be made of it, and what to type next."""
+    """Say what a file is and what can be made of it."""
     source = io.load(model)
     found = diagnose(
         model,
