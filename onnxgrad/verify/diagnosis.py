@@ -105,7 +105,8 @@ class Diagnosis:
         unranked: The tensors of which nothing tells how many axes they have.
         result_opset, result_ir_version: Those of a file with gradients; None where none is built.
         runtimes: By runtime, the first release that takes such a file; None if none is known to.
-        commands: Commands that make something of the file.
+        commands: Commands that make something of a file on disk; none where an option has asked
+            about other tensors, or in another way.
     """
 
     file: str

@@ -69,6 +69,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     net = io.load(model)
     embeddings = _embeddings(net)
     given = {"of": of, **options}
+    asked = wrt is not None or any(one is not None and one is not False for one in given.values())
     if wrt is None and not float_inputs(net) and embeddings:
         wrt = [*embeddings.values()]
     first, inputs = _differentiated(net, wrt, given)
@@ -106,6 +107,8 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
         result_ir_version=found.ir_version if found else None,
         runtimes=first_releases(found.opset, found.ir_version) if found else {},
     )
+    if asked:
+        return diagnosis
     return dataclasses.replace(diagnosis, commands=suggestions(diagnosis))
 
 

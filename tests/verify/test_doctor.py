@@ -185,3 +185,4 @@ def test_the_commands_run_as_they_are(
         model = onnx.load(words[words.index("-o") + 1])
         ReferenceEvaluator(model)  # knows every operator
         onnx.checker.check_model(model)
+    assert og.doctor(path, straight_through=True).commands == ()
