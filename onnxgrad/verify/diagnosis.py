@@ -171,7 +171,7 @@ def _plain(value: Any) -> Any:
 
 # -- the page --------------------------------------------------------------------------------------
 
-_WIDTH, _LABEL = 100, 11
+_WIDTH, _LABEL = 80, 11
 
 
 def _lines(found: Diagnosis, advice: Callable[[str], str]) -> Iterator[str]:

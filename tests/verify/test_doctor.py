@@ -73,7 +73,7 @@ def test_the_file_and_its_weights(tmp_path: Path) -> None:
     assert (found.producer, found.opsets, found.ir_version) == ("hand 1", {"": 21}, 10)
     assert [port.texts() for port in found.inputs] == [("float32", "(N, 4)")]
     page = str(found)
-    assert f"48 B in the file itself, 4.8 kB in {data.name}" in page.replace("\n           ", " ")
+    assert f"48 B in the file itself, 4.8 kB in {data.name}" in " ".join(page.split())
 
 
 def test_a_softmax_and_what_does_not_drop() -> None:
@@ -82,7 +82,7 @@ def test_a_softmax_and_what_does_not_drop() -> None:
     assert found.softmax == {"p": "q"}
     assert (found.classes, found.dropouts, found.random) == ("p", 1, {})
     assert found.weights.trainable_numbers == 12
-    assert "take the scores before it, 'q'" in str(found)
+    assert "take the scores before it, 'q'" in " ".join(str(found).split())
 
 
 def test_tokens_are_differentiated_behind_their_table() -> None:
@@ -100,7 +100,7 @@ def test_rounding_ends_a_gradient_unless_it_is_passed() -> None:
     assert not found.inputs_gradient.possible
     assert found.inputs_gradient.unreached == ("x",)
     assert found.straight_through is not None and found.straight_through.possible
-    assert "straight_through=True: can be built" in str(found)
+    assert "straight_through=True: can be built" in " ".join(str(found).split())
     assert og.doctor(parse(ROUNDED), straight_through=True).straight_through is None
 
 
@@ -121,7 +121,7 @@ def test_what_blocks_is_named_with_what_to_do() -> None:
 def test_a_rank_that_nothing_tells() -> None:
     model = parse(UNRANKED)
     assert og.doctor(model).unranked == ("s",)
-    assert "pass feeds in example=" in str(og.doctor(model)).replace("\n             ", " ")
+    assert "pass feeds in example=" in " ".join(str(og.doctor(model)).split())
     assert og.doctor(model, example=np.ones((1, 2), np.float32)).unranked == ()
 
 
@@ -130,7 +130,7 @@ def test_a_file_of_which_nothing_can_be_made() -> None:
     assert not found.ok
     assert "no floating-point output" in found.inputs_gradient.error
     assert (found.result_opset, found.runtimes) == (None, {})
-    assert "no floating-point output" in str(found)
+    assert "no floating-point output" in " ".join(str(found).split())
 
 
 @pytest.mark.parametrize(("opset", "ir_version"), [(13, 7), (21, 10), (23, 11)])
