@@ -4,13 +4,15 @@ A targeted attack: each pixel moves by three levels of 255 at most, against the 
 for "toaster". In the middle is what was added, twenty times as strong as it is.
 """
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 
 import onnxgrad as og
 
 PATH, LEVEL = "models/efficientnet_lite0.onnx", 1 / 128
-names = open("models/imagenet_classes.txt").read().splitlines()
+names = Path("models/imagenet_classes.txt").read_text().splitlines()
 net = og.Net(PATH)
 x = og.explain.image("models/cat.jpg", net, mean=127, std=128)
 bounds = {"eps": 3 * LEVEL, "clip_min": -127 * LEVEL, "clip_max": 1}

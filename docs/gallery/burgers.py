@@ -17,16 +17,9 @@ burgers (float[N, 1] t, float[N, 1] x) => (float[N, 1] u) <float pi = {3.1415926
     tx = Concat<axis = 1>(t, x)  a1 = MatMul(tx, w1)  c1 = Add(a1, b1)  h1 = Tanh(c1)
     a2 = MatMul(h1, w2)  h2 = Tanh(a2)  a3 = MatMul(h2, w3)  h3 = Tanh(a3)  free = MatMul(h3, w4)
     angle = Mul(pi, x)  sine = Sin(angle)  later = Mul(t, sine)  change = Mul(later, free)
-    u = Sub(change, sine)
-}""")  # -sin(pi x) at t = 0, and 0 at both ends, whatever the net is
-rng = np.random.default_rng(0)
-for name, n in {
-    "w1": (2, 32),
-    "b1": (1, 32),
-    "w2": (32, 32),
-    "w3": (32, 32),
-    "w4": (32, 1),
-}.items():
+    u = Sub(change, sine) }""")  # -sin(pi x) at t = 0, and 0 at both ends, whatever the net is
+rng, shapes = np.random.default_rng(0), {"w1": (2, 32), "b1": (1, 32), "w2": (32, 32)}
+for name, n in (shapes | {"w3": (32, 32), "w4": (32, 1)}).items():
     w = rng.normal(0, n[0] ** -0.5, n).astype("f")
     net.graph.initializer.append(onnx.numpy_helper.from_array(w, name))
 model = og.gradient(og.gradient(net, ["t", "x"], of="u"), "x", of="x_grad")
@@ -41,7 +34,6 @@ u = og.Net(trainer.export())({"t": t.reshape(-1, 1), "x": x.reshape(-1, 1)})["u"
 _, (left, right) = plt.subplots(1, 2, width_ratios=[1, 1.2])
 left.pcolormesh(t, x, u, cmap="RdBu_r")
 left.set(xlabel="time t", ylabel="place x")
-for k in (0, 25, 50, 99):
-    right.plot(x[:, k], u[:, k], label=f"t = {t[0, k]:.2f}")
+right.plot(x[:, 0], u[:, [0, 25, 50, 99]], label=["t = 0", "t = 0.25", "t = 0.5", "t = 1"])
 right.legend()
 plt.savefig("burgers.png")

@@ -18,8 +18,7 @@ net = onnx.parser.parse_model("""
 siren (float[N, 2] place) => (float[N, 1] grey) {
     a1 = MatMul(place, w1)  b1 = Add(a1, p1)  h1 = Sin(b1)
     a2 = MatMul(h1, w2)  b2 = Add(a2, p2)  h2 = Sin(b2)
-    a3 = MatMul(h2, w3)  b3 = Add(a3, p3)  h3 = Sin(b3)  grey = MatMul(h3, w4)
-}""")
+    a3 = MatMul(h2, w3)  b3 = Add(a3, p3)  h3 = Sin(b3)  grey = MatMul(h3, w4) }""")
 shapes = {"w1": (2, 128), "w2": (128, 128), "w3": (128, 128), "w4": (128, 1)}
 for name, shape in (shapes | dict.fromkeys(("p1", "p2", "p3"), (128,))).items():
     bound = 15 if name == "w1" else 0.22 if name[0] == "w" else 1
@@ -38,4 +37,4 @@ for k, values in enumerate(maps):
     plt.subplot(1, 3, k + 1, title=["what it learnt", "its gradient", "its Laplacian"][k])
     plt.imshow(np.clip(values, *np.percentile(values, [1, 99])).reshape(SIZE, SIZE), cmap="gray")
     plt.axis("off")
-plt.savefig("paint.png", bbox_inches="tight")
+plt.savefig("paint.png")

@@ -1,7 +1,7 @@
 """A pendulum learns to stand
 
-A Scan simulates five seconds of a pendulum, and the gradient runs back through its hundred steps.
-Adam finds pushes, each too weak to lift it, by which it swings to and fro, rises and stays. Below: the pushes.
+A Scan simulates a pendulum, and the gradient runs back through its hundred steps. Adam finds
+pushes, each too weak to lift it, by which it swings to and fro, rises and stays. Below: the pushes.
 """
 
 import matplotlib.pyplot as plt
@@ -22,8 +22,7 @@ swing (double[2] start, double[T] push, double[T, 1] weight) => (double[T, 2] st
         s1 = Concat<axis = 0>(further, faster)  s2 = Identity(s1) }> (start, push)
     angles, speeds = Split<num_outputs = 2, axis = 1>(states)  low = Cos(angles)
     squares = Mul(speeds, speeds)  fast = Mul(little, squares)  bad = Add(low, fast)
-    costs = Mul(weight, bad)  cost = ReduceSum<keepdims = 0>(costs)
-}""")
+    costs = Mul(weight, bad)  cost = ReduceSum<keepdims = 0>(costs) }""")
 net, m, v, time = og.Net(model), 0, 0, np.arange(100) / 20
 feeds = {"start": np.zeros(2), "push": np.random.default_rng(0).normal(0, 0.1, 100)}
 feeds["weight"] = time[:, None] / 5 + 10 * (time[:, None] > 4.5)
