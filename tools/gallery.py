@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "docs" / "gallery"
 PICTURES = GALLERY / "pictures"
 THUMBNAILS = PICTURES / "small"
-WIDTH, SMALL_WIDTH = 720, 240
+SIZES = {PICTURES: (720, 256, 80_000), THUMBNAILS: (240, 64, 15_000)}  # width, colours, bytes
 
 # The scripts, in the order of the page.
 SECTIONS = {
@@ -98,14 +98,19 @@ def run(name: str, folder: Path, *, small: bool = False) -> Path:
 
 def keep(drawn: Path) -> None:
     """A picture of few colours in docs/gallery/pictures, and its thumbnail."""
-    for width, colours, folder in ((WIDTH, 128, PICTURES), (SMALL_WIDTH, 32, THUMBNAILS)):
+    for folder, (width, colours, most) in SIZES.items():
         with Image.open(drawn) as picture:
-            small = picture.convert("RGB")
-        small.thumbnail((width, width), Image.Resampling.LANCZOS)
-        small = small.quantize(colours, dither=Image.Dither.NONE)
-        small.save(folder / drawn.name, optimize=True)
-        size = (folder / drawn.name).stat().st_size / 1000
-        print(f"{(folder / drawn.name).relative_to(ROOT)}: {size:.0f} kB")
+            whole = picture.convert("RGB")
+        kept = folder / drawn.name
+        while True:
+            small = whole.copy()
+            small.thumbnail((width, width), Image.Resampling.LANCZOS)
+            few = small.quantize(colours, kmeans=2, dither=Image.Dither.NONE)
+            few.save(kept, optimize=True)
+            if kept.stat().st_size < most:
+                break
+            width = width * 9 // 10
+        print(f"{kept.relative_to(ROOT)}: {kept.stat().st_size / 1000:.0f} kB")
 
 
 def page() -> str:

@@ -24,7 +24,7 @@ swing (double[2] start, double[T] push, double[T, 1] weight) => (double[T, 2] st
     squares = Mul(speeds, speeds)  fast = Mul(little, squares)  bad = Add(low, fast)
     costs = Mul(weight, bad)  cost = ReduceSum<keepdims = 0>(costs) }""")
 net, m, v, time = og.Net(model), 0, 0, np.arange(100) / 20
-feeds = {"start": np.zeros(2), "push": np.random.default_rng(0).normal(0, 0.1, 100)}
+feeds = {"start": np.zeros(2), "push": np.random.default_rng(1).normal(0, 0.1, 100)}
 feeds["weight"] = time[:, None] / 5 + 10 * (time[:, None] > 4.5)
 for t in range(1, ROUNDS):
     slope = net(feeds, og.NetPortGradient("push"), of="cost")

@@ -35,8 +35,8 @@ def test_scripts_are_short_and_all_are_shown() -> None:
     assert sorted(gallery.names()) == [path.stem for path in scripts]
     assert len(scripts) >= 15
     assert not {p.name for p in scripts if len(p.read_text().splitlines()) > 40}
-    for pictures, most in ((gallery.PICTURES, 80_000), (gallery.THUMBNAILS, 15_000)):
-        sizes = {path.stem: path.stat().st_size for path in pictures.glob("*.png")}
+    for folder, (_, _, most) in gallery.SIZES.items():
+        sizes = {path.stem: path.stat().st_size for path in folder.glob("*.png")}
         assert sorted(sizes) == sorted(gallery.names())
         assert max(sizes.values()) < most
 
