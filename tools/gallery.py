@@ -46,9 +46,12 @@ What derivatives of an ONNX file are good for, in scripts of at most 40 lines. T
 of `models`, the package with its extras `cpu` and `plot`, and no more. From the checkout's folder:
 
 ```console
-$ MATPLOTLIBRC=docs/gallery python docs/gallery/lens.py    # writes lens.png
-$ make gallery                                             # runs all scripts, about four minutes
+$ python docs/gallery/lens.py    # writes lens.png
+$ make gallery                   # runs all scripts, about three minutes
 ```
+
+The style of the pictures is in `docs/gallery/matplotlibrc`, which counts
+where the environment has `MATPLOTLIBRC=docs/gallery`.
 """
 
 

@@ -1,7 +1,7 @@
 """What the net calls a goldfish
 
-Pictures that began as noise and climbed the gradient of the score of one class each, all in one
-batch. It shows what the net looks for: fins, seeds in furrows, long veils.
+Three pictures that began as noise, and climbed the gradient of the score of one class each, in one
+batch. What the net looks for comes out: fins, seeds in furrows, long veils.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Why a cat? Four answers
 
 One file holds the classifier and four explanations of what it sees, which share a forward pass.
-Grad-CAM finds the face; the finer the method, the more it is the eyes, the ears and the stripes.
+Grad-CAM finds the face; the finer the method, the more it is the eyes and the nose.
 """
 
 from functools import partial

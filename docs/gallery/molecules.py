@@ -1,7 +1,7 @@
 """Atoms moved by the gradient of an energy
 
 The file holds an energy, that of Lennard-Jones, and the forces are its negative gradient. A square
-of atoms melts into a drop; its total energy stays, as it does only where forces are exact.
+of atoms melts. Kinetic (above) and potential energy change, their sum stays: forces are exact.
 """
 
 import matplotlib.pyplot as plt

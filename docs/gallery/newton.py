@@ -1,7 +1,7 @@
 """Newton's method in a curved valley
 
 Gradient descent creeps along Rosenbrock's valley. With the exact Hessian, which is a file as the
-gradient is, Newton's method follows the bend to the star in a few.
+gradient is, Newton's method follows its bend to the star in a few steps.
 """
 
 import matplotlib.pyplot as plt

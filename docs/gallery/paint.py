@@ -1,7 +1,7 @@
 """A net that is a picture, and its derivatives
 
-A small net of sines learns how bright a photo is at each place (Sitzmann et al. 2020). Its gradient
-is then the photo's edges, its Laplacian their outlines, both exact, though it saw neither.
+A small net of sines learns how bright a photo is at each place (Sitzmann et al. 2020). Its exact
+gradient then shows the edges of the photo, its Laplacian their outlines: it was taught neither.
 """
 
 import matplotlib.pyplot as plt

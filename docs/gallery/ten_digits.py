@@ -1,7 +1,7 @@
 """One digit, read as all ten
 
-A handwritten 3 and the smallest changes that a targeted attack in L2 found, of one size for all, to
-make each of the ten digits of it. Above is what the net reads; blue ink was added, red taken away.
+A handwritten 3, and what a targeted attack in L2 changes of it for each of the ten digits. Above it
+stands what the net reads; blue is ink that was added, red ink that was taken away.
 """
 
 import matplotlib.pyplot as plt
