@@ -10,7 +10,7 @@ import numpy as np
 import onnxgrad as og
 
 PATH = "models/efficientnet_lite0.onnx"
-SIZES = np.linspace(0, 2, 17)  # small: np.linspace(0, 1, 2)
+SIZES = np.linspace(0, 2, 17)  # small: [1.0]
 net = og.Net(og.attach(PATH, og.heads.probability("logits", target=285)))
 x = og.explain.image("models/cat.jpg", net, mean=127, std=128)
 bounds = {"clip_min": -127 / 128, "clip_max": 1, "eps": "input"}
