@@ -131,8 +131,12 @@ def table(those: list[str]) -> str:
     rows = []
     for start in range(0, len(those), columns):
         row = those[start : start + columns]
-        titles = [f"[{told(name)[0]}](#{anchor(told(name)[0])})" for name in row]
-        images = [f"![{told(name)[0]}](pictures/small/{name}.png)" for name in row]
+        links = [(title := told(name)[0], anchor(title)) for name in row]
+        titles = [f"[{title}](#{place})" for title, place in links]
+        images = [
+            f"[![{title}](pictures/small/{name}.png)](#{place})"
+            for name, (title, place) in zip(row, links, strict=True)
+        ]
         fill = [" "] * (columns - len(row))
         rows += [images + fill, titles + fill]
     rows.insert(1, [":---:"] * columns)
