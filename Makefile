@@ -6,7 +6,7 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo pictures test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
+.PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
 	real-models training-runtime onnxsim cpp page browser package clean
 
 demo: .venv/demo
@@ -14,6 +14,10 @@ demo: .venv/demo
 
 pictures: .venv/installed
 	$(PY) tools/pictures.py
+
+# The pictures and the page of docs/gallery.
+gallery: .venv/installed
+	$(PY) tools/gallery.py
 
 test: .venv/installed
 	$(PY) -m pytest -q -n auto --maxprocesses 4
