@@ -227,7 +227,7 @@ class Net(Derivatives):
 
         Raises:
             FeedError: An input or output is no tensor of numbers that numpy has.
-            And what a call raises.
+            OnnxGradError: What a call raises.
         """
         session, values, result = self._prepared(feeds, request, of)
         return Bound(session.bind(values), result)
