@@ -381,12 +381,10 @@ class Worker:
         return figures.FIGURES[name](**options)
 
 
-def main() -> None:
-    """Serve commands until the pipe closes."""
+def serve(worker: Any) -> None:
+    """Answer commands, by the methods of their names, until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the answers
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    worker = Worker()
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -397,4 +395,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    serve(Worker())
