@@ -46,8 +46,8 @@ class Target:
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
-            Scan that keeps the arguments of its gates. With a smaller or unknown one the operator
-            stays, and the arguments are computed again.
+            Scan that keeps the values of its gates. With a smaller or unknown one the operator
+            stays, and they are computed again.
     """
 
     product_masks: bool = False

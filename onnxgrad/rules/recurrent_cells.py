@@ -54,23 +54,25 @@ def rnn(one: Direction, f: Activation) -> Tensors:
 # -- GRU -------------------------------------------------------------------------------------------
 
 
-class _GruArguments(NamedTuple):
-    """The arguments of a GRU's gates, and hn, the part of an that the recurrence makes."""
+class _GruGates(NamedTuple):
+    """The gates of a GRU, and hn, the part of an that the recurrence makes."""
 
-    az: Tensor
-    ar: Tensor
+    z: Tensor
+    r: Tensor
     hn: Tensor
-    an: Tensor
+    n: Tensor
 
 
 class _GruForward(NamedTuple):
-    """What a GRU's backward pass reads: H and the arguments of all steps.
+    """What a GRU's backward pass reads of all steps: H, the gates and their arguments.
 
-    The outputs are those of the forward pass by steps, else none.
+    These, az, ar and an, are None where it does not read them. The outputs are those of the forward
+    pass by steps, else none.
     """
 
     H: Tensor
-    a: _GruArguments
+    gates: _GruGates
+    a: Sequence[Tensor | None]
     outputs: Tensors
 
 
@@ -100,11 +102,10 @@ def gru(one: Direction, activations: Sequence[Activation], linear: bool) -> Tens
     dH is one Gemm. What R does not multiply passes it through identities that are stacked below R.
     """
     f, g = activations
-    H, a, outputs = _gru_forward(one, f, g, linear)
-    z, r, n = f(a.az), f(a.ar), g(a.an)
-    kn = (1 - z) * g.slope(a.an, n)
-    kz = (H - n) * f.slope(a.az, z)
-    kr = (kn * a.hn if linear else H) * f.slope(a.ar, r)
+    H, (z, r, hn, n), (az, ar, an), outputs = _gru_forward(one, f, g, linear)
+    kn = (1 - z) * g.slope(an, n)
+    kz = (H - n) * f.slope(az, z)
+    kr = (kn * hn if linear else H) * f.slope(ar, r)
     op = one.op
     Rz, Rr, Rn = split(one.R, 3, axis=0)
     identity = op.EyeLike(Rn)
@@ -135,25 +136,31 @@ def _gru_forward(one: Direction, f: Activation, g: Activation, linear: bool) -> 
     Wb, Rb = one.biases
     bn = None if Rb is None else split(Rb, 3)[2]
 
-    def arguments(x: Tensor, H: Tensor, product: Callable[..., Tensor]) -> _GruArguments:
+    def gates(
+        x: Tensor, H: Tensor, product: Callable[..., Tensor]
+    ) -> tuple[_GruGates, list[Tensor]]:
+        """The gates, and the arguments az, ar and an."""
         xz, xr, xn = split(x, 3)
         hz, hr, hn = split(product(H, one.R, Rb), 3)
         az, ar = xz + hz, xr + hr
+        r = f(ar)
         if not linear:
-            hn = product(f(ar) * H, Rn, bn)
-        return _GruArguments(az, ar, hn, xn + (f(ar) * hn if linear else hn))
+            hn = product(r * H, Rn, bn)
+        an = xn + (r * hn if linear else hn)
+        return _GruGates(f(az), r, hn, g(an)), [az, ar, an]
 
     def step(op, H, x):
-        a = arguments(x, H, lambda x, W, plus: op.Gemm(x, W, plus, transB=1))
-        z = f(a.az)
-        H = (1 - z) * g(a.an) + z * H
-        return [H], [H, *a]
+        found, a = gates(x, H, lambda x, W, plus: op.Gemm(x, W, plus, transB=1))
+        H = (1 - found.z) * found.n + found.z * H
+        return [H], [H, *found, *(a if reads else [])]
 
     x, start = one.product(one.inputs, one.W, Wb), one.start(one.initial_h)
     if not one.by_steps:
-        return _GruForward(one.H, arguments(x, one.H, one.product), {})
-    (Y_h,), (Y, *a) = scan(one.op, step, [start], [x])
-    return _GruForward(one.before(Y, start), _GruArguments(*a), {"Y": Y, "Y_h": Y_h})
+        return _GruForward(one.H, *gates(x, one.H, one.product), {})
+    reads = f.reads_argument or g.reads_argument
+    (Y_h,), (Y, z, r, hn, n, *a) = scan(one.op, step, [start], [x])
+    outputs = {"Y": Y, "Y_h": Y_h}
+    return _GruForward(one.before(Y, start), _GruGates(z, r, hn, n), a or [None] * 3, outputs)
 
 
 # -- LSTM ------------------------------------------------------------------------------------------
