@@ -27,7 +27,8 @@ default, "float32" is without. Both sides search for their fastest convolutions.
 
 The second table has what one change makes of the time of the way "onnxgrad": how the session runs
 it, and what the file is made of (the fields of `onnxgrad/emit/targets.py`). The list tells which
-nodes run on the CPU and what is copied, and what failed.
+nodes run on the CPU and what is copied, and what failed. The GPU's kernels that take most are in
+out/gpu.json.
 
 The command ends by itself within 8 minutes, with the cells that it has measured; with `--keep` the
 next one goes on. On a machine without a network it takes onnxruntime-gpu as wheels, or as pieces of
