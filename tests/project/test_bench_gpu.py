@@ -59,15 +59,15 @@ def test_the_plan_has_every_cell_once_and_the_telling_ones_first() -> None:
 
 def test_a_gradient_that_is_wrong_is_not_timed(tmp_path: Path) -> None:
     right = {"x": np.arange(1.0, 5.0)}
-    ways, scales = (plan.OURS, plan.TORCH, plan.COMPILED), (1.05, 1.01, 0.5)
+    ways, scales = (plan.OURS, plan.TORCH, plan.COMPILED), (1.1, 1.01, 0.5)
     paths = {way: str(tmp_path / f"{way.name}.npz") for way in ways}
     for way, scale in zip(ways, scales, strict=True):
         np.savez(paths[way], x=right["x"] * scale)
     np.savez(tmp_path / "reference.npz", **right)
     row: report.Answers = {way.name: {} for way in ways}
     kept = measure.checked(ways, paths, str(tmp_path / "reference.npz"), row)
-    assert kept == [plan.TORCH]  # its own error is 1 %, so 4 % would be allowed
-    assert "0.05" in row["onnxgrad"]["error"] and "0.5" in row["torch.compile"]["error"]
+    assert kept == [plan.TORCH]  # its own error is 1 %, so 8 % would be allowed
+    assert "0.1" in row["onnxgrad"]["error"] and "0.5" in row["torch.compile"]["error"]
     assert measure.checked([plan.OURS], paths, "nowhere.npz", row) == []
 
 

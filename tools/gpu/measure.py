@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from cells import Cell as Authored
 from cells import author
-from comparing import TOLERANCE, difference
+from comparing import difference
 from processes import TOOLS, Process
 from tables import console, number
 
@@ -31,6 +31,8 @@ TABLE = TOOLS.parent / "docs" / "performance.md"
 RESERVE = 10.0
 # A device with less memory, in GB, gets half of the nets at a time.
 LARGE_MEMORY = 100
+# Rounding puts an activation on the other side of a kink: in a small tensor that is so much.
+TOLERANCE = 5e-2
 # Seeds are as small as those of a mean, or gradients overflow in float16.
 SEED = 1 / 8
 

@@ -21,8 +21,8 @@ TEXT = """\
 Gradients on the device, beside PyTorch on the same device in the same run: wall clock of a call
 that waits for its results, with inputs, weights and results in the device's memory. Errors are
 those of the gradients to PyTorch's in float32 without TF32, which are compared before anything is
-timed: the largest of a tensor, relative, in the Euclidean norm. One that is three times PyTorch's
-own and a hundredth more is not timed. "tf32" is float32 with TF32, as onnxruntime has it by
+timed: the largest of a tensor, relative, in the Euclidean norm. One that is over three times
+PyTorch's own and a twentieth is not timed. "tf32" is float32 with TF32, as onnxruntime has it by
 default, "float32" is without. Both sides search for their fastest convolutions.
 
 The second table has what one change makes of the time of the way "onnxgrad": how the session runs
