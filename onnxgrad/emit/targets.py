@@ -32,8 +32,8 @@ class Target:
             filters, which the runtime flips when it loads the file; else it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
-        windows_of_fewer: Whether the columns of that product are those of the operand with fewer
-            channels, be it the cotangent or the Conv's input; else always those of the input.
+        windows_of_fewer: Whether the columns of that product are those of the cotangent, where
+            these move fewer elements than those of the Conv's input; else they are always of this.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
             where these have fewer elements than the products of all examples; else there is
             always a product for each example.
@@ -46,8 +46,8 @@ class Target:
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
-            Scan that keeps the arguments of its gates. With a smaller or unknown one the operator
-            stays, and the arguments are computed again.
+            Scan that keeps the values of its gates. With a smaller or unknown one the operator
+            stays, and they are computed again.
     """
 
     product_masks: bool = False

@@ -22,7 +22,7 @@ class Direction:
     Attributes:
         wanted: The operands whose cotangents are asked for.
         lens: The lengths of the sequences, int64 of shape [1, N]; None where all last to the end.
-        by_steps: The forward pass is to be a Scan that keeps the arguments of the gates.
+        by_steps: The forward pass is to be a Scan that keeps the values of the gates.
         X, W, R, Y, B, P, initial_h, initial_c: The node's operands and output, of this direction.
         g_Y, g_Y_h, g_Y_c: The cotangents of the outputs.
     """
