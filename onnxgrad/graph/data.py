@@ -67,8 +67,8 @@ def referred(
                 tensor.offset,
                 tensor.length,
                 tensor.dtype,
-                shape=cast(ir.Shape, tensor.shape),
-                name=cast(str, tensor.name),
+                shape=tensor.shape,
+                name=tensor.name,
                 base_dir=home,
             )
         if strict:

@@ -233,7 +233,7 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     messages = list(protos.walk(proto))
     for name, location in protos.external(messages):
         protos.require_inside(name, location, folder)
-    model = _deserialize(proto, messages, repr(path), folder)
+    model = deserialize(proto, messages, repr(path), folder)
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
@@ -259,7 +259,7 @@ def _load_proto(proto: onnx.ModelProto) -> ir.Model:
             "which folder. Give the model's path instead, or load it with onnx.load(path), which "
             "brings the weights."
         )
-    private = _deserialize(proto, messages, "the ModelProto")
+    private = deserialize(proto, messages, "the ModelProto")
     replace_tensors(private, _detached)
     return private
 
@@ -279,9 +279,20 @@ def _load_ir(model: ir.Model) -> ir.Model:
     return private
 
 
-def _deserialize(
+def deserialize(
     proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
 ) -> ir.Model:
+    """The model in a message.
+
+    Args:
+        proto: The message.
+        messages: All messages in it that hold tensors: `protos.walk`.
+        what: Where it is from, for errors.
+        folder: Where the files of its sparse tensors lie.
+
+    Raises:
+        ModelError: It is no model.
+    """
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"
