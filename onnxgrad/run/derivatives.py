@@ -108,7 +108,7 @@ class Derivatives:
             gradient, GRADIENTS, wrt, fed.values, of=of, ograd=fed.imposed, values=values
         )
         found = built.session.run(self._feeder.complete(built, fed))
-        given = of if of is not None or len(values) == 1 else values
+        given = self._scored if of is None and len(self._scored) > 1 else of
         return self._pick(built.values(found), given), self._pick(built.named(found), wrt)
 
     @overload

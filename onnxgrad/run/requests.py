@@ -157,7 +157,8 @@ class Requested:
             values: By tensor name, in the order of `self.values`.
         """
         if not self.values and not self._alone:
-            return gradients if self.wrt is All.ALL else {x: gradients[x] for _, x in self._asked}
+            named = [place for _, place in self._asked if isinstance(place, str)]
+            return {x: gradients[x] for x in named} or gradients
         known = dict(zip(self.values, values.items(), strict=True))
 
         def of_one(one: NetPortGradient | Value, place: Any) -> Any:

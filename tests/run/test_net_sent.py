@@ -89,7 +89,7 @@ def test_a_copy_shares_the_weights(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_net_runs() -> None:
     """The sessions of the parent, whose threads are not there, are neither used nor removed."""
-    opened = Net(net(), threads=2, max_sessions=1)
+    opened = Net(net(), threads=4, max_sessions=1)
     big = {name: np.repeat(array, 500, 0) for name, array in FEEDS.items()}
     want, bound = opened.gradient(big, "a", of="y"), opened.bind(big)
     opened(big)
