@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import onnx_ir as ir
@@ -17,10 +18,12 @@ from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import All, printable
+from onnxgrad.heads.head import parted
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.bound import Bound
 from onnxgrad.run.derivatives import Derivatives
 from onnxgrad.run.feeds import Feeder, Feeds
+from onnxgrad.run.many import called, can_join
 from onnxgrad.run.packed import Content, File, Source
 from onnxgrad.run.recent import Recent
 from onnxgrad.run.requests import NetPortGradient, One, Request, Requested, Value, requests
@@ -275,6 +278,71 @@ class Net(Derivatives):
         """
         session, values, result = self._prepared(feeds, request, of)
         return Bound(session.bind(values), result)
+
+    def map(
+        self,
+        items: Iterable[Any],
+        request: Request | None = None,
+        *,
+        of: Of = None,
+        batch: int = 1,
+        workers: int = 1,
+    ) -> Iterator[Any]:
+        """What a call gives for each of many items: ``(net(item, request) for item in items)``.
+
+            for gradient in net.map(images, NetPortGradient("x"), batch=32): ...
+            list(tqdm(net.map(images, batch=32), total=len(images)))        with a bar
+
+        Items are read, and results are there, as they are needed: in memory are those of at most
+        ``2 * workers + 2`` runs.
+
+        Args:
+            items: The feeds of a call each, such as an array [1, 3, 224, 224] or a dict of arrays.
+            request, of: As for a call.
+            batch: How many items to join along their first axes into one run, which is faster. So
+                it is done where it changes no result: where it is proven that examples do not
+                influence each other, and neighbours have the same sizes but for the first. Others
+                run alone.
+            workers: How many runs to make at once, on threads. Each run uses several already, see
+                `threads`.
+
+        Returns:
+            An iterator over the results, in the order of the items.
+
+        Raises:
+            ArgumentError: `batch` or `workers` is no number from 1 on.
+            OnnxGradError: A call does not take an item, whose number is in the message. All results
+                before it are given first.
+
+        Example:
+            >>> net = og.Net("models/mlp.onnx")
+            >>> items = [np.full((1, 4), k, np.float32) for k in range(10)]
+            >>> [y.shape for y in net.map(items, batch=4)][:2]
+            [(1, 3), (1, 3)]
+        """
+        for name, number in (("batch", batch), ("workers", workers)):
+            if not isinstance(number, int) or number < 1:
+                raise ArgumentError(f"{name} is a number from 1 on, not {number!r}")
+        several = iter(items)
+        first = list(itertools.islice(several, 1))
+        if not first or batch == 1 or not self._can_join(first[0], request, of):
+            batch = 1
+        call = functools.partial(self, request=request, of=of)
+        return called(call, itertools.chain(first, several), batch, workers)
+
+    def _can_join(self, item: Any, request: Request | None, of: Of) -> bool:
+        """Whether a run of several items gives what runs of each give."""
+        keys = item if isinstance(item, Mapping) else ()
+        ograds = [self._feeder.name(k.spec) for k in keys if isinstance(k, NetPortGradient)]
+        if request is None:
+            return can_join(self._model, (), self.outputs, ograds)
+        asked = self._asked(request)
+        if isinstance(asked.wrt, All):
+            return False
+        specs, heads = parted(of)
+        scored = [*specs, *heads] if of is not None else list(self._scored)
+        given = [*(scored if asked.wrt else ()), *asked.values]
+        return can_join(self._model, asked.wrt, given, ograds)
 
     def _prepared(
         self, feeds: Any, request: Request | None, of: Of
