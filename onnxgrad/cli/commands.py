@@ -10,7 +10,8 @@ import numpy as np
 import typer
 
 from onnxgrad.cli.files import ports_of, read, read_example, write
-from onnxgrad.cli.options import Dims, Inputs, Model, tensors_or_all, translated
+from onnxgrad.cli.many import each, items_of, naming
+from onnxgrad.cli.options import Dims, Inputs, Model, Rows, tensors_or_all, translated
 from onnxgrad.cli.printing import fail, in_options, say, show_results, table
 from onnxgrad.cli.random_feeds import random, sizes_of
 from onnxgrad.graph import io
@@ -42,20 +43,42 @@ def run(
     constant: Any = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="An .npz file for all results.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="An .npz file for all results. For a folder of inputs, a pattern or --rows a name "
+            "with {}, as 'results/{}.npz', for a file each. Those that are there already stay, so "
+            "that a run which was cut off goes on.",
+            show_default=False,
+        ),
     ] = None,
+    rows: Rows = None,
 ) -> None:
     """Run a net, and its gradients."""
-    if output is not None:
-        io.writable(output)
     net = Net(model, straight_through=straight_through, constant=constant)
     heads = parted(of)[1]
     added = {name: Port(name, None, None) for head in heads for name in head.inputs}
-    feeds = read(added | net.ports, [*net.inputs, *added], inputs or [])
-    results = _results(net, feeds, tensors_or_all(grad), of, [*(values or []), *heads])
-    show_results(results)
+
+    def read_inputs(texts: list[str]) -> dict[str, Any]:
+        return read(added | net.ports, [*net.inputs, *added], texts)
+
+    def results(feeds: dict[str, Any]) -> dict[str, Any]:
+        return _results(net, feeds, tensors_or_all(grad), of, [*(values or []), *heads])
+
+    items = items_of(inputs or [], rows, read_inputs)
+    if items is not None:
+        options = {"grad": grad, "of": of, "values": values, "rows": rows}
+        options |= {"straight_through": straight_through, "constant": constant}
+        for item, path in each(items, output, model, options):
+            with naming(item):
+                write(path, results(item.feeds(read_inputs)))
+        return
     if output is not None:
-        write(output, results)
+        io.writable(output)
+    found = results(read_inputs(inputs or []))
+    show_results(found)
+    if output is not None:
+        write(output, found)
         say(f"Wrote {output}.")
 
 

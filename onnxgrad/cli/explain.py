@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -15,11 +16,13 @@ import typer
 
 from onnxgrad.cli.explained import Result
 from onnxgrad.cli.files import ports_of, read, read_names, take_image, whole, write
+from onnxgrad.cli.many import PLACE, each, items_of, naming
 from onnxgrad.cli.options import (
     Constant,
     Inputs,
     Model,
     Output,
+    Rows,
     StraightThrough,
     Wrt,
     every_or,
@@ -117,18 +120,26 @@ def explain(
     vocabulary: Vocabulary = None,
     straight_through: StraightThrough = None,
     constant: Constant = None,
+    rows: Rows = None,
 ) -> None:
     """Draw why a net decides as it does.
 
     What is written follows from the file's suffix: a picture (.png, .svg, .pdf, .jpg, .webp), a
     page with coloured tokens (.html), the arrays (.npz), or the model that computes them (.onnx).
+    For a folder of inputs, a pattern or --rows the name has {}, as 'why/{}.png', for a file each.
+    Those that are there already stay, so that a run which was cut off goes on.
     """
+    told = {n: given for n, given in locals().items() if n not in ("model", "output", "inputs")}
     suffix = _suffix(output)
     names = read_names(labels) if labels else {}
     chosen = _target(target, names, asked=suffix == ".onnx")
     taken = Taken(layout, mean, std, scale, bgr, size)
     source = io.load(model)
-    feeds = taken.read(source, inputs) if inputs or suffix != ".onnx" else None
+    read_inputs = functools.partial(taken.read, source)
+    items = None if suffix == ".onnx" else items_of(inputs or [], rows, read_inputs)
+    feeds = None
+    if items or inputs or suffix != ".onnx":
+        feeds = items[0].feeds(read_inputs) if items else read_inputs(inputs)
     shared = _shared(of, wrt, straight_through, constant) | {"target": chosen, "example": feeds}
     given = _given(method, option or [], shared)
     with working(f"Building {method}"):
@@ -137,15 +148,36 @@ def explain(
         io.save(explained, output)
         show_ports(source, explained)
     else:
-        result = Result.of(explained, source, feeds, shared["of"], chosen, names)
+        run = Result.function(explained, source, shared["of"], chosen, names)
+        draw = functools.partial(_draw, taken, sign, tokens, vocabulary)
+        if items is not None:
+            for item, path in each(items, output, model, told):
+                with naming(item):
+                    draw(path, run(item.feeds(read_inputs)))
+            return
+        with working("Running the net"):
+            result = run(feeds)
         say(result.title)
-        if suffix == ".npz":
-            write(output, result.arrays)
-        elif suffix == ".html":
-            _page(output, result, layout, sign, tokens, vocabulary)
-        else:
-            _picture(output, result, taken, sign)
+        draw(output, result)
     say(f"Wrote {output}.")
+
+
+def _draw(
+    taken: Taken,
+    sign: Sign | None,
+    tokens: str | None,
+    vocabulary: str | None,
+    output: Path,
+    result: Result,
+) -> None:
+    """Write a result as the suffix of the file says."""
+    suffix = output.suffix.lower()
+    if suffix == ".npz":
+        write(output, result.arrays)
+    elif suffix == ".html":
+        _page(output, result, taken.layout, sign, tokens, vocabulary)
+    else:
+        _picture(output, result, taken, sign)
 
 
 def _shared(
@@ -357,7 +389,8 @@ def _suffix(output: Path) -> str:
     suffix = output.suffix.lower()
     if suffix not in _SUFFIXES:
         raise ArgumentError(f"--output: it ends in one of {', '.join(_SUFFIXES)}, not {suffix!r}")
-    io.writable(output)
+    if PLACE not in output.name:
+        io.writable(output)
     if suffix in _PICTURES:
         matplotlib()
     return suffix

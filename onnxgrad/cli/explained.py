@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.cli.printing import say, working
+from onnxgrad.cli.printing import say
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array
@@ -38,32 +38,34 @@ class Result:
     title: str
 
     @classmethod
-    def of(
+    def function(
         cls,
         explained: ir.Model,
         source: ir.Model,
-        feeds: dict[str, Any],
         of: Any,
         target: Any,
         labels: Mapping[int, str],
-    ) -> Result:
-        """Run the model."""
+    ) -> Callable[[dict[str, Any]], Result]:
+        """A function that runs the model on feeds."""
         names, own = table(explained, ATTRIBUTIONS), outputs_of(source)
         scores = of if isinstance(of, str) else own[0] if own and of is None else None
         outputs = [v.name for v in explained.graph.outputs]
         if scores is not None and scores not in outputs:
             explained = attach(explained, lambda op, y: {_SCORES: op.Identity(y)}, scores)
             scores = _SCORES
-        with working("Running the net"):
-            net = Net(explained)
+        net = Net(explained)
+
+        def run(feeds: dict[str, Any]) -> Result:
             found = net(feeds)
-        arrays = found if isinstance(found, dict) else {net.outputs[0]: found}
-        title = "Sum of scores"
-        if scores in arrays:
-            batches = {np.shape(a)[0] for a in feeds.values() if np.ndim(a) > 1}
-            title = _decision(arrays[scores], target, labels, batches)
-        arrays = {name: array for name, array in arrays.items() if name != _SCORES}
-        return cls(arrays, {x: arrays[name] for x, name in names.items()}, feeds, title)
+            arrays = found if isinstance(found, dict) else {net.outputs[0]: found}
+            title = "Sum of scores"
+            if scores in arrays:
+                batches = {np.shape(a)[0] for a in feeds.values() if np.ndim(a) > 1}
+                title = _decision(arrays[scores], target, labels, batches)
+            arrays = {name: array for name, array in arrays.items() if name != _SCORES}
+            return cls(arrays, {x: arrays[name] for x, name in names.items()}, feeds, title)
+
+        return run
 
     def only(self) -> tuple[str, Array]:
         """The tensor that is explained, and its attribution.

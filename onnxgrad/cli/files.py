@@ -114,7 +114,7 @@ def _array(path: str, port: Port, image: Callable[[str, Port], Array]) -> Array:
         return arrays.get(port.name, next(iter(arrays.values())))
     if path.endswith(".npy"):
         try:
-            return np.load(path, allow_pickle=False)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise unreadable(path, error) from error
     return image(path, port)

@@ -26,7 +26,15 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(
         help="Values for the inputs: .npy, .npz (arrays by input name) or an image, as FILE or "
-        "NAME=FILE.",
+        "NAME=FILE. A folder or a 'pattern*' stands for the files in it, each run for itself.",
+        show_default=False,
+    ),
+]
+Rows = Annotated[
+    int | None,
+    typer.Option(
+        help="Take so many rows of the inputs' arrays at a time, of which a large .npy is read as "
+        "it is needed. A file of results each, as for a folder.",
         show_default=False,
     ),
 ]
