@@ -53,12 +53,14 @@ def _(op, g, perm):
     return op.Transpose(g, perm=permutation_inverse(perm) if perm else None)
 
 
-@rule("Concat", "inputs")
-def _(op, g, inputs, axis, i):
+@rule("Concat")
+def _(op, g, inputs, axis):
     if len(inputs) == 1:
-        return g
-    sizes = vector(g, [dim(x, axis) for x in inputs])
-    return op.Split(g, sizes, axis=axis, outputs=len(inputs))[i]
+        return {"inputs": g}
+    known = {x.value: dim(x, axis) for x in inputs}  # thousands may be one tensor
+    sizes = vector(g, [known[x.value] for x in inputs])
+    parts = op.Split(g, sizes, axis=axis, outputs=len(inputs))
+    return {("inputs", i): part for i, part in enumerate(parts)}
 
 
 @rule("Split", "input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import onnx
@@ -502,3 +503,17 @@ def test_metadata_of_an_output_that_is_dropped() -> None:
     )
     grad = og.gradient(model, "x", ograd=True, forward=False)
     assert metadata(grad, "onnxgrad.ograds") == {"h": "h_ograd"}
+
+
+def test_a_tensor_joined_with_itself_thousands_of_times() -> None:
+    """In time that grows with their number; its square would take tens of seconds."""
+    count = 4000
+    names = ", ".join(["x"] * count)
+    text = f"g (float[N, 2] x, float[M, 2] s) => (float[K, 2] y) {{ c = Concat<axis = 0>({names})"
+    model = parse(f"{text} y = Mul(c, s) }}")
+    began = time.process_time()
+    result = og.gradient(model, "x")
+    assert time.process_time() - began < 5
+    scale = np.random.default_rng(0).standard_normal((3 * count, 2)).astype(np.float32)
+    found = run(result, x=np.ones((3, 2), np.float32), s=scale)["x_grad"]
+    np.testing.assert_allclose(found, scale.reshape(count, 3, 2).sum(0), rtol=1e-3, atol=1e-3)
