@@ -34,6 +34,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+import bridges  # noqa: E402
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
@@ -557,6 +558,7 @@ class Run:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     topics: dict[str, Rows] = field(default_factory=dict)
     ran: dict[str, list[str]] = field(default_factory=dict)  # the commands of each topic
+    bridges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     quick: bool = False
 
     @staticmethod
@@ -576,7 +578,9 @@ class Run:
             }
             for name, rows in data["topics"].items()
         }
-        return Run(data["commands"], measured, data["figures"], topics, data["ran"])
+        return Run(
+            data["commands"], measured, data["figures"], topics, data["ran"], data["bridges"]
+        )
 
     def add(self, cell: Cell, row: dict[str, Result]) -> None:
         """A new measurement takes the old one's place, thread count by thread count."""
@@ -604,7 +608,7 @@ class Run:
             for name, rows in self.topics.items()
         }
         data = {"commands": self.commands, "measured": measured, "figures": self.figures}
-        data |= {"topics": topics, "ran": self.ran}
+        data |= {"topics": topics, "ran": self.ran, "bridges": self.bridges}
         KEPT.write_text(json.dumps(data, indent=1))
 
     def page(self, old: str) -> str:
@@ -616,6 +620,13 @@ class Run:
                 table, about = markdown_table(*topic.table(rows)), f"{machine()}. {versions()}."
                 section = topic.section.write(self.ran[name], about, table, absences(rows))
             kept.append(section)
+        others, section = bridges.SECTION.apart(others)
+        if self.bridges:
+            lines = markdown_table(bridges.HEAD, bridges.table(self.bridges))
+            section = bridges.SECTION.write(
+                self.ran["bridges"], f"{machine()}. {versions()}.", lines
+            )
+        kept.append(section)
         if self.measured or self.figures:
             others = self.markdown()
         return "\n\n".join(part.rstrip("\n") for part in (others, *kept) if part) + "\n"
@@ -671,6 +682,20 @@ def beside(name: str, run: Run, args: argparse.Namespace) -> bool:
     return failed
 
 
+def bridged(run: Run, args: argparse.Namespace) -> bool:
+    """Measure and print the bridges; whether one could not be."""
+    failed = False
+    for name in bridges.BRIDGES:
+        try:
+            run.bridges[name] = bridges.measure(name, args.quick)
+        except RuntimeError as error:
+            console.print(str(error), style="red", highlight=False)
+            failed = True
+    run.save()
+    print_table("", bridges.HEAD, bridges.table(run.bridges))
+    return failed
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -681,8 +706,9 @@ def arguments() -> argparse.Namespace:
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
     peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
     add("--peers", nargs="*", choices=peers, default=peers)
-    known = [*FIGURES, *TOPICS]
-    add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
+    known = [*FIGURES, *TOPICS, "bridges"]
+    beside = ", ".join(known[len(FIGURES) :])
+    add("--figures", nargs="*", choices=known, help=f"besides {beside}: no comparison")
     add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
@@ -703,9 +729,9 @@ def main() -> None:
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    wanted = [*FIGURES, *TOPICS] if everything else args.figures or []
+    wanted = [*FIGURES, *TOPICS, "bridges"] if everything else args.figures or []
     command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
-    topics = [name for name in TOPICS if name in wanted]
+    topics = [name for name in (*TOPICS, "bridges") if name in wanted]
     for name in topics:
         run.ran.setdefault(name, []).append(command)
     only_topics = bool(topics) and wanted == topics  # whose nets are then those that are named
@@ -729,7 +755,7 @@ def main() -> None:
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
     for name in topics:
-        failed |= beside(name, run, args)
+        failed |= bridged(run, args) if name == "bridges" else beside(name, run, args)
     run.figures |= figures([n for n in wanted if n in FIGURES], args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():
