@@ -89,7 +89,7 @@ def line(x: Tensor, slope: float, offset: float) -> Tensor:
     if x.dtype not in op.target.steep_masks:
         return x * slope + offset
     ends = [slope * end + offset for end in op.numbers.bounds.of(x.value)]
-    if 0 <= min(ends) and max(ends) <= 1:
+    if min(ends) >= 0 and max(ends) <= 1:
         return op.HardSigmoid(x, alpha=float(slope), beta=float(offset))
     channels = x.dim(1) if x.shape is not None and len(x.shape) == 4 else None
     if not isinstance(channels, int):

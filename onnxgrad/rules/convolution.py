@@ -92,7 +92,7 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
 
     The runtime folds the flip where W is a constant. None where it does not apply.
     """
-    least, channels = g.op.target.flipped_filters, windows.known([W.dim(1), W.dim(0)])
+    least, channels = g.op.target.flipped_filters, windows.known(shapes.dims(W)[1::-1])
     few = group == 1 and channels and channels[0] < least and 2 * channels[0] <= channels[1]
     back = None if few or least == math.inf else windows.adjoint(g, axes)
     if back is None:
