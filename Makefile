@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures test check format models imagenet-classifier finetune operators sweep bench torch explainers real-models \
-	training-runtime onnxsim cpp browser clean
+	training-runtime onnxsim cpp page browser clean
 
 demo: .venv/installed
 	$(PY) tools/demo.py
@@ -105,10 +105,13 @@ onnxsim: .venv-onnxsim/installed
 cpp: .venv/installed
 	@bash tools/cpp_runtime.sh $(PY)
 
-# The page of examples/browser, made in out/browser and used in headless Chromium. Skipped without npm
-# or Chromium.
+# What the page of docs/demo runs, laid out beside it. Skipped without npm.
+page: .venv/installed
+	@bash tools/page.sh $(PY)
+
+# That page, used in headless Chromium. Skipped without npm or Chromium.
 browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim out
+	rm -rf .venv .venv-training .venv-onnxsim out docs/demo/ort docs/demo/files

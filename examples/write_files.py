@@ -32,14 +32,17 @@ def photo(folder: Path) -> None:
 
 def digits(folder: Path) -> None:
     """The net of digits, to be trained from scratch, and the data."""
-    net = untrained(onnx.load(MODELS / "digits.onnx"))
+    net = onnx.load(MODELS / "digits.onnx")
+    trained = {w.name: numpy_helper.to_array(w) for w in net.graph.initializer}
+    net = untrained(net)
     og.train.artifacts(net, folder, og.losses.cross_entropy("logits"), og.train.Adam())
     # Explained with whatever weights are fed: those of the training so far.
+    ink = partial(og.explain.integrated_gradients, n_steps=32)
     cam = partial(og.explain.grad_cam, input="image", interpolate=True, scale=True)
-    explanations = {"saliency": og.explain.saliency, "cam": cam}
-    both = og.explain.several(folder / "infer.onnx", explanations, "image")
+    explanations = {"ink": ink, "cam": cam}
+    both = og.explain.several(folder / "infer.onnx", explanations, "image", target="input")
     onnx.save(both, folder / "explained_digit.onnx")
-    for name, tensors in data().items():
+    for name, tensors in {**data(), "trained": trained}.items():
         onnx.save(giving(tensors), folder / f"{name}.onnx")
 
 
@@ -56,12 +59,13 @@ def untrained(net: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def data() -> dict[str, Arrays]:
-    """The digits of scikit-learn in random order, of which every fifth is held back."""
+    """The digits of scikit-learn in random order, without and with those that
+    `models/train_digits.py` held back."""
     found = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))
     images = found.images[order, None].astype(np.float32) / 16
     labels = found.target[order].astype(np.int64)
-    held_back = np.arange(len(order)) % 5 == 0
+    held_back = order % 5 == 0
     return {
         name: {"image": images[chosen], "labels": labels[chosen]}
         for name, chosen in {"training": ~held_back, "held_back": held_back}.items()

@@ -1,4 +1,4 @@
-// Trains with the module of examples/browser, as another program than its page would.
+// Trains with the module of docs/demo, as another program than its page would.
 // `node learn.mjs CHROMIUM ADDRESS EPOCHS BATCH RATE` prints the loss of each epoch, as JSON.
 
 import { launch } from "./chromium.mjs";

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "out"
 ORT = OUT / "onnxruntime"
-SITE = OUT / "browser"
+SITE = ROOT / "docs" / "demo"
 CHROMIUM = shutil.which("chromium")
 
 Arrays = dict[str, np.ndarray]
@@ -37,7 +37,11 @@ in_cpp = [
 ]
 in_browser = [
     pytest.mark.skipif(
-        not (CHROMIUM and (SITE / "files").exists() and (OUT / "node_modules").exists()),
+        not (
+            CHROMIUM
+            and (SITE / "ort" / "ort.wasm.min.mjs").exists()
+            and (OUT / "node_modules").exists()
+        ),
         reason="there is no page yet: make browser",
     ),
     # Workers would each open a browser.
@@ -92,7 +96,7 @@ def browse(script: str, *arguments: Any) -> Any:
         env=os.environ | {"NO_PROXY": "*"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=300,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -13,7 +13,7 @@ BLOCKS = BLOCK.findall((ROOT / "docs" / "deploy.md").read_text())
 EXAMPLES = ROOT / "examples"
 FILES = {
     "cpp": [EXAMPLES / "cpp" / "explain.cpp", EXAMPLES / "cpp" / "train.cpp"],
-    "js": [EXAMPLES / "browser" / "nets.js"],
+    "js": [ROOT / "docs" / "demo" / "nets.js"],
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
-from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -57,44 +59,45 @@ def contents(folder: Path) -> set[float]:
     return found
 
 
-def forked(work: Callable[[], int]) -> int:
-    """A process that ends with the number that `work` returns."""
-    process = os.fork()
-    if process == 0:
-        try:
-            os._exit(work())
-        finally:
-            os._exit(255)
+def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process of a function of this module.
+
+    A server without threads forks it: the child of a process with threads, which runtimes start,
+    may wait for one of them forever.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=work, args=arguments)
+    process.start()
     return process
 
 
-def ended(process: int) -> int:
+def ended(process: BaseProcess) -> int | None:
     """The number that a process ended with, or the signal that killed it, as a negative number."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    process.join(60)
+    return process.exitcode
 
 
-def killed(what: str, folder: Path, count: int) -> int:
-    """Let a process save that dies at its nth move.
+def write_and_die(what: str, folder: Path, count: int) -> None:
+    """Save, and die at the nth move; else end with the number of moves."""
+    moves: list[object] = []
+    real = os.replace
 
-    Returns:
-        How many moves it made, where it did not come to the nth; else the signal, negative.
-    """
+    def replace(source: str, target: str) -> None:
+        moves.append(target)
+        if len(moves) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
 
-    def work() -> int:
-        moves: list[object] = []
-        real = os.replace
+    os.replace = replace  # type: ignore[assignment]
+    write(what, folder, 2.0)
+    sys.exit(len(moves))
 
-        def replace(source: str, target: str) -> None:
-            moves.append(target)
-            if len(moves) == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(source, target)
 
-        os.replace = replace  # type: ignore[assignment]
-        write(what, folder, 2.0)
-        return len(moves)
-
-    return ended(forked(work))
+def write_often(folder: Path, content: float) -> None:
+    for _ in range(30):
+        write("one", folder, content)
+    sys.exit(7)
 
 
 @FORK
@@ -106,10 +109,10 @@ def test_a_killed_save_leaves_models_with_their_own_weights(what: str, tmp_path:
         folder = tmp_path / str(count)
         folder.mkdir()
         write(what, folder, 1.0)
-        made = killed(what, folder, count)
+        made = ended(start(write_and_die, what, folder, count))
         assert contents(folder) in ([{1.0}, {2.0}] if what == "one" else [{1.0}, {2.0}, set()])
         left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
-        assert len(left) == (made < 0)
+        assert len(left) == (made == -signal.SIGKILL)
         write(what, folder, 3.0)  # which sweeps up
         assert contents(folder) == {3.0}
         assert len(list(folder.iterdir())) == whole + (what != "embedded")
@@ -118,13 +121,8 @@ def test_a_killed_save_leaves_models_with_their_own_weights(what: str, tmp_path:
 
 @FORK
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
-    def work(content: float) -> int:
-        for _ in range(30):
-            write("one", tmp_path, content)
-        return 7
-
     write("one", tmp_path, 1.0)
-    writers = [forked(partial(work, content)) for content in (1.0, 2.0)]
+    writers = [start(write_often, tmp_path, content) for content in (1.0, 2.0)]
     for _ in range(100):
         try:
             model = onnx.load(tmp_path / "m.onnx")

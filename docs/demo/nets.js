@@ -4,6 +4,8 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 
 ort.env.wasm.numThreads = 1; // more need a server that isolates the page
 
+export const { Tensor } = ort;
+
 // Without memory patterns what is free is used again at once.
 export const load = (file) => ort.InferenceSession.create(file, { enableMemPattern: false });
 
@@ -17,9 +19,25 @@ export function examples(data, first, last) {
     const size = tensor.data.length / all;
     const end = Math.min(last, all);
     const values = tensor.data.slice(first * size, end * size);
-    return [name, new ort.Tensor(tensor.type, values, [end - first, ...rest])];
+    return [name, new Tensor(tensor.type, values, [end - first, ...rest])];
   };
   return Object.fromEntries(Object.entries(data).map(part));
+}
+
+// Examples one behind another, of tensors of the same names.
+export function joined(parts) {
+  const whole = ([name, { type, data, dims }]) => {
+    const all = parts.map((part) => part[name]);
+    const count = all.reduce((sum, tensor) => sum + tensor.dims[0], 0);
+    const values = new data.constructor(count * (data.length / dims[0]));
+    let end = 0;
+    for (const tensor of all) {
+      values.set(tensor.data, end);
+      end += tensor.data.length;
+    }
+    return [name, new Tensor(type, values, [count, ...dims.slice(1)])];
+  };
+  return Object.fromEntries(Object.entries(parts[0]).map(whole));
 }
 
 export class Learner {
@@ -30,7 +48,7 @@ export class Learner {
 
   // One step of training: run, and copy each next state to its input. Gives the loss.
   async learn(batch, rate) {
-    const learning_rate = new ort.Tensor("float32", [rate], []);
+    const learning_rate = new Tensor("float32", [rate], []);
     const results = await this.step.run({ ...batch, ...this.state, learning_rate });
     for (const name of Object.keys(this.state)) this.state[name] = results[`${name}_next`];
     return results.loss.data[0];
