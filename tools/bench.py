@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
+import real  # noqa: E402
 import steps  # noqa: E402
 import training  # noqa: E402
 from figures import FIGURES  # noqa: E402
@@ -184,6 +185,8 @@ def author(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
     Args:
         options: What the net is made with, beside its batch.
     """
+    if cell.kind == "real":
+        return real.author(cell.net, folder)
     stem = folder / f"{cell.net}-{cell.batch}{'-symbolic' * cell.symbolic}"
     model, weights, feeds = f"{stem}.onnx", f"{folder}/{cell.net}.npz", f"{stem}.npz"
     if not Path(model).exists():
@@ -258,6 +261,11 @@ def training_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
         for batch in sizes.get(batches, [training.LARGE]):
             if net in names:
                 yield Cell(net, batch, "training")
+
+
+def real_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
+    """The real models that are installed."""
+    return (Cell(name, 1, "real") for name in names if name in real.SIZES)
 
 
 def measure(
@@ -466,6 +474,33 @@ def training_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
     return training.HEAD, lines
 
 
+def real_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
+    """Gradients of real models over forward passes, and their medians, of the peer's models too."""
+    lines, ours, both = [], [], []
+    for (cell, threads), row in measured.items():
+        forward, mine, peer = (
+            row[label].times.get(str(threads)) for label in ("forward", "onnxgrad", real.PEER)
+        )
+        if forward is None or mine is None:
+            continue
+        ours.append(mine / forward)
+        both += [(mine / forward, peer / forward)] if peer else []
+        entries = [_number(t * 1e3, 3) for t in (forward, mine)] + [_number(mine / forward)]
+        entries += [_number(peer and peer / forward), _number(peer and mine / peer)]
+        difference = row["onnxgrad"].difference
+        entries += ["-" if difference is None else f"{difference:.0e}"]
+        load = f"{row['onnxgrad'].facts['load']:.0f}"
+        lines.append([cell.net, str(threads), *entries, load])
+    if len(lines) > 1:
+        lines.append(["median", "", "", "", _number(float(np.median(ours))), *[""] * 4])
+    if len(both) > 1:
+        median = [float(x) for x in np.median(both, axis=0)]
+        of_peer = float(np.median([a / b for a, b in both]))
+        figures = [_number(x) for x in (*median, of_peer)]
+        lines.append(["median where the peer runs", "", "", "", *figures, "", ""])
+    return real.HEAD, lines
+
+
 def absences(measured: Rows) -> list[str]:
     """Who did not do what, and why, each once."""
     found: dict[str, None] = {}
@@ -488,6 +523,7 @@ class Topic:
 
 TOPICS = {
     "explain": Topic(explanations.SECTION, contenders.EXPLAINERS, explained_cells, explained_table),
+    "real": Topic(real.SECTION, real.READERS, real_cells, real_table),
     "training": Topic(training.SECTION, steps.STEPPERS, training_cells, training_table),
 }
 
@@ -535,7 +571,7 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = []
-    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum"):
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum", "onnx2torch"):
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -679,7 +715,8 @@ def arguments() -> argparse.Namespace:
     add("--threads", nargs="*", type=int, default=[1, 2])
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
-    peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
+    everyone = (contenders.CONTENDERS, contenders.EXPLAINERS, steps.STEPPERS, real.READERS)
+    peers = list(dict.fromkeys(label for some in everyone for label in some))
     add("--peers", nargs="*", choices=peers, default=peers)
     known = [*FIGURES, *TOPICS]
     add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
