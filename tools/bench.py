@@ -479,7 +479,8 @@ def real_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
     lines, ours, both = [], [], []
     for (cell, threads), row in measured.items():
         forward, mine, peer = (
-            row[label].times.get(str(threads)) for label in ("forward", "onnxgrad", real.PEER)
+            row.get(label, Result()).times.get(str(threads))
+            for label in ("forward", "onnxgrad", real.PEER)
         )
         if forward is None or mine is None:
             continue
