@@ -40,6 +40,7 @@ class Contender:
     label: ClassVar[str]
     environment: ClassVar[str] = ""  # the folder of its own Python environment, if it needs one
     package: ClassVar[str]  # what has to be importable
+    options: ClassVar[dict[str, Any]] = {}  # of a session of onnxruntime
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.task = task
@@ -60,12 +61,14 @@ class Contender:
         return {name: np.asarray(value) for name, value in results.items()}
 
     def session(self, path: str, outputs: list[str] | None, names: list[str], **feeds: Any) -> Any:
-        """A call of onnxruntime with its default options."""
+        """A call of onnxruntime with its default options, but for `self.options`."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.task["threads"]
         options.log_severity_level = 3
+        for name, value in self.options.items():
+            setattr(options, name, value)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         given = self.feeds | feeds
         return lambda: dict(zip(names, session.run(outputs, given), strict=True))
@@ -84,9 +87,10 @@ class Forward(Contender):
 
 
 class OnnxGrad(Contender):
-    """This package, its file run on onnxruntime."""
+    """This package, its file run on onnxruntime as docs/deploy.md says."""
 
     label, package = "onnxgrad", "onnxruntime"
+    options: ClassVar[dict[str, Any]] = {"enable_mem_pattern": False}
 
     def build(self) -> onnx.ModelProto:
         import onnxgrad
@@ -99,6 +103,22 @@ class OnnxGrad(Contender):
         names = [f"{name}_grad" for name in self.task["wrt"]]
         seeds = {} if self.ograd is None else {f"{self.task['output']}_ograd": self.ograd}
         return self.session(self.task["file"], names, self.task["wrt"], **seeds)
+
+
+class ThroughNet(Contender):
+    """This package's `Net`, which builds the gradient itself."""
+
+    label, package = "Net", "onnxruntime"
+
+    def open(self) -> Any:
+        import onnxgrad as og
+
+        net = og.Net(self.task["model"], threads=self.task["threads"])
+        feeds: dict[Any, Any] = dict(self.feeds)
+        if self.ograd is not None:
+            feeds[og.NetPortGradient(self.task["output"])] = self.ograd
+        request = [og.NetPortGradient(name) for name in self.task["wrt"]]
+        return lambda: net(feeds, request)
 
 
 def with_saved_outputs(graph: onnx.GraphProto) -> None:
@@ -214,7 +234,7 @@ class Compiled(Torch):
 
 
 CONTENDERS: dict[str, type[Contender]] = {
-    c.label: c for c in (Forward, OnnxGrad, Torch, Compiled, Training, OnnxAd)
+    c.label: c for c in (Forward, OnnxGrad, ThroughNet, Torch, Compiled, Training, OnnxAd)
 }
 
 
@@ -326,7 +346,7 @@ class Worker:
     def build(self, label: str, **task: Any) -> dict[str, Any]:
         """Build and write the gradient's file. Imports do not count."""
         contender = contender_of(label, task["kind"])(task)
-        importlib.import_module("onnxgrad" if label == "onnxgrad" else contender.package)
+        importlib.import_module("onnxgrad" if label in ("onnxgrad", "Net") else contender.package)
         start, cpu = time.perf_counter(), time.process_time()
         model = contender.build()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -47,7 +47,7 @@ the real models that the tests' packages ship (`make real-models`), with feeds a
 models meet in use. They are measured as gradients are; "of forward" is the time over that of the
 model's own forward pass in the same onnxruntime, of which 2 is the floor. The peer is the same file
 through onnx2torch (`make onnx2torch`) and PyTorch's autograd; a dash is a file that it does not
-take, or whose numbers it gets wrong, and why is said below."""
+take, or whose numbers it gets wrong, and why is said below; or it was not asked."""
 
 SECTION = Section("## Real files", TEXT, HEAD, SIZES, QUICK)
 
