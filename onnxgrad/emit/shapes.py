@@ -425,8 +425,7 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
     open whether an axis was stretched, the axes are found at run time.
     """
-    op, shape_of_x = g.op, x.shape
-    lead = -1
+    op, shape_of_x, lead = g.op, x.shape, -1
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
         pairs = list(zip(out[lead:], shape_of_x, strict=True))
@@ -442,12 +441,10 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     # over them changes nothing.
     size = op.Shape(x)
     if not lead:
-        stretched_axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
-        return op.typed(reduce_sum(g, stretched_axes, keepdims=1), x)
-    missing = op.Size(op.Shape(g)) - op.Size(size)
-    ones = op.ConstantOfShape(
-        op.Unsqueeze(missing, op.const([0])), value=ir.tensor(np.ones(1, np.int64))
-    )
+        axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
+        return op.typed(reduce_sum(g, axes, keepdims=1), x)
+    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
     padded = op.Concat(ones, size, axis=0)
-    stretched_axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
-    return reshape_like(reduce_sum(g, stretched_axes, keepdims=1), x)
+    axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
+    return reshape_like(reduce_sum(g, axes, keepdims=1), x)
