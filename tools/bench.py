@@ -29,9 +29,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
+import real  # noqa: E402
 import steps  # noqa: E402
 import training  # noqa: E402
-from cells import Cell, author, cells, explained_cells, training_cells  # noqa: E402
+from cells import Cell, author, cells, explained_cells, real_cells, training_cells  # noqa: E402
 from comparing import TOLERANCE, Disagreement, Result, compare  # noqa: E402
 from figures import FIGURES  # noqa: E402
 from gpu.report import SECTION as GPU  # noqa: E402
@@ -246,6 +247,34 @@ def training_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
     return training.HEAD, lines
 
 
+def real_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
+    """Gradients of real models over forward passes, and their medians, of the peer's models too."""
+    lines, ours, both = [], [], []
+    for (cell, threads), row in measured.items():
+        forward, mine, peer = (
+            row.get(label, Result()).times.get(str(threads))
+            for label in ("forward", "onnxgrad", real.PEER)
+        )
+        if forward is None or mine is None:
+            continue
+        ours.append(mine / forward)
+        both += [(mine / forward, peer / forward)] if peer else []
+        entries = [number(t * 1e3, 3) for t in (forward, mine)] + [number(mine / forward)]
+        entries += [number(peer and peer / forward), number(peer and mine / peer)]
+        difference = row["onnxgrad"].difference
+        entries += ["-" if difference is None else f"{difference:.0e}"]
+        load = f"{row['onnxgrad'].facts['load']:.0f}"
+        lines.append([cell.net, str(threads), *entries, load])
+    if len(lines) > 1:
+        lines.append(["median", "", "", "", number(float(np.median(ours))), *[""] * 4])
+    if len(both) > 1:
+        median = [float(x) for x in np.median(both, axis=0)]
+        of_peer = float(np.median([a / b for a, b in both]))
+        figures = [number(x) for x in (*median, of_peer)]
+        lines.append(["median where the peer runs", "", "", "", *figures, "", ""])
+    return real.HEAD, lines
+
+
 def absences(measured: Rows) -> list[str]:
     """Who did not do what, and why, each once."""
     found: dict[str, None] = {}
@@ -268,6 +297,7 @@ class Topic:
 
 TOPICS = {
     "explain": Topic(explanations.SECTION, contenders.EXPLAINERS, explained_cells, explained_table),
+    "real": Topic(real.SECTION, real.READERS, real_cells, real_table),
     "training": Topic(training.SECTION, steps.STEPPERS, training_cells, training_table),
 }
 
@@ -277,7 +307,7 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = []
-    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum"):
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum", "onnx2torch"):
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -418,11 +448,13 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--nets", nargs="*", choices=nets.NETS, help="of all; without --figures too: everything")
+    known = [*nets.NETS, *real.SIZES]
+    add("--nets", nargs="*", choices=known, help="of all; without --figures too: everything")
     add("--threads", nargs="*", type=int, default=[1, 2])
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
-    peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
+    everyone = (contenders.CONTENDERS, contenders.EXPLAINERS, steps.STEPPERS, real.READERS)
+    peers = list(dict.fromkeys(label for some in everyone for label in some))
     add("--peers", nargs="*", choices=peers, default=peers)
     known = [*FIGURES, *TOPICS]
     add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
