@@ -32,6 +32,9 @@ class Target:
             filters, which the runtime flips when it loads the file; else it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
+        sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
+            for the cotangent of a filter, in the place of a Conv, and for that of a MaxPool, in the
+            place of its Indices.
         windows_of_fewer: Whether the columns of that product are those of the operand with fewer
             channels, be it the cotangent or the Conv's input; else always those of the input.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
@@ -55,6 +58,7 @@ class Target:
     transposed_rows: bool = False
     flipped_filters: bool = False
     one_hot_taps: int = 32
+    sliced_taps: int = 0
     windows_of_fewer: bool = True
     transposed_batch: bool = True
     searched_window: int = 0
@@ -77,7 +81,7 @@ _TARGETS: dict[str, Target] = {
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,
-    "portable": _PLAIN,
+    "portable": Target(sliced_taps=128),
 }
 
 
