@@ -126,7 +126,8 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     the adjoint see of g, and x.
     """
     target, taps = g.op.target, shapes.product([a.kernel for a in axes])
-    if isinstance(taps, int) and taps > target.one_hot_taps:
+    by_columns = taps if windows.is_sliced(x, axes) else target.one_hot_taps
+    if isinstance(taps, int) and taps > by_columns:
         return _filter_by_convolution(g, x, W, axes, group)
     m, c, kernel = shapes.dim(W, 0) // group, shapes.dim(W, 1), [a.kernel for a in axes]
     swap = target.windows_of_fewer and windows.known([m, c, taps]) and 1 < m <= c and taps > 1

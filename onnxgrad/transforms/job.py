@@ -31,6 +31,7 @@ from onnxgrad.graph.schemas import joined_name
 from onnxgrad.heads.head import emit_heads
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
+from onnxgrad.passes.portable import ask_least
 from onnxgrad.transforms.asked import Asked
 from onnxgrad.transforms.options import Options, Wrt
 from onnxgrad.transforms.probabilities import advice, warn
@@ -226,6 +227,8 @@ class Job:
         if self.constant:
             restore(graph)
         optimise(self.net)
+        if op.target.whole_graph:
+            ask_least(self.net)
         for v, known_as in names.items():
             v.name = known_as  # an optional output that nothing uses any more has lost it
 
