@@ -289,6 +289,13 @@ def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
     return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
 
 
+def reversed_along(x: Tensor, *axes: int) -> Tensor:
+    """`x` with the order of its elements along axes reversed."""
+    op, n = x.op, len(axes)
+    from_last = (op.const([-1] * n), op.const([-(2**31)] * n))
+    return op.Slice(x, *from_last, op.const(list(axes)), op.const([-1] * n)) if axes else x
+
+
 def pad(x: Tensor, around: dict[int, tuple[Size, Size]], number: float = 0) -> Tensor:
     """`x` with a number so many times before and after it, by axis; its rank may be unknown."""
     pads = vector(x, [b for b, _ in around.values()] + [a for _, a in around.values()])

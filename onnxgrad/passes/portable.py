@@ -56,6 +56,7 @@ class _PlainScan:
         """Put it in the place of the other."""
         scan, n = self.scan, self.states
         captured = self._captured()
+        self._separate()
         reversals = self._ports("input", self.reads, "directions")
         if not (captured or any(reversals + self._ports("output", self.writes, "directions"))):
             return
@@ -92,8 +93,9 @@ class _PlainScan:
             if not isinstance(outer.type, ir.TensorType):
                 continue  # a Scan carries no sequence
             if known is not None and known.size <= SMALL and outer.dtype not in FLOATS:
-                inner = _constant(known, self.body, self.names)
-                _replace_inside(self.body, outer, inner)
+                _replace_inside(self.body, outer, _constant(known, self.body, self.names))
+                if outer.is_initializer() and not outer.uses() and not outer.is_graph_output():
+                    del outer.graph.initializers[outer.name]
                 continue
             inner = ir.Value(name=self.names.fresh("state"), type=outer.type, shape=outer.shape)
             _replace_inside(self.body, outer, inner)
@@ -103,6 +105,15 @@ class _PlainScan:
             self.body.outputs.insert(self.states + len(found), after.outputs[0])
             found.append(outer)
         return found
+
+    def _separate(self) -> None:
+        """Let what steps write be read by nothing else: tract would read a slice with an axis."""
+        first = len(self.body.outputs) - self.writes
+        for k, v in enumerate(self.body.outputs):
+            if k >= first and v.uses():
+                node = _node("Identity", [v], v, self.names)
+                self.body.append(node)
+                self.body.outputs[k] = node.outputs[0]
 
     def _give(self, plain: ir.Node, added: int) -> None:
         """Let the outputs of the new node take the places and names of the old one's."""

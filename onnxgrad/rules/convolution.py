@@ -94,7 +94,8 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
     back = windows.adjoint(g, axes) if g.op.target.flipped_filters else None
     if back is None:
         return None
-    W = _flipped(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
+    flipped = [k + 2 for k, a in enumerate(axes) if a.kernel != 1]
+    W = shapes.reversed_along(_swapped(W, group), *flipped)
     return g.op.Conv(g, W, group=group, **windows.attributes(back))
 
 
@@ -107,16 +108,6 @@ def _swapped(W: Tensor, group: int) -> Tensor:
     y = shapes.reshape(W, [group, m // group, c, *kernel])
     y = W.op.Transpose(y, perm=[0, 2, 1, *(a + 1 for a in spatial)])
     return shapes.reshape(y, [c * group, m // group, *kernel])
-
-
-def _flipped(W: Tensor, axes: list[int]) -> Tensor:
-    """`W` with the order of the elements along `axes` reversed."""
-    if not axes:
-        return W
-    op, n = W.op, len(axes)
-    return op.Slice(
-        W, op.const([-1] * n), op.const([-(2**31)] * n), op.const(axes), op.const([-1] * n)
-    )
 
 
 def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
