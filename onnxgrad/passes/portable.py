@@ -123,7 +123,9 @@ class _PlainScan:
         outputs = [*plain.outputs[:n], *plain.outputs[n + added :]]
         for v in plain.outputs[n : n + added]:
             v.name = self.names.fresh("unused")
-        for old, new, axis, reverse in zip(self.scan.outputs, outputs, axes, reversals, strict=True):
+        for old, new, axis, reverse in zip(
+            self.scan.outputs, outputs, axes, reversals, strict=True
+        ):
             new.type, new.shape = old.type, old.shape
             if not old.name:
                 new.name = ""

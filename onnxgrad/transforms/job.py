@@ -72,7 +72,14 @@ class Job:
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
-        normalise(net, asked.names, options.straight_through, options.example, self.keeps_fused)
+        normalise(
+            net,
+            asked.names,
+            options.straight_through,
+            options.example,
+            self.keeps_fused,
+            options.opset,
+        )
         own_nodes = len(net.graph)
         self.heads = emit_heads(net.graph, asked.heads, options.target)
         self.head_nodes = set(net.graph[own_nodes:])
@@ -226,7 +233,7 @@ class Job:
         names = {v: v.name for v in (*self.wrt, *self.of)}
         if self.constant:
             restore(graph)
-        optimise(self.net)
+        optimise(self.net, self.options.opset)
         if op.target.whole_graph:
             ask_least(self.net)
         for v, known_as in names.items():
