@@ -11,14 +11,17 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.emit.subgraphs import captures
+from onnxgrad.emit.subgraphs import captures, rename
 from onnxgrad.graph.constants import SMALL, constant_of
 from onnxgrad.graph.facts import FLOATS, all_nodes, dims_of, inner_graphs
 from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.functions import body_of, substitute
+from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.marks import copy_notes
 
 # Operators of a weight that a runtime computes once, when it loads the file.
 _LAYOUTS = {"Identity", "Neg", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_LOSSES = {"NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"}
 # Operators for which a runtime packs a weight.
 _PACKED = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
@@ -26,6 +29,7 @@ _PACKED = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 def ask_least(model: ir.Model) -> None:
     """Rewrite a model such that more runtimes take it, in place; it computes the same."""
     names = Names(model.graph)
+    _expand_losses(model.graph, names)
     for node in list(all_nodes(model.graph)):
         if node.op_type == "Scan" and not node.domain:
             _PlainScan(node, names).replace()
@@ -33,6 +37,48 @@ def ask_least(model: ir.Model) -> None:
     for weight in list(model.graph.initializers.values()):
         if weight.dtype in FLOATS and not weight.is_graph_input() and _is_square(weight):
             _unshare(weight, order, names)
+
+
+# -- losses ----------------------------------------------------------------------------------------
+
+
+def _expand_losses(graph: ir.Graph, names: Names) -> None:
+    """Write out the standard's losses of classes, which few runtimes have."""
+    opset = graph.opset_imports[""]
+    inference = Inference(opset)
+    for node in [n for n in all_nodes(graph) if n.op_type in _LOSSES and not n.domain]:
+        if node.op_type == "SoftmaxCrossEntropyLoss":
+            node = _of_log_softmax(node, names)
+        if (body := body_of(node, opset)) is not None:
+            rename(body, names)
+            nodes = list(body)
+            substitute(node, body)
+            for inner in nodes:
+                inference.infer(inner)
+
+
+def _of_log_softmax(node: ir.Node, names: Names) -> ir.Node:
+    """The NegativeLogLikelihoodLoss of a LogSoftmax that takes the place of a node."""
+    scores, graph = node.inputs[0], node.graph
+    assert scores is not None and graph is not None
+    softmax = _node("LogSoftmax", [scores], scores, names)
+    softmax.attributes["axis"] = ir.AttrInt64("axis", 1)
+    log_prob = softmax.outputs[0]
+    loss = ir.Node(
+        "",
+        "NegativeLogLikelihoodLoss",
+        [log_prob, *node.inputs[1:]],
+        list(node.attributes.values()),
+        name=node.name,
+    )
+    for old, new in zip(node.outputs, (loss.outputs[0], log_prob), strict=False):
+        if old.name:
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            copy_notes(old, new)
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.insert_before(node, [softmax, loss])
+    graph.remove(node, safe=True)
+    return loss
 
 
 # -- Scan ------------------------------------------------------------------------------------------
