@@ -48,6 +48,8 @@ class Target:
             only then does it convolve in a blocked layout there.
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
+        axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
+            which axes were broadcast; else the sum is over parts of axes, which takes longer.
         whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
             `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
@@ -67,6 +69,7 @@ class Target:
     searched_dtypes: frozenset[ir.DataType] = frozenset()
     inner_filters: bool = False
     resized_axes: int = 2
+    axes_at_run_time: bool = True
     whole_graph: bool = False
     scan_from_batch: float = math.inf
 
@@ -84,7 +87,7 @@ _TARGETS: dict[str, Target] = {
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,
-    "portable": Target(sliced_taps=128, whole_graph=True),
+    "portable": Target(sliced_taps=128, axes_at_run_time=False, whole_graph=True),
 }
 
 
