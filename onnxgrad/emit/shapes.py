@@ -268,6 +268,9 @@ def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
 def full_of(like: Tensor, sizes: Tensor, number: float) -> Tensor:
     """A tensor of the sizes that a vector holds and the dtype of `like`, filled with a number."""
     text = like.dtype == ir.DataType.STRING  # of which ConstantOfShape makes none
+    known = None if text else sizes.const
+    if known is not None and known.prod() <= like.op.target.filled_constants:
+        return like.op.const(np.full(known, number), like=like)
     value = ir.tensor(np.full([1], number, np.int64 if text else like.dtype.numpy()))
     return like.op.cast(like.op.ConstantOfShape(sizes, value=value), like.dtype)
 
