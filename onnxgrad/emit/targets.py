@@ -51,6 +51,8 @@ class Target:
             do not overlap; for more axes it is computed as for windows that do.
         filled_constants: The largest tensor of one number, in elements, that is a constant; larger
             ones are made by a ConstantOfShape.
+        unit_rows: The largest matrix of unit seeds, in elements, whose rows the Scan of a Jacobian
+            reads; where it would be larger, each step makes its seed of the number of the step.
         axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
             which axes were broadcast; else the sum is over parts of axes, which takes longer.
         whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
@@ -73,6 +75,7 @@ class Target:
     inner_filters: bool = False
     resized_axes: int = 2
     filled_constants: int = 0
+    unit_rows: int = 0
     axes_at_run_time: bool = True
     whole_graph: bool = False
     scan_from_batch: float = math.inf
@@ -92,7 +95,11 @@ _TARGETS: dict[str, Target] = {
     ),
     "cuda": _PLAIN,
     "portable": Target(
-        sliced_taps=128, filled_constants=SMALL, axes_at_run_time=False, whole_graph=True
+        sliced_taps=128,
+        filled_constants=SMALL,
+        unit_rows=2**20,
+        axes_at_run_time=False,
+        whole_graph=True,
     ),
 }
 
