@@ -45,7 +45,8 @@ def _reshape(node: ir.Node) -> Found:
     others = [d for d in target if d != -1]
     if None in left or not all(isinstance(d, int) and d > 0 for d in others):
         return
-    count, divisor = math.prod(d for d in left if isinstance(d, int)), math.prod(others)
+    count = math.prod(d for d in left if isinstance(d, int))
+    divisor = math.prod(d for d in others if isinstance(d, int))
     if count % divisor == 0:
         rest = _product([count // divisor, *(d for d in left if isinstance(d, str))])
         yield node.outputs[0], [rest if d == -1 else None for d in target]
