@@ -52,6 +52,14 @@ def _reshape(node: ir.Node) -> Found:
         yield node.outputs[0], [rest if d == -1 else None for d in target]
 
 
+def multiplies_names(node: ir.Node) -> bool:
+    """Whether a node gives a product of sizes of which one is named."""
+    if node.domain or node.op_type not in ("Flatten", "Reshape"):
+        return False
+    found = _flatten(node) if node.op_type == "Flatten" else _reshape(node)
+    return any(isinstance(d, str) and "*[" in d for _, dims in found for d in dims)
+
+
 def _product(dims: Sequence[Dim]) -> Dim:
     """The product of sizes: a number or a name; None where one is not known."""
     count = math.prod(d for d in dims if isinstance(d, int))

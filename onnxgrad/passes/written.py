@@ -113,7 +113,8 @@ def write_opset(model: ir.Model, asked: int | None = None) -> None:
             if "" in graph.opset_imports:
                 graph.opset_imports[""] = opset
     imports = [onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items()]
-    model.ir_version = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    least_ir = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    model.ir_version = max(least_ir, 8 if model.functions else least_ir)
 
 
 def drop_unused(value: ir.Value | None) -> None:
