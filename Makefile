@@ -6,14 +6,18 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo pictures test check format models imagenet-classifier finetune operators sweep bench torch explainers real-models \
-	training-runtime onnxsim cpp page browser clean
+.PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
+	real-models training-runtime onnxsim onnx2torch cpp page browser package clean
 
-demo: .venv/installed
+demo: .venv/demo
 	$(PY) tools/demo.py
 
 pictures: .venv/installed
 	$(PY) tools/pictures.py
+
+# The pictures and the page of docs/gallery.
+gallery: .venv/installed
+	$(PY) tools/gallery.py
 
 test: .venv/installed
 	$(PY) -m pytest -q -n auto --maxprocesses 4
@@ -27,6 +31,12 @@ check: .venv/installed
 format: .venv/installed
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
+
+# The site, in out/site, with the page of docs/demo. A warning, such as a link that leads nowhere, is
+# an error.
+docs: .venv/docs page
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "The site: $(PY) -m http.server -d out/site"
 
 # The authored nets, then the trained one.
 models: .venv/installed
@@ -58,10 +68,20 @@ bench: .venv/installed
 # PyTorch is an oracle for some tests, which are skipped without it.
 torch: .venv/torch
 
-.venv/installed: pyproject.toml
+# What the demo needs, and no more.
+.venv/demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -q -e ".[cpu,plot,test,dev]"
+	$(PY) -m pip install -q -e ".[cpu,plot]"
+	@touch $@
+
+# What the tests and the checks of the code add.
+.venv/installed: .venv/demo
+	$(PY) -m pip install -q -e ".[test,dev]"
+	@touch $@
+
+.venv/docs: .venv/demo
+	$(PY) -m pip install -q -e ".[docs]"
 	@touch $@
 
 .venv/torch: .venv/installed
@@ -93,6 +113,13 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
+# The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
+onnx2torch: .venv/onnx2torch
+
+.venv/onnx2torch: .venv/torch .venv/real-models
+	$(PY) -m pip install -q --no-deps onnx2torch==1.5.15
+	@touch $@
+
 # A peer of the benchmark of training, in an environment of its own.
 onnxsim: .venv-onnxsim/installed
 
@@ -113,5 +140,16 @@ page: .venv/installed
 browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
+# The files of a release in dist/, checked, in an environment of their own.
+package: .venv-package/installed
+	rm -rf dist
+	.venv-package/bin/python -m build
+	.venv-package/bin/python -m twine check --strict dist/*
+
+.venv-package/installed:
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install -q build==1.6.1 twine==7.0.0
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim out docs/demo/ort docs/demo/files
+	rm -rf .venv .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files

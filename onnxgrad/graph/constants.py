@@ -34,9 +34,14 @@ _RANDOM = {
 }
 
 
+def is_random(node: ir.Node) -> bool:
+    """Whether an operator is one that may draw, as Dropout in training."""
+    return not node.domain and node.op_type in _RANDOM
+
+
 def draws(node: ir.Node) -> bool:
     """Whether a node may give other values when it is computed again."""
-    if node.domain or node.op_type not in _RANDOM:
+    if not is_random(node):
         return False
     if node.op_type != "Dropout":
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -18,18 +19,25 @@ import pytest
 import onnxgrad as og
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs by itself
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
 
-# Runs blocks of Python one after another in one namespace, and tells what each printed.
+# Runs groups of blocks of Python, each in a folder and a namespace of its own, and tells what each
+# block printed.
 DRIVER = """
-import contextlib, io, json, sys
-namespace, printed = {"__name__": "page"}, []
-for number, block in enumerate(json.load(sys.stdin)):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(block, f"block {number}", "exec"), namespace)
-    printed.append(out.getvalue())
-print(json.dumps(printed))
+import contextlib, io, json, os, sys
+results = []
+for folder, blocks in json.load(sys.stdin):
+    os.chdir(folder)
+    namespace = {"__name__": "page"}
+    for block in blocks:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(block, block, "exec"), namespace)
+        results.append(out.getvalue())
+print(json.dumps(results))
 """
 
 
@@ -49,9 +57,10 @@ def blocks(page: Path, language: str) -> list[tuple[str, str | None]]:
 
 
 def commands(page: Path) -> list[str]:
-    """The commands that a page shows."""
+    """The commands that a page shows, without the folder of the command line."""
     lines = [line for block, _ in blocks(page, "console") for line in block.splitlines()]
-    return [line[2:].partition("  #")[0].strip() for line in lines if line.startswith("$ ")]
+    found = [line[2:].partition("  #")[0].strip() for line in lines if line.startswith("$ ")]
+    return [re.sub(r"^\.venv/bin/onnxgrad", "onnxgrad", command) for command in found]
 
 
 @pytest.fixture
@@ -63,52 +72,74 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_run(page: Path, folder: Path) -> None:
-    python = blocks(page, "python")
-    if not python:
-        pytest.skip("no examples")
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def run_groups(groups: list[list[tuple[str, str | None]]], folder: Path) -> None:
+    """Run groups of blocks in one process, and compare what they print."""
+    given = []
+    for number, group in enumerate(groups):
+        (folder / str(number)).mkdir()
+        (folder / str(number) / "models").symlink_to(folder / "models")
+        given.append((str(folder / str(number)), [code for code, _ in group]))
     run = subprocess.run(
         [sys.executable, "-c", DRIVER],
-        input=json.dumps([code for code, _ in python]),
-        cwd=folder,
+        input=json.dumps(given),
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    for printed, (code, expected) in zip(json.loads(run.stdout), python, strict=True):
-        if expected is not None:
-            assert printed.strip() == expected.strip(), code
+    expected = [block for group in groups for block in group]
+    for printed, (code, text) in zip(json.loads(run.stdout), expected, strict=True):
+        if text is not None:
+            assert printed.strip() == text.strip(), code
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_exist(page: Path, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, GALLERY] and blocks(p, "python")],
+    ids=name_of,
+)
+def test_examples_run(page: Path, folder: Path) -> None:
+    run_groups([blocks(page, "python")], folder)
+
+
+def test_tutorials_run(folder: Path) -> None:
+    run_groups([blocks(page, "python") for page in TUTORIALS], folder)
+
+
+def test_recipes_run_each_by_itself(folder: Path) -> None:
+    run_groups([[block] for page in RECIPES for block in blocks(page, "python")], folder)
+
+
+@pytest.mark.parametrize("command", sorted({c for page in PAGES for c in commands(page)}))
+def test_the_command_exists(command: str, folder: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for command in commands(page):
-        program, *arguments = shlex.split(command)
-        if program == "make":
-            assert {a for a in arguments if "=" not in a} <= targets, command
-        elif program == "onnxgrad":
-            main = "from onnxgrad.cli import main; main()"
-            run = subprocess.run(
-                [sys.executable, "-c", main, *arguments],
-                cwd=folder,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
-        elif program.endswith("python"):
-            files = [a for a in arguments if a.endswith(".py")]
-            assert files and all((ROOT / f).exists() for f in files), command
-        else:
-            assert program in ("pip", "git", "cd", "pytest"), command
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert {a for a in arguments if "=" not in a} <= targets
+    elif program == "onnxgrad":
+        main = "from onnxgrad.cli import main; main()"
+        run = subprocess.run(
+            [sys.executable, "-c", main, *arguments],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+    elif program.endswith("python"):
+        files = [a for a in arguments if a.endswith(".py")]
+        assert files and all((ROOT / f).exists() for f in files)
+    else:
+        assert program in ("pip", "git", "cd", "pytest")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
@@ -147,6 +178,12 @@ def test_every_page_is_in_the_index() -> None:
     }
     assert {*PAGES, ROOT / "CHANGELOG.md"} - {index} <= listed
     assert "(docs/index.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference" / "onnxgrad.md").read_text()
+    names = {name for name in og.__all__ if not inspect.ismodule(getattr(og, name))}
+    assert names == set(re.findall(r"^::: onnxgrad\.(\w+)$", text, re.MULTILINE))
 
 
 def test_every_operator_names_its_module() -> None:
