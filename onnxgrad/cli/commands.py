@@ -25,33 +25,36 @@ from onnxgrad.verify.doctor import doctor as diagnose
 from onnxgrad.verify.inspect import inspect as inspect_model
 from onnxgrad.verify.tensors import tensors_of
 
+Grad = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tensor whose gradient to compute, or 'all'. Repeat for several.",
+        show_default=False,
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="An .npz file for all results. For a folder of inputs, a pattern or --rows a name "
+        "with {}, as 'results/{}.npz', for a file each. Those that are there already stay, so "
+        "that a run which was cut off goes on.",
+        show_default=False,
+    ),
+]
+
 
 @translated
 def run(
     model: Model,
     inputs: Inputs = None,
-    grad: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A tensor whose gradient to compute, or 'all'. Repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
+    grad: Grad = None,
     of: Any = None,
     values: Any = None,
     straight_through: Any = False,
     constant: Any = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="An .npz file for all results. For a folder of inputs, a pattern or --rows a name "
-            "with {}, as 'results/{}.npz', for a file each. Those that are there already stay, so "
-            "that a run which was cut off goes on.",
-            show_default=False,
-        ),
-    ] = None,
+    output: Results = None,
     rows: Rows = None,
 ) -> None:
     """Run a net, and its gradients."""

@@ -16,7 +16,7 @@ import typer
 
 from onnxgrad.cli.explained import Result
 from onnxgrad.cli.files import ports_of, read, read_names, take_image, whole, write
-from onnxgrad.cli.many import PLACE, each, items_of, naming
+from onnxgrad.cli.many import PLACE, Item, each, items_of, naming
 from onnxgrad.cli.options import (
     Constant,
     Inputs,
@@ -136,29 +136,55 @@ def explain(
     taken = Taken(layout, mean, std, scale, bgr, size)
     source = io.load(model)
     read_inputs = functools.partial(taken.read, source)
-    items = None if suffix == ".onnx" else items_of(inputs or [], rows, read_inputs)
-    feeds = None
-    if items or inputs or suffix != ".onnx":
-        feeds = items[0].feeds(read_inputs) if items else read_inputs(inputs)
+    items, feeds = _inputs(read_inputs, inputs, rows, suffix)
     shared = _shared(of, wrt, straight_through, constant) | {"target": chosen, "example": feeds}
     given = _given(method, option or [], shared)
     with working(f"Building {method}"):
         explained = METHODS[_known(method)](source, **given)
     if feeds is None or suffix == ".onnx":
-        io.save(explained, output)
-        show_ports(source, explained)
+        return _save(explained, source, output)
+    run = Result.function(explained, source, shared["of"], chosen, names)
+    draw = functools.partial(_draw, taken, sign, tokens, vocabulary)
+    if items is None:
+        _one(run, draw, feeds, output)
     else:
-        run = Result.function(explained, source, shared["of"], chosen, names)
-        draw = functools.partial(_draw, taken, sign, tokens, vocabulary)
-        if items is not None:
-            for item, path in each(items, output, model, told):
-                with naming(item):
-                    draw(path, run(item.feeds(read_inputs)))
-            return
-        with working("Running the net"):
-            result = run(feeds)
-        say(result.title)
-        draw(output, result)
+        for item, path in each(items, output, model, told):
+            with naming(item):
+                draw(path, run(item.feeds(read_inputs)))
+    return None
+
+
+def _inputs(
+    read_inputs: Callable[[list[str] | None], dict[str, Any]],
+    texts: list[str] | None,
+    rows: int | None,
+    suffix: str,
+) -> tuple[list[Item] | None, dict[str, Any] | None]:
+    """The items, where there are several; and the feeds of the first, where there are any."""
+    items = None if suffix == ".onnx" else items_of(texts or [], rows, read_inputs)
+    if items:
+        return items, items[0].feeds(read_inputs)
+    return None, read_inputs(texts) if texts or suffix != ".onnx" else None
+
+
+def _save(explained: ir.Model, source: ir.Model, output: Path) -> None:
+    """Write the model itself."""
+    io.save(explained, output)
+    show_ports(source, explained)
+    say(f"Wrote {output}.")
+
+
+def _one(
+    run: Callable[[dict[str, Any]], Result],
+    draw: Callable[[Path, Result], None],
+    feeds: dict[str, Any],
+    output: Path,
+) -> None:
+    """Run, and draw what that gives."""
+    with working("Running the net"):
+        result = run(feeds)
+    say(result.title)
+    draw(output, result)
     say(f"Wrote {output}.")
 
 
