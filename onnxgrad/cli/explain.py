@@ -138,11 +138,11 @@ def explain(
     read_inputs = functools.partial(taken.read, source)
     items, feeds = _inputs(read_inputs, inputs, rows, suffix)
     shared = _shared(of, wrt, straight_through, constant) | {"target": chosen, "example": feeds}
-    given = _given(method, option or [], shared)
     with working(f"Building {method}"):
-        explained = METHODS[_known(method)](source, **given)
+        explained = METHODS[_known(method)](source, **_given(method, option or [], shared))
     if feeds is None or suffix == ".onnx":
-        return _save(explained, source, output)
+        _save(explained, source, output)
+        return
     run = Result.function(explained, source, shared["of"], chosen, names)
     draw = functools.partial(_draw, taken, sign, tokens, vocabulary)
     if items is None:
@@ -151,7 +151,6 @@ def explain(
         for item, path in each(items, output, model, told):
             with naming(item):
                 draw(path, run(item.feeds(read_inputs)))
-    return None
 
 
 def _inputs(
