@@ -289,10 +289,18 @@ def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
     return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
 
 
-def pad(x: Tensor, around: dict[int, tuple[Size, Size]]) -> Tensor:
-    """`x` with so many zeros before and after it, by axis; its rank need not be known."""
+def reversed_along(x: Tensor, *axes: int) -> Tensor:
+    """`x` with the order of its elements along axes reversed."""
+    op, n = x.op, len(axes)
+    from_last = (op.const([-1] * n), op.const([-(2**31)] * n))
+    return op.Slice(x, *from_last, op.const(list(axes)), op.const([-1] * n)) if axes else x
+
+
+def pad(x: Tensor, around: dict[int, tuple[Size, Size]], number: float = 0) -> Tensor:
+    """`x` with a number so many times before and after it, by axis; its rank may be unknown."""
     pads = vector(x, [b for b, _ in around.values()] + [a for _, a in around.values()])
-    return x.op.Pad(x, pads, None, x.op.const(list(around)))
+    filled = x.op.const(number, like=x) if number else None
+    return x.op.Pad(x, pads, filled, x.op.const(list(around)))
 
 
 def permutation_inverse(perm: Sequence[int]) -> list[int]:

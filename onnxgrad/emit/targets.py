@@ -32,6 +32,9 @@ class Target:
             filters, which the runtime flips when it loads the file; else it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
+        sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
+            for the cotangent of a filter, in the place of a Conv, and for that of a MaxPool, in the
+            place of its Indices.
         windows_of_fewer: Whether the columns of that product are those of the operand with fewer
             channels, be it the cotangent or the Conv's input; else always those of the input.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
@@ -45,6 +48,8 @@ class Target:
             only then does it convolve in a blocked layout there.
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
+        whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
+            `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
             Scan that keeps the arguments of its gates. With a smaller or unknown one the operator
             stays, and the arguments are computed again.
@@ -55,12 +60,14 @@ class Target:
     transposed_rows: bool = False
     flipped_filters: bool = False
     one_hot_taps: int = 32
+    sliced_taps: int = 0
     windows_of_fewer: bool = True
     transposed_batch: bool = True
     searched_window: int = 0
     searched_dtypes: frozenset[ir.DataType] = frozenset()
     inner_filters: bool = False
     resized_axes: int = 2
+    whole_graph: bool = False
     scan_from_batch: float = math.inf
 
 
@@ -77,7 +84,7 @@ _TARGETS: dict[str, Target] = {
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,
-    "portable": _PLAIN,
+    "portable": Target(sliced_taps=128, whole_graph=True),
 }
 
 

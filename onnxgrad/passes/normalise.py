@@ -51,6 +51,7 @@ def normalise(
     straight_through: Asked = False,
     example: Any = None,
     hides: bool = False,
+    opset: int | None = None,
 ) -> None:
     """Bring a model into the dialect of the rules, in place.
 
@@ -61,6 +62,7 @@ def normalise(
             straight-through rules count as declared.
         example: None, or feeds from which ranks are learnt that nothing else tells.
         hides: Whether operators that are replaced may take their places again in the end.
+        opset: The one that the result is to have, or None: a newer one than `FLOOR` is raised to.
 
     Raises:
         ModelError: The model is not valid, or its opset cannot be raised.
@@ -69,7 +71,7 @@ def normalise(
     _check_inputs(model.graph)
     kept = _Kept(model.graph, keep)
     try:
-        for pass_ in _passes(straight_through, example, hides):
+        for pass_ in _passes(straight_through, example, hides, max(FLOOR, opset or 0)):
             pass_(model)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
@@ -80,7 +82,7 @@ def normalise(
 
 
 def _passes(
-    straight_through: Asked, example: Any, hides: bool
+    straight_through: Asked, example: Any, hides: bool, opset: int
 ) -> list[Callable[[ir.Model], object]]:
     """The passes, in this order."""
     return [
@@ -90,7 +92,7 @@ def _passes(
         require_all_flags,
         functools.partial(inline_functions, straight_through=straight_through),
         require_all_flags,  # those too that a call of a function has given
-        functools.partial(raise_opset, target=FLOOR),
+        functools.partial(raise_opset, target=opset),
         check_graphs,
         raise_ir_version,
         inline_holders,
