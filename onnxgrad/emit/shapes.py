@@ -268,6 +268,9 @@ def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
 def full_of(like: Tensor, sizes: Tensor, number: float) -> Tensor:
     """A tensor of the sizes that a vector holds and the dtype of `like`, filled with a number."""
     text = like.dtype == ir.DataType.STRING  # of which ConstantOfShape makes none
+    known = None if text else sizes.const
+    if known is not None and known.prod() <= like.op.target.filled_constants:
+        return like.op.const(np.full(known, number), like=like)
     value = ir.tensor(np.full([1], number, np.int64 if text else like.dtype.numpy()))
     return like.op.cast(like.op.ConstantOfShape(sizes, value=value), like.dtype)
 
@@ -425,11 +428,33 @@ def covers(a: Dim, b: Dim) -> bool:
     return b == 1 or same_dim(a, b) or (isinstance(a, int) and a != 1)
 
 
+def _unbroadcast_open(g: Tensor, out: Sequence[Dim], x: Tensor) -> Tensor:
+    """The cotangent of `x` where only a run tells which axes were stretched; ranks are known.
+
+    An axis of size d in `x` that is of size n in `g` becomes two, of the sizes n / d and d: over
+    the first of them is summed, be it n or 1.
+    """
+    sizes: list[Size] = []
+    summed = []
+    for axis, (n, o) in enumerate(zip(dims(g), out, strict=True), len(x.shape or ()) - len(out)):
+        d = x.dim(axis) if axis >= 0 else 1
+        if d == 1 or same_dim(o, d) or isinstance(d, int):
+            if axis < 0 or (d == 1 and o != 1):
+                summed.append(len(sizes))
+            sizes.append(n)
+            continue
+        mine = dim(x, axis)
+        summed.append(len(sizes))
+        sizes += [n // at_least(mine, 1), mine]
+    return reshape_like(reduce_sum(reshape(g, sizes), summed), x)
+
+
 def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     """The cotangent of `x`, which was broadcast to the dimensions `out` of `g`.
 
     It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
-    open whether an axis was stretched, the axes are found at run time.
+    open whether an axis was stretched, the axes are found at run time; or axes are split, where the
+    target says so and the ranks are known.
     """
     op, shape_of_x = g.op, x.shape
     if out is not None and shape_of_x is not None:
@@ -443,6 +468,8 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
                 return op.typed(reduce_sum(g, stretched, keepdims=1), x)
             y = reduce_sum(g, [*range(lead), *stretched])
             return reshape_like(y, x) if stretched else op.typed(y, x)
+        if not op.target.axes_at_run_time:
+            return _unbroadcast_open(g, out, x)
     # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
     # over them changes nothing.
     size = op.Shape(x)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import HALVES
 
@@ -48,6 +49,12 @@ class Target:
             only then does it convolve in a blocked layout there.
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
+        filled_constants: The largest tensor of one number, in elements, that is a constant; larger
+            ones are made by a ConstantOfShape.
+        unit_rows: The largest matrix of unit seeds, in elements, whose rows the Scan of a Jacobian
+            reads; where it would be larger, each step makes its seed of the number of the step.
+        axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
+            which axes were broadcast; else the sum is over parts of axes, which takes longer.
         whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
             `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
@@ -67,6 +74,9 @@ class Target:
     searched_dtypes: frozenset[ir.DataType] = frozenset()
     inner_filters: bool = False
     resized_axes: int = 2
+    filled_constants: int = 0
+    unit_rows: int = 0
+    axes_at_run_time: bool = True
     whole_graph: bool = False
     scan_from_batch: float = math.inf
 
@@ -84,7 +94,13 @@ _TARGETS: dict[str, Target] = {
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,
-    "portable": Target(sliced_taps=128, whole_graph=True),
+    "portable": Target(
+        sliced_taps=128,
+        filled_constants=SMALL,
+        unit_rows=2**20,
+        axes_at_run_time=False,
+        whole_graph=True,
+    ),
 }
 
 

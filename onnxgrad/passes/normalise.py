@@ -18,6 +18,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -40,6 +41,7 @@ _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
 
 # Attributes whose default is written out, since libraries take another than the standard's.
 _DEFAULTS: dict[str, ir.Attr] = {
+    "ConstantOfShape": ir.AttrTensor("value", ir.tensor(np.zeros(1, np.float32))),  # tract: float64
     "MeanVarianceNormalization": ir.AttrInt64s("axes", [0, 2, 3]),  # onnx's checker refuses it
     "STFT": ir.AttrInt64("onesided", 1),  # onnx's inference
 }
