@@ -45,10 +45,19 @@ def _reshape(node: ir.Node) -> Found:
     others = [d for d in target if d != -1]
     if None in left or not all(isinstance(d, int) and d > 0 for d in others):
         return
-    count, divisor = math.prod(d for d in left if isinstance(d, int)), math.prod(others)
+    count = math.prod(d for d in left if isinstance(d, int))
+    divisor = math.prod(d for d in others if isinstance(d, int))
     if count % divisor == 0:
         rest = _product([count // divisor, *(d for d in left if isinstance(d, str))])
         yield node.outputs[0], [rest if d == -1 else None for d in target]
+
+
+def multiplies_names(node: ir.Node) -> bool:
+    """Whether a node gives a product of sizes of which one is named."""
+    if node.domain or node.op_type not in ("Flatten", "Reshape"):
+        return False
+    found = _flatten(node) if node.op_type == "Flatten" else _reshape(node)
+    return any(isinstance(d, str) and "*[" in d for _, dims in found for d in dims)
 
 
 def _product(dims: Sequence[Dim]) -> Dim:

@@ -18,6 +18,7 @@ from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.functions import body_of, substitute
 from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.marks import copy_notes
+from onnxgrad.passes.written import drop_unused
 
 # Operators of a weight that a runtime computes once, when it loads the file.
 _LAYOUTS = {"Identity", "Neg", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -140,8 +141,7 @@ class _PlainScan:
                 continue  # a Scan carries no sequence
             if known is not None and known.size <= SMALL and outer.dtype not in FLOATS:
                 _replace_inside(self.body, outer, _constant(known, self.body, self.names))
-                if outer.is_initializer() and not outer.uses() and not outer.is_graph_output():
-                    del outer.graph.initializers[outer.name]
+                drop_unused(outer)
                 continue
             inner = ir.Value(name=self.names.fresh("state"), type=outer.type, shape=outer.shape)
             _replace_inside(self.body, outer, inner)

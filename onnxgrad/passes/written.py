@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -90,8 +90,8 @@ def write_opset(model: ir.Model, asked: int | None = None) -> None:
     if now is None or (own is None and asked is None):
         return
     wanted = min(now, asked or max(own or 0, USUAL))
-    nodes = [n for g in (model.graph, *model.functions.values()) for n in all_nodes(g)]
-    plain = [n for n in nodes if not n.domain]
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    plain = [n for holder in holders for n in all_nodes(holder) if not n.domain]
     least = {node: _least(node, now, wanted) for node in plain}
     opset = max(least.values(), default=wanted)
     if asked is not None and opset > asked:
@@ -102,33 +102,46 @@ def write_opset(model: ir.Model, asked: int | None = None) -> None:
         )
     for node in plain:
         if (form := _at(node, now, opset)) is not None:
+            dropped = node.inputs[len(form.inputs) :]
             node.resize_inputs(len(form.inputs))
             node.attributes.clear()
             node.attributes.update(form.attributes)
-    for graph in (model.graph, *model.functions.values()):
-        for holder in (graph, *inner_graphs(graph)):
-            if "" in holder.opset_imports:
-                holder.opset_imports[""] = opset
+            for v in dropped:
+                drop_unused(v)
+    for holder in holders:
+        for graph in (holder, *inner_graphs(holder)):
+            if "" in graph.opset_imports:
+                graph.opset_imports[""] = opset
     imports = [onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items()]
-    model.ir_version = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    least_ir = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    model.ir_version = max(least_ir, 8 if model.functions else least_ir)
+
+
+def drop_unused(value: ir.Value | None) -> None:
+    """Remove a constant that has just lost a use, if that was the last one."""
+    if value is None or value.uses() or not value.is_initializer():
+        return
+    if value.graph is not None and not (value.is_graph_input() or value.is_graph_output()):
+        del value.graph.initializers[value.name or ""]
 
 
 def _least(node: ir.Node, now: int, wanted: int) -> int:
     """The oldest opset from `wanted` on in which a node can be written."""
-    form: Form | None = Form(node, list(node.inputs), dict(node.attributes))
-    version = now
+    form, version = Form(node, list(node.inputs), dict(node.attributes)), now
     while (since := _since(node.op_type, version)) is not None and since > wanted:
-        if (form := _before(form, since)) is None:
+        before = _before(form, since)
+        if before is None:
             return since
-        version = since - 1
+        form, version = before, since - 1
     return wanted
 
 
 def _at(node: ir.Node, now: int, opset: int) -> Form | None:
     """How a node is written in an opset; None if as it is."""
-    form, version = Form(node, list(node.inputs), dict(node.attributes)), now
-    while (since := _since(node.op_type, version)) is not None and since > opset:
-        form, version = _before(form, since) or form, since - 1
+    form: Form | None = Form(node, list(node.inputs), dict(node.attributes))
+    version = now
+    while form and (since := _since(node.op_type, version)) is not None and since > opset:
+        form, version = _before(form, since), since - 1
     return None if version == now else form
 
 
@@ -169,8 +182,10 @@ def _is_default(attribute: ir.Attr, schema: onnx.defs.OpSchema) -> bool:
     """Whether an attribute that is set says what it would say unset."""
     if attribute.name not in schema.attributes:
         return False
-    default = schema.attributes[attribute.name].default_value
-    return default.HasField("type") and bool(ir.from_proto(default).value == attribute.value)
+    default: Any = schema.attributes[attribute.name].default_value
+    return default.type != 0 and bool(
+        ir.serde.deserialize_attribute(default).value == attribute.value
+    )
 
 
 def _has_types(node: ir.Node, op_type: str, version: int) -> bool:
