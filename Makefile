@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	real-models training-runtime onnxsim cpp page browser clean
+	real-models training-runtime runtimes onnxsim cpp page browser clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -109,6 +109,11 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
+# The same 50 files on other runtimes. All of them by default, which writes docs/runtimes.md too:
+# minutes. `make runtimes RUNTIMES="reference openvino tract"` is what CI runs.
+runtimes: .venv/installed
+	@bash tools/runtimes.sh $(PY) $(TRAINING_PYTHON) $(RUNTIMES)
+
 # A peer of the benchmark of training, in an environment of its own.
 onnxsim: .venv-onnxsim/installed
 
@@ -130,4 +135,4 @@ browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim out docs/demo/ort docs/demo/files
+	rm -rf .venv .venv-* out docs/demo/ort docs/demo/files

@@ -29,7 +29,7 @@ class Limit:
     Attributes:
         what: What of a file it is, in words.
         effect: What becomes of a file that has it.
-        finds: Gives the names of the nodes or inputs that have it.
+        finds: Gives the names of the nodes, with their operators, or tensors that have it.
     """
 
     what: str
@@ -73,8 +73,13 @@ def obstacles(model: Any, runtime: str) -> list[Obstacle]:
 def _nodes(applies: Callable[[ir.Node], bool]) -> Callable[[ir.Model], list[str]]:
     """Finds the nodes of the default domain that something applies to."""
     return lambda model: [
-        n.name or n.op_type for n in all_nodes(model.graph) if not n.domain and applies(n)
+        _named(n) for n in all_nodes(model.graph) if not n.domain and applies(n)
     ]
+
+
+def _named(node: ir.Node) -> str:
+    """A node's name and operator."""
+    return f"{node.name} ({node.op_type})" if node.name else node.op_type
 
 
 def _operators(*names: str) -> Callable[[ir.Model], list[str]]:
@@ -163,7 +168,7 @@ def _shared_weights(model: ir.Model) -> list[str]:
 def _in_scans(applies: Callable[[ir.Node], bool]) -> Callable[[ir.Model], list[str]]:
     """Finds nodes in the bodies of Scans."""
     return lambda model: [
-        n.name or n.op_type
+        _named(n)
         for scan in all_nodes(model.graph)
         if scan.op_type == "Scan"
         for body in subgraphs(scan)
