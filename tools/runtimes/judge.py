@@ -44,7 +44,7 @@ def difference(found: Sequence[np.ndarray], expected: Arrays) -> str:
 def reason(error: BaseException) -> str:
     """An error in one line, without places in memory or of this machine."""
     text = " ".join(re.sub(r"(?s)Stack backtrace.*", "", str(error)).split())
-    text = re.sub(r"0x[0-9a-f]+|/[\w./+-]*/(?=[\w.+-]+)", "", text)
+    text = re.sub(r"0x[0-9a-f]+|(?<![\w/])/[\w./+-]*/", "", text)
     return f"{type(error).__name__}: {text}"[:400]
 
 
