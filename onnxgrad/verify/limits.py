@@ -177,6 +177,27 @@ def _in_scans(applies: Callable[[ir.Node], bool]) -> Callable[[ir.Model], list[s
     ]
 
 
+def _is_grouped(node: ir.Node) -> bool:
+    """Whether a Conv has groups of several filters each."""
+    if node.op_type != "Conv" or (group := node.attributes.get("group")) is None:
+        return False
+    filters = dims_of(node.inputs[1]) if node.inputs[1] is not None else None
+    return group.as_int() > 1 and (filters is None or filters[0] != group.as_int())
+
+
+def _half_precision(model: ir.Model) -> list[str]:
+    """The inputs in half precision."""
+    return [v.name or "" for v in model.graph.inputs if v.dtype == ir.DataType.FLOAT16]
+
+
+def _stacks(node: ir.Node) -> bool:
+    """Whether a Loop gives in steps what has two axes or more."""
+    states = len(node.inputs) - 2
+    return node.op_type == "Loop" and any(
+        v.name and v.shape is not None and len(v.shape) > 2 for v in node.outputs[states:]
+    )
+
+
 def _half_gemm(node: ir.Node) -> bool:
     return node.op_type == "Gemm" and node.outputs[0].dtype == ir.DataType.FLOAT16
 
@@ -242,7 +263,10 @@ RUNTIMES: dict[str, list[Limit]] = {
         Limit("a Scan that captures values", "is refused", _nodes(_captures)),
         _OPEN_AXES,
     ],
-    "reference": [_REVERSED],
+    "reference": [
+        _REVERSED,
+        Limit("what a Loop gives in steps, if no Reshape follows", "may be wrong", _nodes(_stacks)),
+    ],
     "tract": [
         Limit("inputs whose sizes are not fixed", "is refused", _open_sizes),
         Limit("Loop and losses", "is refused", _operators("Loop", *_LOSSES)),
@@ -254,9 +278,12 @@ RUNTIMES: dict[str, list[Limit]] = {
         Limit(
             "an Equal in a Scan", "is refused", _in_scans(lambda n: n.op_type == "Equal")
         ),
-        _OPEN_AXES,
     ],
-    "webgpu": [_INDICES],
+    "webgpu": [
+        _INDICES,
+        Limit("a Conv in groups of several filters", "may be wrong", _nodes(_is_grouped)),
+        Limit("half precision, where the device lacks shader-f16", "is refused", _half_precision),
+    ],
     "tensorrt": [
         Limit("operators that its list lacks", "is refused", _operators(*_TENSORRT_LACKS.split())),
         _INDICES,

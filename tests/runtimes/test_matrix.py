@@ -74,10 +74,6 @@ class Double:
                 graph.node.remove(next(n for n in graph.node if name in n.output))
             array = self.feeds[name]
             graph.input.append(onnx.helper.make_tensor_value_info(name, 11, array.shape))
-        used = {name for node in graph.node for name in node.input}
-        for port in [p for p in graph.input if p.name not in used]:
-            graph.input.remove(port)
-            del self.feeds[port.name]
         self.net = og.Net(self.model, runtime="reference")
 
     def __call__(self, name: str, step: np.ndarray) -> np.ndarray:

@@ -49,16 +49,19 @@ const late = (seconds) => new Promise((_, fail) =>
   setTimeout(() => fail(new Error(`not done after ${seconds} s`)), seconds * 1000));
 
 const names = Object.keys(await (await fetch(`${address}files/values.json`)).json());
-const seen = {};
-let page = await open();
-for (const name of names)
-  try {
-    const given = page.evaluate(outputs, { address, provider, name });
-    seen[name] = { outputs: await Promise.race([given, late(30)]) };
-  } catch (error) {
-    seen[name] = { refused: error.message.replace(/\n\s+at [^]*/, "") };
-    await page.close();
-    page = await open();
-  }
+const seen = Object.fromEntries(names.map((name) => [name, null])); // in that order
+async function work() {
+  let page = await open();
+  for (let name; (name = names.shift()); )
+    try {
+      const given = page.evaluate(outputs, { address, provider, name });
+      seen[name] = { outputs: await Promise.race([given, late(60)]) };
+    } catch (error) {
+      seen[name] = { refused: error.message.replace(/\n\s+at [^]*/, "") };
+      await page.close();
+      page = await open();
+    }
+}
+await Promise.all([1, 2, 3, 4].map(work)); // they wait for shaders most of the time
 await browser.close();
 process.stdout.write(JSON.stringify(seen), () => process.exit());

@@ -40,9 +40,9 @@ JUDGED = {
     "onnxruntime-1.16": Judged("onnxruntime", (25, 25)),
     "onnxruntime-1.17": Judged("onnxruntime", (25, 25)),
     "web-wasm": Judged("onnxruntime-web, wasm", (25, 25)),
-    "reference": Judged("ReferenceEvaluator of onnx", (24, 20), "reference"),
+    "reference": Judged("ReferenceEvaluator of onnx", (25, 20), "reference"),
     "openvino": Judged("OpenVINO, CPU", (25, 10), "openvino"),
-    "tract": Judged("tract, fixed sizes", (22, 16), "tract", "fixed"),
+    "tract": Judged("tract, fixed sizes", (23, 16), "tract", "fixed"),
     "web-webgpu": Judged("onnxruntime-web, WebGPU", (24, 19), "webgpu"),
 }
 """The runtimes that are measured, by the names of their results."""
