@@ -6,14 +6,18 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo pictures test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	real-models training-runtime runtimes onnxsim cpp page browser clean
+.PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
+	real-models training-runtime runtimes onnxsim onnx2torch cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
 
 pictures: .venv/installed
 	$(PY) tools/pictures.py
+
+# The pictures and the page of docs/gallery.
+gallery: .venv/installed
+	$(PY) tools/gallery.py
 
 test: .venv/installed
 	$(PY) -m pytest -q -n auto --maxprocesses 4
@@ -109,10 +113,19 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
+<<<<<<< HEAD
 # The same 50 files on other runtimes. All of them by default, which writes docs/runtimes.md too:
 # minutes. `make runtimes RUNTIMES="reference openvino tract"` is what CI runs.
 runtimes: .venv/installed
 	@bash tools/runtimes.sh $(PY) $(TRAINING_PYTHON) $(RUNTIMES)
+=======
+# The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
+onnx2torch: .venv/onnx2torch
+
+.venv/onnx2torch: .venv/torch .venv/real-models
+	$(PY) -m pip install -q --no-deps onnx2torch==1.5.15
+	@touch $@
+>>>>>>> main
 
 # A peer of the benchmark of training, in an environment of its own.
 onnxsim: .venv-onnxsim/installed
@@ -134,5 +147,20 @@ page: .venv/installed
 browser: .venv/installed
 	@bash tools/browser.sh $(PY)
 
+# The files of a release in dist/, checked, in an environment of their own.
+package: .venv-package/installed
+	rm -rf dist
+	.venv-package/bin/python -m build
+	.venv-package/bin/python -m twine check --strict dist/*
+
+.venv-package/installed:
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install -q build==1.6.1 twine==7.0.0
+	@touch $@
+
 clean:
+<<<<<<< HEAD
 	rm -rf .venv .venv-* out docs/demo/ort docs/demo/files
+=======
+	rm -rf .venv .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files
+>>>>>>> main

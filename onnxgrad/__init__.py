@@ -36,6 +36,7 @@ from onnxgrad.transforms.gradient import gradient, vjp
 from onnxgrad.transforms.jacobian import hessian, jacobian
 from onnxgrad.transforms.lower import lower
 from onnxgrad.verify.check import check
+from onnxgrad.verify.doctor import doctor
 from onnxgrad.verify.inspect import inspect
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "adversarial",
     "attach",
     "check",
+    "doctor",
     "elementwise",
     "explain",
     "family",

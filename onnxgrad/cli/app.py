@@ -9,8 +9,7 @@ import typer
 
 import onnxgrad
 from onnxgrad import adversarial as _adversarial  # noqa: F401  lists its transforms
-from onnxgrad.cli import training
-from onnxgrad.cli.commands import check, inspect, run, tensors
+from onnxgrad.cli import commands, training
 from onnxgrad.cli.explain import explain
 from onnxgrad.cli.printing import fail, in_options, say, warn
 from onnxgrad.cli.transforms import command_of, family
@@ -39,15 +38,23 @@ def _version(
 for _name, _transform in sorted(TRANSFORMS.items()):
     _command = command_of(_transform)
     app.command(_name.replace("_", "-"), short_help=_command.__doc__)(_command)
-for _command in (family, explain, run, check, inspect, tensors):
+for _command in (
+    family,
+    explain,
+    commands.run,
+    commands.check,
+    commands.doctor,
+    commands.inspect,
+    commands.tensors,
+):
     app.command()(_command)
 
 
 app.add_typer(training.app, name="train", help="Train a net: step, fit and export.")
 
 
-def main() -> None:
-    """The console entry point. Exit status: 0, 1 for a refusal or a failed check, 2 for usage."""
+def run() -> None:
+    """Run the command that the process was given."""
     warnings.showwarning = warn
     try:
         app()

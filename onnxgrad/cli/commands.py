@@ -1,7 +1,8 @@
-"""The commands that look at a net or run it: run, check, inspect and tensors."""
+"""The commands that look at a net or run it: run, check, doctor, inspect and tensors."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from onnxgrad.run.net import Net, NetPortGradient, Value
 from onnxgrad.run.values import emit
 from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.check import check as check_gradients
+from onnxgrad.verify.doctor import doctor as diagnose
 from onnxgrad.verify.inspect import inspect as inspect_model
 from onnxgrad.verify.limits import RUNTIMES, obstacles
 from onnxgrad.verify.tensors import tensors_of
@@ -121,6 +123,31 @@ def _runs_on(net: ir.Model, runtime: str) -> None:
     say(rows)
     if any(o.effect != "runs on the CPU" for o in found):
         fail(f"The file is not for {runtime} as it is: docs/runtimes.md says what to do.")
+
+
+@translated
+def doctor(
+    model: Model,
+    wrt: Any = None,
+    of: Any = None,
+    straight_through: Any = False,
+    constant: Any = None,
+    example: Any = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
+) -> None:
+    """Say what a file is and what can be made of it."""
+    source = io.load(model)
+    found = diagnose(
+        model,
+        wrt,
+        of,
+        straight_through=straight_through,
+        constant=constant,
+        example=read_example(source, example),
+    )
+    say(json.dumps(found.as_dict(), indent=2) if as_json else found.page(in_options))
+    if not found.ok:
+        fail("Not everything can be differentiated: the page says what stands in the way.")
 
 
 @translated

@@ -111,5 +111,7 @@ def in_options(message: str) -> str:
     message = re.sub(r"^ograd names", "--ograd-at names", message)
     message = message.replace("max_bytes", "--max-bytes")
     message = message.replace("feeds in example=", "files of inputs in --example")
+    message = message.replace("straight_through=True", "--straight-through all")
+    message = message.replace("target='portable'", "--target portable")
     message = re.sub(r"pass of=\[?('.*')\]?(?=,)", option("--of"), message)
     return re.sub(r"pass straight_through=\[(.*?)\]", option("--straight-through"), message)

@@ -20,7 +20,7 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     open whether an axis was stretched, the axes are found at run time; or axes are split, where the
     target says so and the ranks are known.
     """
-    op, shape_of_x = g.op, x.shape
+    op, shape_of_x, lead = g.op, x.shape, -1
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
         pairs = list(zip(out[lead:], shape_of_x, strict=True))
@@ -37,13 +37,14 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
     # over them changes nothing.
     size = op.Shape(x)
-    missing = op.Size(op.Shape(g)) - op.Size(size)
-    ones = op.ConstantOfShape(
-        op.Unsqueeze(missing, op.const([0])), value=ir.tensor(np.ones(1, np.int64))
-    )
+    if not lead:
+        axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
+        return op.typed(shapes.reduce_sum(g, axes, keepdims=1), x)
+    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
     padded = op.Concat(ones, size, axis=0)
-    stretched_axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
-    return shapes.reshape_like(shapes.reduce_sum(g, stretched_axes, keepdims=1), x)
+    axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
+    return shapes.reshape_like(shapes.reduce_sum(g, axes, keepdims=1), x)
 
 
 def _unbroadcast_open(g: Tensor, out: Sequence[Dim], x: Tensor) -> Tensor:

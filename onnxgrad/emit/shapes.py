@@ -301,6 +301,8 @@ def reversed_along(x: Tensor, *axes: int) -> Tensor:
 
 def pad(x: Tensor, around: dict[int, tuple[Size, Size]], number: float = 0) -> Tensor:
     """`x` with a number so many times before and after it, by axis; its rank may be unknown."""
+    if x.shape is not None:  # fewer nodes than with axes, which the builder has to place
+        around = {a: around.get(a, (0, 0)) for a in range(x.rank)}
     pads = vector(x, [b for b, _ in around.values()] + [a for _, a in around.values()])
     filled = x.op.const(number, like=x) if number else None
     return x.op.Pad(x, pads, filled, x.op.const(list(around)))

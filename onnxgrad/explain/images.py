@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from onnxgrad.explain.layouts import image_layout, kind_of
-from onnxgrad.graph.errors import ArgumentError, FeedError
+from onnxgrad.graph.errors import ArgumentError, FeedError, RuntimeMissingError
 from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array, Port
 
@@ -61,6 +61,7 @@ def image(
     Raises:
         FeedError: The file cannot be read, or the input takes no image.
         ArgumentError: An option makes no sense for the input.
+        RuntimeMissingError: Pillow is not installed.
 
     Example:
         >>> net = og.Net("models/cnn.onnx")
@@ -197,9 +198,14 @@ def opened(picture: ImageLike) -> Image:
 
     Raises:
         FeedError: It cannot be read, or has too many pixels.
+        RuntimeMissingError: Pillow, which reads it, is not installed.
     """
-    from PIL import Image, ImageOps
-
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise RuntimeMissingError(
+            f"An image needs Pillow. Install onnxgrad[plot] or onnxgrad[cli]. ({error})"
+        ) from error
     if isinstance(picture, Image.Image):
         return ImageOps.exif_transpose(picture)
     path = os.fspath(picture)

@@ -50,7 +50,7 @@ class TrainingError(OnnxGradError):
 
 
 class RuntimeMissingError(OnnxGradError):
-    """What runs nets, onnxruntime, or what draws, matplotlib, is not installed."""
+    """A library that an extra brings is not installed: what runs nets, reads images or draws."""
 
 
 class ConstantSumWarning(UserWarning):

@@ -174,8 +174,16 @@ def write(model: ir.Model, path: Path) -> None:
 
 def data_files(model: ir.Model) -> set[str]:
     """The files of a model's weights."""
-    external = [t for t in _tensors(model) if isinstance(t, ir.ExternalTensor)]
-    return {os.path.realpath(tensor.path) for tensor in external}
+    return set(bytes_by_file(model)) - {""}
+
+
+def bytes_by_file(model: ir.Model) -> dict[str, int]:
+    """How many bytes of a model's weights lie in each file; "" stands for the model itself."""
+    found: dict[str, int] = {}
+    for tensor in tensors(model):
+        file = os.path.realpath(tensor.path) if isinstance(tensor, ir.ExternalTensor) else ""
+        found[file] = found.get(file, 0) + tensor.nbytes
+    return found
 
 
 def _load_path(source: str | os.PathLike[str]) -> ir.Model:
@@ -202,7 +210,7 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     for name, location in protos.external(messages):
         protos.require_inside(name, location, folder)
     model = _deserialize(proto, messages, repr(path), folder)
-    for tensor in _tensors(model):
+    for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
             _require_whole(tensor)
@@ -233,7 +241,7 @@ def _load_proto(proto: onnx.ModelProto) -> ir.Model:
 
 
 def _load_ir(model: ir.Model) -> ir.Model:
-    for tensor in _tensors(model):
+    for tensor in tensors(model):
         if tensor.__class__ is not ir.Tensor and isinstance(tensor, ir.ExternalTensor):
             folder = os.path.abspath(os.fspath(tensor.base_dir))
             protos.require_inside(tensor.name, os.fspath(tensor.location), folder)
@@ -313,7 +321,8 @@ def _attributes(model: ir.Model) -> Iterator[MutableMapping[str, ir.Attr]]:
             yield node.attributes
 
 
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every tensor that a model holds: its initializers, and those in attributes."""
     for graph in _graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -346,7 +355,7 @@ def replace_tensors(model: ir.Model, new: Callable[[ir.TensorProtocol], ir.Tenso
 
 def weight_bytes(model: ir.Model) -> int:
     """How many bytes the tensors of a model take."""
-    return sum(tensor.nbytes for tensor in _tensors(model))
+    return sum(tensor.nbytes for tensor in tensors(model))
 
 
 def _own_type(kind: ir.TypeProtocol | None) -> ir.TypeProtocol | None:

@@ -66,6 +66,11 @@ def hides(model: ir.Model) -> bool:
     return _TYPES in model.metadata_props
 
 
+def domain_of(domain: str) -> str:
+    """The domain of an operator as the file has it, of a hidden one too."""
+    return domain.removeprefix(_HIDDEN)
+
+
 def source_of(value: ir.Value) -> str | None:
     """The name of the tensor that the maps of a value are made of, where its node makes them."""
     node = value.producer()

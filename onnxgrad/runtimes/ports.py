@@ -50,11 +50,13 @@ class Port:
         if self.dtype is None:
             return value
         array = self._of_dtype(value)
-        if not may_agree(self.shape, array.shape):
+        if array.shape != self.shape and not may_agree(self.shape, array.shape):
             raise FeedError(
                 f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
                 f"{array.shape} was given."
             )
+        if array.flags.c_contiguous:
+            return array
         return np.ascontiguousarray(array).reshape(array.shape)
 
     def shape_text(self) -> str:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from onnxgrad.graph.errors import RuntimeMissingError
 
 
 @contextlib.contextmanager
@@ -25,21 +18,34 @@ def progress_bar(
         title: What is shown before the bar.
         total: The number of batches, None if it is not known.
         done: How many of them have been done before.
-        show: Whether to show it; None where the standard error is a terminal.
+        show: Whether to show it; None where the standard error is a terminal and rich is installed.
+
+    Raises:
+        RuntimeMissingError: It is to be shown, and rich, which draws it, is not installed.
     """
+    try:
+        from rich import progress as bars
+        from rich.console import Console
+    except ImportError as error:
+        if show:
+            raise RuntimeMissingError(
+                f"A bar of progress needs rich. Install onnxgrad[cli]. ({error})"
+            ) from error
+        yield lambda examples, loss: None
+        return
     console = Console(stderr=True)
     if not (console.is_terminal if show is None else show):
         yield lambda examples, loss: None
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[rate]} examples/s"),
-        TimeElapsedColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("loss {task.fields[loss]}"),
+        bars.TextColumn("{task.fields[rate]} examples/s"),
+        bars.TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with bars.Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, completed=done, loss="", rate="")
         seen = 0
 

@@ -67,9 +67,12 @@ def before_softmax(net: ir.Model) -> str | None:
     Args:
         net: The model as the caller has it: nothing need be inferred.
     """
-    if len(net.graph.outputs) != 1:
-        return None
-    node = _softmax_of(_behind(net.graph.outputs[0], _MOVE | _ROUND))
+    return scores_of(net.graph.outputs[0]) if len(net.graph.outputs) == 1 else None
+
+
+def scores_of(value: ir.Value) -> str | None:
+    """The name of the tensor whose Softmax a value is, if it is one."""
+    node = _softmax_of(_behind(value, _MOVE | _ROUND))
     source = None if node is None else node.inputs[0]
     return None if source is None else source.name
 

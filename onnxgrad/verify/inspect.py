@@ -52,6 +52,13 @@ class InspectReport:
     """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
     caution: str = ""
     """What to know of a gradient that means next to nothing; else empty."""
+    unranked: tuple[str, ...] = ()
+    """The tensors on a path from which on nothing tells how many axes there are, without `example`.
+    """
+    opset: int = 0
+    """The opset of what a transform writes, after that of the model was raised."""
+    ir_version: int = 0
+    """The IR version of what a transform writes."""
     _net: ir.Model | None = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
@@ -114,6 +121,7 @@ def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced
     net = io.load(source)
     job = Job(net, wrt, Options(of=of, **options))
     flow = Flow.of(net.graph, job.wrt, job.of)
+    unranked = _unranked(flow)
     op = Builder(net.graph)
     blocked: dict[ir.Node, list[Edge]] = {}
     for e in flow.blocked:
@@ -129,8 +137,32 @@ def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced
         _rows(found),
         tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
         " ".join(filter(None, [job.caution, job.caution_of_rounding(flow)])),
+        unranked,
+        net.opset_imports[""],
+        net.ir_version,
         source,
     )
+
+
+def _unranked(flow: Flow) -> tuple[str, ...]:
+    """The first tensors of unknown rank on each path, but for those that a Reshape tells of."""
+    return tuple(
+        v.name or ""
+        for node in flow.nodes
+        for v in node.outputs
+        if carries(v)
+        and isinstance(v.type, ir.TensorType)
+        and v.shape is None
+        and not any(u is not None and _is_open(u) for u in node.inputs)
+        and not any(
+            u.op_type == "Reshape" and u.outputs[0].shape is not None for u in v.consumers()
+        )
+    )
+
+
+def _is_open(value: ir.Value) -> bool:
+    """Whether nothing tells the rank of a tensor, or not even that it is one."""
+    return value.shape is None and isinstance(value.type, ir.TensorType | type(None))
 
 
 def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:

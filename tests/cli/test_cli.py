@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -316,6 +317,19 @@ def test_inspect(run: Run) -> None:
     assert said in run("inspect", "softmax.onnx").out
     save("custom.onnx", [helper.make_node("Mine", ["x"], ["y"], domain="me")], {"x": [3]}, {})
     refused(run("inspect", "custom.onnx", "--of", "y"), "no gradient rule")
+
+
+def test_doctor(run: Run) -> None:
+    page = run("doctor", "linear.onnx")
+    assert (page.code, page.err) == (0, "")
+    assert page.out.startswith("File       linear.onnx\n")
+    found = json.loads(run("doctor", "linear.onnx", "--json").out)
+    assert found == og.doctor("linear.onnx").as_dict()
+    save("round.onnx", [helper.make_node("Round", ["x"], ["y"])], {"x": [3]}, {})
+    blocked = run("doctor", "round.onnx")
+    refused(blocked, "says what stands in the way")
+    assert "- no gradient reaches 'x'" in blocked.out
+    assert run("doctor", "round.onnx", "--straight-through", "all").code == 0
 
 
 def test_class_scores_and_losses(run: Run) -> None:
