@@ -113,19 +113,17 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
-<<<<<<< HEAD
 # The same 50 files on other runtimes. All of them by default, which writes docs/runtimes.md too:
 # minutes. `make runtimes RUNTIMES="reference openvino tract"` is what CI runs.
 runtimes: .venv/installed
 	@bash tools/runtimes.sh $(PY) $(TRAINING_PYTHON) $(RUNTIMES)
-=======
+
 # The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
 onnx2torch: .venv/onnx2torch
 
 .venv/onnx2torch: .venv/torch .venv/real-models
 	$(PY) -m pip install -q --no-deps onnx2torch==1.5.15
 	@touch $@
->>>>>>> main
 
 # A peer of the benchmark of training, in an environment of its own.
 onnxsim: .venv-onnxsim/installed
@@ -159,8 +157,4 @@ package: .venv-package/installed
 	@touch $@
 
 clean:
-<<<<<<< HEAD
-	rm -rf .venv .venv-* out docs/demo/ort docs/demo/files
-=======
-	rm -rf .venv .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files
->>>>>>> main
+	rm -rf .venv .venv-* dist out docs/demo/ort docs/demo/files

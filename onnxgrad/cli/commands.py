@@ -166,7 +166,7 @@ def inspect(
         ),
     ] = None,
 ) -> None:
-    """List the operators on the path and their rules, or what a runtime lacks of a file."""
+    """List the operators on the path and their rules."""
     source = io.load(model)
     if runs_on is not None:
         _runs_on(source, runs_on)

@@ -59,7 +59,7 @@ class Target:
             reads; where it would be larger, each step makes its seed of the number of the step.
         axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
             which axes were broadcast; else the sum is over parts of axes, which takes longer.
-        reshaped_steps: Whether what a Loop gives in steps gets its shape by a Reshape too, as onnx's
+        reshaped_steps: Whether a Reshape gives its shape to what a Loop gives in steps: onnx's
             reference evaluator joins the steps where it should stack them.
         whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
             `passes.portable`.

@@ -265,7 +265,9 @@ class Steps:
                 reads.append(_Read(self.operands[n + k], axis, direction))
             else:
                 history = collected.get(value) or self._history(value)
-                if self.op.target.reshaped_steps and not (self.scan_in or is_sequence(history.value)):
+                if self.op.target.reshaped_steps and not (
+                    self.scan_in or is_sequence(history.value)
+                ):
                     history = self._stacked(history, value, reads[0].tensor if reads else history)
                 reads.append(_Read(history, 0, 1))
         for k, g in enumerate(roles.g_scans):
@@ -309,7 +311,7 @@ class Steps:
         return op.tensor(history)
 
     def _stacked(self, history: Tensor, value: ir.Value, numbers: Tensor) -> Tensor:
-        """A history in its shape, for onnx's reference evaluator joins what a Loop gives in steps."""
+        """A history with its steps on an axis of their own, where a runtime may have joined them."""
         before = [v for v, _ in self.states]
         sizes = dims(self.operands[before.index(value)]) if value in before else []
         return reshape(history, [dim(numbers, 0), *sizes])

@@ -72,9 +72,7 @@ def obstacles(model: Any, runtime: str) -> list[Obstacle]:
 
 def _nodes(applies: Callable[[ir.Node], bool]) -> Callable[[ir.Model], list[str]]:
     """Finds the nodes of the default domain that something applies to."""
-    return lambda model: [
-        _named(n) for n in all_nodes(model.graph) if not n.domain and applies(n)
-    ]
+    return lambda model: [_named(n) for n in all_nodes(model.graph) if not n.domain and applies(n)]
 
 
 def _named(node: ir.Node) -> str:
@@ -275,9 +273,7 @@ RUNTIMES: dict[str, list[Limit]] = {
         Limit(
             "a Scan whose steps read what they write", "is refused", _nodes(_writes_what_it_reads)
         ),
-        Limit(
-            "an Equal in a Scan", "is refused", _in_scans(lambda n: n.op_type == "Equal")
-        ),
+        Limit("an Equal in a Scan", "is refused", _in_scans(lambda n: n.op_type == "Equal")),
     ],
     "webgpu": [
         _INDICES,

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="make runtimes runs these"),
 ]
 FOUND = results()
-# Numbers in half precision are too coarse; that file is the gradient of a net that is here in float32.
+# Numbers in half precision are too coarse; that net is here in float32 too.
 IN_FLOAT = [g for g in GRADIENTS if g.dtype == "float"]
 
 

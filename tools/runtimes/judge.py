@@ -48,7 +48,9 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:400]
 
 
-def judged(outcome: Callable[[int], Sequence[np.ndarray]], runs: list[dict[str, Any]]) -> tuple[str, str]:
+def judged(
+    outcome: Callable[[int], Sequence[np.ndarray]], runs: list[dict[str, Any]]
+) -> tuple[str, str]:
     """The verdict on a file, of which `outcome` gives the outputs of a run."""
     for k, run in enumerate(runs):
         try:

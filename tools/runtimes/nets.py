@@ -103,8 +103,16 @@ NETS = {
             y = Gemm<transB = 1>(e, w3, b3)
         }""",
         {
-            "w1": (6, 3, 3, 3), "b1": (6,), "scale": (6,), "bias": (6,), "mean": (6,), "var": (6,),
-            "w2": (6, 6, 3, 3), "b2": (6,), "w3": (5, 6), "b3": (5,),
+            "w1": (6, 3, 3, 3),
+            "b1": (6,),
+            "scale": (6,),
+            "bias": (6,),
+            "mean": (6,),
+            "var": (6,),
+            "w2": (6, 6, 3, 3),
+            "b2": (6,),
+            "w3": (5, 6),
+            "b3": (5,),
         },
     ),
     "depthwise": Net(
@@ -135,8 +143,14 @@ NETS = {
             v = Conv<pads = [1, 1, 1, 1]>(z, w4)
             y = Sigmoid(v)
         }""",
-        {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (4, 4, 3, 3), "b2": (4,), "w3": (4, 4, 2, 2),
-         "w4": (2, 8, 3, 3)},
+        {
+            "w1": (4, 3, 3, 3),
+            "b1": (4,),
+            "w2": (4, 4, 3, 3),
+            "b2": (4,),
+            "w3": (4, 4, 2, 2),
+            "w4": (2, 8, 3, 3),
+        },
     ),
     "lstm": Net(
         """net (float[{T}, {N}, 4] x) => (float[{T}, 2, {N}, 4] y) {
@@ -154,8 +168,9 @@ NETS = {
     ),
     "gpt": Net(
         """net (int64[{N}, {T}] tokens) => (float[{N}, {T}, 11] logits)
-        <int64 zero = {0}, int64 one = {1}, int64[4] split = {0, 0, 2, 4}, int64[3] join = {0, 0, 8},
-         int64[1] front = {0}, int64[1] back = {1}, float ban = {-10000}> {
+        <int64 zero = {0}, int64 one = {1}, int64[4] split = {0, 0, 2, 4},
+         int64[3] join = {0, 0, 8}, int64[1] front = {0}, int64[1] back = {1},
+         float ban = {-10000}> {
             words = Gather(embedding, tokens)
             shape = Shape(tokens)
             length = Gather(shape, one)
@@ -186,8 +201,16 @@ NETS = {
             tied = Transpose<perm = [1, 0]>(embedding)
             logits = MatMul(stream, tied)
         }""",
-        {"embedding": (11, 8), "positions": (6, 8), "scale": (8,), "bias": (8,),
-         "wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "wo": (8, 8)},
+        {
+            "embedding": (11, 8),
+            "positions": (6, 8),
+            "scale": (8,),
+            "bias": (8,),
+            "wq": (8, 8),
+            "wk": (8, 8),
+            "wv": (8, 8),
+            "wo": (8, 8),
+        },
         {"tokens": 11},
     ),
     "block": Net(
@@ -223,8 +246,19 @@ NETS = {
             h = MatMul(g, w2)
             y = Add(r, h)
         }""",
-        {"s1": (8,), "c1": (8,), "wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "wo": (8, 8),
-         "s2": (8,), "c2": (8,), "w1": (8, 16), "b1": (16,), "w2": (16, 8)},
+        {
+            "s1": (8,),
+            "c1": (8,),
+            "wq": (8, 8),
+            "wk": (8, 8),
+            "wv": (8, 8),
+            "wo": (8, 8),
+            "s2": (8,),
+            "c2": (8,),
+            "w1": (8, 16),
+            "b1": (16,),
+            "w2": (16, 8),
+        },
     ),
     "loop": Net(
         """net (float[{N}, 4] x) => (float[{N}, 4] y) <int64 steps = {3}, bool go = {1}> {
