@@ -311,7 +311,7 @@ class Steps:
         return op.tensor(history)
 
     def _stacked(self, history: Tensor, value: ir.Value, numbers: Tensor) -> Tensor:
-        """A history with its steps on an axis of their own, where a runtime may have joined them."""
+        """A history with its steps on an axis of their own: a runtime may have joined them."""
         before = [v for v, _ in self.states]
         sizes = dims(self.operands[before.index(value)]) if value in before else []
         return reshape(history, [dim(numbers, 0), *sizes])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from onnxgrad.emit.steps import is_step
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.graph import io
 from onnxgrad.graph.constants import constant_of
@@ -258,6 +259,7 @@ RUNTIMES: dict[str, list[Limit]] = {
             "may be wrong",
             _shared_weights,
         ),
+        Limit("a steep HardSigmoid (target cpu)", "may be wrong", _nodes(is_step)),
         Limit("a Scan that captures values", "is refused", _nodes(_captures)),
         _OPEN_AXES,
     ],

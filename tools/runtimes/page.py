@@ -41,7 +41,7 @@ JUDGED = {
     "onnxruntime-1.17": Judged("onnxruntime", (25, 25)),
     "web-wasm": Judged("onnxruntime-web, wasm", (25, 25)),
     "reference": Judged("ReferenceEvaluator of onnx", (25, 20), "reference"),
-    "openvino": Judged("OpenVINO, CPU", (25, 10), "openvino"),
+    "openvino": Judged("OpenVINO, CPU", (25, 3), "openvino"),
     "tract": Judged("tract, fixed sizes", (23, 16), "tract", "fixed"),
     "web-webgpu": Judged("onnxruntime-web, WebGPU", (24, 19), "webgpu"),
 }
