@@ -4,6 +4,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdio>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
