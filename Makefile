@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	attacks real-models training-runtime onnxsim onnx2torch cpp page browser package clean
+	attacks real-models training-runtime onnxsim onnx2torch runtimes cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -122,6 +122,11 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
+# The same 50 files on other runtimes. All of them by default, which writes docs/runtimes.md too:
+# minutes. `make runtimes RUNTIMES="reference openvino tract"` is what CI runs.
+runtimes: .venv/installed
+	@bash tools/runtimes.sh $(PY) $(TRAINING_PYTHON) $(RUNTIMES)
+
 # The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
 onnx2torch: .venv/onnx2torch
 
@@ -161,4 +166,4 @@ package: .venv-package/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files
+	rm -rf .venv .venv-* dist out docs/demo/ort docs/demo/files
