@@ -11,6 +11,9 @@ from typing import Any
 
 # By the name of a bridge, the extra that brings its framework.
 EXTRAS = {
+    "art": "art",
+    "saliency": "saliency",
+    "scipy": "scipy",
     "torch": "torch",
 }
 
