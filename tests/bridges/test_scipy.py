@@ -85,6 +85,7 @@ def test_a_vector_has_a_root_and_is_a_constraint() -> None:
         lambda x: -x[1],
         x,
         jac=lambda x: np.array([0.0, -1]),
+        hess=lambda x: np.zeros((2, 2)),
         constraints=both,
         method="trust-constr",
     )
