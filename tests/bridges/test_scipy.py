@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
 import onnxgrad as og
 from onnxgrad import bridges
+from tests.bridges.page import run_part
 
 optimize = pytest.importorskip("scipy.optimize", reason="scipy is not installed: make bridges")
 integrate = pytest.importorskip("scipy.integrate", reason="scipy is not installed: make bridges")
@@ -143,3 +146,7 @@ def test_sizes_that_nobody_tells_are_asked_for() -> None:
     with pytest.raises(og.FeedError, match="No value for the input 'c'"):
         bridges.scipy.objective(net, "x", feeds={"x": np.ones((2, 1))}).fun(f.x0)
     assert bridges.scipy.objective(net, "c", feeds={"x": np.ones((2, 0))}).fun([1, 1]).size == 0
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_part("scipy", tmp_path, monkeypatch)

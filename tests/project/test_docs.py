@@ -42,12 +42,9 @@ print(json.dumps(results))
 """
 
 
-def blocks(page: Path | str, language: str) -> list[tuple[str, str | None]]:
-    """The code blocks in a language, each with its output: a block of text that follows at once.
-
-    Of a page, or of a text.
-    """
-    found = list(FENCE.finditer(page if isinstance(page, str) else page.read_text()))
+def blocks(page: Path, language: str) -> list[tuple[str, str | None]]:
+    """The code blocks in a language, each with its output: a block of text that follows at once."""
+    found = list(FENCE.finditer(page.read_text()))
     result = []
     for match, following in itertools.zip_longest(found, found[1:]):
         if match[1] == language:
@@ -117,20 +114,6 @@ def test_tutorials_run(folder: Path) -> None:
 
 def test_recipes_run_each_by_itself(folder: Path) -> None:
     run_groups([[block] for page in RECIPES for block in blocks(page, "python")], folder)
-
-
-@pytest.mark.parametrize(
-    "part",
-    re.split(r"^## ", BRIDGES.read_text(), flags=re.MULTILINE)[1:],
-    ids=lambda part: part.partition("\n")[0],
-)
-def test_bridges_run(part: str, folder: Path) -> None:
-    code = blocks(part, "python")
-    for library in sorted(
-        set(re.findall(r"^ *(?:import|from) (\w+)", "".join(b for b, _ in code), re.M))
-    ):
-        pytest.importorskip(library, reason=f"{library} is not installed: make bridges")
-    run_groups([code], folder)
 
 
 @pytest.mark.parametrize("command", sorted({c for page in PAGES for c in commands(page)}))

@@ -114,7 +114,15 @@ def test_the_package_shows_its_public_names_alone() -> None:
 
 TESTS = sorted(PACKAGE.parent.joinpath("tests").rglob("test_*.py"))
 # Libraries that the README's test command does not install.
-OPTIONAL = {"art", "captum", "pytorch_grad_cam", "saliency", "torch"}
+OPTIONAL = {
+    "art",
+    "captum",
+    "foolbox",
+    "pytorch_grad_cam",
+    "saliency",
+    "torch",
+    "torchattacks",
+}
 
 
 def unguarded(scope: ast.Module | ast.FunctionDef) -> list[int]:
