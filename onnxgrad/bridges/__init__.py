@@ -11,6 +11,7 @@ from typing import Any
 
 # By the name of a bridge, the extra that brings its framework.
 EXTRAS = {
+    "jax": "jax",
     "torch": "torch",
 }
 

@@ -19,6 +19,7 @@ from onnxgrad.bridges.program import Program
 from onnxgrad.bridges.weights import release
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
+from onnxgrad.graph.errors import UnreachableError
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
@@ -132,10 +133,20 @@ class Function(Program):
             tangents = zip(sources, self._behind(sources), strict=True)
             return [*self.batch, *(k for source, k in tangents if source in self.batch)]
 
+        def model() -> ir.Model:
+            asked = self._asked(sources, targets)
+            try:
+                return jvp(self.model, **asked, forward=False)
+            except UnreachableError:
+                if len(targets) < 2:
+                    raise
+            # An output that depends on none of the inputs does not move.
+            return jvp(self.model, **{**asked, "unreachable": "zeros"}, forward=False)
+
         return self.once(
             ("jvp", sources, targets),
             lambda: self._made_of(
-                jvp(self.model, **self._asked(sources, targets), forward=False),
+                model(),
                 lambda given: [*given, *(given[k] for k in sources)],
                 batch,
             ),
@@ -149,7 +160,7 @@ class Function(Program):
             lambda: self._made_of(
                 vmap(self.model, batched=names, example=self._named_example()),
                 lambda given: [a[None] if k in batched else a for k, a in enumerate(given)],
-                None,
+                lambda: list(batched),
             ),
         )
 
