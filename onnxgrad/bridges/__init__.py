@@ -12,6 +12,7 @@ from typing import Any
 # By the name of a bridge, the extra that brings its framework.
 EXTRAS = {
     "jax": "jax",
+    "pytensor": "pytensor",
     "torch": "torch",
 }
 

@@ -40,6 +40,7 @@ def function(
     threads: int | None = None,
     straight_through: StraightThrough = False,
     constant: TensorSpecs | None = None,
+    example: Any = None,
 ) -> JaxFunction:
     """A net as a function of JAX.
 
@@ -54,7 +55,7 @@ def function(
             heads come behind those of the net.
         trainable: The weights in `params`: `ALL` for those that are trainable.
         providers, threads: As for `Net`.
-        straight_through, constant: As for `gradient`.
+        straight_through, constant, example: As for `gradient`.
 
     Returns:
         The function. It takes the inputs in their order, or one dict by name, of the dtypes of the
@@ -82,6 +83,7 @@ def function(
             threads=threads,
             straight_through=straight_through,
             constant=constant,
+            example=example,
         )
 
     return JaxFunction([Port.of(v) for v in net.graph.inputs], build, trainable)
@@ -141,7 +143,7 @@ class JaxFunction:
             arrays += [_fitting(port, params.get(port.name, own[port.name])) for port in ports]
         for port in called.outputs:
             _require_float64(port)
-        found = _bind(_Call(called), arrays)
+        found = call(called, arrays)
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
 
     def _by_position(self, inputs: tuple[Any, ...]) -> list[Any]:
@@ -254,6 +256,11 @@ def _behind(function: Function, added: Sequence[int]) -> tuple[int, ...]:
 
 _onnx = Primitive("onnx")
 _onnx.multiple_results = True
+
+
+def call(function: Function, arrays: Iterable[Any]) -> list[Any]:
+    """The outputs of a function at arrays of JAX of its dtypes, one for each input."""
+    return _bind(_Call(function), arrays)
 
 
 def _bind(call: _Call, arrays: Iterable[Any]) -> list[Any]:
