@@ -50,9 +50,14 @@ def with_free_batch(model: ir.Model) -> ir.Model:
     batch = new_dim(free.graph, "examples")
     first = next(dims[0] for v in required if (dims := dims_of(v)))
     for v in free.graph.inputs:
-        dims = dims_of(v)
-        if dims and dims[0] == first and not v.is_initializer():
-            v.shape = ir.Shape([batch, *dims[1:]])
+        if not v.is_initializer() and (dims_of(v) or (None,))[0] == first:
+            _lead(v, batch)
     for y in free.graph.outputs:
-        y.shape = None
+        _lead(y, batch)
     return free if batch_inputs(free) else model
+
+
+def _lead(value: ir.Value, size: str) -> None:
+    """Name the first axis."""
+    if dims := dims_of(value):
+        value.shape = ir.Shape([size, *dims[1:]])
