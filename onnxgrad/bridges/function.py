@@ -61,6 +61,14 @@ class Function(Program):
         super().__init__(model, runtime)
         self._options, self._derived, self._batch = options, derived, batch
         self._example = example and [np.asarray(a) for a in example]
+        self._runs: Mapping[str, Any] = {}
+
+    def __reduce__(self) -> Any:
+        """It is pickled as its model, and what runs it."""
+        options = {key: self._options[key] for key in ("straight_through", "constant")}
+        example = self._named_example()
+        content = io.to_proto(self.model).SerializeToString()
+        return _again, (content, {**options, **self._runs, "example": example})
 
     @classmethod
     def of(
@@ -86,12 +94,14 @@ class Function(Program):
         Raises:
             OnnxGradError: As `Net` and `gradient`; `trainable` names what is no weight.
         """
-        runtime = start("onnxruntime", providers=providers, threads=threads)
+        runs = {"providers": providers, "threads": threads}
+        runtime = start("onnxruntime", **runs)
         net = io.load(model)
         hold_weights(net)
         weights = release(net, trainable, straight_through, constant)
         options = {"straight_through": straight_through, "constant": constant}
         function = cls(net, runtime, {**options, "target": runtime.target})
+        function._runs = runs
         if example is not None:
             given = {p.name: example for p in function.inputs}
             given |= {**(example if isinstance(example, Mapping) else {}), **weights}
@@ -282,3 +292,8 @@ class Split:
             return Program(model, self.forward.runtime)
 
         return self.forward.once(("backward", asked), make)
+
+
+def _again(content: bytes, options: dict[str, Any]) -> Function:
+    """A function that was pickled."""
+    return Function.of(content, **options)[0]

@@ -117,8 +117,10 @@ class Layer(nn.Module):
             FeedError: A tensor lacks, or has another dtype or shape than its input.
         """
         given = [*inputs, *(named[name] for name in self._inputs[len(inputs) :] if name in named)]
-        if len(given) != len(self._inputs) or len(given) != len(inputs) + len(named):
-            raise FeedError(f"The layer takes {', '.join(map(repr, self._inputs))}, each once.")
+        once = len(given) == len(self._inputs) == len(inputs) + len(named)
+        if not once or not all(isinstance(t, Tensor) for t in given):
+            names = ", ".join(map(repr, self._inputs))
+            raise FeedError(f"The layer takes tensors for {names}, each once.")
         given = [t.detach() if fixed else t for t, fixed in zip(given, self._constant, strict=True)]
         tensors = given + [getattr(module, name) for module, name in self._places]
         if torch.compiler.is_compiling():
