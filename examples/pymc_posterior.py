@@ -1,9 +1,9 @@
 """The posterior of a model of decisions, whose likelihood is a net in a file.
 
-Nets of such a kind are what HSSM samples with: a trial goes in, its parameters and what was seen, and
-its log-likelihood comes out. Here a decision takes the time that a Brownian motion of drift v takes
-to reach the height a. Its density is known (Wald's, the inverse Gaussian), so that the net can be
-made of it, and the posterior can be compared with the true one.
+HSSM samples with nets of such a kind: a trial goes in, its parameters and what was seen, and its
+log-likelihood comes out. Here a decision takes the time that a Brownian motion of drift v takes to
+reach the height a. The density of that time is known (Wald's, the inverse Gaussian): the net is
+fitted to it, and the sample can be compared with the true posterior.
 
     pip install "onnxgrad[cpu,pymc]"
     python examples/pymc_posterior.py

@@ -286,6 +286,7 @@ def _abstract(*avals: Any, call: _Call) -> list[Any]:
 
 
 def _compiled(*arrays: Any, call: _Call) -> Sequence[Any]:
+    _ = call.function.session  # an error of the runtime is raised here, not out of the program
     results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _abstract(*arrays, call=call)]
     return jax.pure_callback(lambda *given: _run(call.function, given), results, *arrays)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxgrad.bridges.batches import with_free_batch
 from onnxgrad.bridges.frameworks import needs
@@ -17,7 +16,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError
 from onnxgrad.run.values import give
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Port
+from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.transforms.options import Of, TensorSpecs, Wrt
 
 with needs("pytensor"):
@@ -75,29 +74,16 @@ def op(
     net = io.load(model)
     if of is not None:
         net = give(net, of)
-    options: dict[str, Any] = {"providers": providers, "threads": threads, "example": example}
-    options |= {"straight_through": straight_through, "constant": constant}
-    return OnnxOp(_Root(with_free_batch(net), trainable, options))
-
-
-class _Root:
-    """A net that is read once, whatever operators are made of it. It can be pickled.
-
-    Attributes:
-        function: The net as a function.
-        weights: What the weights hold that are inputs, by name.
-    """
-
-    def __init__(self, model: ir.Model | bytes, trainable: Wrt, options: Mapping[str, Any]) -> None:
-        self._given = trainable, options
-        self.function, self.weights = Function.of(model, trainable, **options)
-        self._model = model
-
-    def __reduce__(self) -> Any:
-        model = self._model
-        if not isinstance(model, bytes):
-            model = io.to_proto(io.load(model)).SerializeToString()
-        return _Root, (model, *self._given)
+    function, weights = Function.of(
+        with_free_batch(net),
+        trainable,
+        providers=providers,
+        threads=threads,
+        straight_through=straight_through,
+        constant=constant,
+        example=example,
+    )
+    return OnnxOp(function, weights)
 
 
 class OnnxOp(Op):  # type: ignore[misc]  # PyTensor has no types
@@ -109,15 +95,17 @@ class OnnxOp(Op):  # type: ignore[misc]  # PyTensor has no types
 
     __props__ = ("root", "steps")
 
-    def __init__(self, root: _Root, steps: tuple[Step, ...] = ()) -> None:
-        self.root, self.steps, self.weights = root, steps, root.weights
-        self.function = root.function
+    def __init__(
+        self, root: Function, weights: Mapping[str, Array], steps: tuple[Step, ...] = ()
+    ) -> None:
+        self.root, self.weights, self.steps = root, weights, steps
+        self.function = root
         for kind, wrt, of in steps:
             made = self.function.vjp if kind == "vjp" else self.function.jvp
             self.function = made(wrt, of)
 
     def __reduce__(self) -> Any:
-        return OnnxOp, (self.root, self.steps)
+        return OnnxOp, (self.root, self.weights, self.steps)
 
     def __str__(self) -> str:
         return ".".join(["ONNX", *(kind for kind, _, _ in self.steps)])
@@ -187,7 +175,8 @@ class OnnxOp(Op):  # type: ignore[misc]  # PyTensor has no types
         return results
 
     def _derived(self, kind: str, wrt: Sequence[int], of: Sequence[int]) -> OnnxOp:
-        return OnnxOp(self.root, (*self.steps, (kind, tuple(wrt), tuple(of))))
+        step = (kind, tuple(wrt), tuple(of))
+        return OnnxOp(self.root, self.weights, (*self.steps, step))
 
 
 def _fitting(port: Port, value: Any) -> Variable:
