@@ -269,10 +269,23 @@ def _bind(call: _Call, arrays: Iterable[Any]) -> list[Any]:
 
 def _run(function: Function, arrays: Sequence[Any]) -> list[Array]:
     """Run on arrays, with integers of the width that the net takes."""
-    ports = zip(function.inputs, arrays, strict=True)
-    found = function([np.asarray(a).astype(port.dtype, copy=False) for port, a in ports])
+    pairs = list(zip(function.inputs, arrays, strict=True))
+    if any(_held(port) == jnp.bfloat16 for port in (*function.inputs, *function.outputs)):
+        session: Any = function.session  # onnxruntime takes no bfloat16 of numpy
+        given = {port.name: a if a.dtype == jnp.bfloat16 else _wide(port, a) for port, a in pairs}
+        values = zip(function.outputs, session.exchange(given), strict=True)
+        found = [
+            np.asarray(jnp.from_dlpack(y)) if port.dtype == jnp.bfloat16 else y.numpy()
+            for port, y in values
+        ]
+    else:
+        found = function([_wide(port, a) for port, a in pairs])
     dtypes = [_held(port) for port in function.outputs]
     return [y if y.dtype == d else _narrowed(y, d) for y, d in zip(found, dtypes, strict=True)]
+
+
+def _wide(port: Port, array: Any) -> Array:
+    return np.asarray(array).astype(port.dtype, copy=False)
 
 
 def _evaluate(*arrays: Any, call: _Call) -> list[jax.Array]:
