@@ -12,47 +12,41 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+import bridges  # noqa: E402
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
+import real  # noqa: E402
 import steps  # noqa: E402
 import training  # noqa: E402
+from cells import Cell, author, cells, explained_cells, real_cells, training_cells  # noqa: E402
+from comparing import TOLERANCE, Disagreement, Result, compare  # noqa: E402
 from figures import FIGURES  # noqa: E402
+from gpu.report import SECTION as GPU  # noqa: E402
+from processes import Process  # noqa: E402
 from sections import Section  # noqa: E402
+from tables import console, machine, markdown_table, number, print_table  # noqa: E402
 
 KEPT = ROOT / "out" / "bench.json"
 TABLE = ROOT / "docs" / "performance.md"
 
-# A name of the net, and what it takes: the larger batch, and the size that is symbolic there.
-LARGE = {"resnet50": 8, "mobilenet_v2": 8, "bert": 4, "gpt2": 2, "unet": 8, "lstm": 16, "mlp": 256}
-SYMBOLIC = {"lstm": ("steps", 256), "bert": ("tokens", 128)}
 FLOOR = {"input": 2, "parameters": 3}
 # Measured whatever the peers are.
-OURS = ("forward", "onnxgrad", "gradient")
-# Two right answers in float32 differ by less than this, over a hundred layers of kinks.
-TOLERANCE = 1e-2
+OURS = ("forward", "onnxgrad", "Net", "gradient")
 
 HEAD = """\
 <!-- Written by tools/bench.py --markdown. -->
@@ -69,97 +63,13 @@ A net of symbolic sizes is fed those of batch 1; the peers in PyTorch know them 
 commands give the quantile of the times that is taken, and how busy the machine was: of a busy one
 with fewer cores than processes that want to run, the times on two threads say little.
 
-Peak memory is that of a process that loads a gradient's file and runs it, libraries too.
+Peak memory is that of a process that loads a gradient's file and runs it, libraries too, with the
+gradients of two calls; the file runs without a memory pattern (docs/deploy.md). "Net" is a process
+that makes a `Net` of the net's own file and asks it for the gradient.
 
 The peers come with `pip install -e ".[bench]"`, `make training-runtime` and `make onnxsim`; one
 that is not here is listed as absent. What bounds the times, and what was tried, is in
 [bounds.md](bounds.md)."""
-
-# A pipe has no width of its own.
-console = Console(width=None if sys.stdout.isatty() else 160)
-
-
-class Disagreement(Exception):
-    """A contender computes something else than the others."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One thing to measure."""
-
-    net: str
-    batch: int
-    kind: str  # input, parameters, an explanation or training
-    symbolic: bool = False
-    rows: int | None = None  # the most that an explanation computes at a time
-
-    def __str__(self) -> str:
-        symbolic = ", symbolic" if self.symbolic else ""
-        rows = "" if self.rows is None else f", {self.rows} rows at a time"
-        return f"{self.net}, batch {self.batch}{symbolic}, {self.kind}{rows}"
-
-
-@dataclass
-class Result:
-    """What one contender did in one cell; times in seconds, by number of threads; sizes in MB."""
-
-    error: str = ""
-    difference: float | None = None
-    times: dict[str, float] = field(default_factory=dict)
-    forward: dict[str, float] = field(default_factory=dict)  # onnxruntime's, in the same run
-    facts: dict[str, float] = field(default_factory=dict)  # build, nodes, file, peak, ...
-
-
-class Process:
-    """A worker: the interpreter `python` at tools/contenders.py."""
-
-    def __init__(self, python: str, threads: int, limit: float) -> None:
-        self.limit = limit
-        count = str(threads)
-        # Thread pools of libraries that are not told otherwise, BLAS among them.
-        limits = dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count
-        )
-        self.process = subprocess.Popen(
-            [python, str(ROOT / "tools" / "contenders.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if not os.environ.get("BENCH_VERBOSE") else None,
-            text=True,
-            env=os.environ | limits,
-        )
-        if self.process.stderr is not None:
-            drain = self.process.stderr
-            self.tail: list[str] = []
-            self.pool = ThreadPoolExecutor(1)
-            self.pool.submit(lambda: self.tail.extend(list(drain)[-5:]))
-
-    def ask(self, do: str, **command: Any) -> dict[str, Any]:
-        """The worker's answer to a command; its key "error" says why there is no other."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        late = threading.Event()
-        timer = threading.Timer(self.limit, lambda: (late.set(), self.process.kill()))
-        timer.start()
-        try:
-            print(json.dumps({"do": do, **command}), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        timer.cancel()
-        if line:
-            return json.loads(line)
-        ended = f"it ended with {self.process.wait()}"
-        return {"error": f"{do}: over {self.limit:g} s" if late.is_set() else ended}
-
-    def close(self) -> None:
-        """End the worker."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
 
 
 def python_of(contender: type[contenders.Contender]) -> str:
@@ -176,88 +86,6 @@ def absent(contender: type[contenders.Contender]) -> str:
         return "" if there else f"no {contender.environment}: make {target}"
     package = contender.package
     return "" if importlib.util.find_spec(package) else f"{package} is not installed"
-
-
-def author(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
-    """Write the cell's net, its weights and its feeds; what the workers are told of them.
-
-    Args:
-        options: What the net is made with, beside its batch.
-    """
-    stem = folder / f"{cell.net}-{cell.batch}{'-symbolic' * cell.symbolic}"
-    model, weights, feeds = f"{stem}.onnx", f"{folder}/{cell.net}.npz", f"{stem}.npz"
-    if not Path(model).exists():
-        sizes: dict[str, Any] = {"batch": cell.batch, **options}
-        if cell.symbolic:
-            sizes |= {SYMBOLIC[cell.net][0] if cell.net in SYMBOLIC else "batch": "N"}
-        ir.save(nets.NETS[cell.net](**sizes), model)
-    proto = onnx.load(model)
-    learned = json.loads(next(m.value for m in proto.metadata_props if m.key == "weights"))
-    if not Path(weights).exists():
-        arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
-        np.savez(weights, **{name: arrays[name] for name in learned})
-    rng = np.random.default_rng(1)
-    free = SYMBOLIC[cell.net][1] if cell.net in SYMBOLIC else cell.batch
-    values = {v.name: _values(rng, v, free) for v in proto.graph.input}
-    floats = [name for name, value in values.items() if value.dtype == np.float32]
-    output = proto.graph.output[0]
-    sizes_of_output = [d.dim_value for d in output.type.tensor_type.shape.dim]
-    if cell.kind == "training":
-        values["labels"] = rng.integers(0, sizes_of_output[1], sizes_of_output[0])
-    elif sizes_of_output:  # a loss needs no output gradient
-        values["ograd"] = _values(rng, output, free)
-    np.savez(feeds, **values)
-    return {
-        "net": cell.net,
-        "model": model,
-        "weights": weights,
-        "feeds": feeds,
-        "output": output.name,
-        "wrt": learned if cell.kind in ("parameters", "training") else floats,
-        "kind": cell.kind,
-        "rows": cell.rows,
-        "layers": options.get("layers"),
-    }
-
-
-def _values(rng: np.random.Generator, value: onnx.ValueInfoProto, free: int) -> np.ndarray:
-    shape = [d.dim_value or free for d in value.type.tensor_type.shape.dim]
-    if value.type.tensor_type.elem_type == onnx.TensorProto.INT64:
-        return rng.integers(0, 1000, shape)
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> Iterator[Cell]:
-    """What there is to measure of these nets."""
-    for net in names:
-        for kind in kinds:
-            if kind == "input" and net == "gpt2":
-                continue  # its inputs are integers
-            sizes = {"none": [], "1": [1], "large": [LARGE[net]], "all": [1, LARGE[net]]}
-            for batch in sizes[batches] if batches in sizes else [int(batches)]:
-                yield Cell(net, batch, kind)
-            if symbolic and net != "gpt2":
-                yield Cell(net, 1, kind, symbolic=True)
-
-
-def explained_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
-    """The explanations of these nets that are measured; they are of one example."""
-    paths, maps = contenders.EXPLANATIONS
-    for net in explanations.SIZES:
-        if net not in names:
-            continue
-        yield Cell(net, 1, paths)
-        yield Cell(net, 1, paths, rows=explanations.ROWS)
-        yield Cell(net, 1, maps)
-
-
-def training_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
-    """The nets whose training is measured."""
-    sizes = {"all": [1, training.LARGE], "none": [1, training.LARGE], "1": [1]}
-    for net in training.SIZES:
-        for batch in sizes.get(batches, [training.LARGE]):
-            if net in names:
-                yield Cell(net, batch, "training")
 
 
 def measure(
@@ -306,51 +134,6 @@ def _noted(result: Result, answer: dict[str, Any]) -> bool:
     return not result.error
 
 
-def compare(
-    running: dict[str, Process],
-    results: dict[str, Result],
-    folder: Path,
-    tolerance: float = TOLERANCE,
-) -> None:
-    """Raise where one contender's gradients are not those of the others.
-
-    Each is compared with all others, and the median counts: who is alone in his opinion is wrong.
-    """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for label, process in running.items():
-        path = str(folder / f"{label}.npz")
-        answer = process.ask("gradients", path=path)
-        if "error" in answer:
-            raise Disagreement(f"{label}: {answer['error']}")
-        if answer["names"]:
-            found[label] = dict(np.load(path))
-    for label, one in found.items():
-        others = [difference(one, other) for name, other in found.items() if name != label]
-        if others:
-            results[label].difference = float(np.median(others))
-    wrong = {k: r.difference for k, r in results.items() if (r.difference or 0) > tolerance}
-    if wrong:
-        said = ", ".join(f"{label} by {value:.2g}" for label, value in wrong.items())
-        raise Disagreement(f"results differ from the others': {said}")
-
-
-def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """The largest relative difference of a tensor, in the Euclidean norm.
-
-    Not element by element: among millions of activations a few are so close to a kink that rounding
-    puts them on either side. A gradient that is zero in theory is measured by the whole's size.
-    """
-    if set(one) != set(other):
-        return float("inf")
-    sizes = {name: float(np.linalg.norm(value)) for name, value in other.items()}
-    least, worst = 1e-3 * max(sizes.values()), 0.0
-    for name, value in other.items():
-        if one[name].shape != value.shape or not np.isfinite(one[name]).all():
-            return float("inf")
-        worst = max(worst, float(np.linalg.norm(one[name] - value)) / max(sizes[name], least))
-    return worst
-
-
 def take_turns(
     running: dict[str, Process], threads: int, rounds: int, seconds: float
 ) -> dict[str, list[float]]:
@@ -381,8 +164,7 @@ def best_peer(cell: Cell, row: dict[str, Result], threads: str) -> tuple[float, 
     found = [
         (ratio, label)
         for label in row
-        if label not in ("forward", "onnxgrad")
-        and (ratio := over_floor(cell, row, label, threads)) is not None
+        if label not in OURS and (ratio := over_floor(cell, row, label, threads)) is not None
     ]
     return min(found, default=None)
 
@@ -391,17 +173,17 @@ def speed_table(
     measured: dict[Cell, dict[str, Result]], threads: str
 ) -> tuple[list[str], list[list[str]]]:
     """Times over the floor: the names of the columns, and the lines."""
-    peers = [label for label in contenders.CONTENDERS if label not in ("forward", "onnxgrad")]
+    peers = [label for label in contenders.CONTENDERS if label not in OURS]
     head = ["net", "forward, ms", "onnxgrad", "of best peer", *peers]
     lines = []
     for cell, row in measured.items():
         if "forward" not in row or threads not in row["forward"].times:
             continue
         ours, peer = over_floor(cell, row, "onnxgrad", threads), best_peer(cell, row, threads)
-        of_best = _number(ours / peer[0]) if ours and peer else "-"
-        others = [_number(over_floor(cell, row, label, threads)) for label in peers]
-        forward = _number(row["forward"].times[threads] * 1e3, 3)
-        lines.append([str(cell), forward, _number(ours), of_best, *others])
+        of_best = number(ours / peer[0]) if ours and peer else "-"
+        others = [number(over_floor(cell, row, label, threads)) for label in peers]
+        forward = number(row["forward"].times[threads] * 1e3, 3)
+        lines.append([str(cell), forward, number(ours), of_best, *others])
     return head, lines
 
 
@@ -422,7 +204,7 @@ def fact_table(measured: dict[Cell, dict[str, Result]]) -> tuple[list[str], list
     lines = []
     for cell, row in measured.items():
         for label, result in row.items():
-            facts = [_number(result.facts.get(key), 3) for key in FACTS]
+            facts = [number(result.facts.get(key), 3) for key in FACTS]
             note = result.error or (f"{result.difference:.0e}" if result.difference else "")
             lines.append([str(cell), label, *facts, note])
     return head, lines
@@ -440,8 +222,8 @@ def explained_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
             lines.append([str(cell), str(threads), ours.error or theirs.error, *["-"] * 6])
             continue
         times = [result.times[str(threads)] for result in (ours, theirs)]
-        entries = [*(_number(t * 1e3, 3) for t in times), _number(times[0] / times[1])]
-        entries += [_number(result.facts["peak"], 3) for result in (ours, theirs)]
+        entries = [*(number(t * 1e3, 3) for t in times), number(times[0] / times[1])]
+        entries += [number(result.facts["peak"], 3) for result in (ours, theirs)]
         entries += [f"{ours.difference:.0e}", f"{ours.facts['load']:.0f}"]
         lines.append([str(cell), str(threads), *entries])
     return explanations.HEAD, lines
@@ -458,12 +240,40 @@ def training_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
         share = f"{100 * (1 - alone / ours):.0f}" if ours and alone else "-"
         peaks = [row[label].facts.get("peak") if label in row else None for label in everyone]
         mine = row.get("onnxgrad", Result())
-        entries = [_number(t and t * 1e3, 3) for t in map(times.get, everyone)]
-        entries += [_number(ours / best) if ours and best else "-", share]
-        entries += [_number(peak, 3) for peak in peaks]
+        entries = [number(t and t * 1e3, 3) for t in map(times.get, everyone)]
+        entries += [number(ours / best) if ours and best else "-", share]
+        entries += [number(peak, 3) for peak in peaks]
         entries += [f"{mine.difference:.0e}" if mine.difference is not None else "-"]
-        lines.append([str(cell), str(threads), *entries, _number(mine.facts.get("load"), 1)])
+        lines.append([str(cell), str(threads), *entries, number(mine.facts.get("load"), 1)])
     return training.HEAD, lines
+
+
+def real_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
+    """Gradients of real models over forward passes, and their medians, of the peer's models too."""
+    lines, ours, both = [], [], []
+    for (cell, threads), row in measured.items():
+        forward, mine, peer = (
+            row.get(label, Result()).times.get(str(threads))
+            for label in ("forward", "onnxgrad", real.PEER)
+        )
+        if forward is None or mine is None:
+            continue
+        ours.append(mine / forward)
+        both += [(mine / forward, peer / forward)] if peer else []
+        entries = [number(t * 1e3, 3) for t in (forward, mine)] + [number(mine / forward)]
+        entries += [number(peer and peer / forward), number(peer and mine / peer)]
+        difference = row["onnxgrad"].difference
+        entries += ["-" if difference is None else f"{difference:.0e}"]
+        load = f"{row['onnxgrad'].facts['load']:.0f}"
+        lines.append([cell.net, str(threads), *entries, load])
+    if len(lines) > 1:
+        lines.append(["median", "", "", "", number(float(np.median(ours))), *[""] * 4])
+    if len(both) > 1:
+        median = [float(x) for x in np.median(both, axis=0)]
+        of_peer = float(np.median([a / b for a, b in both]))
+        figures = [number(x) for x in (*median, of_peer)]
+        lines.append(["median where the peer runs", "", "", "", *figures, "", ""])
+    return real.HEAD, lines
 
 
 def absences(measured: Rows) -> list[str]:
@@ -488,46 +298,9 @@ class Topic:
 
 TOPICS = {
     "explain": Topic(explanations.SECTION, contenders.EXPLAINERS, explained_cells, explained_table),
+    "real": Topic(real.SECTION, real.READERS, real_cells, real_table),
     "training": Topic(training.SECTION, steps.STEPPERS, training_cells, training_table),
 }
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{digits}g}" if digits > 2 else f"{value:.2f}"
-
-
-def print_table(title: str, head: list[str], rows: list[list[str]], skip: int = 0) -> None:
-    """A table on the terminal, without its first columns if they all say the same."""
-    table = Table(title=title, title_justify="left")
-    for name in head[skip:]:
-        table.add_column(name, justify="left" if name in ("", "contender") else "right")
-    for row in rows:
-        table.add_row(*row[skip:])
-    console.print(table)
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """The same in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(entry.replace("|", "/") for entry in line) + " |" for line in lines
-    )
-
-
-def machine() -> str:
-    """The machine in a line."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        cpu = next(x.split(":")[1].strip() for x in text.splitlines() if x.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def versions() -> str:
@@ -535,13 +308,13 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = []
-    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum"):
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum", "onnx2torch"):
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             lines.append(f"{package} absent")
-    for peer, number in ((contenders.Training, "1.19.2"), (steps.OnnxSimStep, "0.8.1")):
-        lines.append(f"{peer.label} {'absent' if absent(peer) else number}")
+    for peer, release in ((contenders.Training, "1.19.2"), (steps.OnnxSimStep, "0.8.1")):
+        lines.append(f"{peer.label} {'absent' if absent(peer) else release}")
     return ", ".join(lines)
 
 
@@ -557,6 +330,7 @@ class Run:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     topics: dict[str, Rows] = field(default_factory=dict)
     ran: dict[str, list[str]] = field(default_factory=dict)  # the commands of each topic
+    bridges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     quick: bool = False
 
     @staticmethod
@@ -576,7 +350,9 @@ class Run:
             }
             for name, rows in data["topics"].items()
         }
-        return Run(data["commands"], measured, data["figures"], topics, data["ran"])
+        return Run(
+            data["commands"], measured, data["figures"], topics, data["ran"], data["bridges"]
+        )
 
     def add(self, cell: Cell, row: dict[str, Result]) -> None:
         """A new measurement takes the old one's place, thread count by thread count."""
@@ -604,21 +380,29 @@ class Run:
             for name, rows in self.topics.items()
         }
         data = {"commands": self.commands, "measured": measured, "figures": self.figures}
-        data |= {"topics": topics, "ran": self.ran}
+        data |= {"topics": topics, "ran": self.ran, "bridges": self.bridges}
         KEPT.write_text(json.dumps(data, indent=1))
 
     def page(self, old: str) -> str:
         """The page docs/performance.md, with the sections of the old one that were not measured."""
-        others, kept = old, []
+        others, gpu = GPU.apart(old)
+        kept = []
         for name, topic in TOPICS.items():
             others, section = topic.section.apart(others)
             if rows := self.topics.get(name):
                 table, about = markdown_table(*topic.table(rows)), f"{machine()}. {versions()}."
                 section = topic.section.write(self.ran[name], about, table, absences(rows))
             kept.append(section)
+        others, section = bridges.SECTION.apart(others)
+        if self.bridges:
+            lines = markdown_table(bridges.HEAD, bridges.table(self.bridges))
+            section = bridges.SECTION.write(
+                self.ran["bridges"], f"{machine()}. {versions()}.", lines
+            )
+        kept.append(section)
         if self.measured or self.figures:
             others = self.markdown()
-        return "\n\n".join(part.rstrip("\n") for part in (others, *kept) if part) + "\n"
+        return "\n\n".join(part.rstrip("\n") for part in (others, *kept, gpu) if part) + "\n"
 
     def markdown(self) -> str:
         """All of that page but the sections of the topics."""
@@ -632,7 +416,7 @@ class Run:
             parts += [f"## {title}", markdown_table(head, rows) if rows else "Not measured."]
         parts += ["## Building, files and memory", markdown_table(*fact_table(self.measured))]
         for title, values in self.figures.items():
-            rows = [[name, _number(value, 3)] for name, value in values.items()]
+            rows = [[name, number(value, 3)] for name, value in values.items()]
             parts += [f"## {title}", markdown_table(["", ""], rows)]
         return "\n\n".join(parts) + "\n"
 
@@ -671,18 +455,35 @@ def beside(name: str, run: Run, args: argparse.Namespace) -> bool:
     return failed
 
 
+def bridged(run: Run, args: argparse.Namespace) -> bool:
+    """Measure and print the bridges; whether one could not be."""
+    failed = False
+    for name in bridges.BRIDGES:
+        try:
+            run.bridges[name] = bridges.measure(name, args.quick)
+        except RuntimeError as error:
+            console.print(str(error), style="red", highlight=False)
+            failed = True
+    run.save()
+    print_table("", bridges.HEAD, bridges.table(run.bridges))
+    return failed
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--nets", nargs="*", choices=nets.NETS, help="of all; without --figures too: everything")
+    known = [*nets.NETS, *real.SIZES]
+    add("--nets", nargs="*", choices=known, help="of all; without --figures too: everything")
     add("--threads", nargs="*", type=int, default=[1, 2])
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
-    peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
+    everyone = (contenders.CONTENDERS, contenders.EXPLAINERS, steps.STEPPERS, real.READERS)
+    peers = list(dict.fromkeys(label for some in everyone for label in some))
     add("--peers", nargs="*", choices=peers, default=peers)
-    known = [*FIGURES, *TOPICS]
-    add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
+    known = [*FIGURES, *TOPICS, "bridges"]
+    beside = ", ".join(known[len(FIGURES) :])
+    add("--figures", nargs="*", choices=known, help=f"besides {beside}: no comparison")
     add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
@@ -691,11 +492,16 @@ def arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="two short rounds, and short figures")
     add("--markdown", action="store_true", help="write docs/performance.md")
     add("--keep", action="store_true", help="keep what earlier runs measured")
+    add("--cuda", action="store_true", help="on a GPU, with options of its own: --cuda --help")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure and print; with --markdown write docs/performance.md."""
+    if "--cuda" in sys.argv:
+        from gpu import measure as gpu
+
+        return gpu.main([given for given in sys.argv[1:] if given != "--cuda"])
     args = arguments()
     everything = args.nets is None and args.figures is None
     if args.quick:
@@ -703,9 +509,9 @@ def main() -> None:
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    wanted = [*FIGURES, *TOPICS] if everything else args.figures or []
+    wanted = [*FIGURES, *TOPICS, "bridges"] if everything else args.figures or []
     command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
-    topics = [name for name in TOPICS if name in wanted]
+    topics = [name for name in (*TOPICS, "bridges") if name in wanted]
     for name in topics:
         run.ran.setdefault(name, []).append(command)
     only_topics = bool(topics) and wanted == topics  # whose nets are then those that are named
@@ -713,7 +519,7 @@ def main() -> None:
     if not only_topics:
         run.commands.append(command)
     peers = [label for label in args.peers if label in contenders.CONTENDERS]
-    labels = list(dict.fromkeys(["forward", "onnxgrad", *peers]))
+    labels = list(dict.fromkeys(["forward", "onnxgrad", "Net", *peers]))
     failed = False
     for cell in cells(names, args.batch, args.kinds, args.symbolic and not args.quick):
         for threads in args.threads:
@@ -729,11 +535,11 @@ def main() -> None:
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
     for name in topics:
-        failed |= beside(name, run, args)
+        failed |= bridged(run, args) if name == "bridges" else beside(name, run, args)
     run.figures |= figures([n for n in wanted if n in FIGURES], args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():
-        print_table(title, ["", ""], [[k, _number(v)] for k, v in values.items()])
+        print_table(title, ["", ""], [[k, number(v)] for k, v in values.items()])
     if args.markdown:
         TABLE.write_text(run.page(TABLE.read_text()))
         console.print(f"written: {TABLE.relative_to(ROOT)}")

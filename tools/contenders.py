@@ -40,6 +40,7 @@ class Contender:
     label: ClassVar[str]
     environment: ClassVar[str] = ""  # the folder of its own Python environment, if it needs one
     package: ClassVar[str]  # what has to be importable
+    options: ClassVar[dict[str, Any]] = {}  # of a session of onnxruntime
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.task = task
@@ -60,12 +61,14 @@ class Contender:
         return {name: np.asarray(value) for name, value in results.items()}
 
     def session(self, path: str, outputs: list[str] | None, names: list[str], **feeds: Any) -> Any:
-        """A call of onnxruntime with its default options."""
+        """A call of onnxruntime with its default options, but for `self.options`."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.task["threads"]
         options.log_severity_level = 3
+        for name, value in self.options.items():
+            setattr(options, name, value)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         given = self.feeds | feeds
         return lambda: dict(zip(names, session.run(outputs, given), strict=True))
@@ -84,9 +87,10 @@ class Forward(Contender):
 
 
 class OnnxGrad(Contender):
-    """This package, its file run on onnxruntime."""
+    """This package, its file run on onnxruntime as docs/deploy.md says."""
 
     label, package = "onnxgrad", "onnxruntime"
+    options: ClassVar[dict[str, Any]] = {"enable_mem_pattern": False}
 
     def build(self) -> onnx.ModelProto:
         import onnxgrad
@@ -101,11 +105,37 @@ class OnnxGrad(Contender):
         return self.session(self.task["file"], names, self.task["wrt"], **seeds)
 
 
+class ThroughNet(Contender):
+    """This package's `Net`, which builds the gradient itself."""
+
+    label, package = "Net", "onnxruntime"
+
+    def open(self) -> Any:
+        import onnxgrad as og
+
+        net = og.Net(self.task["model"], threads=self.task["threads"])
+        feeds: dict[Any, Any] = dict(self.feeds)
+        if self.ograd is not None:
+            feeds[og.NetPortGradient(self.task["output"])] = self.ograd
+        request = [og.NetPortGradient(name) for name in self.task["wrt"]]
+        return lambda: net(feeds, request)
+
+
 def with_saved_outputs(graph: onnx.GraphProto) -> None:
     """Add the outputs that onnxruntime-training's rules ask for, and that need not be there."""
     for k, node in enumerate(graph.node):
         wanted = {"LayerNormalization": 3, "SoftmaxCrossEntropyLoss": 2}.get(node.op_type, 0)
         node.output.extend(f"saved_{k}_{n}" for n in range(len(node.output), wanted))
+
+
+def without_flatten(graph: onnx.GraphProto) -> None:
+    """Make each Flatten a Reshape, which does the same behind a pooling."""
+    flat = onnx.numpy_helper.from_array(np.array([0, -1]), "bench_flat")
+    for node in [n for n in graph.node if n.op_type == "Flatten"]:
+        node.op_type = "Reshape"
+        del node.attribute[:]
+        node.input.append(flat.name)
+    graph.initializer.append(flat)
 
 
 class Training(Contender):
@@ -169,6 +199,52 @@ class OnnxAd(Contender):
         return {name: value[..., 0] for name, value in results.items()}
 
 
+class OnnxSim(Contender):
+    """onnxsim's backward pass, which knows 46 operators; a Flatten is given it as a Reshape."""
+
+    label, package, environment = "onnxsim", "onnxsim", ".venv-onnxsim"
+    opset: ClassVar[int] = 17  # that of the nodes that it emits
+
+    def build(self) -> onnx.ModelProto:
+        from onnxsim import graph_grad, qat_graph
+
+        model = onnx.load(self.task["model"])
+        without_flatten(model.graph)
+        model = onnx.version_converter.convert_version(model, self.opset)
+        graph, output = (
+            onnx.shape_inference.infer_shapes(model, data_prop=True).graph,
+            "bench_ograd",
+        )
+        known = (*graph.input, *graph.value_info, *graph.output)
+        shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in known}
+        shapes |= {t.name: list(t.dims) for t in graph.initializer}
+        builder, wrt = qat_graph.GraphBuilder(prefix="bench_"), self.task["wrt"]
+        seed = builder.const(1.0) if self.ograd is None else output
+        of = {self.task["output"]: seed}
+        found = graph_grad.build_backward(builder, graph.node, shapes, of, wrt)
+        if self.ograd is not None:
+            value = onnx.helper.make_tensor_value_info(output, 1, self.ograd.shape)
+            model.graph.input.append(value)
+        model.graph.node.extend(builder.nodes)
+        model.graph.initializer.extend(builder.initializer)
+        model.functions.extend(builder.functions)
+        domains = {f.domain for f in builder.functions}
+        model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in domains)
+        del model.graph.output[:]
+        for name in wrt:
+            model.graph.node.append(
+                onnx.helper.make_node("Identity", [found[name]], [f"{name}_grad"])
+            )
+            model.graph.output.append(onnx.helper.make_tensor_value_info(f"{name}_grad", 1, None))
+        model.ir_version = 8
+        return model
+
+    def open(self) -> Any:
+        wrt = self.task["wrt"]
+        seeds = {} if self.ograd is None else {"bench_ograd": self.ograd}
+        return self.session(self.task["file"], [f"{name}_grad" for name in wrt], wrt, **seeds)
+
+
 class Torch(Contender):
     """PyTorch's autograd on a twin of the net."""
 
@@ -214,7 +290,7 @@ class Compiled(Torch):
 
 
 CONTENDERS: dict[str, type[Contender]] = {
-    c.label: c for c in (Forward, OnnxGrad, Torch, Compiled, Training, OnnxAd)
+    c.label: c for c in (Forward, OnnxGrad, ThroughNet, Torch, Compiled, Training, OnnxAd, OnnxSim)
 }
 
 
@@ -288,6 +364,10 @@ def contender_of(label: str, kind: str) -> type[Contender]:
         from steps import STEPPERS
 
         return STEPPERS[label]
+    if kind == "real":
+        from real import READERS
+
+        return READERS[label]
     return (EXPLAINERS if kind in EXPLANATIONS else CONTENDERS)[label]
 
 
@@ -322,7 +402,7 @@ class Worker:
     def build(self, label: str, **task: Any) -> dict[str, Any]:
         """Build and write the gradient's file. Imports do not count."""
         contender = contender_of(label, task["kind"])(task)
-        importlib.import_module("onnxgrad" if label == "onnxgrad" else contender.package)
+        importlib.import_module("onnxgrad" if label in ("onnxgrad", "Net") else contender.package)
         start, cpu = time.perf_counter(), time.process_time()
         model = contender.build()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -381,12 +461,10 @@ class Worker:
         return figures.FIGURES[name](**options)
 
 
-def main() -> None:
-    """Serve commands until the pipe closes."""
+def serve(worker: Any) -> None:
+    """Answer commands, by the methods of their names, until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the answers
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    worker = Worker()
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -397,4 +475,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    serve(Worker())

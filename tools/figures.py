@@ -193,6 +193,7 @@ def calls(quick: bool = False) -> dict[str, Any]:
         "onnxruntime, gradient": _run(og.gradient(model, forward=False), x=x),
     }
     own = {"Net, forward": lambda: net(x), "Net, gradient": lambda: net(x, request)}
+    own["Net.bind, gradient"] = net.bind(x, request)
 
     def many(call: Callable[[], Any]) -> Callable[[], Any]:
         return lambda: [call() for _ in range(200)]
@@ -202,6 +203,9 @@ def calls(quick: bool = False) -> dict[str, Any]:
     found = {name: seconds / 200 * 1e6 for name, seconds in found.items()}
     for kind in ("forward", "gradient"):
         found[f"Net adds, {kind}"] = found[f"Net, {kind}"] - found[f"onnxruntime, {kind}"]
+    floor = 2 * found["onnxruntime, forward"]
+    for who in ("onnxruntime", "Net", "Net.bind"):
+        found[f"{who}, gradient, over the floor"] = found[f"{who}, gradient"] / floor
     return found
 
 

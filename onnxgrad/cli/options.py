@@ -129,6 +129,11 @@ def every_or(word: str, names: list[str] | None) -> list[str] | bool:
     return names == [word] or names or False
 
 
+def kept(names: list[str] | None) -> list[str] | str | bool:
+    """The tensors to keep, or the budget; True for the word that has them chosen."""
+    return names[0] if names and len(names) == 1 and names != ["auto"] else every_or("auto", names)
+
+
 def number_or_word(text: str | None) -> Any:
     """A number, numbers in brackets, true or false; a word as it is."""
     try:
@@ -207,10 +212,10 @@ ARGUMENTS = {
         {
             "checkpoint": _several(
                 "A tensor to keep; what lies between those is computed again, for less memory. "
-                "'auto' to have them chosen."
+                "'auto' to have them chosen, or a budget such as 512MB for what is kept."
             )
         },
-        lambda names: every_or("auto", names),
+        kept,
     ),
     "example": Argument({"example": Example}, lambda feeds: feeds),
 }

@@ -10,7 +10,7 @@ T. Chen et al., "Training deep nets with sublinear memory cost", 2016.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -23,13 +23,24 @@ from onnxgrad.graph.constants import draws
 from onnxgrad.graph.facts import is_float, subgraphs
 
 
+def can_be_copied(node: ir.Node) -> bool:
+    """Whether a node can be computed again: it draws no random numbers and holds no graphs."""
+    return not draws(node) and not any(subgraphs(node))
+
+
+def last_uses(nodes: Sequence[ir.Node]) -> dict[ir.Value, int]:
+    """The place of the last node that reads a value, for values of these nodes."""
+    own, last = set(nodes), dict[ir.Value, int]()
+    for k, node in enumerate(nodes):
+        last.update({v: k for v in node.inputs if v is not None and v.producer() in own})
+    return last
+
+
 def choose_checkpoints(flow: Flow) -> set[ir.Value]:
     """Checkpoints that cut n nodes into about √n parts, each where the fewest tensors cross."""
     nodes = flow.nodes
     place = {node: k for k, node in enumerate(nodes)}
-    last: dict[ir.Value, int] = {}
-    for k, node in enumerate(nodes):
-        last.update({v: k for v in node.inputs if v is not None and v.producer() in place})
+    last = last_uses(nodes)
     crossing: list[int] = [0] * (len(nodes) + 1)  # the change in front of each node, then the sum
     for v, k in last.items():
         crossing[place[v.producer()] + 1] += 1  # type: ignore[index]
@@ -59,15 +70,20 @@ class Rematerialisation:
         op: Emits the copies.
         flow: Has the nodes that can be copied.
         checkpoints: The values that are kept.
+        first_kept: The place of the first node of which all values are kept, as of those after it.
     """
 
-    def __init__(self, op: Builder, flow: Flow, checkpoints: Iterable[ir.Value]) -> None:
+    def __init__(
+        self,
+        op: Builder,
+        flow: Flow,
+        checkpoints: Iterable[ir.Value],
+        first_kept: int | None = None,
+    ) -> None:
         self._op = op
         self._checkpoints = set(checkpoints)
         self._place = {
-            node: k
-            for k, node in enumerate(flow.nodes)
-            if not draws(node) and not any(subgraphs(node))
+            node: k for k, node in enumerate(flow.nodes[:first_kept]) if can_be_copied(node)
         }
         self._copies: dict[ir.Node, ir.Node] = {}
         self._delayed: dict[ir.Value, ir.Value] = {}

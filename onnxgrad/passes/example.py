@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, ModelError
+from onnxgrad.graph.facts import by_name, is_float
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.marks import DECLARED
 from onnxgrad.runtimes.ports import Array, Port, arrays
@@ -50,6 +51,23 @@ def learn(model: ir.Model, feeds: Mapping[str, Any]) -> dict[ir.Value, int]:
     inner = [v for node in model.graph for v in node.outputs if v.name and _is_open(v)]
     values = _values(model, feeds, inner)
     return {v: np.ndim(array) for v, array in zip(inner, values, strict=True)}
+
+
+def sizes(model: ir.Model, example: Any) -> dict[ir.Value, tuple[int, ...]]:
+    """The shapes that the main graph's tensors have in a run on the example.
+
+    Raises:
+        FeedError: The net cannot be run on it.
+    """
+    values = [v for node in model.graph for v in node.outputs if v.name and is_float(v)]
+    probe = io.load(model)
+    found, names = by_name(probe.graph), Names(probe.graph)
+    shapes = [ir.node("Shape", [found[v.name or ""]]) for v in values]
+    for node in shapes:
+        node.outputs[0].name = names.fresh("shape")
+    probe.graph.extend(shapes)
+    arrays = _values(probe, feeds_of(model.graph, example), [n.outputs[0] for n in shapes])
+    return {v: tuple(map(int, array)) for v, array in zip(values, arrays, strict=True)}
 
 
 def declare_inputs(graph: ir.Graph, feeds: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ truly recurrent (`recurrent_cells`). The gradients of X, W, R and B are products
 after it (`recurrent_direction`).
 
 Where the product in bulk costs more than the steps of a Scan, the forward pass of an LSTM or GRU
-becomes a Scan too, which keeps the arguments of the gates; it takes the place of the node.
+becomes a Scan too, which keeps the values of the gates; it takes the place of the node.
 
 The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
 seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, overload
 
@@ -53,6 +54,11 @@ class Derivatives:
         self.inputs = self._feeder.required
         self.outputs = tuple(value.name or "" for value in model.graph.outputs)
 
+    @functools.cached_property
+    def _scored(self) -> tuple[str, ...]:
+        """The outputs that are differentiated where `of` is left out."""
+        return tuple(of_names(self._model))
+
     @overload
     def gradient(self, feeds: Any, wrt: None = None, *, of: Of = None) -> Any: ...
 
@@ -97,7 +103,7 @@ class Derivatives:
             several; then what `gradient` gives.
         """
         fed = self._feeder.split(feeds, of)
-        values = of_names(self._model) if of is None else of
+        values = self._scored if of is None else of
         built = self._sessions.of(
             gradient, GRADIENTS, wrt, fed.values, of=of, ograd=fed.imposed, values=values
         )

@@ -48,7 +48,7 @@ class Feeder:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._model = model
+        self._model, self._names = model, dict[Any, str]()
         self.ports = {value.name or "": Port.of(value) for value in model.graph.inputs}
         self.required = tuple(name for name in self.ports if name not in model.graph.initializers)
 
@@ -64,10 +64,12 @@ class Feeder:
             FeedError: An input of a wrong name, dtype or shape, or none given.
             UnknownNameError: A gradient is imposed at a tensor that is not there.
         """
-        heads = [head for some in of for head in parted(some)[1]]
+        values, ograds = self._parted(feeds)
+        heads = [head for some in of if some is not None for head in parted(some)[1]]
+        if not heads:
+            return Feeds(arrays(self.ports, self.required, values), {}, ograds)
         added = [name for head in heads for name in head.inputs if name not in self.ports]
         ports = self.ports | {name: Port(name, None, None) for name in added}
-        values, ograds = self._parted(feeds)
         found = arrays(ports, list(dict.fromkeys([*self.required, *added])), values)
         return Feeds(found, {name: found.pop(name) for name in dict.fromkeys(added)}, ograds)
 
@@ -83,8 +85,18 @@ class Feeder:
             elif isinstance(key.spec, All):
                 raise ArgumentError("A gradient is imposed at one tensor, not at ALL.")
             else:
-                ograds[names.resolve(self._model, key.spec)] = value
+                ograds[self.name(key.spec)] = value
         return values, ograds
+
+    def name(self, spec: names.TensorSpec) -> str:
+        """The name of the tensor that a name or a position stands for; it is looked up once.
+
+        Raises:
+            UnknownNameError: There is no such tensor.
+        """
+        if (found := self._names.get(spec)) is None:
+            found = self._names[spec] = names.resolve(self._model, spec)
+        return found
 
     def plain(self, feeds: Any, of: Of = None) -> Feeds:
         """What a call feeds, where imposed gradients have no meaning."""
@@ -102,7 +114,7 @@ class Feeder:
             if not given:
                 raise ArgumentError(f"{what}: none is given.")
             return {
-                one if isinstance(one, Head) and one in only else names.resolve(self._model, one): v
+                one if isinstance(one, Head) and one in only else self.name(one): v
                 for one, v in given.items()
             }
         if len(only) != 1:
@@ -131,6 +143,8 @@ class Feeder:
                 tensor.
         """
         ograds = feeds.ograds if ograds is None else ograds
+        if not (ograds or tangents or feeds.added):
+            return feeds.values
         left = iter([port for name, port in built.seeds.items() if name not in ograds])
         seeds = [
             (next(left) if isinstance(y, Head) else built.seeds[y], g) for y, g in ograds.items()

@@ -272,10 +272,10 @@ class Net(Derivatives):
 
     def _asked(self, request: Request) -> Requested:
         """What a request stands for; its names are resolved when it first comes."""
-        key = requests(request), isinstance(request, NetPortGradient | Value)
-        if key not in self._resolved:
-            self._resolved[key] = Requested(self._model, *key)
-        return self._resolved[key]
+        asked = requests(request)
+        if (known := self._resolved.get(asked)) is None:
+            known = self._resolved[asked] = Requested(self._model, asked)
+        return known
 
 
 def _unasked(reason: str) -> ArgumentError:

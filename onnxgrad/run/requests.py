@@ -70,6 +70,8 @@ class Value:
         return f"Value({spec!r})"
 
 
+_KINDS = (NetPortGradient, Value)
+
 Request: TypeAlias = NetPortGradient | Value | Sequence[NetPortGradient | Value]
 
 
@@ -96,17 +98,16 @@ def _position(kind: str, spec: Any, other: str) -> tuple[Any, ...]:
     return tuple(spec)
 
 
-def requests(request: Any) -> tuple[NetPortGradient | Value, ...]:
-    """One request or several.
+def requests(request: Any) -> NetPortGradient | Value | tuple[NetPortGradient | Value, ...]:
+    """One request, or several as a tuple.
 
     Raises:
         ArgumentError: It is none.
     """
-    kinds = NetPortGradient | Value
-    if isinstance(request, kinds):
-        return (request,)
+    if isinstance(request, _KINDS):
+        return request
     several = isinstance(request, Sequence) and not isinstance(request, str)
-    if several and request and all(isinstance(one, kinds) for one in request):
+    if several and request and all(isinstance(one, _KINDS) for one in request):
         return tuple(request)
     raise ArgumentError(
         f"The second argument is a Value, a NetPortGradient or a list of them, not {request!r}."
@@ -118,8 +119,7 @@ class Requested:
 
     Args:
         model: The net.
-        asked: The requests.
-        alone: Whether it is one that was not in a list.
+        asked: One request or several.
 
     Attributes:
         wrt: What to differentiate with respect to; empty for no gradient.
@@ -131,21 +131,22 @@ class Requested:
     """
 
     def __init__(
-        self, model: ir.Model, asked: tuple[NetPortGradient | Value, ...], alone: bool
+        self, model: ir.Model, asked: NetPortGradient | Value | tuple[NetPortGradient | Value, ...]
     ) -> None:
-        self._alone = alone
+        self._alone = not isinstance(asked, tuple)
+        several = asked if isinstance(asked, tuple) else (asked,)
         # Each a name, a head or ALL.
         self._asked = [
             (one, one.spec if isinstance(one.spec, All | Head) else names.resolve(model, one.spec))
-            for one in asked
+            for one in several
         ]
         gradients = [x for one, x in self._asked if isinstance(one, NetPortGradient)]
         wrt: dict[Any, None] = dict.fromkeys(gradients)
         if All.ALL in wrt and len(wrt) > 1:
             raise ArgumentError("ALL stands for all gradients: ask for it alone.")
-        self.wrt: All | list[str] = All.ALL if All.ALL in wrt else list(wrt)
+        self.wrt: All | tuple[str, ...] = All.ALL if All.ALL in wrt else tuple(wrt)
         given = dict.fromkeys(y for one, y in self._asked if isinstance(one, Value))
-        self.values = sorted(given, key=lambda y: isinstance(y, Head))
+        self.values = tuple(sorted(given, key=lambda y: isinstance(y, Head)))
 
     def result(self, gradients: dict[str, Any], values: Mapping[str, Any]) -> Any:
         """What the user gets.
@@ -154,6 +155,8 @@ class Requested:
             gradients: By tensor name.
             values: By tensor name, in the order of `self.values`.
         """
+        if not self.values and not self._alone:
+            return gradients
         known = dict(zip(self.values, values.items(), strict=True))
 
         def of_one(one: NetPortGradient | Value, place: Any) -> Any:
@@ -163,8 +166,6 @@ class Requested:
 
         if self._alone:
             return of_one(*self._asked[0])
-        if not self.values:
-            return gradients
         if not self.wrt:
             return dict(known[place] for _, place in self._asked)
         return tuple(of_one(*asked) for asked in self._asked)

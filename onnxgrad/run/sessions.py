@@ -82,7 +82,9 @@ class Sessions:
         `results` is the metadata property that lists the transform's outputs. Where the ranks of
         tensors follow from the feeds alone, there is one session for each of their shapes.
         """
-        key: Any = (transform, _hashable(wrt), _hashable(options))
+        key = _key(transform, wrt, tuple(options.items()))
+        if (known := self.transformed.get(key)) is not None:
+            return known
         with self._lock:
             if key in self._open:
                 key = (key, _shapes(values))
@@ -145,6 +147,8 @@ class TransformSession:
 
     def values(self, outputs: list[Any]) -> dict[str, Any]:
         """The tensors and heads that are given out besides, by name."""
+        if not self._values:
+            return {}
         found = dict(zip(self.session.outputs, outputs, strict=True))
         return {name: found[output] for name, output in self._values.items()}
 
@@ -194,6 +198,15 @@ def hold_weights(model: ir.Model) -> None:
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
     io.replace_tensors(model, held)
+
+
+def _key(*parts: Any) -> Any:
+    """The parts themselves where they are hashable, as they mostly are."""
+    try:
+        hash(parts)
+    except TypeError:
+        return _hashable(parts)
+    return parts
 
 
 def _hashable(value: Any) -> Any:

@@ -51,6 +51,8 @@ class Port:
             return value
         array = self._of_dtype(value)
         self.require_shape(array.shape)
+        if array.flags.c_contiguous:
+            return array
         return np.ascontiguousarray(array).reshape(array.shape)
 
     def require_shape(self, shape: Sequence[int]) -> None:
@@ -59,7 +61,7 @@ class Port:
         Raises:
             FeedError: It is another than the port's.
         """
-        if not may_agree(self.shape, shape):
+        if shape != self.shape and not may_agree(self.shape, shape):
             raise FeedError(
                 f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
                 f"{tuple(shape)} was given."

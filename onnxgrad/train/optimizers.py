@@ -97,14 +97,15 @@ def _power(base: float, exponent: Tensor) -> Tensor:
     return op.Pow(op.const(base, like=exponent), exponent)
 
 
-def _lerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    return a + (b - a) * weight
+def _mean(mean: Tensor, x: Tensor, beta: float) -> Tensor:
+    """The running mean once it has seen x."""
+    return mean * beta + x * (1 - beta)
 
 
 def _moments(g: Tensor, betas: tuple[float, float], s: State) -> tuple[Tensor, Tensor]:
     """m and v, the running means of the gradient and of its square."""
-    m = s["exp_avg"] = _lerp(s["exp_avg"], g, 1 - betas[0])
-    v = s["exp_avg_sq"] = s["exp_avg_sq"] * betas[1] + g * g * (1 - betas[1])
+    m = s["exp_avg"] = _mean(s["exp_avg"], g, betas[0])
+    v = s["exp_avg_sq"] = _mean(s["exp_avg_sq"], g * g, betas[1])
     return m, v
 
 
@@ -186,7 +187,7 @@ class Adamax(Optimizer):
 
     def update(self, w: Tensor, g: Tensor, rate: Tensor, t: Tensor, s: State) -> Tensor:
         op = w.op
-        m = s["exp_avg"] = _lerp(s["exp_avg"], g, 1 - self.betas[0])
+        m = s["exp_avg"] = _mean(s["exp_avg"], g, self.betas[0])
         u = s["exp_inf"] = op.Max(s["exp_inf"] * self.betas[1], op.Abs(g) + self.eps)
         return w - m * _as(w, rate / (1 - _power(self.betas[0], t))) / u
 
@@ -301,9 +302,9 @@ class RMSprop(Optimizer):
         return dict.fromkeys(names, 0.0)
 
     def update(self, w: Tensor, g: Tensor, rate: Tensor, t: Tensor, s: State) -> Tensor:
-        v = s["square_avg"] = s["square_avg"] * self.alpha + g * g * (1 - self.alpha)
+        v = s["square_avg"] = _mean(s["square_avg"], g * g, self.alpha)
         if self.centered:
-            m = s["grad_avg"] = _lerp(s["grad_avg"], g, 1 - self.alpha)
+            m = s["grad_avg"] = _mean(s["grad_avg"], g, self.alpha)
             v = v - m * m
         step = g / (w.op.Sqrt(v) + self.eps)
         if self.momentum:
@@ -341,8 +342,8 @@ class Lion(Optimizer):
         return {"exp_avg": 0.0}
 
     def update(self, w: Tensor, g: Tensor, rate: Tensor, t: Tensor, s: State) -> Tensor:
-        direction = w.op.Sign(_lerp(s["exp_avg"], g, 1 - self.betas[0]))
-        s["exp_avg"] = _lerp(s["exp_avg"], g, 1 - self.betas[1])
+        direction = w.op.Sign(_mean(s["exp_avg"], g, self.betas[0]))
+        s["exp_avg"] = _mean(s["exp_avg"], g, self.betas[1])
         return w - direction * _as(w, rate)
 
     @property

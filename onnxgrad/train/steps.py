@@ -14,6 +14,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name, inner_graphs
 from onnxgrad.passes.normalise import normalise
+from onnxgrad.passes.recompute import recompute
 from onnxgrad.train.gradients import Treatment
 from onnxgrad.train.groups import Group, listed
 from onnxgrad.train.modes import Mode, Modes, move_statistics
@@ -150,7 +151,9 @@ def _emit(
     job = Job(net, released.weights, released.options)
     states = States(job.op)
     scale = update.treatment.scale(states)
+    forward = set(net.graph)
     found = private.sums(job, single, inputs) if private else _pulled(job, scale)
+    recompute(job.op, forward)
     outputs = _loss(job) | update.emit(job, states, *found)
     move_statistics(states, net.graph, released.statistics)
     if finite:

@@ -42,6 +42,8 @@ class Update:
         """
         op, treatment = job.op, self.treatment
         kept = self._added(states, gradients)
+        place: dict[ir.Node | None, int] = {node: k for k, node in enumerate(op.graph)}
+        walked = sorted(gradients, key=lambda v: place.get(gradients[v].value.producer(), -1))
         share = factor
         if self.privacy and share is not None:  # of the sum of all runs, not of their mean
             factor = share * treatment.accumulate
@@ -67,7 +69,8 @@ class Update:
                     v: self.privacy.noised(inner, g, each, noises, at)
                     for at, (v, g) in enumerate(gs.items())
                 }
-            return self._next(inner, states, gs)
+            found_next = self._next(inner, states, {v: gs[v] for v in walked})
+            return [found_next[name] for name in kept]
 
         values = choose(op, due, following, [states.now[name] for name in kept])
         states.next |= dict(zip(kept, values, strict=True))
@@ -88,13 +91,17 @@ class Update:
     def _of(self, weight: ir.Value) -> Optimizer:
         return group_of(self.groups, weight.name or "").optimizer(self.optimizer)
 
-    def _next(self, op: Builder, states: States, gradients: Gradients) -> list[Tensor]:
-        """The next count, and the next value and state of each weight."""
+    def _next(self, op: Builder, states: States, gradients: Gradients) -> dict[str, Tensor]:
+        """The next count, and the next value and state of each weight, by name.
+
+        They are emitted in the order of the gradients, which is that of the backward pass: else a
+        runtime would compute all cotangents before the first update (see `passes.clean_up`).
+        """
         now = {name: op.tensor(t.value) for name, t in states.now.items()}
         count = now["step"] + 1
         t = op.Cast(count, to=ir.DataType.DOUBLE)
         rate = op.Cast(op.tensor(states.rate.value), to=ir.DataType.DOUBLE)
-        found = [count]
+        found: dict[str, Tensor] = {"step": count}
         for value, g in gradients.items():
             name, optimizer = value.name or "", self._of(value)
             w = now[name]
@@ -104,8 +111,12 @@ class Update:
                 state = dict(zip(state, parts, strict=True))
             op.scope = f"{name}/{type(optimizer).__name__}"
             own = rate * group_of(self.groups, name).lr_scale
-            results = [optimizer(w, g, own, t, state), *state.values()]
+            results = {name: optimizer(w, g, own, t, state)}
+            results |= {f"{name}.{key}": part for key, part in state.items()}
             if thin:
-                results = [r if r.rank == 0 else shapes.reshape_like(r, now[name]) for r in results]
-            found += results
+                results = {
+                    n: r if r.rank == 0 else shapes.reshape_like(r, now[name])
+                    for n, r in results.items()
+                }
+            found |= results
         return found

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxgrad.engine.budget import in_bytes
 from onnxgrad.graph import maps
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import is_float
+from onnxgrad.graph.facts import by_name, is_float
 from onnxgrad.graph.names import All, parameters, resolve_all
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.transforms.metadata import results
@@ -22,6 +23,7 @@ class Asked:
     Attributes:
         of_heads, value_heads: The heads in `of`, and those in `values`.
         heads: All heads, and what each reads.
+        budget: The bytes that `checkpoints` gives in place of names.
     """
 
     wrt: list[str]
@@ -29,6 +31,7 @@ class Asked:
     of_heads: list[Head]
     value_heads: list[Head]
     heads: dict[Head, list[str]]
+    budget: int | None
     constant: list[str]
     checkpoints: list[str]
     values: list[str]
@@ -43,14 +46,16 @@ class Asked:
         of, of_heads = _contributing(net, options, of, heads)
         constant = resolve_all(net, options.constant) if options.constant else []
         kept = options.checkpoints
+        budget = None if isinstance(kept, str) and kept in by_name(net.graph) else in_bytes(kept)
         return cls(
             _wrt_names(net, wrt, constant),
             of,
             of_heads,
             more,
             {head: head.resolve(net, default) for head in [*of_heads, *more]},
+            budget,
             constant,
-            [] if isinstance(kept, bool) else resolve_all(net, kept),
+            [] if isinstance(kept, bool) or budget else resolve_all(net, kept),
             resolve_all(net, given) if given else [],
         )
 

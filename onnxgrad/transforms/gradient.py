@@ -46,7 +46,9 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             do: inputs, weights, inner tensors. `ALL` and None in `wrt` leave them out.
         checkpoints: For less memory, by rematerialisation: names of tensors to keep. The backward
             pass computes what lies between them anew, at the cost of one more forward pass. True
-            to have about √n of them chosen, for n nodes.
+            to have about √n of them chosen, for n nodes. Or a budget in bytes, such as 512 * 10**6
+            or "512MB", for the values of the forward pass that the backward pass has in memory at
+            once: as much as fits is kept. Where sizes are symbolic, it is for those of `example`.
         example: Feeds of which the ranks, not the sizes, are learnt by running the net once: for
             tensors of which neither the operators nor the inputs tell how many axes they have, as
             after a Squeeze without axes. The input's value, or a dict by input name.

@@ -32,6 +32,7 @@ from onnxgrad.heads.head import emit_heads
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.transforms.asked import Asked
+from onnxgrad.transforms.memory import Memory
 from onnxgrad.transforms.options import Options, Wrt
 from onnxgrad.transforms.probabilities import advice, warn
 
@@ -72,6 +73,7 @@ class Job:
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
         normalise(net, asked.names, options.straight_through, options.example, self.keeps_fused)
+        self.memory = Memory(net, asked.budget, options.example)
         own_nodes = len(net.graph)
         self.heads = emit_heads(net.graph, asked.heads, options.target)
         self.head_nodes = set(net.graph[own_nodes:])
@@ -172,6 +174,8 @@ class Job:
     def _rematerialisation(self, flow: Flow) -> Rematerialisation | None:
         if self.options.checkpoints is False:
             return None
+        if (plan := self.memory.plan(flow)) is not None:
+            return Rematerialisation(self.op, flow, plan.checkpoints, plan.first_kept)
         return Rematerialisation(self.op, flow, self.checkpoints or choose_checkpoints(flow))
 
     def trace(self, targets: list[ir.Value], sources: Sequence[ir.Value]) -> Flow:

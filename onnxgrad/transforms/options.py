@@ -73,7 +73,7 @@ class Kept(Common, total=False):
     """The options of a transform with one backward pass."""
 
     values: Of
-    checkpoints: bool | TensorSpecs
+    checkpoints: bool | int | TensorSpecs
 
 
 class Imposed(Common, total=False):
@@ -101,7 +101,7 @@ class Options:
     unreachable: Unreachable = "error"
     straight_through: StraightThrough = False
     constant: TensorSpecs | None = None
-    checkpoints: bool | TensorSpecs = False
+    checkpoints: bool | int | TensorSpecs = False
     example: Any = None
     target: TargetName = "cpu"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -161,6 +164,125 @@ def test_straight_through_copies():
 def test_an_unknown_checkpoint():
     with pytest.raises(og.UnknownNameError, match="h44"):
         og.gradient(deep(), checkpoints=["h44"])
+
+
+BUDGETED = net(
+    "a = MatMul(x, w0) b = Tanh(a) r = Reshape(b, size) c = MatMul(r, w1) d = Softmax(c) "
+    "e = Mul(d, c) f = MatMul(e, w2) h = Sigmoid(f) i = MatMul(h, w3) j = Sin(i) y = Mul(j, i)",
+    *((f"w{k}", (64, 64)) for k in range(4)),
+    shape="N, 64",
+)
+BUDGETED.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, -1]), "size"))
+ROWS = 256
+TENSOR = 8 * 64 * ROWS  # bytes
+EXAMPLE = np.zeros((ROWS, 64))
+
+
+def bytes_kept(built: onnx.ModelProto) -> int:
+    """The bytes of the values of the forward pass that the backward pass reads, from the file."""
+    own = {o for n in BUDGETED.graph.node for o in n.output} - {"y"}
+    later = [n for n in built.graph.node if not own & set(n.output)]
+    return TENSOR * len({i for n in later for i in n.input} & own)
+
+
+def test_a_budget_keeps_what_fits():
+    """The more bytes there are, the fewer nodes run again; never is more kept than fits."""
+    again = []
+    for tensors in (9, 7, 6, 5, 4):
+        budget = tensors * TENSOR
+        built = og.gradient(BUDGETED, og.ALL, checkpoints=budget, example=EXAMPLE)
+        again.append(sum("/again" in n.name for n in built.graph.node))
+        assert bytes_kept(built) <= budget
+    assert again[0] == 0  # b, r, c, d, e, h, i and j, and r takes no memory of its own
+    assert again == sorted(again) and again[-1] >= 3
+
+
+@pytest.mark.parametrize("given", [4 * TENSOR, f"{4 * TENSOR / 2**20} MiB", "0.53mb"], ids=str)
+def test_a_budget_gives_the_same_gradients(given):
+    assert_equal_gradients(BUDGETED, given, example=EXAMPLE)
+
+
+def test_a_budget_that_cannot_be_met():
+    with pytest.raises(og.ArgumentError, match="The smallest budget") as refusal:
+        og.gradient(BUDGETED, og.ALL, checkpoints="1kB", example=EXAMPLE)
+    smallest = int(
+        re.search(r"smallest budget is ([\d,]+)", str(refusal.value))[1].replace(",", "")
+    )
+    assert_equal_gradients(BUDGETED, smallest, example=EXAMPLE)
+    with pytest.raises(og.ArgumentError, match="smallest"):
+        og.gradient(BUDGETED, og.ALL, checkpoints=smallest - 1, example=EXAMPLE)
+
+
+def test_a_budget_of_symbolic_sizes_needs_an_example():
+    with pytest.raises(og.ArgumentError, match=r"the shape of .* example="):
+        og.gradient(BUDGETED, og.ALL, checkpoints="1MB")
+    with pytest.raises(og.ArgumentError, match="positive"):
+        og.gradient(BUDGETED, og.ALL, checkpoints=0)
+    static = onnx.ModelProto()
+    static.CopyFrom(BUDGETED)
+    for value in (static.graph.input[0], static.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = ROWS
+    texts = [
+        og.gradient(m, og.ALL, checkpoints=4 * TENSOR, **o).graph.node
+        for m, o in ((static, {}), (BUDGETED, {"example": EXAMPLE}))
+    ]
+    again = [{n.name for n in nodes if "/again" in n.name} for nodes in texts]
+    assert again[0] == again[1]
+
+
+def test_a_tensor_of_a_budgets_name_is_a_tensor():
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        net (double[N] x) => (double[N] y) { a = Sin(x) b = Sin(a) y = Mul(b, b) }""")
+    for node in model.graph.node:
+        node.input[:] = ["1MB" if i == "a" else i for i in node.input]
+        node.output[:] = ["1MB" if o == "a" else o for o in node.output]
+    built = og.gradient(model, checkpoints="1MB")
+    assert any("/again" in n.name for n in built.graph.node)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="The peak is read from /proc")
+def test_the_measured_peak_is_lower(tmp_path):
+    """Beyond what the session itself takes, a run of 16 layers with a budget needs less."""
+    layers, size = 16, 2**13
+    model = deep(layers)
+    del model.graph.input[0].type.tensor_type.shape.dim[:]
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.DOUBLE, [size, 32]))
+    del model.graph.initializer[:]
+    for k in range(layers):
+        for name, shape in ((f"w{k}", (32, 32)), (f"b{k}", (32,))):
+            array = RNG.standard_normal(shape) / 8
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    budget = 10 * 8 * 32 * size
+    peaks = []
+    for name, given in (("all", False), ("budget", budget)):
+        file = str(tmp_path / f"{name}.onnx")
+        onnx.save(og.gradient(model, og.ALL, checkpoints=given), file)
+        peaks.append(int(subprocess.check_output([sys.executable, "-c", PEAK, file])))
+    whole, lean = peaks
+    assert whole > 2 * layers * 8 * 32 * size  # a Tanh and a sum of each layer
+    assert lean < whole - (2 * layers - 10 - 4) * 8 * 32 * size
+    results = [np.load(tmp_path / f"{name}.onnx.npz") for name in ("all", "budget")]
+    for name in results[0].files:
+        np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-9, atol=1e-9)
+
+
+# Prints how many bytes more a process takes at most after a run than before it.
+PEAK = """
+import sys, numpy as np, onnxruntime
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+options = onnxruntime.SessionOptions()
+options.enable_mem_pattern, options.intra_op_num_threads = False, 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+(x,) = session.get_inputs()
+feeds = {x.name: np.random.default_rng(0).standard_normal(x.shape)}
+before = peak()
+results = session.run(None, feeds)
+print(peak() - before)
+np.savez(sys.argv[1] + ".npz", *results)
+"""
 
 
 def test_filters_are_not_left_to_the_end():

@@ -319,9 +319,28 @@ def test_a_session_is_built_once_per_request(monkeypatch: pytest.MonkeyPatch) ->
         for found in pool.map(call, range(4)):
             close(found, DX)
     net(X, NetPortGradient([1, "A"]))  # the same tensor by another name
-    assert built == [["x"]]
+    assert built == [("x",)]
     net({"x": X, NetPortGradient("y"): G}, NetPortGradient("x"))
     assert len(built) == 2
+
+
+def test_names_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second call of a kind on, the graph is not walked."""
+    net = Net(linear())
+    calls = [
+        lambda: net(X, NetPortGradient([1, "A"])),
+        lambda: net({"x": X, NetPortGradient("y"): G}, [NetPortGradient("x")])["x"],
+        lambda: net.gradient(X, ["x"], of=["y"])["x"],
+        lambda: net.vjp(X, {"y": G}),
+        lambda: net.value_and_gradient(X)[1],
+        lambda: net(X, og.Value("h")),
+    ]
+    first = [call() for call in calls]
+    monkeypatch.setattr(net, "_model", None)
+    monkeypatch.setattr(net._feeder, "_model", None)
+    monkeypatch.setattr(net._sessions, "_model", None)
+    for call, found in zip(calls, first, strict=True):
+        close(call(), found)
 
 
 @pytest.mark.parametrize("limit", [2**28, 0], ids=["constants", "inputs"])
