@@ -12,6 +12,8 @@ from typing import Any
 # By the name of a bridge, the extra that brings its framework.
 EXTRAS = {
     "art": "art",
+    "jax": "jax",
+    "pytensor": "pytensor",
     "saliency": "saliency",
     "scipy": "scipy",
     "torch": "torch",

@@ -101,7 +101,7 @@ def run_groups(groups: list[list[tuple[str, str | None]]], folder: Path) -> None
 
 @pytest.mark.parametrize(
     "page",
-    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, GALLERY, BRIDGES] and blocks(p, "python")],
+    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, BRIDGES, GALLERY] and blocks(p, "python")],
     ids=name_of,
 )
 def test_examples_run(page: Path, folder: Path) -> None:
