@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from onnxgrad.bridges.weights import release
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
-from onnxgrad.graph.names import All, resolve_all
+from onnxgrad.graph.names import ALL, All, parameters, resolve_all
 from onnxgrad.heads.head import parted
 from onnxgrad.run.net import Net
 from onnxgrad.run.requests import NetPortGradient, Value
@@ -60,7 +61,8 @@ def objective(
         An `Objective` with `fun`, `jac`, `hess`, `hessp` and the start `x0`.
 
     Raises:
-        ArgumentError: An input of `wrt` has sizes that neither the model nor `feeds` tells.
+        ArgumentError: `wrt` names an inner tensor, or an input whose sizes neither the model nor
+            `feeds` tells.
         FeedError: There is no value for an input, or one of a wrong name, dtype or shape.
         OnnxGradError: As `Net`.
 
@@ -77,10 +79,13 @@ def objective(
     targets = of_names(net, specs) if of is None or specs else []
     own = float_inputs(net)
     names = own if wrt is None or isinstance(wrt, All) else resolve_all(net, wrt)
-    weights = wrt if isinstance(wrt, All) else [name for name in names if name not in own]
+    weights = [name for name in names if name not in own]
+    if others := [repr(name) for name in weights if name not in parameters(net)]:
+        raise ArgumentError(f"wrt: {', '.join(others)} is neither an input nor a weight")
     for head in heads:
         net = attach(net, head)
-    held = release(net, weights, straight_through, constant) if weights else {}
+    asked = ALL if isinstance(wrt, All) else weights or None
+    held = release(net, asked, straight_through, constant)
     runner = Net(
         net, providers, threads=threads, straight_through=straight_through, constant=constant
     )
@@ -242,14 +247,8 @@ class Objective:
 
     def _matrix(self, found: Mapping[str, Any], fed: Feeds, rows: Sequence[str]) -> Array:
         """The blocks of a Jacobian or Hessian as one matrix."""
-        sizes = {name: np.size(fed[name]) for name in self.wrt}
-        blocks = [
-            [
-                np.reshape(found[row][x], (found[row][x].size // max(n, 1), n))
-                for x, n in sizes.items()
-            ]
-            for row in rows
-        ]
+        shapes = {name: np.shape(fed[name]) for name in self.wrt}
+        blocks = [[_rows(found[row][x], shape) for x, shape in shapes.items()] for row in rows]
         return np.block(blocks).astype(np.float64)
 
     def _imposed(self, fed: Feeds, v: Any) -> dict[Any, Array]:
@@ -268,6 +267,12 @@ class Objective:
 def _flat(arrays: Any) -> Array:
     """Arrays one behind the other, as a vector of float64."""
     return np.concatenate([np.ravel(a).astype(np.float64) for a in arrays])
+
+
+def _rows(block: Array, columns: tuple[int, ...]) -> Array:
+    """A block of shape [..., *columns] as a matrix."""
+    count = math.prod(block.shape[: block.ndim - len(columns)])
+    return block.reshape(count, math.prod(columns))
 
 
 def _as_float(value: Any, port: Port) -> Any:

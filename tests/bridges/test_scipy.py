@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +144,22 @@ def test_sizes_that_nobody_tells_are_asked_for() -> None:
     assert bridges.scipy.objective(net, "x", feeds={"x": np.ones((2, 1))}, scalar=False).jac(
         f.x0, {"c": np.array([3.0, 4])}
     ).tolist() == [[3, 4]]
+    with pytest.raises(og.ArgumentError, match="'y' is neither an input nor a weight"):
+        bridges.scipy.objective(net, ["c", "y"])
     with pytest.raises(og.FeedError, match="No value for the input 'c'"):
         bridges.scipy.objective(net, "x", feeds={"x": np.ones((2, 1))}).fun(f.x0)
-    assert bridges.scipy.objective(net, "c", feeds={"x": np.ones((2, 0))}).fun([1, 1]).size == 0
+    empty = bridges.scipy.objective(net, ["c", "x"], feeds={"c": np.ones(0), "x": np.ones((0, 2))})
+    assert empty.fun([]).tolist() == [0, 0] and empty.jac([]).shape == (2, 0)
+
+
+def test_threads_share_one() -> None:
+    f = bridges.scipy.objective(parse(ROSENBROCK))
+    points = np.random.default_rng(0).standard_normal((64, 3))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: (f.jac(x), f.hess(x)), points))
+    for x, (slope, curve) in zip(points, found, strict=True):
+        np.testing.assert_allclose(slope, optimize.rosen_der(x), rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(curve, optimize.rosen_hess(x), rtol=1e-10, atol=1e-10)
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
