@@ -11,7 +11,7 @@ import numpy as np
 from onnxgrad.bridges.frameworks import needs
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ArgumentError, UnknownNameError
+from onnxgrad.graph.errors import ArgumentError, FeedError, UnknownNameError
 from onnxgrad.graph.names import resolve
 from onnxgrad.heads.scores import class_score
 from onnxgrad.losses.classification import cross_entropy
@@ -25,7 +25,6 @@ from onnxgrad.verify.tensors import tensors_of
 
 with needs("art"):
     from art.estimators.classification.classifier import ClassifierNeuralNetwork
-    from art.utils import check_and_transform_label_format
 
 __all__ = ["Classifier"]
 
@@ -128,7 +127,7 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
             y: The classes, [N], or their probabilities, [N, C].
 
         Raises:
-            FeedError: As for `predict`.
+            FeedError: As for `predict`, or for `y`.
         """
 
         def gradient(x: Array, labels: Array) -> Array:
@@ -250,8 +249,21 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
         return self._apply_preprocessing_gradient(x, gradients).astype(np.asarray(x).dtype)
 
     def _labels(self, y: Array) -> Array:
-        """The probabilities of the classes."""
-        return check_and_transform_label_format(y, nb_classes=self.nb_classes)
+        """The probabilities of the classes.
+
+        Raises:
+            FeedError: They are neither classes nor probabilities.
+        """
+        y = np.asarray(y)
+        if y.ndim == 2 and y.shape[1] == self.nb_classes:
+            return y
+        classes = y.reshape(len(y)) if y.size == len(y) else None
+        if classes is None or not np.isin(classes, range(self.nb_classes)).all():
+            raise FeedError(
+                f"y holds one of {self.nb_classes} classes for each example, or their "
+                f"probabilities, [N, {self.nb_classes}]; an array of shape {y.shape} was given."
+            )
+        return np.eye(self.nb_classes)[classes.astype(np.int64)]
 
     def _labelled(self, x: Array, labels: Array) -> dict[str, Array]:
         return {self._port.name: x, "labels": labels.astype(self._dtype)}

@@ -169,6 +169,9 @@ def test_refusals(digits: Array) -> None:
         classifier.fit(digits, np.arange(3))
     with pytest.raises(og.FeedError):
         classifier.class_gradient(digits, 10)
+    for y in (np.array([1, 2, 10]), np.eye(3)):
+        with pytest.raises(og.FeedError, match="y holds one of 10 classes for each example"):
+            classifier.loss_gradient(digits, y)
     with pytest.raises(og.FeedError, match="'image' has the shape"):
         classifier.predict(digits[:, 0])
     with pytest.raises(og.UnknownNameError, match="there are 9, see layer_names"):
