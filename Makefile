@@ -93,16 +93,16 @@ torch: .venv/torch
 explainers: .venv/explainers
 
 .venv/explainers: .venv/torch
-	$(PY) -m pip install -q -e ".[explainers]"
+	$(PY) -m pip install -q -e ".[explainers,saliency]"
 	$(PY) -m pip install -q --no-deps grad-cam==1.5.7
 	@touch $@
 
-# Libraries of attacks, which the bridge to PyTorch is tested with. --no-deps: one asks for
-# torchvision, and uses it for examples.
+# Libraries of attacks, which the bridges to PyTorch and ART are tested with. --no-deps: one asks
+# for torchvision, and uses it for examples.
 attacks: .venv/attacks
 
 .venv/attacks: .venv/torch
-	$(PY) -m pip install -q foolbox==3.3.4 tqdm
+	$(PY) -m pip install -q -e ".[art]" foolbox==3.3.4
 	$(PY) -m pip install -q --no-deps torchattacks==3.5.1
 	@touch $@
 

@@ -104,7 +104,7 @@ def torch(batch: int) -> Calls:
     }
 
 
-@bridge(".venv-bridges")
+@bridge()
 def art(batch: int) -> Calls:
     """Beside ART's own classifier of PyTorch's net."""
     import numpy as np

@@ -13,7 +13,7 @@ import onnxgrad as og
 from tests.bridges.page import run_part
 from tests.oracle import Array
 
-pytest.importorskip("art", reason="ART is not installed: make bridges")
+pytest.importorskip("art", reason="ART is not installed: make attacks")
 from art.attacks.evasion import (
     CarliniL2Method,
     DeepFool,

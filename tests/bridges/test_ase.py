@@ -8,7 +8,7 @@ import pytest
 
 from tests.bridges.page import run_part
 
-pytest.importorskip("ase", reason="ASE is not installed: make bridges")
+pytest.importorskip("ase", reason="ASE is not installed: pip install ase")
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

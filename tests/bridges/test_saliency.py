@@ -14,7 +14,7 @@ from onnxgrad import bridges
 from tests.bridges.page import run_part
 from tests.oracle import Array
 
-saliency = pytest.importorskip("saliency.core", reason="PAIR's saliency lacks: make bridges")
+saliency = pytest.importorskip("saliency.core", reason="PAIR's saliency lacks: make explainers")
 pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 
 MODEL, LAYER = "models/digits.onnx", "v_Relu_6"

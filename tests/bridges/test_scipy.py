@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from scipy import integrate, optimize
 
 import onnxgrad as og
 from onnxgrad import bridges
 from tests.bridges.page import run_part
-
-optimize = pytest.importorskip("scipy.optimize", reason="scipy is not installed: make bridges")
-integrate = pytest.importorskip("scipy.integrate", reason="scipy is not installed: make bridges")
 
 
 def parse(text: str) -> onnx.ModelProto:
