@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxgrad.engine.flow import describe
 from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import all_nodes
+from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.passes.precision import promote
 from onnxgrad.transforms.options import transform
@@ -28,7 +29,7 @@ def to_double(net: ir.Model, *, example: Any = None) -> None:
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) with the same inputs and outputs, whose
-        float16, bfloat16 and float32 tensors are float64, in opset 21 or newer. As before any
+        float16, bfloat16 and float32 tensors are float64, in opset 18 or newer. As before any
         transform, functions are inlined, and operators of other domains that have an expansion are
         replaced.
 
@@ -48,3 +49,4 @@ def to_double(net: ir.Model, *, example: Any = None) -> None:
                 f"{describe(node)} has a result of unknown dtype, so it cannot be told what to cast"
             )
     promote(net, ir.DataType.DOUBLE)
+    optimise(net)
