@@ -10,7 +10,7 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 import onnxgrad as og
-from tests.bridges.page import run_part
+from tests.bridges.page import run_example, run_part
 from tests.oracle import Array
 
 pytest.importorskip("art", reason="ART is not installed: make attacks")
@@ -190,5 +190,6 @@ def test_refusals(digits: Array) -> None:
     ).tolist() == [[[1, 0], [0, 1]]]
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_and_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_part("ART", tmp_path, monkeypatch)
+    run_example(Classifier, monkeypatch)

@@ -11,7 +11,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad import bridges
-from tests.bridges.page import run_part
+from tests.bridges.page import run_example, run_part
 from tests.oracle import Array
 
 saliency = pytest.importorskip("saliency.core", reason="PAIR's saliency lacks: make explainers")
@@ -76,5 +76,6 @@ def test_refusals() -> None:
         bridges.saliency.call_model_function("models/two_in_two_out.onnx")
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_and_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_part("PAIR's saliency", tmp_path, monkeypatch)
+    run_example(bridges.saliency.call_model_function, monkeypatch)

@@ -12,7 +12,7 @@ from scipy import integrate, optimize
 
 import onnxgrad as og
 from onnxgrad import bridges
-from tests.bridges.page import run_part
+from tests.bridges.page import run_example, run_part
 
 
 def parse(text: str) -> onnx.ModelProto:
@@ -160,5 +160,6 @@ def test_threads_share_one() -> None:
         np.testing.assert_allclose(curve, optimize.rosen_hess(x), rtol=1e-10, atol=1e-10)
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_and_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_part("scipy", tmp_path, monkeypatch)
+    run_example(bridges.scipy.objective, monkeypatch)
