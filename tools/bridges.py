@@ -126,11 +126,11 @@ def jax(batch: int) -> Calls:
         of_input = jax.grad(lambda x: net(x).sum())
         of_weights = jax.grad(lambda w: net(x, params=w).sum())
         second = jax.grad(lambda x: (of_input(x) ** 2).sum())
-        compiled = [jax.jit(f) for f in (net, of_input, second)]
-        compiled.append(jax.jit(lambda x: list(of_weights(w).values())))
-        return [lambda f=f: jax.block_until_ready(f(x)) for f in compiled]  # type: ignore[misc]
+        given = [(net, x), (of_input, x), (lambda w: list(of_weights(w).values()), w), (second, x)]
+        compiled = [(jax.jit(f), a) for f, a in given]
+        return [lambda f=f, a=a: jax.block_until_ready(f(a)) for f, a in compiled]  # type: ignore[misc]
 
-    names = ["forward", "gradient of the input", "second order", "gradient of the weights"]
+    names = ["forward", "gradient of the input", "gradient of the weights", "second order"]
     return dict(zip(names, zip(calls(net), calls(twin), strict=True), strict=True))
 
 
