@@ -1,0 +1,66 @@
+"""A net as a function of a list of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxgrad as og
+from onnxgrad.bridges.frameworks import needs
+from onnxgrad.bridges.function import Function
+
+MLP = "models/mlp.onnx"
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def test_derivatives_are_those_of_the_net() -> None:
+    function, weights = Function.of(MLP, og.ALL, threads=1)
+    net = og.Net(MLP, threads=1)
+    assert tuple(weights) == net.parameters
+    x, seed = normal(5, 4), normal(5, 3)
+    arrays = [x, *weights.values()]
+    feeds = {"input": x, og.NetPortGradient("logits"): seed}
+    expected = net(feeds, og.NetPortGradient(og.ALL))
+    parts = function.split()
+    given = parts.forward(arrays)
+    np.testing.assert_allclose(given[0], net(x), rtol=1e-6)
+    residuals = [given[k] for k in parts.residuals]
+    for found in (parts.backward([*arrays, seed, *residuals]), function.vjp()([*arrays, seed])):
+        for port, one in zip(function.inputs, found, strict=True):
+            np.testing.assert_allclose(one, expected[port.name], rtol=1e-5, atol=1e-6)
+    (tangent,) = function.jvp([0])([*arrays, x])
+    np.testing.assert_allclose(tangent, net.jvp(x, x), rtol=1e-5)
+
+
+def test_the_second_order_is_a_vjp_of_the_vjp() -> None:
+    function, _ = Function.of(MLP, threads=1)
+    x, seed, t = normal(2, 4), np.ones((2, 3), np.float32), normal(2, 4)
+    second = function.vjp().vjp([0])
+    (found,) = second([x, seed, t])
+    np.testing.assert_allclose(found, og.Net(MLP).hvp(x, t), rtol=1e-4, atol=1e-6)
+
+
+def test_the_backward_part_has_none_of_the_forward_pass() -> None:
+    """The convolutions of the net lie in the forward part alone, but for those of the gradient."""
+    parts = Function.of("models/cnn.onnx")[0].split()
+    forward = {node.name for node in parts.forward.model.graph}
+    assert forward.isdisjoint(node.name for node in parts.backward.model.graph)
+
+
+def test_errors_say_what_to_do() -> None:
+    function, _ = Function.of(MLP)
+    with pytest.raises(og.FeedError, match="takes float32"):
+        function([np.ones((2, 4))])
+    with pytest.raises(og.FeedError, match="1 arrays are needed"):
+        function([])
+    with pytest.raises(og.ArgumentError, match="no weight"):
+        Function.of(MLP, ["logits"])
+    with (
+        pytest.raises(og.RuntimeMissingError, match=r"pip install 'onnxgrad\[torch\]'"),
+        needs("torch"),
+    ):
+        import no_such_framework  # noqa: F401
