@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import onnxgrad as og
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make bridges")
+pandas = pytest.importorskip("pandas", reason="Ray Data is not installed: make bridges")
 pytest.importorskip("pyarrow", reason="Ray Data is not installed: make bridges")
 from onnxgrad import parallel  # noqa: E402
 
@@ -32,15 +34,23 @@ def cluster():
 
 
 def processes(name: str) -> list[int]:
-    """The ids of the workers of a class, by what they call themselves."""
+    """The ids of this cluster's workers of a class, by what they call themselves."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            line = (entry / "cmdline").read_bytes()
-            if line.startswith(f"ray::{name}".encode()) and os.stat(entry).st_uid == os.getuid():
+            title = (entry / "cmdline").read_bytes()
+            if title.startswith(f"ray::{name}".encode()) and os.getpid() in ancestors(entry.name):
                 found.append(int(entry.name))
-        except OSError:
+        except OSError:  # it has ended meanwhile
             continue
+    return found
+
+
+def ancestors(pid: str) -> set[int]:
+    found: set[int] = set()
+    while pid not in ("0", "1"):
+        pid = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1]
+        found.add(int(pid))
     return found
 
 
@@ -72,3 +82,55 @@ def test_training_shared_by_workers_is_that_of_one(tmp_path) -> None:
     again = trainer(**options)
     again.resume(tmp_path / "c.onnx")
     np.testing.assert_array_equal(again.state["fc1.weight"], shared.state["fc1.weight"])
+
+
+def test_a_loss_that_is_no_mean_is_refused() -> None:
+    summed = og.train.Trainer(
+        MLP, og.losses.cross_entropy("logits", reduction="sum"), og.train.SGD(), threads=1
+    )
+    before = summed.state["fc1.weight"]
+    with pytest.raises(og.TrainingError, match="is not the mean of the losses of its parts"):
+        parallel.ray.fit(summed, (X, T), 1, workers=1)
+    np.testing.assert_array_equal(summed.state["fc1.weight"], before)
+    with pytest.raises(og.ArgumentError, match="loss_scale='dynamic' needs the whole batch"):
+        parallel.ray.fit(trainer(loss_scale="dynamic"), (X, T))
+
+
+def test_parquet_in_gradients_out_though_a_worker_is_killed(tmp_path) -> None:
+    rows = ray.data.from_items([{"id": k, "input": x} for k, x in enumerate(X)])
+    rows.write_parquet(str(tmp_path / "in"))
+    given = ray.data.read_parquet(str(tmp_path / "in"), override_num_blocks=8)
+
+    def slowly(batch):
+        time.sleep(0.2)
+        return batch
+
+    request = [og.NetPortGradient("input"), og.Value("logits")]
+    found = parallel.ray.map(MLP, given.map_batches(slowly, batch_size=12), request, batch_size=8)
+    killed, parts = False, []
+    for part in found.iter_batches(batch_size=12, batch_format="numpy"):
+        parts.append(part)
+        if not killed:
+            (worker,) = processes("MapWorker")
+            os.kill(worker, signal.SIGKILL)
+            killed = True
+    order = np.argsort(np.concatenate([part["id"] for part in parts]))
+    for name, expected in (
+        ("input_grad", og.Net(MLP)(X, og.NetPortGradient("input"))),
+        ("logits", og.Net(MLP)(X)),
+    ):
+        array = np.concatenate([part[name] for part in parts])[order]
+        np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
+    assert [part["input_grad"].dtype for part in parts] == [np.float32] * len(parts)
+
+
+def test_attributions_of_a_written_file(tmp_path) -> None:
+    """Rows of lists, and a last batch that is smaller than the others."""
+    path = tmp_path / "explain.onnx"
+    og.save(og.explain.saliency(MLP, target="argmax"), path)
+    rows = ray.data.from_pandas(pandas.DataFrame({"row": [x.tolist() for x in X[:7]]}))
+    found = parallel.ray.map(path, rows, columns={"input": "row"}, batch_size=4)
+    table = found.to_pandas()
+    for name, expected in og.Net(path)(X[:7]).items():
+        np.testing.assert_allclose(np.stack(table[name]), expected, rtol=1e-5)
+    assert len(table.columns) == 3
