@@ -40,7 +40,7 @@ from onnxgrad.verify.doctor import doctor
 from onnxgrad.verify.inspect import inspect
 
 if TYPE_CHECKING:
-    from onnxgrad import adversarial, bridges, explain, train
+    from onnxgrad import adversarial, bridges, explain, parallel, train
 
 __version__ = "0.1.0"
 
@@ -82,6 +82,7 @@ __all__ = [
     "losses",
     "lower",
     "not_implemented",
+    "parallel",
     "per_example_gradient",
     "rule",
     "save",
@@ -98,6 +99,6 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """The parts that are imported only where they are used."""
-    if name in ("adversarial", "bridges", "explain", "train"):
+    if name in ("adversarial", "bridges", "explain", "parallel", "train"):
         return importlib.import_module(f"onnxgrad.{name}")
     raise AttributeError(f"module 'onnxgrad' has no attribute {name!r}")

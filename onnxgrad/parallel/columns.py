@@ -52,7 +52,8 @@ class Columns:
             self._asked = _names(model, asked, heads)
         labels = [name for head in heads for name in head.inputs]
         imposed = {key: name for key, name in columns.items() if isinstance(key, NetPortGradient)}
-        self._read = {name: columns.get(name, name) for name in (*self._net.inputs, *labels)}
+        own = (*self._net.inputs, *labels)
+        self._read: dict[Any, str] = {name: columns.get(name, name) for name in own}
         if unknown := [key for key in columns if key not in self._read and key not in imposed]:
             raise ArgumentError(
                 f"columns: the net has no input {unknown[0]!r}, only "

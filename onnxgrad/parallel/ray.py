@@ -17,10 +17,10 @@ from onnxgrad.graph.errors import (
     TrainingError,
 )
 from onnxgrad.parallel.columns import Columns
-from onnxgrad.parallel.replica import Plan, Replica, shares
+from onnxgrad.parallel.replica import Plan, Replica, as_bytes, shares
 from onnxgrad.run.requests import Request
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.train.data import declared_batch, examples_in
 from onnxgrad.train.loaded import RATE, Loaded
 from onnxgrad.train.trainer import Record, Trainer
@@ -93,9 +93,8 @@ def map(
         >>> rows = ray.data.from_numpy(images)                       # doctest: +SKIP
         >>> found = parallel.ray.map("net.onnx", rows, NetPortGradient("x"), columns={"x": "data"})
     """
-    given = io.load(model)
     if not isinstance(model, str | os.PathLike | bytes):
-        model = io.like(given, b"").SerializeToString()
+        model = as_bytes(io.load(model))
     options = {"threads": cpus or None} | options
     arguments = (model, request, of, dict(columns or {}), options)
     made = Columns(*arguments)
@@ -196,7 +195,8 @@ def _shared(
 ) -> Iterator[_Team]:
     """While it is open, the trainer's steps are made by workers."""
     nets, alone = trainer.nets, trainer.nets.carried
-    nets.carried = team = _Team(nets, plan, workers, placed)
+    team = _Team(nets, plan, workers, placed)
+    nets.carried = team
     try:
         yield team
     finally:
@@ -224,9 +224,7 @@ class _Team:
         outputs: As of a `Carrying`.
     """
 
-    def __init__(
-        self, nets: Loaded, plan: Plan, workers: int, placed: Mapping[str, float]
-    ) -> None:
+    def __init__(self, nets: Loaded, plan: Plan, workers: int, placed: Mapping[str, float]) -> None:
         self._nets, self._plan = nets, ray.put(plan)
         self._kind = ray.remote(**placed)(Replica)
         state = ray.put(nets.carried.arrays())
@@ -257,7 +255,7 @@ class _Team:
         split = [
             name
             for name, a in batch.items()
-            if a.ndim and len(a) == count and not _fixed(self._nets, name)
+            if a.ndim and len(a) == count and not _fixed(self._nets.batch[name])
         ]
         if not self._checked:
             self._require_mean(batch, split)
@@ -265,8 +263,9 @@ class _Team:
             try:
                 return self._step(shares(batch, split, len(self._members)), feeds[RATE])
             except RayError as error:
-                if isinstance(error, OnnxGradError):
-                    raise error.cause from None
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, OnnxGradError):
+                    raise cause from None
                 if not self._mend():
                     raise
 
@@ -348,10 +347,9 @@ class _Team:
         return float(np.asarray(self._nets.evaluate(feeds)["loss"]))
 
 
-def _fixed(nets: Loaded, name: str) -> bool:
+def _fixed(port: Port) -> bool:
     """Whether the first axis of an input has a size that is declared: it is not the batch."""
-    shape = nets.batch[name].shape
-    return bool(shape) and isinstance(shape[0], int)
+    return bool(port.shape) and isinstance((port.shape or ())[0], int)
 
 
 def _answers(member: Any) -> bool:

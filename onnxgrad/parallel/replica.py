@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph import io
@@ -20,6 +21,17 @@ from onnxgrad.runtimes.protocol import carry
 from onnxgrad.runtimes.registry import start
 from onnxgrad.train.halves import Halves
 from onnxgrad.train.loaded import RATE
+
+
+def as_bytes(model: ir.Model) -> bytes:
+    """A model with its weights in a form that travels.
+
+    Raises:
+        ModelError: They take more than 2 GB.
+    """
+    proto = io.like(model, b"")
+    assert isinstance(proto, onnx.ModelProto)
+    return proto.SerializeToString()
 
 
 @dataclass(frozen=True)
@@ -45,9 +57,7 @@ class Plan:
         Raises:
             ModelError: The weights that are not trained take more than 2 GB.
         """
-        gradients, update = (
-            io.like(model, b"").SerializeToString() for model in (halves.gradients, halves.update)
-        )
+        gradients, update = map(as_bytes, (halves.gradients, halves.update))
         return cls(gradients, update, halves.gradient_of, halves.following, options)
 
 

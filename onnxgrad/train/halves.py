@@ -117,7 +117,9 @@ def _weights(values: Iterable[ir.Value]) -> ir.Model:
 def _products(op: Builder, *weights: Tensor) -> dict[str, Tensor]:
     """The sum of the products of weights with inputs, which are its gradients at the weights."""
     products = [
-        shapes.reduce_sum(w * op.input(f"{w.value.name}_grad", w.shape, w.dtype), shapes.axes_from(w))
+        shapes.reduce_sum(
+            w * op.input(f"{w.value.name}_grad", w.shape, w.dtype), shapes.axes_from(w)
+        )
         for w in weights
     ]
     return {"loss": op.sum(products)}
