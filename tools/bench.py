@@ -26,12 +26,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+import bridges  # noqa: E402
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
+import real  # noqa: E402
 import steps  # noqa: E402
 import training  # noqa: E402
-from cells import Cell, author, cells, explained_cells, training_cells  # noqa: E402
+from cells import Cell, author, cells, explained_cells, real_cells, training_cells  # noqa: E402
 from comparing import TOLERANCE, Disagreement, Result, compare  # noqa: E402
 from figures import FIGURES  # noqa: E402
 from gpu.report import SECTION as GPU  # noqa: E402
@@ -246,6 +248,34 @@ def training_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
     return training.HEAD, lines
 
 
+def real_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
+    """Gradients of real models over forward passes, and their medians, of the peer's models too."""
+    lines, ours, both = [], [], []
+    for (cell, threads), row in measured.items():
+        forward, mine, peer = (
+            row.get(label, Result()).times.get(str(threads))
+            for label in ("forward", "onnxgrad", real.PEER)
+        )
+        if forward is None or mine is None:
+            continue
+        ours.append(mine / forward)
+        both += [(mine / forward, peer / forward)] if peer else []
+        entries = [number(t * 1e3, 3) for t in (forward, mine)] + [number(mine / forward)]
+        entries += [number(peer and peer / forward), number(peer and mine / peer)]
+        difference = row["onnxgrad"].difference
+        entries += ["-" if difference is None else f"{difference:.0e}"]
+        load = f"{row['onnxgrad'].facts['load']:.0f}"
+        lines.append([cell.net, str(threads), *entries, load])
+    if len(lines) > 1:
+        lines.append(["median", "", "", "", number(float(np.median(ours))), *[""] * 4])
+    if len(both) > 1:
+        median = [float(x) for x in np.median(both, axis=0)]
+        of_peer = float(np.median([a / b for a, b in both]))
+        figures = [number(x) for x in (*median, of_peer)]
+        lines.append(["median where the peer runs", "", "", "", *figures, "", ""])
+    return real.HEAD, lines
+
+
 def absences(measured: Rows) -> list[str]:
     """Who did not do what, and why, each once."""
     found: dict[str, None] = {}
@@ -268,6 +298,7 @@ class Topic:
 
 TOPICS = {
     "explain": Topic(explanations.SECTION, contenders.EXPLAINERS, explained_cells, explained_table),
+    "real": Topic(real.SECTION, real.READERS, real_cells, real_table),
     "training": Topic(training.SECTION, steps.STEPPERS, training_cells, training_table),
 }
 
@@ -277,7 +308,7 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = []
-    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum"):
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum", "onnx2torch"):
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -299,6 +330,7 @@ class Run:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     topics: dict[str, Rows] = field(default_factory=dict)
     ran: dict[str, list[str]] = field(default_factory=dict)  # the commands of each topic
+    bridges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     quick: bool = False
 
     @staticmethod
@@ -318,7 +350,9 @@ class Run:
             }
             for name, rows in data["topics"].items()
         }
-        return Run(data["commands"], measured, data["figures"], topics, data["ran"])
+        return Run(
+            data["commands"], measured, data["figures"], topics, data["ran"], data["bridges"]
+        )
 
     def add(self, cell: Cell, row: dict[str, Result]) -> None:
         """A new measurement takes the old one's place, thread count by thread count."""
@@ -346,7 +380,7 @@ class Run:
             for name, rows in self.topics.items()
         }
         data = {"commands": self.commands, "measured": measured, "figures": self.figures}
-        data |= {"topics": topics, "ran": self.ran}
+        data |= {"topics": topics, "ran": self.ran, "bridges": self.bridges}
         KEPT.write_text(json.dumps(data, indent=1))
 
     def page(self, old: str) -> str:
@@ -359,6 +393,13 @@ class Run:
                 table, about = markdown_table(*topic.table(rows)), f"{machine()}. {versions()}."
                 section = topic.section.write(self.ran[name], about, table, absences(rows))
             kept.append(section)
+        others, section = bridges.SECTION.apart(others)
+        if self.bridges:
+            lines = markdown_table(bridges.HEAD, bridges.table(self.bridges))
+            section = bridges.SECTION.write(
+                self.ran["bridges"], f"{machine()}. {versions()}.", lines
+            )
+        kept.append(section)
         if self.measured or self.figures:
             others = self.markdown()
         return "\n\n".join(part.rstrip("\n") for part in (others, *kept, gpu) if part) + "\n"
@@ -414,18 +455,35 @@ def beside(name: str, run: Run, args: argparse.Namespace) -> bool:
     return failed
 
 
+def bridged(run: Run, args: argparse.Namespace) -> bool:
+    """Measure and print the bridges; whether one could not be."""
+    failed = False
+    for name in bridges.BRIDGES:
+        try:
+            run.bridges[name] = bridges.measure(name, args.quick)
+        except RuntimeError as error:
+            console.print(str(error), style="red", highlight=False)
+            failed = True
+    run.save()
+    print_table("", bridges.HEAD, bridges.table(run.bridges))
+    return failed
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--nets", nargs="*", choices=nets.NETS, help="of all; without --figures too: everything")
+    known = [*nets.NETS, *real.SIZES]
+    add("--nets", nargs="*", choices=known, help="of all; without --figures too: everything")
     add("--threads", nargs="*", type=int, default=[1, 2])
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
-    peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
+    everyone = (contenders.CONTENDERS, contenders.EXPLAINERS, steps.STEPPERS, real.READERS)
+    peers = list(dict.fromkeys(label for some in everyone for label in some))
     add("--peers", nargs="*", choices=peers, default=peers)
-    known = [*FIGURES, *TOPICS]
-    add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
+    known = [*FIGURES, *TOPICS, "bridges"]
+    beside = ", ".join(known[len(FIGURES) :])
+    add("--figures", nargs="*", choices=known, help=f"besides {beside}: no comparison")
     add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
@@ -451,9 +509,9 @@ def main() -> None:
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    wanted = [*FIGURES, *TOPICS] if everything else args.figures or []
+    wanted = [*FIGURES, *TOPICS, "bridges"] if everything else args.figures or []
     command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
-    topics = [name for name in TOPICS if name in wanted]
+    topics = [name for name in (*TOPICS, "bridges") if name in wanted]
     for name in topics:
         run.ran.setdefault(name, []).append(command)
     only_topics = bool(topics) and wanted == topics  # whose nets are then those that are named
@@ -477,7 +535,7 @@ def main() -> None:
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
     for name in topics:
-        failed |= beside(name, run, args)
+        failed |= bridged(run, args) if name == "bridges" else beside(name, run, args)
     run.figures |= figures([n for n in wanted if n in FIGURES], args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():

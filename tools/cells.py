@@ -14,6 +14,7 @@ import nets
 import numpy as np
 import onnx
 import onnx_ir as ir
+import real
 import training
 
 # A name of the net, and what it takes: the larger batch, and the size that is symbolic there.
@@ -44,6 +45,8 @@ def author(cell: Cell, folder: Path, seed: float = 1, **options: Any) -> dict[st
         seed: How large the output's gradient is.
         options: What the net is made with, beside its batch.
     """
+    if cell.kind == "real":
+        return real.author(cell.net, folder)
     stem = folder / f"{cell.net}-{cell.batch}{'-symbolic' * cell.symbolic}"
     model, weights, feeds = f"{stem}.onnx", f"{folder}/{cell.net}.npz", f"{stem}.npz"
     if not Path(model).exists():
@@ -118,3 +121,8 @@ def training_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
         for batch in sizes.get(batches, [training.LARGE]):
             if net in names:
                 yield Cell(net, batch, "training")
+
+
+def real_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
+    """The real models that are installed."""
+    return (Cell(name, 1, "real") for name in names if name in real.SIZES)

@@ -364,6 +364,10 @@ def contender_of(label: str, kind: str) -> type[Contender]:
         from steps import STEPPERS
 
         return STEPPERS[label]
+    if kind == "real":
+        from real import READERS
+
+        return READERS[label]
     return (EXPLAINERS if kind in EXPLANATIONS else CONTENDERS)[label]
 
 

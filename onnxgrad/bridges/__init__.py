@@ -11,6 +11,8 @@ from typing import Any
 
 # By the name of a bridge, the extra that brings its framework.
 EXTRAS = {
+    "jax": "jax",
+    "pytensor": "pytensor",
     "torch": "torch",
 }
 

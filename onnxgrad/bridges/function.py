@@ -7,100 +7,34 @@ second takes the values of the first.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.bridges.batches import batch_inputs
 from onnxgrad.bridges.partition import partition
+from onnxgrad.bridges.program import Program
 from onnxgrad.bridges.weights import release
+from onnxgrad.engine.flow import Flow
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import FeedError
-from onnxgrad.graph.facts import is_float
+from onnxgrad.graph.errors import UnreachableError
+from onnxgrad.passes.clean_up import optimise
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Array, Port
-from onnxgrad.runtimes.protocol import Runtime, Session
+from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.runtimes.registry import start
+from onnxgrad.transforms.batch import vmap
 from onnxgrad.transforms.forward import jvp
 from onnxgrad.transforms.gradient import vjp
-from onnxgrad.transforms.options import TensorSpecs, Wrt
+from onnxgrad.transforms.job import Job
+from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
 
-T = TypeVar("T")
-
-
-class Program:
-    """A model that runs: a list of arrays in, a list of arrays out. Safe in several threads.
-
-    Args:
-        model: The model, which nobody else changes. Its inputs are those that must be given.
-        runtime: What runs it.
-
-    Attributes:
-        inputs, outputs: Their ports, in order.
-    """
-
-    def __init__(self, model: ir.Model, runtime: Runtime) -> None:
-        graph = model.graph
-        self.model, self.runtime = model, runtime
-        required = [v for v in graph.inputs if v.name not in graph.initializers]
-        self.inputs = [Port.of(v) for v in required]
-        self.outputs = [Port.of(v) for v in graph.outputs]
-        self.float_inputs = [k for k, v in enumerate(required) if is_float(v)]
-        self.float_outputs = [k for k, v in enumerate(graph.outputs) if is_float(v)]
-        self._lock = threading.RLock()
-        self._made: dict[Hashable, Any] = {}
-
-    def __call__(self, arrays: Sequence[Any]) -> list[Array]:
-        """The outputs, in order.
-
-        Raises:
-            FeedError: An array has another dtype or shape than its input, or the net cannot be run.
-        """
-        return self.session.run(self.feeds(arrays))
-
-    def feeds(self, arrays: Sequence[Any]) -> dict[str, Array]:
-        """The arrays by the names of the inputs, checked.
-
-        Raises:
-            FeedError: There are more or fewer, or one has another dtype or shape than its input.
-        """
-        if len(arrays) != len(self.inputs):
-            named = ", ".join(repr(port.name) for port in self.inputs)
-            raise FeedError(f"{len(self.inputs)} arrays are needed, {named}, not {len(arrays)}.")
-        return {p.name: p.array(a) for p, a in zip(self.inputs, arrays, strict=True)}
-
-    @property
-    def session(self) -> Session:
-        """What runs the model, loaded at first use."""
-        return self._once("session", lambda: self.runtime.load(io.load(self.model)))
-
-    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is made at the first request for it, and kept."""
-        if key not in self._made:
-            with self._lock:
-                if key not in self._made:
-                    self._made[key] = make()
-        return self._made[key]
-
-
-class Split:
-    """The two parts of a forward and a backward pass.
-
-    Attributes:
-        forward: The inputs of the function in; its outputs, then other residuals, out.
-        backward: The inputs of the function, seeds and residuals in, gradients out.
-        outputs: How many of the outputs of `forward` are those of the function.
-        residuals: Which outputs of `forward` are the residuals, in their order in `backward`.
-    """
-
-    def __init__(self, forward: Program, backward: Program, outputs: int, names: list[str]) -> None:
-        self.forward, self.backward, self.outputs = forward, backward, outputs
-        place = {port.name: k for k, port in enumerate(forward.outputs)}
-        self.residuals = [place[name] for name in names]
+# Indices of inputs or outputs; None for all floating-point ones.
+Some: TypeAlias = Sequence[int] | None
 
 
 class Function(Program):
@@ -109,11 +43,9 @@ class Function(Program):
     Args:
         model, runtime: As for `Program`.
         options: Those of every derivative, as `straight_through`.
-        example: None, or arrays of the inputs by name, of which ranks are learnt.
-        order: How often it was differentiated.
-
-    Attributes:
-        float_inputs, float_outputs: The indices of those that have a derivative.
+        example: None, or arrays of the inputs, of which ranks are learnt.
+        derived: Whether it is made of another function, so that a gradient of zeros is one.
+        batch: Finds what the attribute is; None to prove it.
     """
 
     def __init__(
@@ -121,11 +53,22 @@ class Function(Program):
         model: ir.Model,
         runtime: Runtime,
         options: Mapping[str, Any],
-        example: Mapping[str, Any] | None = None,
-        order: int = 0,
+        example: Sequence[Any] | None = None,
+        *,
+        derived: bool = False,
+        batch: Callable[[], list[int]] | None = None,
     ) -> None:
         super().__init__(model, runtime)
-        self._options, self._example, self._order = options, example, order
+        self._options, self._derived, self._batch = options, derived, batch
+        self._example = example and [np.asarray(a) for a in example]
+        self._runs: Mapping[str, Any] = {}
+
+    def __reduce__(self) -> Any:
+        """It is pickled as its model, and what runs it."""
+        options = {key: self._options[key] for key in ("straight_through", "constant")}
+        example = self._named_example()
+        content = io.to_proto(self.model).SerializeToString()
+        return _again, (content, {**options, **self._runs, "example": example})
 
     @classmethod
     def of(
@@ -151,25 +94,21 @@ class Function(Program):
         Raises:
             OnnxGradError: As `Net` and `gradient`; `trainable` names what is no weight.
         """
-        runtime = start("onnxruntime", providers=providers, threads=threads)
+        runs = {"providers": providers, "threads": threads}
+        runtime = start("onnxruntime", **runs)
         net = io.load(model)
         hold_weights(net)
         weights = release(net, trainable, straight_through, constant)
-        options = {
-            "straight_through": straight_through,
-            "constant": constant,
-            "target": runtime.target,
-        }
-        function = cls(net, runtime, options)
+        options = {"straight_through": straight_through, "constant": constant}
+        function = cls(net, runtime, {**options, "target": runtime.target})
+        function._runs = runs
         if example is not None:
-            own = [port.name for port in function.inputs if port.name not in weights]
-            given = (
-                example if isinstance(example, Mapping) else dict(zip(own, [example], strict=True))
-            )
-            function._example = {**given, **weights}
+            given = {p.name: example for p in function.inputs}
+            given |= {**(example if isinstance(example, Mapping) else {}), **weights}
+            function._example = [np.asarray(given[p.name]) for p in function.inputs]
         return function, weights
 
-    def vjp(self, wrt: Sequence[int] | None = None, of: Sequence[int] | None = None) -> Function:
+    def vjp(self, wrt: Some = None, of: Some = None) -> Function:
         """Vector-Jacobian products: the inputs, then a seed for each of `of`, to gradients.
 
         Args:
@@ -180,12 +119,21 @@ class Function(Program):
             OnnxGradError: As `gradient`.
         """
         sources, targets = self._indices(wrt, of)
-        return self._once(
+
+        def batch() -> list[int]:
+            apart = bool(self.batch) and set(sources) <= set(self.batch)
+            return [*self.batch, *self._behind(targets)] if apart else []
+
+        return self.once(
             ("vjp", sources, targets),
-            lambda: self._derived(self._with_gradients(sources, targets, forward=False), targets),
+            lambda: self._made_of(
+                self._with_gradients(sources, targets, forward=False),
+                lambda given: [*given, *(self(given)[k] for k in targets)],
+                batch,
+            ),
         )
 
-    def jvp(self, wrt: Sequence[int] | None = None, of: Sequence[int] | None = None) -> Function:
+    def jvp(self, wrt: Some = None, of: Some = None) -> Function:
         """Jacobian-vector products: the inputs, then tangents of `wrt`, to tangents of `of`.
 
         Args, Raises:
@@ -193,15 +141,42 @@ class Function(Program):
         """
         sources, targets = self._indices(wrt, of)
 
-        def make() -> Function:
-            options = {**self._options, "unreachable": "zeros", "example": self._example}
-            names = self._names(sources, targets)
-            model = jvp(self.model, names[0], of=names[1], forward=False, **options)
-            return self._derived(model, None, sources)
+        def batch() -> list[int]:
+            tangents = zip(sources, self._behind(sources), strict=True)
+            return [*self.batch, *(k for source, k in tangents if source in self.batch)]
 
-        return self._once(("jvp", sources, targets), make)
+        def model() -> ir.Model:
+            asked = self._asked(sources, targets)
+            try:
+                return jvp(self.model, **asked, forward=False)
+            except UnreachableError:
+                if len(targets) < 2:
+                    raise
+            # An output that depends on none of the inputs does not move.
+            return jvp(self.model, **{**asked, "unreachable": "zeros"}, forward=False)
 
-    def split(self, wrt: Sequence[int] | None = None, of: Sequence[int] | None = None) -> Split:
+        return self.once(
+            ("jvp", sources, targets),
+            lambda: self._made_of(
+                model(),
+                lambda given: [*given, *(given[k] for k in sources)],
+                batch,
+            ),
+        )
+
+    def vmapped(self, batched: Sequence[int]) -> Function:
+        """As that of a program; it has derivatives too."""
+        names = [self.inputs[k].name for k in batched]
+        return self.once(
+            ("vmapped", *batched),
+            lambda: self._made_of(
+                vmap(self.model, batched=names, example=self._named_example()),
+                lambda given: [a[None] if k in batched else a for k, a in enumerate(given)],
+                lambda: list(batched),
+            ),
+        )
+
+    def split(self, wrt: Some = None, of: Some = None) -> Split:
         """A forward pass that keeps what its backward pass needs, and that backward pass.
 
         Args, Raises:
@@ -211,45 +186,114 @@ class Function(Program):
 
         def make() -> Split:
             model = self._with_gradients(sources, targets, forward=True)
-            own = [port.name for port in self.outputs]
-            forward, backward, residuals = partition(model, own)
-            programs = Program(forward, self.runtime), Program(backward, self.runtime)
-            return Split(*programs, len(own), residuals)
+            return Split(model, [port.name for port in self.outputs], sources, self.runtime)
 
-        return self._once(("split", sources, targets), make)
+        return self.once(("split", sources, targets), make)
 
-    def _indices(
-        self, wrt: Sequence[int] | None, of: Sequence[int] | None
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    @property
+    def batch(self) -> list[int]:
+        """The inputs whose first axis is a batch of which no example influences another.
+
+        Where there are such, several calls are one: with these inputs concatenated along that axis,
+        as the outputs then are. Empty where this is not proven.
+        """
+
+        def prove() -> list[int]:
+            names = batch_inputs(self.model)
+            return [k for k, port in enumerate(self.inputs) if port.name in names]
+
+        return self.once("batch", self._batch or prove)
+
+    def depends(self) -> list[list[bool]]:
+        """For each input, for each output, whether there is a path that carries a derivative."""
+
+        def trace() -> list[list[bool]]:
+            asked = self._asked(self.float_inputs, self.float_outputs)
+            job = Job(io.load(self.model), asked.pop("wrt"), Options(**asked))
+            found = [[False] * len(self.outputs) for _ in self.inputs]
+            for y, target in zip(self.float_outputs, job.of, strict=True):
+                flow = Flow.of(job.op.graph, job.wrt, [target])
+                for x, source in zip(self.float_inputs, job.wrt, strict=True):
+                    found[x][y] = flow.matters(source)
+            return found
+
+        return self.once("depends", trace)
+
+    def _indices(self, wrt: Some, of: Some) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (
             tuple(self.float_inputs if wrt is None else wrt),
             tuple(self.float_outputs if of is None else of),
         )
 
-    def _names(self, wrt: Sequence[int], of: Sequence[int]) -> tuple[list[str], list[str]]:
-        return [self.inputs[k].name for k in wrt], [self.outputs[k].name for k in of]
+    def _behind(self, added: Sequence[Any]) -> range:
+        """The indices of inputs that are added behind the present ones."""
+        return range(len(self.inputs), len(self.inputs) + len(added))
+
+    def _named_example(self) -> dict[str, Any] | None:
+        if self._example is None:
+            return None
+        return {port.name: a for port, a in zip(self.inputs, self._example, strict=True)}
+
+    def _asked(self, wrt: Sequence[int], of: Sequence[int]) -> dict[str, Any]:
+        """What a transform is asked for."""
+        strict = not self._derived and list(of) == self.float_outputs
+        return {
+            "wrt": [self.inputs[k].name for k in wrt],
+            "of": [self.outputs[k].name for k in of],
+            "unreachable": "error" if strict else "zeros",
+            "example": self._named_example(),
+            **self._options,
+        }
 
     def _with_gradients(self, wrt: Sequence[int], of: Sequence[int], *, forward: bool) -> ir.Model:
-        sources, targets = self._names(wrt, of)
-        first = self._order == 0 and list(of) == self.float_outputs
-        return vjp(
-            self.model,
-            sources,
-            of=targets,
-            forward=forward,
-            unreachable="error" if first else "zeros",
-            example=self._example,
-            **self._options,
-        )
+        return vjp(self.model, **self._asked(wrt, of), forward=forward)
 
-    def _derived(
-        self, model: ir.Model, of: Sequence[int] | None, wrt: Sequence[int] = ()
+    def _made_of(
+        self,
+        model: ir.Model,
+        example: Callable[[Sequence[Any]], list[Any]],
+        batch: Callable[[], list[int]] | None,
     ) -> Function:
-        """The function of a derivative of this one, with an example where this one has one."""
-        function = Function(model, self.runtime, self._options, None, self._order + 1)
-        if self._example is not None:
-            given = [np.asarray(self._example[port.name]) for port in self.inputs]
-            added = [given[k] for k in wrt] if of is None else [self(given)[k] for k in of]
-            names = [port.name for port in function.inputs]
-            function._example = dict(zip(names, [*given, *added], strict=True))
-        return function
+        """The function of a model that is made of this one's, and of its example."""
+        given = None if self._example is None else example(self._example)
+        return Function(model, self.runtime, self._options, given, derived=True, batch=batch)
+
+
+class Split:
+    """The two parts of a forward and a backward pass.
+
+    Attributes:
+        forward: The inputs of the function in; its outputs, then other residuals, out.
+        residuals: Which outputs of `forward` are the residuals, in their order in `backward`.
+    """
+
+    def __init__(
+        self, model: ir.Model, own: list[str], wrt: Sequence[int], runtime: Runtime
+    ) -> None:
+        forward, self._backward, residuals = partition(model, own)
+        self.forward, self._wrt = Program(forward, runtime), list(wrt)
+        place = {port.name: k for k, port in enumerate(self.forward.outputs)}
+        self.residuals = [place[name] for name in residuals]
+
+    def backward(self, wrt: Some = None) -> Program:
+        """The inputs of the function, a seed for each of `of` and the residuals in, gradients out.
+
+        Args:
+            wrt: For which inputs, among those of the split; None for all of these.
+        """
+        asked = tuple(self._wrt if wrt is None else wrt)
+
+        def make() -> Program:
+            model = io.load(self._backward)
+            outputs = dict(zip(self._wrt, model.graph.outputs, strict=True))
+            model.graph.outputs.clear()
+            model.graph.outputs.extend(outputs[k] for k in asked)
+            optimise(model)
+            return Program(model, self.forward.runtime)
+
+        return self.forward.once(("backward", asked), make)
+
+
+def _again(content: bytes, options: dict[str, Any]) -> Function:
+    """A function that was pickled."""
+    return Function.of(content, **options)[0]

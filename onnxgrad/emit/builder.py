@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.emit import steps
 from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
@@ -334,7 +335,7 @@ class Builder:
             y = self.Where(passes, g, self.const(0, like=g))
             self.numbers.note_mask(y.value, self.numbers.masked(g.value) | FACTOR)
             return y
-        return g * self.Cast(passes, to=g.dtype)
+        return g * steps.ones(passes, like=g)
 
     def picked(self, g: Tensor) -> bool:
         """Whether a Where has put zeros into a cotangent, for elements that it discards."""

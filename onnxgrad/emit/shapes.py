@@ -291,6 +291,8 @@ def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
 
 def pad(x: Tensor, around: dict[int, tuple[Size, Size]]) -> Tensor:
     """`x` with so many zeros before and after it, by axis; its rank need not be known."""
+    if x.shape is not None:  # fewer nodes than with axes, which the builder has to place
+        around = {a: around.get(a, (0, 0)) for a in range(x.rank)}
     pads = vector(x, [b for b, _ in around.values()] + [a for _, a in around.values()])
     return x.op.Pad(x, pads, None, x.op.const(list(around)))
 
@@ -423,7 +425,7 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
     open whether an axis was stretched, the axes are found at run time.
     """
-    op, shape_of_x = g.op, x.shape
+    op, shape_of_x, lead = g.op, x.shape, -1
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
         pairs = list(zip(out[lead:], shape_of_x, strict=True))
@@ -438,10 +440,11 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
     # over them changes nothing.
     size = op.Shape(x)
-    missing = op.Size(op.Shape(g)) - op.Size(size)
-    ones = op.ConstantOfShape(
-        op.Unsqueeze(missing, op.const([0])), value=ir.tensor(np.ones(1, np.int64))
-    )
+    if not lead:
+        axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
+        return op.typed(reduce_sum(g, axes, keepdims=1), x)
+    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
     padded = op.Concat(ones, size, axis=0)
-    stretched_axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
-    return reshape_like(reduce_sum(g, stretched_axes, keepdims=1), x)
+    axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
+    return reshape_like(reduce_sum(g, axes, keepdims=1), x)

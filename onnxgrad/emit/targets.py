@@ -24,12 +24,16 @@ class Target:
     Attributes:
         product_masks: Whether a mask is a product with zeros and ones, where that is safe; else it
             is a Where.
+        steep_masks: The dtypes in which the zeros and ones of such a product are a steep
+            HardSigmoid of what is compared; in others a comparison is cast.
         product_sums: The dtypes in which a sum over rows is a product with ones; in others it is a
             ReduceSum.
         transposed_rows: Whether a Transpose of its own transposes `a` in the sum over a batch of
             aᵀg; else the Gemm does.
-        flipped_filters: Whether the cotangent of a Conv's input at stride 1 is a Conv with flipped
-            filters, which the runtime flips when it loads the file; else it is a ConvTranspose.
+        flipped_filters: The least number of channels of a Conv's input from which its cotangent at
+            stride 1 is a Conv with flipped filters, which the runtime flips when it loads the file,
+            as it is in several groups; with fewer channels, of filters of twice as many at least,
+            it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
         windows_of_fewer: Whether the columns of that product are those of the cotangent, where
@@ -51,9 +55,10 @@ class Target:
     """
 
     product_masks: bool = False
+    steep_masks: frozenset[ir.DataType] = frozenset()
     product_sums: frozenset[ir.DataType] = frozenset()
     transposed_rows: bool = False
-    flipped_filters: bool = False
+    flipped_filters: float = math.inf
     one_hot_taps: int = 32
     windows_of_fewer: bool = True
     transposed_batch: bool = True
@@ -68,9 +73,10 @@ _PLAIN = Target()
 _TARGETS: dict[str, Target] = {
     "cpu": Target(
         product_masks=True,
+        steep_masks=frozenset({ir.DataType.FLOAT}),
         product_sums=frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE}),
         transposed_rows=True,
-        flipped_filters=True,
+        flipped_filters=9,
         searched_window=4,
         inner_filters=True,
         searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),

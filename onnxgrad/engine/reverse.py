@@ -267,7 +267,7 @@ def _own_vjp(
         for index, (operand, i) in rest.items():
             result[index] = given.get((operand, i), given.get(operand))
     present = {index: g for index, g in result.items() if g is not None}
-    if entry.broadcast:
+    if entry.broadcast and sum(v is not None for v in values) > 1:
         out = op.tensor(node.outputs[0]).shape
         for index, g in present.items():
             if (v := values[index]) is not None:

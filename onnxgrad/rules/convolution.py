@@ -6,6 +6,7 @@ Transpose  Y[m, i] = sum over c, k of X[c, o] W[c, m, k]    for the same i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -91,7 +92,9 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
 
     The runtime folds the flip where W is a constant. None where it does not apply.
     """
-    back = windows.adjoint(g, axes) if g.op.target.flipped_filters else None
+    least, channels = g.op.target.flipped_filters, windows.known(shapes.dims(W)[1::-1])
+    few = group == 1 and channels and channels[0] < least and 2 * channels[0] <= channels[1]
+    back = None if few or least == math.inf else windows.adjoint(g, axes)
     if back is None:
         return None
     W = _flipped(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])

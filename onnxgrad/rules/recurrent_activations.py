@@ -54,7 +54,7 @@ _FUNCTIONS = {
     ),
     "leakyrelu": _Function(
         lambda op, x, alpha: op.LeakyRelu(x, alpha=alpha),
-        lambda op, x, y, alpha: activation.leaky_relu(op, x, alpha),
+        lambda op, x, y, alpha: activation.leaky_relu(op, x, y, alpha),
         {"alpha": 0.01},
     ),
     "thresholdedrelu": _Function(

@@ -29,7 +29,7 @@ def test_derivatives_are_those_of_the_net() -> None:
     given = parts.forward(arrays)
     np.testing.assert_allclose(given[0], net(x), rtol=1e-6)
     residuals = [given[k] for k in parts.residuals]
-    for found in (parts.backward([*arrays, seed, *residuals]), function.vjp()([*arrays, seed])):
+    for found in (parts.backward()([*arrays, seed, *residuals]), function.vjp()([*arrays, seed])):
         for port, one in zip(function.inputs, found, strict=True):
             np.testing.assert_allclose(one, expected[port.name], rtol=1e-5, atol=1e-6)
     (tangent,) = function.jvp([0])([*arrays, x])
@@ -48,7 +48,20 @@ def test_the_backward_part_has_none_of_the_forward_pass() -> None:
     """The convolutions of the net lie in the forward part alone, but for those of the gradient."""
     parts = Function.of("models/cnn.onnx")[0].split()
     forward = {node.name for node in parts.forward.model.graph}
-    assert forward.isdisjoint(node.name for node in parts.backward.model.graph)
+    assert forward.isdisjoint(node.name for node in parts.backward().model.graph)
+
+
+def test_several_calls_are_one_batch_where_examples_are_apart() -> None:
+    function, weights = Function.of(MLP, og.ALL, threads=1)
+    assert function.batch == [0]
+    assert function.vjp([0]).batch == [0, 7]
+    assert not function.vjp().batch  # gradients of weights are sums over the batch
+    x, seed = normal(3, 2, 4), normal(3, 2, 3)
+    vjp, values = function.vjp(), list(weights.values())
+    stacked = vjp.vmapped([0, 7])([x, *values, seed])
+    for k in range(3):
+        for a, b in zip(stacked, vjp([x[k], *values, seed[k]]), strict=True):
+            np.testing.assert_allclose(a[k], b, rtol=1e-4, atol=1e-6)
 
 
 def test_errors_say_what_to_do() -> None:

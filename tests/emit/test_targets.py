@@ -68,6 +68,7 @@ def test_formulations():
     ("field", "value", "sample"),
     [
         ("one_hot_taps", 8, CONV),
+        ("flipped_filters", 1, Sample("Conv", [normal(1, 2, 5, 5), normal(4, 2, 3, 3)])),
         ("windows_of_fewer", False, CONV),
         ("transposed_batch", False, Sample("Conv", [normal(2, 8, 2, 1), normal(8, 8, 1, 1)])),
         ("resized_axes", 1, Sample("AveragePool", [normal(2, 3, 8, 8)], POOL)),

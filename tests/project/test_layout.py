@@ -113,7 +113,7 @@ def test_the_package_shows_its_public_names_alone() -> None:
 
 TESTS = sorted(PACKAGE.parent.joinpath("tests").rglob("test_*.py"))
 # Libraries that the README's test command does not install.
-OPTIONAL = {"captum", "pytorch_grad_cam", "torch"}
+OPTIONAL = {"captum", "foolbox", "pytorch_grad_cam", "torch", "torchattacks"}
 
 
 def unguarded(scope: ast.Module | ast.FunctionDef) -> list[int]:
