@@ -42,6 +42,15 @@ Wrt = Annotated[
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
 ]
+External = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of weights in files: 'refer' leaves them where they lie, in the folder "
+        "of the new file; 'copy' writes large weights beside it. Default: all weights are in the "
+        "new file, and of more than 2 GB as for 'refer' where that is possible.",
+        show_default=False,
+    ),
+]
 Dims = Annotated[
     list[str] | None,
     typer.Option(

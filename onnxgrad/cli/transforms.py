@@ -12,6 +12,7 @@ import typer
 from onnxgrad.cli.files import read_example
 from onnxgrad.cli.options import (
     Example,
+    External,
     Model,
     Output,
     argument_of,
@@ -29,7 +30,7 @@ def command_of(transform: Callable[..., Any]) -> Callable[..., None]:
     _, *parameters = signature(transform).parameters.values()
     arguments = {p.name: argument_of(transform, p) for p in parameters}
 
-    def command(model: str, output: Path, **given: Any) -> None:
+    def command(model: str, output: Path, external: Any, **given: Any) -> None:
         source = io.load(model)
         io.writable(output)  # before what can take long
         try:
@@ -38,13 +39,14 @@ def command_of(transform: Callable[..., Any]) -> Callable[..., None]:
             result = transform(source, **made)
         except OnnxGradError as error:
             fail(in_options(str(error)))
-        io.save(result, output)
+        io.save(result, output, external=external)
         show_ports(source, result)
         say(f"Wrote {output}: {len(result.graph)} nodes, before {len(source.graph)}.")
 
     described = [described_as("model", Model), described_as("output", Output)]
     for parameter in parameters:
         described += described_options(arguments[parameter.name], parameter)
+    described.append(described_as("external", External, None))
     command.__signature__ = Signature(described)  # type: ignore[attr-defined]
     what = (transform.__doc__ or "").splitlines()[0]
     command.__doc__ = f"Write {what[:1].lower()}{what[1:]}"

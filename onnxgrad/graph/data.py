@@ -10,14 +10,15 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import onnx_ir as ir
 
 from onnxgrad.graph import protos
+from onnxgrad.graph.errors import SaveError
 from onnxgrad.graph.stage import live_writers
 
 # Smaller tensors stay in the models' own messages: shape inference reads some of them.
@@ -27,11 +28,64 @@ _ALIGNMENT = 4096
 _DIGITS = 16
 
 
+def embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same data, which serialization writes into the model's own message."""
+    return view(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+
+
+def view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same data in another tensor, which reads it when it is used."""
+    return ir.LazyTensor(
+        lambda: tensor,
+        dtype=tensor.dtype,
+        shape=cast(ir.Shape, tensor.shape),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+    )
+
+
+def referred(
+    folder: str | os.PathLike[str], *, strict: bool
+) -> Callable[[ir.TensorProtocol], ir.TensorProtocol]:
+    """A function that gives a tensor as a model in a folder refers to the file where it lies.
+
+    Tensors that lie in no file stay as they are.
+
+    Args:
+        folder: Where the model will be.
+        strict: Refuse a tensor that lies in a file elsewhere; otherwise it is embedded.
+    """
+    home = os.path.realpath(folder)
+
+    def tensor_in(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        file = os.path.realpath(tensor.path)
+        if os.path.commonpath([file, home]) == home:
+            return ir.ExternalTensor(
+                Path(os.path.relpath(file, home)).as_posix(),
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=tensor.name,
+                base_dir=home,
+            )
+        if strict:
+            raise SaveError(
+                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in {file!r}, "
+                'and a model reads files of its own folder only. Write there, or external="copy".'
+            )
+        return embedded(tensor)
+
+    return tensor_in
+
+
 def write_data(models: Iterable[ir.Model], folder: Path, stem: str) -> None:
     """Write the large weights of models to one file, equal ones once; the models refer to it.
 
     Args:
-        models: The models. Tensors in attributes stay where they are.
+        models: The models. Tensors in attributes, and those in other files, stay where they are.
         folder: Where to write; a file without weights is not written.
         stem: The file is `<stem>.<16 hexadecimal digits>.data`.
     """
@@ -71,6 +125,7 @@ def _large(model: ir.Model) -> list[ir.Value]:
         if (tensor := value.const_value) is not None
         and tensor.nbytes >= _LARGE
         and tensor.dtype != ir.DataType.STRING
+        and not isinstance(tensor, ir.ExternalTensor)
     ]
 
 

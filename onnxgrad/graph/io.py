@@ -11,14 +11,14 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Literal, TypeAlias, get_args
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import Message
 
 from onnxgrad.graph import maps, protos
-from onnxgrad.graph.data import remove_unused, write_data
+from onnxgrad.graph.data import embedded, referred, remove_unused, view, write_data
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.holders import check_sources, own_outputs
@@ -26,6 +26,8 @@ from onnxgrad.graph.stage import root, staged
 
 # Bytes have the content of a model's file.
 ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+# What a written model does with weights that lie in files.
+External: TypeAlias = Literal["refer", "copy"]
 
 
 def load(model: ModelLike) -> ir.Model:
@@ -62,13 +64,17 @@ def _load(model: ModelLike) -> ir.Model:
 def like(result: ir.Model, original: ModelLike) -> onnx.ModelProto | ir.Model:
     """`result` as the kind of model that `original` is; a path gives a `ModelProto` with weights.
 
+    Where these take more than a `ModelProto` can hold (2 GB), a path gives an `onnx_ir.Model`,
+    whose weights stay in their files.
+
     Raises:
-        ModelError: The weights do not fit into a `ModelProto` (2 GB).
+        ModelError: The weights of a model in memory do not fit into a `ModelProto`.
     """
-    if isinstance(original, ir.Model):
+    large = weight_bytes(result) > protos.LIMIT
+    if isinstance(original, ir.Model) or (large and isinstance(original, str | os.PathLike)):
         return result
-    replace_tensors(result, _embedded)
-    if weight_bytes(result) > protos.LIMIT:
+    replace_tensors(result, embedded)
+    if large:
         raise ModelError(
             "The weights take more than 2 GB, which a ModelProto cannot hold. Give an "
             "onnx_ir.Model (onnx_ir.load(path)) and write the result with onnxgrad.save."
@@ -129,31 +135,51 @@ def require_apart(
 
 
 def save(
-    model: onnx.ModelProto | ir.Model, path: str | os.PathLike[str], *, external_data: bool = False
+    model: onnx.ModelProto | ir.Model,
+    path: str | os.PathLike[str],
+    *,
+    external: External | None = None,
+    external_data: bool = False,
 ) -> None:
     """Write a model file, whole or not at all. An existing file is replaced at once.
 
     Args:
         model: The model; it is not changed.
         path: Where to write. The suffix decides the format as `onnx.save` does (.onnx, .json, ...).
-        external_data: Write weights of 1 KiB and more beside the model, to
-            `<name>.<digits>.data`. Always done where all take more than 2 GB. The digits tell the
-            content, so that a model never reads other weights than its own, however many write
-            at once. Such files of `name` that no file in the folder refers to any more are
-            removed; no other file is.
+        external: "copy" to write weights of 1 KiB and more beside the model, to
+            `<name>.<digits>.data`. The digits tell the content, so that a model never reads other
+            weights than its own, however many write at once. Such files of `name` that no file in
+            the folder refers to any more are removed; no other file is.
+            "refer" to leave weights in the files where they lie, which have to be in the folder of
+            `path`; they belong to several models then. Other weights become part of the file.
+            None for one file with all weights; if these take more than 2 GB, for "refer" where
+            they lie in that folder, and "copy" of the others.
+        external_data: The same as ``external="copy"``.
 
     Raises:
-        ArgumentError: `path` is no path.
-        SaveError: The folder is missing or cannot be written, or the disk is full.
+        ArgumentError: `path` is no path, or `external` another word.
+        SaveError: The folder is missing or cannot be written, or the disk is full; or weights to
+            refer to lie elsewhere.
         ModelError: The model cannot be read, as in `load`.
+
+    Example:
+        >>> og.save(og.gradient("models/mlp.onnx"), "gradient.onnx")
     """
+    if external not in (None, *get_args(External)):
+        raise ArgumentError(f'external is "refer", "copy" or None, not {external!r}')
     path = writable(path)
     folder, name = os.path.split(path)
     private = load(model)
     read = data_files(private)
-    replace_tensors(private, _embedded)
+    copied = external == "copy" or external_data
+    if external == "refer" or (not copied and weight_bytes(private) > protos.LIMIT):
+        replace_tensors(private, referred(folder, strict=external == "refer"))
+        inside = (t for t in tensors(private) if not isinstance(t, ir.ExternalTensor))
+        copied = sum(tensor.nbytes for tensor in inside) > protos.LIMIT
+    else:
+        replace_tensors(private, embedded)
     with staged(folder, path) as stage:
-        if external_data or weight_bytes(private) > protos.LIMIT:
+        if copied:
             write_data([private], stage, name)
         write(private, stage / name)
         for file in sorted(stage.iterdir(), key=lambda file: file.name == name):  # the model last
@@ -207,7 +233,7 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     messages = list(protos.walk(proto))
     for name, location in protos.external(messages):
         protos.require_inside(name, location, folder)
-    model = _deserialize(proto, messages, repr(path), folder)
+    model = deserialize(proto, messages, repr(path), folder)
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
@@ -233,7 +259,7 @@ def _load_proto(proto: onnx.ModelProto) -> ir.Model:
             "which folder. Give the model's path instead, or load it with onnx.load(path), which "
             "brings the weights."
         )
-    private = _deserialize(proto, messages, "the ModelProto")
+    private = deserialize(proto, messages, "the ModelProto")
     replace_tensors(private, _detached)
     return private
 
@@ -253,9 +279,20 @@ def _load_ir(model: ir.Model) -> ir.Model:
     return private
 
 
-def _deserialize(
+def deserialize(
     proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
 ) -> ir.Model:
+    """The model in a message.
+
+    Args:
+        proto: The message.
+        messages: All messages in it that hold tensors: `protos.walk`.
+        what: Where it is from, for errors.
+        folder: Where the files of its sparse tensors lie.
+
+    Raises:
+        ModelError: It is no model.
+    """
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"
@@ -366,20 +403,5 @@ def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """The same data in another tensor: to rename it leaves the caller's tensor alone."""
     # The name of a tensor read from a proto is stored in the proto, which copies would share.
     if tensor.__class__ is not ir.Tensor and isinstance(tensor, ir.TensorProtoTensor):
-        return _view(tensor)
+        return view(tensor)
     return copy.copy(tensor)
-
-
-def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """The same data, which serialization writes into the model's own message."""
-    return _view(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
-
-
-def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    return ir.LazyTensor(
-        lambda: tensor,
-        dtype=tensor.dtype,
-        shape=cast(ir.Shape, tensor.shape),
-        name=tensor.name,
-        doc_string=tensor.doc_string,
-    )

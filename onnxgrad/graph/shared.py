@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxgrad.graph import io, protos
-from onnxgrad.graph.data import remove_unused, write_data
+from onnxgrad.graph.data import embedded, remove_unused, write_data
 from onnxgrad.graph.errors import SaveError
 from onnxgrad.graph.stage import staged
 
@@ -40,6 +40,8 @@ def save_together(
         raise SaveError(f"Cannot write {str(target)!r}: it is a file, not a folder.")
     external = external_data or any(io.weight_bytes(m) > protos.LIMIT for m in models.values())
     read = {path for model in models.values() for path in io.data_files(model)}
+    for model in models.values():
+        io.replace_tensors(model, embedded)
     with staged(target if target.exists() else target.parent, str(target)) as stage:
         new = stage / target.name
         new.mkdir()

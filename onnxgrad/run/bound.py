@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.protocol import Binding
 
 Result = TypeVar("Result", covariant=True, default=Any)
@@ -23,11 +25,17 @@ class Bound(Generic[Result]):
     """
 
     def __init__(self, binding: Binding, result: Callable[[list[Any]], Result]) -> None:
-        self._binding = binding
+        self._binding, self._process = binding, os.getpid()
         self.inputs: Mapping[str, Any] = binding.inputs
         self._result = result(list(binding.outputs))
 
     def __call__(self) -> Result:
-        """Run: the same arrays at each call, which the next one overwrites; on CUDA `OrtValue`s."""
+        """Run: the same arrays at each call, which the next one overwrites; on CUDA `OrtValue`s.
+
+        Raises:
+            ArgumentError: It was bound before this process was forked.
+        """
+        if os.getpid() != self._process:
+            raise ArgumentError("What runs was bound in another process: bind the net in this one.")
         self._binding.run()
         return self._result

@@ -77,7 +77,7 @@ class Derivatives:
         """
         fed = self._feeder.split(feeds, of)
         built = self._sessions.of(gradient, GRADIENTS, wrt, fed.values, of=of, ograd=fed.imposed)
-        return pick(self._run(built, fed), wrt)
+        return self._pick(self._run(built, fed), wrt)
 
     @overload
     def value_and_gradient(self, feeds: Any, wrt: str, *, of: OneOf) -> tuple[Array, Array]: ...
@@ -108,7 +108,8 @@ class Derivatives:
             gradient, GRADIENTS, wrt, fed.values, of=of, ograd=fed.imposed, values=values
         )
         found = built.session.run(self._feeder.complete(built, fed))
-        return pick(built.values(found), of), pick(built.named(found), wrt)
+        given = self._scored if of is None and len(self._scored) > 1 else of
+        return self._pick(built.values(found), given), self._pick(built.named(found), wrt)
 
     @overload
     def vjp(self, feeds: Any, ograds: Any, wrt: None = None, *, of: Of = None) -> Any: ...
@@ -143,7 +144,7 @@ class Derivatives:
         given = self._feeder.by_name(ograds, [*only, *heads], "ograds")
         imposed = dict(sorted(given.items(), key=lambda item: str(item[0])))
         built = self._sessions.of(gradient, GRADIENTS, wrt, fed.values, of=of, ograd=list(imposed))
-        return pick(self._run(built, fed, imposed), wrt)
+        return self._pick(self._run(built, fed, imposed), wrt)
 
     @overload
     def jvp(self, feeds: Any, tangents: Any, *, of: None = None) -> Any: ...
@@ -165,7 +166,7 @@ class Derivatives:
         fed = self._feeder.plain(feeds, of)
         moved = self._feeder.by_name(tangents, self.inputs, "tangents")
         built = self._sessions.of(jvp, TANGENTS, list(moved), fed.values, of=of)
-        return pick(self._run(built, fed, tangents=moved), of)
+        return self._pick(self._run(built, fed, tangents=moved), of)
 
     @overload
     def hvp(
@@ -190,7 +191,8 @@ class Derivatives:
         moved = self._feeder.by_name(tangents, self.inputs, "tangents")
         built = self._sessions.of(hvp, HVPS, list(moved), fed.values, of=of, ograd=fed.imposed)
         found = self._run(built, fed, tangents=moved)
-        return found if isinstance(tangents, Mapping) else next(iter(found.values()))
+        several = {name: found[name] for name in moved}
+        return several if isinstance(tangents, Mapping) else next(iter(several.values()))
 
     @overload
     def jacobian(self, feeds: Any, wrt: str, *, of: OneOf, **options: Unpack[_Moded]) -> Array: ...
@@ -244,7 +246,7 @@ class Derivatives:
         options |= {"mode": way, "max_bytes": ANY_SIZE}
         built = self._sessions.of(jacobian, JACOBIANS, wrt, fed.values, **options)
         found = self._run(built, fed)
-        return pick({y: pick(row, wrt) for y, row in found.items()}, of)
+        return self._pick({y: self._pick(row, wrt) for y, row in found.items()}, of)
 
     @overload
     def hessian(
@@ -299,7 +301,7 @@ class Derivatives:
             **options,
         )
         found = self._run(built, fed)
-        return pick({a: pick(row, wrt) for a, row in found.items()}, wrt)
+        return self._pick({a: self._pick(row, wrt) for a, row in found.items()}, wrt)
 
     @overload
     def per_example_gradient(
@@ -344,7 +346,10 @@ class Derivatives:
         options |= {"max_bytes": ANY_SIZE}
         built = self._sessions.of(per_example_gradient, GRADIENTS, wrt, fed.values, **options)
         found = self._run(built, fed)
-        return found if wrt is None else pick(found, wrt)
+        return found if wrt is None else self._pick(found, wrt)
+
+    def _pick(self, found: dict[str, Any], spec: Any) -> Any:
+        return pick(found, spec, self._sessions.order(spec))
 
     def _run(
         self,

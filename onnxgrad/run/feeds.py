@@ -13,10 +13,14 @@ from onnxgrad.graph import names
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.names import All
 from onnxgrad.heads.head import Head, parted
+from onnxgrad.run.recent import Recent
 from onnxgrad.run.requests import NetPortGradient
 from onnxgrad.run.sessions import TransformSession
 from onnxgrad.runtimes.ports import Array, Port, arrays
 from onnxgrad.transforms.options import Of
+
+# How many names and positions to look up only once.
+_NAMES = 1024
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Feeder:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._model, self._names = model, dict[Any, str]()
+        self._model, self._names = model, Recent[Any, str](_NAMES)
         self.ports = {value.name or "": Port.of(value) for value in model.graph.inputs}
         self.required = tuple(name for name in self.ports if name not in model.graph.initializers)
 
@@ -95,7 +99,7 @@ class Feeder:
             UnknownNameError: There is no such tensor.
         """
         if (found := self._names.get(spec)) is None:
-            found = self._names[spec] = names.resolve(self._model, spec)
+            found = self._names.keep(spec, names.resolve(self._model, spec))
         return found
 
     def plain(self, feeds: Any, of: Of = None) -> Feeds:

@@ -144,9 +144,10 @@ class Requested:
         wrt: dict[Any, None] = dict.fromkeys(gradients)
         if All.ALL in wrt and len(wrt) > 1:
             raise ArgumentError("ALL stands for all gradients: ask for it alone.")
-        self.wrt: All | tuple[str, ...] = All.ALL if All.ALL in wrt else tuple(wrt)
+        self.wrt: All | tuple[str, ...] = All.ALL if All.ALL in wrt else tuple(sorted(wrt))
         given = dict.fromkeys(y for one, y in self._asked if isinstance(one, Value))
-        self.values = tuple(sorted(given, key=lambda y: isinstance(y, Head)))
+        heads = (y for y in given if isinstance(y, Head))
+        self.values = (*sorted(y for y in given if isinstance(y, str)), *heads)
 
     def result(self, gradients: dict[str, Any], values: Mapping[str, Any]) -> Any:
         """What the user gets.
@@ -156,7 +157,8 @@ class Requested:
             values: By tensor name, in the order of `self.values`.
         """
         if not self.values and not self._alone:
-            return gradients
+            named = [place for _, place in self._asked if isinstance(place, str)]
+            return {x: gradients[x] for x in named} or gradients
         known = dict(zip(self.values, values.items(), strict=True))
 
         def of_one(one: NetPortGradient | Value, place: Any) -> Any:
@@ -171,7 +173,14 @@ class Requested:
         return tuple(of_one(*asked) for asked in self._asked)
 
 
-def pick(found: dict[str, Any], spec: Any) -> Any:
-    """The result itself where one tensor was named, or none and there is but one."""
-    one = isinstance(spec, str | Head) or (spec is None and len(found) == 1)
-    return next(iter(found.values())) if one else found
+def pick(found: dict[str, Any], spec: Any, order: Sequence[str] | None) -> Any:
+    """The result itself where one tensor was named, or none and there is but one; else all.
+
+    Args:
+        found: The results by tensor name.
+        spec: What was asked for.
+        order: The names in `spec`, where it has several.
+    """
+    if isinstance(spec, str | Head) or (spec is None and len(found) == 1):
+        return next(iter(found.values()))
+    return found if order is None else {name: found[name] for name in order}

@@ -11,10 +11,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxgrad.graph import io
-from onnxgrad.graph.errors import FeedError, ModelError, NoRuleError
+from onnxgrad.graph import io, names, protos
+from onnxgrad.graph.errors import FeedError, ModelError, NoRuleError, OnnxGradError
+from onnxgrad.heads.head import Head
 from onnxgrad.passes.expand import needs_expansion
 from onnxgrad.passes.normalise import normalise
+from onnxgrad.run.recent import Recent
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Binding, Runtime, Session
 from onnxgrad.transforms.blocks import Mode
@@ -34,15 +36,23 @@ class Sessions:
         model: The net, which stays as it is.
         runtime: What they run on.
         options: Those of every transform.
+        most: How many transforms to keep; the least recently used goes.
     """
 
-    def __init__(self, model: ir.Model, runtime: Runtime, options: Mapping[str, Any]) -> None:
-        self._model, self._runtime, self._options = model, runtime, options
+    def __init__(
+        self, model: ir.Model, runtime: Runtime, options: Mapping[str, Any], most: int
+    ) -> None:
+        self._model, self._runtime, self._options, self._most = model, runtime, options, most
         self._lock = threading.Lock()
         self._forward: Session | None = None
-        self.transformed: dict[Any, TransformSession] = {}
-        self._open: set[Any] = set()  # what is built for each shape of the feeds
-        self.modes: dict[Any, Mode] = {}
+        self.transformed: Recent[Any, TransformSession] = Recent(most)
+        self._open: Recent[Any, bool] = Recent(most)  # what is built for each shape of the feeds
+        self.modes: Recent[Any, Mode] = Recent(most)
+        self._orders: Recent[Any, list[str]] = Recent(most)
+
+    def anew(self) -> Sessions:
+        """The same with no session built."""
+        return Sessions(self._model, self._runtime, self._options, self._most)
 
     def forward(self) -> Session:
         """That of the net itself."""
@@ -55,7 +65,9 @@ class Sessions:
         model = io.load(self._model)
         # Only initializers can be shared.
         common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
-        return self._load(model)
+        # Packed weights are worth their memory, 1.2 of the speed with large batches, while it is
+        # not what the machine lacks.
+        return self._load(model, lean=io.weight_bytes(model) > protos.LIMIT)
 
     def _load(self, model: ir.Model, *, lean: bool = False) -> Session:
         """A session of a model, whose operators of other domains the runtime may lack."""
@@ -80,39 +92,67 @@ class Sessions:
         """The session of a transform of the net.
 
         `results` is the metadata property that lists the transform's outputs. Where the ranks of
-        tensors follow from the feeds alone, there is one session for each of their shapes.
+        tensors follow from the feeds alone, there is one session for each of their shapes. The
+        order of names, which is that of the outputs, is the alphabet's.
         """
+        wrt, options = self._sorted(wrt), self._all_sorted(options)
         key = _key(transform, wrt, tuple(options.items()))
         if (known := self.transformed.get(key)) is not None:
             return known
         with self._lock:
-            if key in self._open:
+            if self._open.get(key):
                 key = (key, _shapes(values))
-            if key not in self.transformed:
+            found = self.transformed.get(key)
+            if found is None:
                 build = functools.partial(transform, self._model, wrt, **self._options, **options)
                 try:
-                    session = TransformSession(build(), results, self._load)
+                    found = TransformSession(build(), results, self._load)
                 except NoRuleError:
-                    self._open.add(key)
+                    self._open.keep(key, True)
                     key = (key, _shapes(values))
                     relearning = functools.partial(Relearning, build, values, self._load)
-                    session = TransformSession(build(example=values), results, relearning)
-                self.transformed[key] = session
-            return self.transformed[key]
+                    found = TransformSession(build(example=values), results, relearning)
+                self.transformed.keep(key, found)
+            return found
+
+    def order(self, spec: Any) -> list[str] | None:
+        """The names that a sequence of names and positions stands for, which are looked up once.
+
+        None for what is no such sequence, or has a name that is not there.
+        """
+        if isinstance(spec, str) or not isinstance(spec, Sequence):
+            return None
+        if any(isinstance(one, Head) for one in spec):
+            return None
+        key = _hashable(spec)
+        if (known := self._orders.get(key)) is None:
+            try:
+                known = self._orders.keep(key, names.resolve_all(self._model, spec))
+            except OnnxGradError:
+                return None  # the transform says what is wrong
+        return known
+
+    def _sorted(self, spec: Any) -> Any:
+        found = self.order(spec)
+        return spec if found is None else tuple(sorted(found))
+
+    def _all_sorted(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._sorted(given) for name, given in options.items()}
 
     def plan(
         self, kind: str, values: Mapping[str, Any], wrt: Any, max_bytes: int, **options: Any
     ) -> Mode:
         """The decisions of a transform for inputs of these sizes; raises if it gives too much."""
-        sizes = {name: np.shape(value) for name, value in values.items()}
+        sizes = {name: np.shape(value) for name, value in sorted(values.items())}
+        wrt, options = self._sorted(wrt), self._all_sorted(options)
         key = (kind, _hashable(wrt), max_bytes, _hashable(options), _hashable(sizes))
         with self._lock:
-            if key not in self.modes:
+            if (found := self.modes.get(key)) is None:
                 model = _of_sizes(self._model, sizes)
                 options |= {"max_bytes": max_bytes, "example": values}
                 options["constant"] = self._options["constant"]
-                self.modes[key] = plan(kind, model, wrt, **options)
-            return self.modes[key]
+                found = self.modes.keep(key, plan(kind, model, wrt, **options))
+            return found
 
 
 class TransformSession:
@@ -186,14 +226,21 @@ class Relearning:
             return use(session)
 
 
-def hold_weights(model: ir.Model) -> None:
+def hold_weights(model: ir.Model, *, in_files: bool = False) -> None:
     """Keep each weight as one array, which gradient models and sessions then share.
 
     One that stayed in the model's message, however small, would keep all of the message alive.
+
+    Args:
+        model: The model, which is changed.
+        in_files: Keep weights that lie in files as such: mapped once, and known to lie there.
     """
 
     def held(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if tensor.dtype == ir.DataType.STRING:
+            return tensor
+        if in_files and isinstance(tensor, ir.ExternalTensor):
+            tensor.numpy()  # copies then share the array
             return tensor
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 

@@ -44,7 +44,8 @@ def export(model: Any, state: Mapping[str, Array], *, inference: bool = False) -
         A model of the same kind (for a path a `ModelProto`).
 
     Raises:
-        ModelError: The model cannot be read, or takes more than 2 GB and is no `onnx_ir.Model`.
+        ModelError: The model cannot be read, or one in memory takes more than 2 GB and is no
+            `onnx_ir.Model`.
         ArgumentError: The state is of another model, or the file holds a weight in another form
             than the one that was trained, as where two calls of a function share it.
 

@@ -59,7 +59,9 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
     Returns:
         A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one
         more output `<name>_grad` for each tensor of `wrt`, of that tensor's shape and dtype.
-        Before the gradients come the tensors of `values`.
+        Before the gradients come the tensors of `values`. For a path to a model of more than 2 GB,
+        which a `ModelProto` cannot hold, it is an `onnx_ir.Model` that refers to the weights'
+        files: `save` it.
         The metadata properties "onnxgrad.gradients" and "onnxgrad.ograds" map, in JSON, the
         tensors' names to those of their gradient outputs and seed inputs.
 

@@ -115,7 +115,10 @@ T = TypeVar("T")
 
 
 class Transform(Protocol[P]):
-    """A public transform: model in, model of the same kind out; for a path a `ModelProto`."""
+    """A public transform: model in, model of the same kind out.
+
+    For a path it is a `ModelProto`; of more than 2 GB, which that cannot hold, an `onnx_ir.Model`.
+    """
 
     __name__: str
 

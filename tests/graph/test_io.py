@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxgrad as og
-from onnxgrad.graph import io
+from onnxgrad.graph import io, protos
 
 WEIGHT = np.arange(600, dtype=np.float32).reshape(2, 300)
 
@@ -177,6 +177,62 @@ def test_more_than_a_proto_holds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(og.ModelError, match="2 GB"):
         io.like(model, net())
     assert io.like(model, model) is model
+
+
+def test_a_large_model_by_path_refers_to_its_weights(tmp_path: Path) -> None:
+    """A hole in a file stands for its 2.2 GB."""
+    rows = 2**31 // 4 // 300 + 10**5
+    path = external(tmp_path)
+    with open(tmp_path / "weights.bin", "ab") as file:
+        file.truncate(rows * 300 * 4)
+    proto = onnx.load(path, load_external_data=False)
+    (tensor,) = proto.graph.initializer
+    del tensor.dims[:], tensor.external_data[1:]
+    tensor.dims.extend([rows, 300])
+    axis = numpy_helper.from_array(np.array([1]), "axis")
+    proto.graph.initializer.append(axis)
+    proto.graph.node.insert(0, helper.make_node("Gather", ["w", "axis"], ["row"]))
+    del proto.graph.node[2].input[:]
+    proto.graph.node[2].input.extend(["x", "row"])
+    path.write_bytes(proto.SerializeToString())
+    result = og.gradient(str(path), "x")
+    assert isinstance(result, ir.Model)
+    target = tmp_path / "gradient.onnx"
+    og.save(result, target)
+    assert sorted(os.listdir(tmp_path)) == ["gradient.onnx", "model.onnx", "weights.bin"]
+    assert target.stat().st_size < 10**4
+    x = np.ones((2, 300), np.float32)
+    want = og.Net(path).gradient(x)
+    np.testing.assert_array_equal(og.Net(target)(x)["x_grad"], want)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(og.SaveError, match=r"weights\.bin"):
+        og.save(result, tmp_path / "other" / "gradient.onnx", external="refer")
+
+
+def test_weights_are_referred_to_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, target = external(tmp_path), tmp_path / "new.onnx"
+
+    def lies_in() -> str:
+        (tensor,) = onnx.load(target, load_external_data=False).graph.initializer
+        np.testing.assert_array_equal(weight(io.load(target)), WEIGHT)
+        return tensor.external_data[0].value if tensor.external_data else ""
+
+    model = io.load(path)
+    io.save(model, target)
+    assert lies_in() == ""
+    io.save(model, target, external="refer")
+    assert lies_in() == "weights.bin"
+    io.save(model, target, external="copy")
+    assert re.fullmatch(r"new\.onnx\.[0-9a-f]{16}\.data", lies_in())
+    monkeypatch.setattr(protos, "LIMIT", 100)  # as if it were large
+    io.save(model, target)
+    assert lies_in() == "weights.bin"
+    target = tmp_path / "other" / "new.onnx"
+    target.parent.mkdir()
+    io.save(model, target)
+    assert lies_in().startswith("new.onnx.")
+    with pytest.raises(og.ArgumentError, match='"copy"'):
+        io.save(model, target, external="link")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["proto", "ir"])

@@ -133,10 +133,10 @@ def test_equal_heads_share_a_session(net: Net) -> None:
         net.gradient(FEEDS, of=by_input())
         net(FEEDS, Value(by_input()))
         net.jacobian(FEEDS, of=by_input())
-    assert len(net._sessions.transformed) == 3
-    assert len(net._sessions.modes) == 1
+    assert len(net._sessions.transformed.items()) == 3
+    assert len(net._sessions.modes.items()) == 1
     net.gradient(X, of=og.heads.class_score("y", target=2))
-    assert len(net._sessions.transformed) == 4
+    assert len(net._sessions.transformed.items()) == 4
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_values_beside_gradients(net: Net) -> None:
 def test_a_value_alone_computes_no_gradient(net: Net) -> None:
     """A rule that is missing does not matter, nor an operator behind the tensor."""
     net(X, Value("h"))
-    (built,) = net._sessions.transformed.values()
+    ((_, built),) = net._sessions.transformed.items()
     assert list(built.session.outputs) == ["h"]
     assert not built.seeds
 
