@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,74 +19,77 @@ from onnxgrad.train.data import declared_batch, padded
 from onnxgrad.transforms.options import Of
 
 
+@dataclass(frozen=True)
 class Columns:
     """What a net gives for the rows of a table: a function of columns that gives more of them.
 
-    A worker makes one, and its session with it.
-
-    Args:
-        model, request, of, columns, options: As for `ray.map`.
-
     Attributes:
-        batch: The one number of rows that the net takes; None where it takes any.
-        needed: The names of the columns that are read.
-
-    Raises:
-        OnnxGradError: As for `ray.map`.
+        net: The net, which travels to the workers.
+        asked: By a request, the name of its column; empty for the net's outputs.
+        of: What is differentiated.
+        read: By what is fed, the name of its column.
     """
 
-    def __init__(
-        self,
+    net: Net
+    asked: Mapping[Any, str]
+    of: Of
+    read: Mapping[Any, str]
+
+    @classmethod
+    def of_net(
+        cls,
         model: Any,
         request: Request | None,
         of: Of,
         columns: Mapping[Any, str],
         options: Mapping[str, Any],
-    ) -> None:
-        self._net, self._of = Net(model, **options), of
-        self._asked: dict[Any, str] = {}
+    ) -> Columns:
+        """The columns that a call of `ray.map` asks for.
+
+        Raises:
+            OnnxGradError: As for `ray.map`.
+        """
+        net, asked = Net(model, **options), {}
         heads = list(parted(of)[1])
         if request is not None:
             found = requests(request)
-            asked = list(found) if isinstance(found, tuple) else [found]
-            heads += [one.spec for one in asked if isinstance(one.spec, Head)]
-            self._asked = _names(model, asked, heads)
-        labels = [name for head in heads for name in head.inputs]
+            several = found if isinstance(found, tuple) else (found,)
+            heads += [one.spec for one in several if isinstance(one.spec, Head)]
+            asked = _names(model, several, heads)
         imposed = {key: name for key, name in columns.items() if isinstance(key, NetPortGradient)}
-        own = (*self._net.inputs, *labels)
-        self._read: dict[Any, str] = {name: columns.get(name, name) for name in own}
-        if unknown := [key for key in columns if key not in self._read and key not in imposed]:
+        own = [*net.inputs, *(name for head in heads for name in head.inputs)]
+        if unknown := [key for key in columns if key not in own and key not in imposed]:
             raise ArgumentError(
-                f"columns: the net has no input {unknown[0]!r}, only "
-                f"{', '.join(map(repr, self._read))}"
+                f"columns: the net has no input {unknown[0]!r}, only {', '.join(map(repr, own))}"
             )
-        self._read |= imposed
-        self.needed = list(self._read.values())
-        self.batch = declared_batch(self._net.ports)
+        return cls(net, asked, of, {name: columns.get(name, name) for name in own} | imposed)
+
+    @property
+    def batch(self) -> int | None:
+        """The one number of rows that the net takes; None where it takes any."""
+        return declared_batch(self.net.ports)
 
     def __call__(self, rows: Mapping[str, Array]) -> dict[str, Array]:
-        """The columns, and those of the results: outputs and values by name, and "<x>_grad".
+        """The columns, and those of the results.
 
         Raises:
             FeedError: A column lacks or does not fit, or a result is not one a row.
             ArgumentError: There is a column of a result's name already.
         """
-        if missing := [name for name in self.needed if name not in rows]:
+        if missing := [name for name in self.read.values() if name not in rows]:
             raise FeedError(
                 f"the table has no column {missing[0]!r}, only {', '.join(map(repr, rows))}: say "
                 "with columns={input: column} what the net is to read"
             )
-        count = len(rows[self.needed[0]])
-        feeds = {key: _dense(rows[name]) for key, name in self._read.items()}
-        if self.batch is not None:
-            feeds = padded(self._net.ports, feeds, self.batch)
-        results = self._results(feeds)
+        feeds = {key: _dense(rows[name]) for key, name in self.read.items()}
+        count = len(next(iter(feeds.values())))
+        size = self.batch or count
+        results = self._results(padded(self.net.ports, feeds, size))
         if taken := [name for name in results if name in rows]:
             raise ArgumentError(
                 f"the table has a column {taken[0]!r} already, the name of a result: drop or "
                 "rename it"
             )
-        size = self.batch or count
         for name, array in results.items():
             if np.ndim(array) == 0 or len(array) != size:
                 raise FeedError(
@@ -95,13 +99,12 @@ class Columns:
         return {**rows, **{name: array[:count] for name, array in results.items()}}
 
     def _results(self, feeds: Mapping[Any, Any]) -> dict[str, Array]:
-        net = self._net
-        if not self._asked:
-            found = net(feeds)
-            return found if isinstance(found, dict) else {net.outputs[0]: found}
-        found = net(feeds, list(self._asked), of=self._of)
+        if not self.asked:
+            found = self.net(feeds)
+            return found if isinstance(found, dict) else {self.net.outputs[0]: found}
+        found = self.net(feeds, list(self.asked), of=self.of)
         arrays = found.values() if isinstance(found, dict) else found
-        return dict(zip(self._asked.values(), arrays, strict=True))
+        return dict(zip(self.asked.values(), arrays, strict=True))
 
 
 def _dense(column: Array) -> Array | list[Any]:
@@ -109,7 +112,7 @@ def _dense(column: Array) -> Array | list[Any]:
     return column.tolist() if column.dtype == object else column
 
 
-def _names(model: Any, asked: list[Any], heads: list[Head]) -> dict[Any, str]:
+def _names(model: Any, asked: tuple[Any, ...], heads: list[Head]) -> dict[Any, str]:
     """By a request, the name of its column.
 
     Raises:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxgrad.graph import io
 from onnxgrad.graph.errors import (
     ArgumentError,
     OnnxGradError,
@@ -17,7 +16,7 @@ from onnxgrad.graph.errors import (
     TrainingError,
 )
 from onnxgrad.parallel.columns import Columns
-from onnxgrad.parallel.replica import Plan, Replica, as_bytes, shares
+from onnxgrad.parallel.replica import Plan, Replica, shares
 from onnxgrad.run.requests import Request
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array, Port
@@ -65,7 +64,8 @@ def map(
 
     Args:
         model: A path that all machines have, an `onnx.ModelProto`, its bytes or an
-            `onnx_ir.Model`. A model that a transform or an explanation has made needs no request.
+            `onnx_ir.Model`; it travels as a pickled `Net` does. A model that a transform or an
+            explanation has made needs no request.
         dataset: A `ray.data.Dataset` with a column for each input, or the path of Parquet files.
         request, of: As for a call of `onnxgrad.Net`. Gradients are those of inputs and inner
             tensors; the weights' are no column, see `per_example_gradient`.
@@ -93,11 +93,8 @@ def map(
         >>> rows = ray.data.from_numpy(images)                       # doctest: +SKIP
         >>> found = parallel.ray.map("net.onnx", rows, NetPortGradient("x"), columns={"x": "data"})
     """
-    if not isinstance(model, str | os.PathLike | bytes):
-        model = as_bytes(io.load(model))
     options = {"threads": cpus or None} | options
-    arguments = (model, request, of, dict(columns or {}), options)
-    made = Columns(*arguments)
+    made = Columns.of_net(model, request, of, columns or {}, options)
     if isinstance(dataset, str | os.PathLike):
         dataset = ray.data.read_parquet(os.fspath(dataset))
     if made.batch is not None and batch_size not in (None, made.batch):
@@ -105,7 +102,7 @@ def map(
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
     return dataset.map_batches(
         Columns,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(made.net, made.asked, made.of, made.read),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         batch_size=made.batch or batch_size or 32,
         batch_format="numpy",

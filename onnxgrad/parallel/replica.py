@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from onnxgrad.graph import io
 from onnxgrad.graph.facts import all_nodes
+from onnxgrad.run.packed import Content
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import carry
 from onnxgrad.runtimes.registry import start
@@ -23,41 +22,26 @@ from onnxgrad.train.halves import Halves
 from onnxgrad.train.loaded import RATE
 
 
-def as_bytes(model: ir.Model) -> bytes:
-    """A model with its weights in a form that travels.
-
-    Raises:
-        ModelError: They take more than 2 GB.
-    """
-    proto = io.like(model, b"")
-    assert isinstance(proto, onnx.ModelProto)
-    return proto.SerializeToString()
-
-
 @dataclass(frozen=True)
 class Plan:
     """What all workers are made of, in a form that travels.
 
     Attributes:
-        gradients, update: The halves of the step, as bytes.
+        gradients, update: The halves of the step.
         gradient_of, following: As of `Halves`.
         options: Those of the runtime.
     """
 
-    gradients: bytes
-    update: bytes
+    gradients: Content
+    update: Content
     gradient_of: Mapping[str, str]
     following: Mapping[str, str]
     options: Mapping[str, Any]
 
     @classmethod
     def of(cls, halves: Halves, **options: Any) -> Plan:
-        """The plan of a step.
-
-        Raises:
-            ModelError: The weights that are not trained take more than 2 GB.
-        """
-        gradients, update = map(as_bytes, (halves.gradients, halves.update))
+        """The plan of a step."""
+        gradients, update = map(Content.of, (halves.gradients, halves.update))
         return cls(gradients, update, halves.gradient_of, halves.following, options)
 
 
@@ -76,7 +60,7 @@ class Replica:
         runtime = start("onnxruntime", **plan.options)
         self._plan = plan
         self._gradients = runtime.load(_of_rank(plan.gradients, rank), lean=True)
-        update = runtime.load(io.load(plan.update), lean=True)
+        update = runtime.load(plan.update.model(), lean=True)
         self._carried = carry(update, state, plan.following)
         self._weights = {name: (state[name].shape, state[name].dtype) for name in plan.gradient_of}
 
@@ -122,9 +106,9 @@ class Replica:
         return self._carried.arrays()
 
 
-def _of_rank(model: bytes, rank: int) -> ir.Model:
+def _of_rank(content: Content, rank: int) -> ir.Model:
     """The model with other seeds, so that the workers drop other elements."""
-    net = io.load(model)
+    net = content.model()
     for node in all_nodes(net.graph):
         if "seed" in node.attributes:
             seed = node.attributes["seed"].as_float()

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.data import write_data
+from onnxgrad.graph.data import embedded, write_data
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.ports import Port
@@ -94,6 +94,8 @@ def repository(
         first, *others = nets
         place = stage / first / _VERSION
         place.mkdir(parents=True)
+        for net in nets.values():
+            io.replace_tensors(net, embedded)
         write_data(nets.values(), place, "weights")
         for name, net in nets.items():
             io.write(net, place / f"{name}.onnx")
