@@ -12,9 +12,8 @@ import pytest
 
 import onnxgrad as og
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: make bridges")
-pandas = pytest.importorskip("pandas", reason="Ray Data is not installed: make bridges")
-pytest.importorskip("pyarrow", reason="Ray Data is not installed: make bridges")
+ray = pytest.importorskip("ray", reason="Ray is not installed: make ray")
+pytest.importorskip("pyarrow", reason="Ray Data is not installed: make ray")
 from onnxgrad import parallel  # noqa: E402
 
 MLP = str(Path("models/mlp.onnx").resolve())
@@ -59,7 +58,11 @@ def trainer(**options):
 
 
 def test_training_shared_by_workers_is_that_of_one(tmp_path) -> None:
-    """The last batch of an epoch, of 1 example, leaves a worker without any; one is killed."""
+    """The last batch of an epoch, of 1 example, leaves a worker without any.
+
+    After the first epoch one worker is killed, whose place one with the state of the other takes;
+    after the second one all are, and training goes on from the checkpoint.
+    """
     options = {"clip_grad_norm": 0.5, "accumulate": 2, "groups": og.train.Group("*.bias", 0.5)}
     alone, shared = trainer(**options), trainer(**options)
     data, given = (X[:81], T[:81]), {"batch_size": 16, "validation": (X[81:], T[81:])}
@@ -67,14 +70,15 @@ def test_training_shared_by_workers_is_that_of_one(tmp_path) -> None:
     pids = []
 
     def kill(found, record) -> None:
-        if found.epoch == 1:
-            pids.extend(processes("Replica"))
-            os.kill(pids[0], signal.SIGKILL)
+        here = processes("Replica")
+        for pid in {1: here[:1], 2: here}.get(found.epoch, ()):
+            os.kill(pid, signal.SIGKILL)
+            pids.append(pid)
 
     history = parallel.ray.fit(
         shared, data, 3, workers=2, callbacks=[kill], checkpoint=tmp_path / "c.onnx", **given
     )
-    assert len(pids) == 2
+    assert len(pids) == 3
     for a, b in zip(history, alone.history, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     for name, array in alone.state.items():
@@ -99,16 +103,16 @@ def test_a_loss_that_is_no_mean_is_refused() -> None:
 def test_parquet_in_gradients_out_though_a_worker_is_killed(tmp_path) -> None:
     rows = ray.data.from_items([{"id": k, "input": x} for k, x in enumerate(X)])
     rows.write_parquet(str(tmp_path / "in"))
-    given = ray.data.read_parquet(str(tmp_path / "in"), override_num_blocks=8)
+    given = ray.data.read_parquet(str(tmp_path / "in"), override_num_blocks=4)
 
     def slowly(batch):
         time.sleep(0.2)
         return batch
 
     request = [og.NetPortGradient("input"), og.Value("logits")]
-    found = parallel.ray.map(MLP, given.map_batches(slowly, batch_size=12), request, batch_size=8)
+    found = parallel.ray.map(MLP, given.map_batches(slowly, batch_size=24), request, batch_size=8)
     killed, parts = False, []
-    for part in found.iter_batches(batch_size=12, batch_format="numpy"):
+    for part in found.iter_batches(batch_size=24, batch_format="numpy"):
         parts.append(part)
         if not killed:
             (worker,) = processes("MapWorker")
@@ -122,15 +126,3 @@ def test_parquet_in_gradients_out_though_a_worker_is_killed(tmp_path) -> None:
         array = np.concatenate([part[name] for part in parts])[order]
         np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
     assert [part["input_grad"].dtype for part in parts] == [np.float32] * len(parts)
-
-
-def test_attributions_of_a_written_file(tmp_path) -> None:
-    """Rows of lists, and a last batch that is smaller than the others."""
-    path = tmp_path / "explain.onnx"
-    og.save(og.explain.saliency(MLP, target="argmax"), path)
-    rows = ray.data.from_pandas(pandas.DataFrame({"row": [x.tolist() for x in X[:7]]}))
-    found = parallel.ray.map(path, rows, columns={"input": "row"}, batch_size=4)
-    table = found.to_pandas()
-    for name, expected in og.Net(path)(X[:7]).items():
-        np.testing.assert_allclose(np.stack(table[name]), expected, rtol=1e-5)
-    assert len(table.columns) == 3

@@ -45,7 +45,7 @@ def test_configurations_are_of_the_schema(served, tmp_path) -> None:
     """Parsed by the messages of Triton's own client."""
     schema = pytest.importorskip(
         "tritonclient.grpc.model_config_pb2",
-        reason="tritonclient is not installed: make bridges",
+        reason="tritonclient is not installed: make ray",
     )
     from google.protobuf import text_format
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs by itself
 BRIDGES = ROOT / "docs" / "bridges.md"  # tests/bridges runs each part with its framework
+PARALLEL = ROOT / "docs" / "parallel.md"  # tests/parallel does, with its library
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
@@ -101,7 +102,11 @@ def run_groups(groups: list[list[tuple[str, str | None]]], folder: Path) -> None
 
 @pytest.mark.parametrize(
     "page",
-    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, BRIDGES, GALLERY] and blocks(p, "python")],
+    [
+        p
+        for p in PAGES
+        if p not in [*RECIPES, *TUTORIALS, BRIDGES, PARALLEL, GALLERY] and blocks(p, "python")
+    ],
     ids=name_of,
 )
 def test_examples_run(page: Path, folder: Path) -> None:
