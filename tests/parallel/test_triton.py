@@ -77,3 +77,16 @@ def test_what_cannot_be_served_is_refused(served, tmp_path) -> None:
     with pytest.raises(og.ArgumentError, match="cannot be"):
         parallel.triton.repository({"a/b": NET}, tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+def test_the_command_line_writes_one(tmp_path, monkeypatch) -> None:
+    from onnxgrad.cli import main
+
+    folder = tmp_path / "repository"
+    command = ["onnxgrad", "serve", "triton", str(folder), NET, "models/mlp.onnx"]
+    monkeypatch.setattr("sys.argv", [*command, "--max-batch-size", "8"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert config_of(folder / "mlp") == "mlp.onnx"
+    assert "max_batch_size: 8\n" in (folder / "digits" / "config.pbtxt").read_text()
