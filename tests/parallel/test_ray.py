@@ -100,24 +100,31 @@ def test_a_loss_that_is_no_mean_is_refused() -> None:
         parallel.ray.fit(trainer(loss_scale="dynamic"), (X, T))
 
 
-def test_parquet_in_gradients_out_though_a_worker_is_killed(tmp_path) -> None:
-    rows = ray.data.from_items([{"id": k, "input": x} for k, x in enumerate(X)])
-    rows.write_parquet(str(tmp_path / "in"))
-    given = ray.data.read_parquet(str(tmp_path / "in"), override_num_blocks=4)
+def test_rows_in_gradients_out_though_a_worker_is_killed(tmp_path) -> None:
+    """The page of clusters reads and writes Parquet files."""
+    rows = [{"id": k, "input": x} for k, x in enumerate(X)]
+    given = ray.data.from_items(rows, override_num_blocks=4)
 
-    def slowly(batch):
-        time.sleep(0.2)
-        return batch
+    def gate(block):
+        """Let the first block pass, and the others once the worker is killed."""
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:
+            end = time.monotonic() + 60
+            while not (tmp_path / "killed").exists() and time.monotonic() < end:
+                time.sleep(0.05)
+        return block
 
     request = [og.NetPortGradient("input"), og.Value("logits")]
-    found = parallel.ray.map(MLP, given.map_batches(slowly, batch_size=24), request, batch_size=8)
-    killed, parts = False, []
-    for part in found.iter_batches(batch_size=24, batch_format="numpy"):
+    found = parallel.ray.map(MLP, given.map_batches(gate, batch_size=None), request, batch_size=8)
+    parts = []
+    for part in found.iter_batches(batch_size=None, batch_format="numpy"):
         parts.append(part)
-        if not killed:
+        if len(parts) == 1:
             (worker,) = processes("MapWorker")
             os.kill(worker, signal.SIGKILL)
-            killed = True
+            (tmp_path / "killed").touch()
+    assert len(parts) == 4
     order = np.argsort(np.concatenate([part["id"] for part in parts]))
     for name, expected in (
         ("input_grad", og.Net(MLP)(X, og.NetPortGradient("input"))),
