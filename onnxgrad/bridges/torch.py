@@ -14,21 +14,25 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from onnxgrad.bridges.frameworks import needs
-from onnxgrad.bridges.function import Function, Split
+from onnxgrad.bridges.function import Function
 from onnxgrad.bridges.program import Program
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.facts import may_agree
 from onnxgrad.graph.names import ALL, resolve_all
+from onnxgrad.run.values import give
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Port
-from onnxgrad.transforms.options import TensorSpecs, Wrt
+from onnxgrad.runtimes.ports import Array, Port
+from onnxgrad.transforms.options import Of, TensorSpecs, Wrt
 
 with needs("torch"):
     import torch
     from torch import Tensor, nn
+    from torch._C import _functorch
     from torch.autograd import forward_ad
     from torch.utils.dlpack import from_dlpack
 
@@ -42,6 +46,7 @@ _numbers = itertools.count()
 def layer(
     model: io.ModelLike,
     *,
+    of: Of = None,
     wrt: TensorSpecs | None = None,
     trainable: Wrt = ALL,
     providers: Sequence[Provider] | None = None,
@@ -58,11 +63,16 @@ def layer(
 
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`.
+        of: What the layer gives: names of tensors, heads or losses, whose inputs come behind those
+            of the net; None for the net's outputs.
         wrt: The inputs that gradients flow to; None for every floating-point one.
         trainable: The weights that are parameters; `ALL` for those that training changes, None for
             none, which runs fastest.
         providers, threads: As for `Net`.
         straight_through, constant, example: As for `gradient`.
+
+    Returns:
+        The module. What it takes and gives has the dtypes and shapes of the file.
 
     Raises:
         RuntimeMissingError: PyTorch or onnxruntime is not installed.
@@ -76,7 +86,7 @@ def layer(
         >>> x.grad.shape, layer.fc1.weight.grad.shape
         (torch.Size([2, 4]), torch.Size([16, 4]))
     """
-    net = io.load(model)
+    net = io.load(model) if of is None else give(io.load(model), of)
     function, weights = Function.of(
         net,
         trainable,
@@ -93,7 +103,7 @@ def layer(
             raise ArgumentError(f"wrt: {name!r} is no floating-point input of the net")
     for port in (*function.inputs, *function.outputs):
         _dtype(port)
-    return Layer(function, {name: torch.tensor(a) for name, a in weights.items()}, chosen)
+    return Layer(function, {name: _tensor(a) for name, a in weights.items()}, chosen)
 
 
 class Layer(nn.Module):
@@ -107,7 +117,7 @@ class Layer(nn.Module):
         names = [port.name for port in function.inputs]
         self._inputs = [name for name in names if name not in weights]
         self._constant = [wrt is not None and name not in wrt for name in self._inputs]
-        self._floats = function.float_inputs
+        self._floats = function.float_inputs if function.float_outputs else []
         self._places = [_place(self, name, nn.Parameter(w)) for name, w in weights.items()]
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
@@ -126,7 +136,9 @@ class Layer(nn.Module):
         if torch.compiler.is_compiling():
             found = _operator(tensors, self._number(self._wanted(tensors)))
         else:
-            wanted = () if _functional() else self._wanted(tensors)
+            # vmap and forward mode take functions without residuals.
+            gradients = all(level == _functorch.TransformType.Grad for level in _levels())
+            wanted = self._wanted(tensors) if gradients else ()
             found = _called(_forward(self._function, wanted), tensors)
         return found[0] if self._outputs == 1 else tuple(found[: self._outputs])
 
@@ -165,30 +177,41 @@ def _place(root: nn.Module, name: str, parameter: nn.Parameter) -> tuple[nn.Modu
     return module, last
 
 
-# -- what is called, and its derivative ------------------------------------------------------------
-
-
 class _Call:
-    """A program as autograd knows it. This one has no derivative.
+    """A program as autograd knows it.
+
+    Args:
+        program: What is run.
+        function: What is differentiated in its place; the program has its inputs and outputs, and
+            may have others behind them. None for what has no derivative.
+        checked: Whether what is given is checked: what other calls have given fits.
 
     Attributes:
         number: What the operator knows it by.
-        reads: How many of its inputs the backward pass reads.
-        kept: Which of its outputs the backward pass reads.
-        differentiable: Which of its outputs have a derivative.
-        checked: Whether what it is called with is checked: what another call gives fits.
+        reads: How many of the inputs the derivatives read.
+        kept: Which of the outputs the backward pass reads.
+        differentiable: Which of the outputs have a derivative.
     """
 
-    checked = True
-
-    def __init__(self, program: Program, reads: int = 0) -> None:
-        self.program, self.reads, self.number = program, reads, next(_numbers)
+    def __init__(
+        self, program: Program, function: Function | None = None, *, checked: bool = True
+    ) -> None:
+        self.program, self._function, self._checked = program, function, checked
+        self.reads = len(function.inputs) if function else 0
+        self.differentiable = function.float_outputs if function else []
+        self.kept: list[int] = []
         self._dtypes = [_dtype(port) for port in program.inputs]
         kinds = {port.dtype.kind for port in (*program.inputs, *program.outputs) if port.dtype}
         self._beyond_numpy = "V" in kinds  # bfloat16 and the like
-        self.kept: list[int] = []
-        self.differentiable: list[int] = []
+        self.number = next(_numbers)
         _calls[self.number] = self
+
+    @property
+    def function(self) -> Function:
+        """What is differentiated."""
+        if self._function is None:
+            raise ArgumentError("A backward pass that torch.func has batched has no derivative.")
+        return self._function
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results, on the device of the first tensor. Nothing is copied on the CPU.
@@ -199,7 +222,7 @@ class _Call:
         device: torch.device = tensors[0].device
         session: Any = self.program.session  # of onnxruntime, which takes tensors by DLPack
         pairs = list(zip(self.program.inputs, tensors, strict=True))
-        if self.checked:
+        if self._checked:
             for (port, t), dtype in zip(pairs, self._dtypes, strict=True):
                 # Most are weights, whose shape is known.
                 if t.dtype != dtype or (
@@ -222,67 +245,35 @@ class _Call:
 
     def pulled(self, wrt: list[int]) -> _Call:
         """The backward pass, which takes what is read, cotangents and what is kept."""
-        raise ArgumentError("A backward pass that torch.func has batched has no derivative.")
+        return _whole(self.function.vjp(wrt))
 
     def pushed(self, wrt: list[int]) -> _Call:
         """Forward mode, which takes what is read and tangents."""
-        return self.pulled(wrt)
+        return _whole(self.function.jvp(wrt))
 
     def vmapped(self, batched: list[int]) -> _Call:
         """The same with a new first axis on some inputs and on all outputs."""
         program = self.program.vmapped(batched)
-        return program.once("torch", lambda: _Call(program))
+        return _whole(program) if isinstance(program, Function) else _Call(program)
 
 
-class _Whole(_Call):
-    """A function."""
-
-    def __init__(self, function: Function, program: Program | None = None) -> None:
-        super().__init__(program or function, len(function.inputs))
-        self.function, self.differentiable = function, function.float_outputs
-
-    def pulled(self, wrt: list[int]) -> _Call:
-        return _whole(self.function.vjp(wrt))
-
-    def pushed(self, wrt: list[int]) -> _Call:
-        return _whole(self.function.jvp(wrt))
-
-    def vmapped(self, batched: list[int]) -> _Call:
-        return _whole(self.function.vmapped(batched))
-
-
-class _Forward(_Whole):
+class _Forward(_Call):
     """A function that gives its residuals out too, for gradients with respect to some inputs."""
 
     def __init__(self, function: Function, wrt: tuple[int, ...]) -> None:
         self._split, self._wrt = function.split(wrt), wrt
-        super().__init__(function, self._split.forward)
+        super().__init__(self._split.forward, function)
         self.kept = self._split.residuals
 
     def pulled(self, wrt: list[int]) -> _Call:
+        """The backward pass that reads them; its own derivatives are those of the whole vjp."""
+        program, vjp = self._split.backward(wrt), self.function.vjp(wrt)
         key = ("torch", self._wrt, tuple(wrt))
-        return self.function.once(key, lambda: _Backward(self.function, self._split, wrt))
-
-    def vmapped(self, batched: list[int]) -> _Call:
-        return _Call.vmapped(self, batched)
-
-
-class _Backward(_Call):
-    """The backward pass that reads the residuals. Its own derivative is that of the whole vjp."""
-
-    checked = False
-
-    def __init__(self, function: Function, split: Split, wrt: list[int]) -> None:
-        self._vjp = function.vjp(wrt)
-        super().__init__(split.backward(wrt), len(self._vjp.inputs))
-        self.differentiable = list(range(len(wrt)))
-
-    def pulled(self, wrt: list[int]) -> _Call:
-        return _whole(self._vjp.vjp(wrt))
+        return self.function.once(key, lambda: _Call(program, vjp, checked=False))
 
 
 def _whole(function: Function) -> _Call:
-    return function.once("torch", lambda: _Whole(function))
+    return function.once("torch", lambda: _Call(function, function))
 
 
 def _forward(function: Function, wrt: tuple[int, ...]) -> _Call:
@@ -334,7 +325,8 @@ class _Run(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         wrt = [k for k, t in enumerate(tangents[2:]) if t is not None]
         moved = [t for t in tangents[2:] if t is not None]
-        found = _called(ctx.call.pushed(wrt), [*ctx.saved_tensors, *moved], ctx.traced)
+        read = ctx.saved_tensors[: ctx.call.reads]
+        found = _called(ctx.call.pushed(wrt), [*read, *moved], ctx.traced)
         results: list[Tensor | None] = [None] * ctx.outputs
         for k, t in zip(ctx.call.differentiable, found, strict=True):
             results[k] = t
@@ -354,14 +346,15 @@ def _called(call: _Call, tensors: Sequence[Tensor], traced: bool = False) -> Seq
     """Call with derivatives: by the operator where PyTorch traces."""
     if traced:
         return _operator(tensors, call.number)
-    if torch.is_grad_enabled() or forward_ad._current_level >= 0 or _functional():
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0 or _levels():
         return _Run.apply(call, False, *tensors)
     return call.run(tensors)
 
 
-def _functional() -> bool:
-    """Whether a transform of torch.func is at work."""
-    return torch._C._are_functorch_transforms_active()
+def _levels() -> list[Any]:
+    """The transforms of torch.func at work, the outermost first."""
+    active = torch._C._are_functorch_transforms_active()
+    return [level.key() for level in _functorch.get_interpreter_stack() or ()] if active else []
 
 
 def _batched(
@@ -379,8 +372,6 @@ def _batched(
     found = _called(call, moved, traced)
     return [y.reshape(n, y.shape[0] // n, *y.shape[1:]) for y in found]
 
-
-# -- the operator ----------------------------------------------------------------------------------
 
 _library = torch.library.Library("onnxgrad", "FRAGMENT")
 _library.define("run(Tensor[] tensors, int number) -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
@@ -417,9 +408,6 @@ def _(info: Any, dims: Any, tensors: list[Tensor], number: int) -> Any:
     return list(found), [0] * len(found)
 
 
-# -- programs on tensors ---------------------------------------------------------------------------
-
-
 def _dtype(port: Port) -> torch.dtype:
     """PyTorch's dtype of a port, which has numpy's name.
 
@@ -430,6 +418,14 @@ def _dtype(port: Port) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise ArgumentError(f"{port.name!r} is no tensor of a dtype that PyTorch has")
     return found
+
+
+def _tensor(array: Array) -> Tensor:
+    """A copy of a weight, whose dtype numpy may not have of its own."""
+    if array.dtype.kind != "V":
+        return torch.tensor(array)
+    content = torch.tensor(array.reshape(-1).view(np.uint8))
+    return content.view(getattr(torch, array.dtype.name)).reshape(array.shape)
 
 
 def _unrun(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import HALVES
 
@@ -36,6 +37,9 @@ class Target:
             it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
+        sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
+            for the cotangent of a filter, in the place of a Conv, and for that of a MaxPool, in the
+            place of its Indices.
         windows_of_fewer: Whether the columns of that product are those of the cotangent, where
             these move fewer elements than those of the Conv's input; else they are always of this.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
@@ -49,6 +53,14 @@ class Target:
             only then does it convolve in a blocked layout there.
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
+        filled_constants: The largest tensor of one number, in elements, that is a constant; larger
+            ones are made by a ConstantOfShape.
+        unit_rows: The largest matrix of unit seeds, in elements, whose rows the Scan of a Jacobian
+            reads; where it would be larger, each step makes its seed of the number of the step.
+        axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
+            which axes were broadcast; else the sum is over parts of axes, which takes longer.
+        whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
+            `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
             Scan that keeps the values of its gates. With a smaller or unknown one the operator
             stays, and they are computed again.
@@ -60,12 +72,17 @@ class Target:
     transposed_rows: bool = False
     flipped_filters: float = math.inf
     one_hot_taps: int = 32
+    sliced_taps: int = 0
     windows_of_fewer: bool = True
     transposed_batch: bool = True
     searched_window: int = 0
     searched_dtypes: frozenset[ir.DataType] = frozenset()
     inner_filters: bool = False
     resized_axes: int = 2
+    filled_constants: int = 0
+    unit_rows: int = 0
+    axes_at_run_time: bool = True
+    whole_graph: bool = False
     scan_from_batch: float = math.inf
 
 
@@ -83,7 +100,13 @@ _TARGETS: dict[str, Target] = {
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,
-    "portable": _PLAIN,
+    "portable": Target(
+        sliced_taps=128,
+        filled_constants=SMALL,
+        unit_rows=2**20,
+        axes_at_run_time=False,
+        whole_graph=True,
+    ),
 }
 
 

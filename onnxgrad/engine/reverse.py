@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import copy_into, merged, total
 from onnxgrad.emit.tensor import Refusal, Tensor
@@ -271,7 +271,7 @@ def _own_vjp(
         out = op.tensor(node.outputs[0]).shape
         for index, g in present.items():
             if (v := values[index]) is not None:
-                present[index] = shapes.unbroadcast(g, out, op.tensor(v))
+                present[index] = unbroadcast(g, out, op.tensor(v))
     return present
 
 

@@ -22,6 +22,7 @@ from onnxgrad.graph.data import embedded, referred, remove_unused, view, write_d
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.holders import check_sources, own_outputs
+from onnxgrad.graph.marks import READ_AS
 from onnxgrad.graph.stage import root, staged
 
 # Bytes have the content of a model's file.
@@ -48,6 +49,7 @@ def load(model: ModelLike) -> ir.Model:
     private = _load(model)
     check_sources(private.graph)
     own_outputs(private)
+    READ_AS.set(private, private.graph.opset_imports.get("", 0))
     return private
 
 

@@ -97,7 +97,8 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
     back = None if few or least == math.inf else windows.adjoint(g, axes)
     if back is None:
         return None
-    W = _flipped(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
+    flipped = [k + 2 for k, a in enumerate(axes) if a.kernel != 1]
+    W = shapes.reversed_along(_swapped(W, group), *flipped)
     return g.op.Conv(g, W, group=group, **windows.attributes(back))
 
 
@@ -112,16 +113,6 @@ def _swapped(W: Tensor, group: int) -> Tensor:
     return shapes.reshape(y, [c * group, m // group, *kernel])
 
 
-def _flipped(W: Tensor, axes: list[int]) -> Tensor:
-    """`W` with the order of the elements along `axes` reversed."""
-    if not axes:
-        return W
-    op, n = W.op, len(axes)
-    return op.Slice(
-        W, op.const([-1] * n), op.const([-(2**31)] * n), op.const(axes), op.const([-1] * n)
-    )
-
-
 def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
     """The cotangent of the filters: for each of their elements, g times what it has seen of x.
 
@@ -129,7 +120,8 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     the adjoint see of g, and x.
     """
     target, taps = g.op.target, shapes.product([a.kernel for a in axes])
-    if isinstance(taps, int) and taps > target.one_hot_taps:
+    by_columns = taps if windows.is_sliced(x, axes) else target.one_hot_taps
+    if isinstance(taps, int) and taps > by_columns:
         return _filter_by_convolution(g, x, W, axes, group)
     m, c, kernel = shapes.dim(W, 0) // group, shapes.dim(W, 1), [a.kernel for a in axes]
     swap = (

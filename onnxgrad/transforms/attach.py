@@ -48,7 +48,7 @@ def attach(
         example: As for `gradient`.
 
     Returns:
-        A model of the same kind (for a path a `ModelProto`), in opset 21 or newer, with the new
+        A model of the same kind (for a path a `ModelProto`), in opset 18 or newer, with the new
         outputs after its own.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxgrad as og
@@ -49,6 +50,52 @@ def test_the_backward_part_has_none_of_the_forward_pass() -> None:
     parts = Function.of("models/cnn.onnx")[0].split()
     forward = {node.name for node in parts.forward.model.graph}
     assert forward.isdisjoint(node.name for node in parts.backward().model.graph)
+
+
+HEADER = '<ir_version: 10, opset_import: ["": 21]>'
+NETS = {
+    "outputs that a rule asks for": """ f (float[N,3,4] x) => (float[N,3] y)
+        <float[4] s = {1, 2, 3, 4}> {
+        a = LayerNormalization(x, s)
+        k = Constant<value_ints = [2]>()
+        b, i = TopK(a, k)
+        m = Constant<value_ints = [2]>()
+        y = ReduceProd<keepdims = 0>(b, m)
+    }""",
+    "inner graphs": """ f (float[N,3,4] x) => (float[N,3,4] y) {
+        t = Tanh(x)
+        s = ReduceSum<keepdims = 0>(t)
+        zero = Constant<value_float = 0.0>()
+        c = Greater(s, zero)
+        e = If(c) <then_branch = g () => (float[N,3,4] a) { a = Mul(t, x) },
+                   else_branch = h () => (float[N,3,4] b) { b = Exp(t) }>
+        axis = Constant<value_ints = [1]>()
+        u = ReduceMean<keepdims = 0>(t, axis)
+        last, y = Scan(u, e) <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1],
+            body = step (float[N,4] u0, float[N,4] e0) => (float[N,4] u1, float[N,4] y0)
+            { u1 = Mul(u0, e0) y0 = Sin(u1) }>
+    }""",
+    "sequences": """ f (float[N,3,4] x) => (float[N,4] y) {
+        t = Tanh(x)
+        s = SplitToSequence<axis = 1, keepdims = 0>(t)
+        k = Constant<value_int = 1>()
+        e = SequenceAt(s, k)
+        y = Mul(e, e)
+    }""",
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_parts_agree_with_the_whole(name: str) -> None:
+    function = Function.of(onnx.parser.parse_model(HEADER + NETS[name]), threads=1)[0]
+    x, parts = normal(2, 3, 4), function.split()
+    (y,), (expected, *residuals) = function([x]), parts.forward([x])
+    np.testing.assert_array_equal(y, expected)
+    seed = normal(*y.shape)
+    given = [parts.forward([x])[k] for k in parts.residuals]
+    (found,) = parts.backward()([x, seed, *given])
+    np.testing.assert_allclose(found, function.vjp()([x, seed])[0], rtol=1e-5, atol=1e-6)
+    assert residuals
 
 
 def test_several_calls_are_one_batch_where_examples_are_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import functools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,18 @@ def test_derivatives_pass_pytorchs_checks_in_both_modes_and_to_the_second_order(
     assert torch.autograd.gradgradcheck(function, tensors)
 
 
+def test_forward_over_reverse_outside_of_torch_func() -> None:
+    """A backward pass that reads residuals has a forward mode too."""
+    layer, (x, u, _) = double()
+    ad = torch.autograd.forward_ad
+    moved = torch.ones_like(x)
+    with ad.dual_level():
+        dual = ad.make_dual(x, moved)
+        (g,) = torch.autograd.grad(layer(dual, u)[0].sum(), dual, create_graph=True)
+        found = ad.unpack_dual(g).tangent
+    same(found, torch.autograd.functional.hvp(lambda x: layer(x, u)[0].sum(), x, moved)[1])
+
+
 @pytest.mark.parametrize("wrt", [(), (0, 2)])
 def test_the_operator_passes_opcheck(wrt: tuple[int, ...]) -> None:
     layer, (x, u, w) = double()
@@ -103,6 +116,8 @@ def test_a_gradient_runs_no_second_forward_pass(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bridges.torch._Call, "run", counted)
     y.sum().backward()
     assert len(ran) == 1 and "Tanh" not in ran[0]
+    torch.func.grad(lambda x: layer(x, u)[0].sum())(x)
+    assert len(ran) == 3 and "Tanh" not in ran[2]
 
 
 def test_the_transforms_of_torch_func(twin: Any) -> None:
@@ -145,20 +160,52 @@ def test_compiled_whole_for_batches_of_any_size(twin: Any) -> None:
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "double"])
 def test_dtypes_are_kept_and_empty_batches_are_taken(name: str) -> None:
+    two = 2 if name == "double" else 0x4000  # the text has the bits of a half
     layer = layer_of(
-        f""" f ({name}[N,2] x) => ({name}[N,2] y) {{
+        f""" f ({name}[N,2] x) => ({name}[N,2] y) <{name}[2] w = {{{two}, {two}}}> {{
             a = Cast<to = 1>(x)
-            b = Mul(a, a)
-            y = CastLike(b, x)
-        }}"""
+            b = Cast<to = 1>(w)
+            c = Mul(a, b)
+            y = CastLike(c, x)
+        }}""",
+        trainable="w",
     )
     dtype = getattr(torch, name)
+    assert layer.w.dtype == dtype
     for rows in (2, 0):
         x = torch.ones(2, rows, dtype=dtype).T.requires_grad_()  # not contiguous
         y = layer(x)
         y.sum().backward()
         assert y.dtype == x.grad.dtype == dtype
         same(x.grad, torch.full((rows, 2), 2, dtype=dtype))
+
+
+def test_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = bridges.torch.layer(MLP), torch.randn(2, 4)
+    session, given, results = layer._function.session, {}, []
+    run = session.run
+
+    def seen(feeds: Any) -> Any:
+        given.update(feeds)
+        results.extend(run(feeds))
+        return results
+
+    monkeypatch.setattr(session, "run", seen)
+    with torch.no_grad():
+        y = layer(x)
+    places = {name: array.__array_interface__["data"][0] for name, array in given.items()}
+    assert places["input"] == x.data_ptr() and places["fc1.weight"] == layer.fc1.weight.data_ptr()
+    assert y.data_ptr() == results[0].__array_interface__["data"][0]
+
+
+def test_a_loss_is_an_output_whose_labels_are_an_input(twin: Any) -> None:
+    loss = bridges.torch.layer(MLP, of=og.losses.cross_entropy("logits"))
+    x, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])
+    found = loss(x, labels)
+    found.sum().backward()
+    functional.cross_entropy(twin(x), labels).backward()
+    same(found.reshape(()), functional.cross_entropy(twin(x), labels))
+    same(loss.fc1.weight.grad, twin[0].weight.grad)
 
 
 def test_integers_scalars_and_inputs_without_a_gradient() -> None:
@@ -263,6 +310,13 @@ def test_captum_explains_a_file() -> None:
     model = og.explain.integrated_gradients("models/digits.onnx", target=3, n_steps=32)
     (ours,) = [y for k, y in og.Net(model)(DIGIT.numpy()).items() if k.endswith("attribution")]
     same(theirs.float(), torch.from_numpy(ours))
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    names = {"og": og, "torch": torch}
+    (test,) = doctest.DocTestFinder().find(bridges.torch.layer, "layer", module=False, globs=names)
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted and not result.failed
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
