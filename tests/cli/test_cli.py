@@ -162,6 +162,9 @@ def test_constant(run: Run) -> None:
         ("hessian", ["--zeros", "--batched-at", "x"], ["x"], ["x_x_hessian"]),
         ("per-example-gradient", ["--batched", "x"], ["x"], ["y", "w_grad"]),
         ("vmap", ["--batch", "B"], ["x"], ["y"]),
+        ("gradient", ["--minus"], ["x"], ["y", "x_grad"]),
+        ("vjp", ["--wrt", "x", "--minus-at", "x"], ["x", "y_ograd"], ["y", "x_grad"]),
+        ("to-double", [], ["x"], ["y"]),
     ],
 )
 def test_transforms(
@@ -317,6 +320,17 @@ def test_inspect(run: Run) -> None:
     assert said in run("inspect", "softmax.onnx").out
     save("custom.onnx", [helper.make_node("Mine", ["x"], ["y"], domain="me")], {"x": [3]}, {})
     refused(run("inspect", "custom.onnx", "--of", "y"), "no gradient rule")
+
+
+def test_what_a_runtime_lacks(run: Run) -> None:
+    said = run("inspect", "linear.onnx", "--runs-on", "openvino")
+    assert said.code == 0 and said.out == "Nothing in the file is known to stop openvino.\n"
+    pool = helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2], name="pool")
+    save("pool.onnx", [pool], {"x": [1, 1, 4]}, {})
+    refused(run("inspect", "pool.onnx", "--runs-on", "webgpu"), "is not for webgpu")
+    row = run("inspect", "pool.onnx", "--runs-on", "webgpu").out.splitlines()[1]
+    assert row.endswith("the Indices of a MaxPool  is refused  pool (MaxPool)")
+    refused(run("inspect", "pool.onnx", "--runs-on", "tracts"), "Nearest: 'tract'")
 
 
 def test_doctor(run: Run) -> None:
