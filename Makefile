@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
-	attacks real-models training-runtime onnxsim onnx2torch runtimes cpp page browser package clean bridges
+	attacks real-models training-runtime onnxsim onnx2torch runtimes ray cpp page browser package clean bridges
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -104,6 +104,15 @@ attacks: .venv/attacks
 .venv/attacks: .venv/torch
 	$(PY) -m pip install -q -e ".[art]" foolbox==3.3.4
 	$(PY) -m pip install -q --no-deps torchattacks==3.5.1
+	@touch $@
+
+# Ray and the engines of docs/parallel.md, in an environment of their own, and their tests.
+ray: .venv-ray/installed
+	.venv-ray/bin/python -m pytest -q tests/parallel
+
+.venv-ray/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install -q -e ".[cpu,ray,test]" apache-beam dask pyspark "tritonclient[grpc]"
 	@touch $@
 
 # The bridges whose frameworks are no part of .venv, tested in an environment that has them all.

@@ -41,7 +41,7 @@ from onnxgrad.verify.doctor import doctor
 from onnxgrad.verify.inspect import inspect
 
 if TYPE_CHECKING:
-    from onnxgrad import adversarial, bridges, explain, train
+    from onnxgrad import adversarial, bridges, explain, parallel, train
 
 __version__ = "0.1.0"
 
@@ -83,6 +83,7 @@ __all__ = [
     "losses",
     "lower",
     "not_implemented",
+    "parallel",
     "per_example_gradient",
     "rule",
     "save",
@@ -100,6 +101,6 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """The parts that are imported only where they are used."""
-    if name in ("adversarial", "bridges", "explain", "train"):
+    if name in ("adversarial", "bridges", "explain", "parallel", "train"):
         return importlib.import_module(f"onnxgrad.{name}")
     raise AttributeError(f"module 'onnxgrad' has no attribute {name!r}")

@@ -9,7 +9,7 @@ import typer
 
 import onnxgrad
 from onnxgrad import adversarial as _adversarial  # noqa: F401  lists its transforms
-from onnxgrad.cli import commands, training
+from onnxgrad.cli import commands, serving, training
 from onnxgrad.cli.explain import explain
 from onnxgrad.cli.printing import fail, in_options, say, warn
 from onnxgrad.cli.transforms import command_of, family
@@ -51,6 +51,7 @@ for _command in (
 
 
 app.add_typer(training.app, name="train", help="Train a net: step, fit and export.")
+app.add_typer(serving.app, name="serve", help="Write what an inference server reads: triton.")
 
 
 def run() -> None:

@@ -35,12 +35,16 @@ class Carrying(Protocol):
 
     Attributes:
         outputs: The names of the other outputs, in order.
-        state: The state by input name, where the runtime has it: a session of the same runtime
-            takes it among the feeds of a run.
     """
 
     outputs: Sequence[str]
-    state: Mapping[str, Any]
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The state by input name, where the runtime has it.
+
+        A session of the same runtime takes it among the feeds of a run.
+        """
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The values of `outputs`, in order; the state stays as it is.

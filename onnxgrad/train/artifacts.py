@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.train.arguments import numbers
+from onnxgrad.train.halves import Halves, halves
 from onnxgrad.train.modes import Modes, infer
 from onnxgrad.train.optimizers import Optimizer
 from onnxgrad.train.release import free, known_weights, losses, with_weights
@@ -49,6 +51,7 @@ class Parts:
         state: The first state, by name.
         weights: The names of those pieces that the net itself has.
         inference: Whether `evaluate` and `infer` compute as in inference what the file may not.
+        halves: Makes the two models of a step whose gradients come from several places.
     """
 
     step: ir.Model
@@ -58,6 +61,7 @@ class Parts:
     state: Mapping[str, Array]
     weights: tuple[str, ...]
     inference: bool
+    halves: Callable[[], Halves]
 
 
 def artifacts(
@@ -152,7 +156,8 @@ def parts(
         optimise(inferring)
         evaluate = _evaluation(base, weights, minimised, metrics or {}, Options(**traced))
         state = _initial(net, stepping, following, numbers)
-        return Parts(stepping, evaluate, inferring, following, state, weights, inference)
+        halved = functools.partial(halves, net, loss, optimizer, wrt, of=of, **options)
+        return Parts(stepping, evaluate, inferring, following, state, weights, inference, halved)
 
 
 def _with_inputs(net: ir.Model, weights: Sequence[str], options: Options) -> tuple[ir.Model, Any]:

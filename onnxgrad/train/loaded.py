@@ -13,6 +13,7 @@ from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime, Session, carry
 from onnxgrad.train.artifacts import Parts, require_state
+from onnxgrad.train.halves import Halves
 from onnxgrad.train.privacy import NOISE
 
 RATE = "learning_rate"
@@ -26,7 +27,7 @@ class Loaded:
         batch: The inputs of a step that are of its batch.
         noises: Those that are noise.
         labelled, unlabelled: Those of an evaluation, and of a prediction.
-        carried: The step, with the state.
+        carried: The step, with the state; whoever replaces it puts it back.
     """
 
     def __init__(self, made: Parts, runtime: Runtime) -> None:
@@ -55,6 +56,14 @@ class Loaded:
             if not np.isfinite(array).all():
                 raise ArgumentError(f"{name!r} of the state has numbers that are not finite")
         self.carried = carry(self._step, now | changed, self._made.following)
+
+    def halves(self) -> Halves:
+        """The step in two models.
+
+        Raises:
+            ArgumentError: An option of the step needs the whole batch in one place.
+        """
+        return self._made.halves()
 
     def labels_of(self, batch: Mapping[str, Any]) -> str:
         """What may be wrong with labels of a batch that name classes, for a message."""

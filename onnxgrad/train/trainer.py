@@ -130,6 +130,11 @@ class Trainer:
         self.history: list[Record] = []
 
     @property
+    def nets(self) -> Loaded:
+        """The models, as the runtime has loaded them."""
+        return self._nets
+
+    @property
     def state(self) -> dict[str, Array]:
         """A copy of the state, by name: the weights, what the optimizer keeps, the count."""
         return self._nets.carried.arrays()

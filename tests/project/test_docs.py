@@ -24,6 +24,7 @@ RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
 BRIDGES = ROOT / "docs" / "bridges.md"  # each part runs where its framework is installed
+PARALLEL = ROOT / "docs" / "parallel.md"  # so does each part of it
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
 
 # Runs groups of blocks of Python, each in a folder and a namespace of its own, and tells what each
@@ -101,7 +102,11 @@ def run_groups(groups: list[list[tuple[str, str | None]]], folder: Path) -> None
 
 @pytest.mark.parametrize(
     "page",
-    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, BRIDGES, GALLERY] and blocks(p, "python")],
+    [
+        p
+        for p in PAGES
+        if p not in [*RECIPES, *TUTORIALS, BRIDGES, PARALLEL, GALLERY] and blocks(p, "python")
+    ],
     ids=name_of,
 )
 def test_examples_run(page: Path, folder: Path) -> None:

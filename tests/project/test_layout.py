@@ -27,7 +27,7 @@ ORDER = [
     ["transforms"],
     ["run"],
     ["verify", "explain", "adversarial", "train"],
-    ["bridges"],
+    ["bridges", "parallel"],
     ["cli"],
 ]
 LEVEL = {name: k for k, level in enumerate(ORDER) for name in level}
@@ -39,6 +39,7 @@ LIBRARIES = {
     "art": "bridges/art.py",
     "saliency": "bridges/saliency.py",
     "torch": "bridges/torch.py",
+    "ray": "parallel/ray.py",
 }
 MODULE_LINES, FUNCTION_LINES = 450, 45
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)
