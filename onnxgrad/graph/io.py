@@ -21,6 +21,7 @@ from onnxgrad.graph import maps, protos
 from onnxgrad.graph.data import remove_unused, write_data
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.holders import check_sources, own_outputs
 from onnxgrad.graph.stage import root, staged
 
@@ -128,6 +129,7 @@ def require_apart(
             )
 
 
+@guarded
 def save(
     model: onnx.ModelProto | ir.Model, path: str | os.PathLike[str], *, external_data: bool = False
 ) -> None:

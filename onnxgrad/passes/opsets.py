@@ -6,11 +6,8 @@ model of its own, which is raised and then put in the place of the call.
 
 from __future__ import annotations
 
-import contextlib
 import graphlib
-import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -129,8 +126,7 @@ def _convert(model: ir.Model, target: int) -> None:
     from onnxscript.version_converter import ConvertVersionPass  # few nets need it
 
     version = model.graph.opset_imports[""]
-    with _quiet():
-        ConvertVersionPass(target_version=target, fallback=True)(model)
+    ConvertVersionPass(target_version=target, fallback=True)(model)
     if model.graph.opset_imports[""] != target:
         raise ModelError(f"opset {version} cannot be raised to {target}")
 
@@ -347,23 +343,6 @@ def _resize_as_of_old(graph: ir.Graph) -> None:
                 ("nearest_mode", "ceil" if shrinks else "floor"),
             ):
                 node.attributes[name] = ir.AttrString(name, value)
-
-
-# All threads share the level of a logger.
-_LEVEL = threading.Lock()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let onnxscript log errors only, not that it falls back to onnx's converter."""
-    logger = logging.getLogger("onnxscript")
-    with _LEVEL:
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _exists(node: ir.Node, version: int) -> bool:

@@ -17,6 +17,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import by_name
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.shared import save_together
 from onnxgrad.heads.head import Head, emit_heads
 from onnxgrad.passes.clean_up import optimise
@@ -60,6 +61,7 @@ class Parts:
     inference: bool
 
 
+@guarded
 def artifacts(
     model: Any,
     folder: str | os.PathLike[str],

@@ -1,0 +1,124 @@
+"""The guard of public functions: a file leads to a result or an `OnnxGradError`, and logs nothing.
+
+A refusal belongs where the mistake is, with words of its own. The guard is for what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import onnx_ir as ir
+
+from onnxgrad.graph.errors import ModelError, OnnxGradError
+from onnxgrad.graph.schemas import joined_name
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Class = TypeVar("Class", bound=type[Any])
+
+REPORT = "This is a fault of onnxgrad: please report it, with the file."
+_ADVICE: dict[type[Exception], str] = {
+    MemoryError: "There is not enough memory for it.",
+    RecursionError: "It is nested deeper than Python follows.",
+}
+# An exception that has passed through other modules than these is of a function of the caller's.
+_OURS = {
+    *sys.stdlib_module_names,
+    *("onnxgrad", "onnx", "onnx_ir", "onnxscript", "google", "numpy", "ml_dtypes", "onnxruntime"),
+}
+
+
+def guarded(function: Callable[P, T]) -> Callable[P, T]:
+    """A public function that raises no other exception for a model than an `OnnxGradError`.
+
+    What is raised in a function of the caller's, such as a rule, passes; so do warnings that the
+    caller has made errors, and a call that does not fit the signature. In the meantime the
+    libraries underneath log nothing.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with quiet():
+            return checked(*args, **kwargs)
+
+    checked = _checked(function)
+    return call
+
+
+def guarded_methods(kind: Class) -> Class:
+    """A class whose public methods are guarded likewise; they may log, which takes no time."""
+    for name, method in list(vars(kind).items()):
+        if callable(method) and (name in ("__init__", "__call__") or not name.startswith("_")):
+            setattr(kind, name, _checked(method))
+    return kind
+
+
+def _checked(function: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except (OnnxGradError, Warning):
+            raise
+        except Exception as error:
+            _raise(error)
+
+    return call
+
+
+def _raise(error: Exception) -> NoReturn:
+    frames = list(_frames(error.__traceback__))[1:]
+    if not frames or any(_module(frame) not in _OURS for frame in frames):
+        raise error
+    nodes = (v for frame in reversed(frames) for v in frame.f_locals.values())
+    node = next((v for v in nodes if isinstance(v, ir.Node)), None)
+    where = "the model"
+    if node is not None:
+        where = f"operator {joined_name(node.domain, node.op_type)}, node {node.name!r}"
+    advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), REPORT)
+    reason = " ".join(str(error).split())[:300]
+    raise ModelError(f"{where}: {type(error).__name__}: {reason}. {advice}") from error
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[Any]:
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _module(frame: Any) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]
+
+
+# All threads share the levels of loggers: the first sets them, and the last sets them back.
+_LOCK, _LOGGERS = threading.Lock(), ("onnx_ir", "onnxscript")
+_levels: dict[str, int] = {}
+_within = 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let onnx_ir and onnxscript log nothing: they log tracebacks of what they go on without."""
+    global _within
+    with _LOCK:
+        _within += 1
+        if _within == 1:
+            for name in _LOGGERS:
+                logger = logging.getLogger(name)
+                _levels[name] = logger.level
+                logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _within -= 1
+            if not _within:
+                for name, level in _levels.items():
+                    logging.getLogger(name).setLevel(level)
