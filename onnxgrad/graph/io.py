@@ -23,6 +23,7 @@ from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.holders import check_sources, own_outputs
+from onnxgrad.graph.nodes import check_nodes
 from onnxgrad.graph.stage import root, staged
 
 # Bytes have the content of a model's file.
@@ -42,10 +43,12 @@ def load(model: ModelLike) -> ir.Model:
     Raises:
         ModelError: The file is missing, truncated or not ONNX; a weight's file is missing, too
             short, or outside the model's folder; a `ModelProto` came without its external weights;
-            a node takes a tensor that nothing gives.
+            a node takes a tensor that nothing gives, or is not of its operator's form.
     """
     private = _load(model)
     check_sources(private.graph)
+    for graph in (private.graph, *private.functions.values()):
+        check_nodes(graph)
     own_outputs(private)
     return private
 

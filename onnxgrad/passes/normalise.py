@@ -27,6 +27,7 @@ from onnxgrad.graph.facts import all_nodes, inner_graphs, subgraphs
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
 from onnxgrad.graph.marks import DECLARED
+from onnxgrad.graph.nodes import check_axes
 from onnxgrad.passes.branches import choose_branches
 from onnxgrad.passes.expand import bind, expand, needs_expansion
 from onnxgrad.passes.flags import require_flags
@@ -77,6 +78,7 @@ def normalise(
     infer(model, example)
     while choose_branches(model.graph):
         infer(model, example)
+    check_axes(all_nodes(model.graph))
 
 
 def _passes(
