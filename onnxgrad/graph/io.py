@@ -45,7 +45,12 @@ def load(model: ModelLike) -> ir.Model:
             short, or outside the model's folder; a `ModelProto` came without its external weights;
             a node takes a tensor that nothing gives, or is not of its operator's form.
     """
-    private = _load(model)
+    try:
+        private = _load(model)
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"The model holds the name {error.object!r}, which is not UTF-8."
+        ) from error
     check_sources(private.graph)
     for graph in (private.graph, *private.functions.values()):
         check_nodes(graph)
@@ -199,9 +204,15 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
         ) from None
     if os.path.isdir(path):
         raise ModelError(f"{path!r} is a folder, not a model file.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ModelError(f"{path!r} is a pipe or a device, not a model file.")
     try:
-        empty = os.path.getsize(path) == 0
+        with open(path, "rb") as file:
+            _require_onnx(repr(path), start := file.read(8))
+        empty = not start
         proto = onnx.ModelProto() if empty else onnx.load(path, load_external_data=False)
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"Cannot read {path!r}: {error.strerror or error}.") from error
     except Exception as error:  # the protobuf libraries' own errors share no base class
@@ -220,7 +231,18 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     return model
 
 
+def _require_onnx(what: str, start: bytes) -> None:
+    """Check that a file, of which these are the first 8 bytes, is not of onnxruntime's format."""
+    if start[4:8] == b"ORTM":
+        raise ModelError(
+            f"{what} is of onnxruntime's own format (.ort), which lacks what a gradient needs. "
+            "Take the .onnx file that it was made of, and make an .ort file of the gradient by "
+            "python -m onnxruntime.tools.convert_onnx_models_to_ort."
+        )
+
+
 def _parse(content: bytes) -> onnx.ModelProto:
+    _require_onnx(f"The {len(content)} bytes given", content[:8])
     try:
         return onnx.ModelProto.FromString(content)
     except Exception as error:  # the protobuf libraries' own errors share no base class
@@ -261,6 +283,7 @@ def _load_ir(model: ir.Model) -> ir.Model:
 def _deserialize(
     proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
 ) -> ir.Model:
+    protos.check_tensors(messages)
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -80,6 +81,8 @@ _WITHIN = {
     "SplitToSequence",
     "TopK",
 }
+# What onnx reads of Einsum; it never ends at another character.
+_EINSUM = re.compile(r"[A-Za-z ,.]*(->[A-Za-z .]*)?")
 _Kind = onnx.defs.OpSchema.FormalParameterOption
 
 
@@ -186,11 +189,15 @@ def _check_lists(node: ir.Node) -> None:
         both = 2 if _value(node, "direction") == "bidirectional" else 1
         if len(names) != (count := both * _RECURRENT[node.op_type]):
             _refuse(node, f"the attribute activations has {len(names)} names, not {count}")
+    if (_value(node, "batch_dims") or 0) < 0:
+        _refuse(node, f"the attribute batch_dims is 0 or more, not {_value(node, 'batch_dims')}")
     perm = _value(node, "perm") or ()
     if sorted(perm) != list(range(len(perm))):
         _refuse(node, f"the attribute perm is an order of axes, not {list(perm)}")
     if node.op_type == "Einsum" and (equation := _value(node, "equation")) is not None:
-        terms = str(equation).partition("->")[0].count(",") + 1
+        if not isinstance(equation, str) or _EINSUM.fullmatch(equation) is None:
+            _refuse(node, f"the attribute equation is no equation of einsum: {equation!r}")
+        terms = equation.partition("->")[0].count(",") + 1
         if terms != len(node.inputs):
             _refuse(node, f"equation {equation!r} has {terms} terms for {len(node.inputs)} inputs")
 
