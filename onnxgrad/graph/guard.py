@@ -17,6 +17,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import ModelError, OnnxGradError
+from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.schemas import joined_name
 
 P = ParamSpec("P")
@@ -74,17 +75,33 @@ def _checked(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _raise(error: Exception) -> NoReturn:
+    """Raise the error for an exception: with the node whose operands do not fit, if there is one,
+    else with the innermost that anything worked on.
+    """
     frames = list(_frames(error.__traceback__))[1:]
     if not frames or any(_module(frame) not in _OURS for frame in frames):
         raise error
-    nodes = (v for frame in reversed(frames) for v in frame.f_locals.values())
-    node = next((v for v in nodes if isinstance(v, ir.Node)), None)
-    where = "the model"
-    if node is not None:
-        where = f"operator {joined_name(node.domain, node.op_type)}, node {node.name!r}"
+    held = (v for frame in reversed(frames) for v in frame.f_locals.values())
+    nodes = list(dict.fromkeys(v for v in held if isinstance(v, ir.Node)))
+    for node in nodes:
+        if reason := _misfit(node):
+            raise ModelError(f"{_described(node)}: {_line(reason)}") from error
+    where = _described(nodes[0]) if nodes else "the model"
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), REPORT)
-    reason = " ".join(str(error).split())[:300]
-    raise ModelError(f"{where}: {type(error).__name__}: {reason}. {advice}") from error
+    raise ModelError(f"{where}: {type(error).__name__}: {_line(str(error))}. {advice}") from error
+
+
+def _misfit(node: ir.Node) -> str:
+    opset = node.graph.opset_imports.get("") if node.graph is not None else None
+    return Inference(opset).misfit(node) if opset is not None and not node.domain else ""
+
+
+def _described(node: ir.Node) -> str:
+    return f"operator {joined_name(node.domain, node.op_type)}, node {node.name!r}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[Any]:

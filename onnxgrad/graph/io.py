@@ -23,7 +23,7 @@ from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.holders import check_sources, own_outputs
-from onnxgrad.graph.nodes import check_nodes
+from onnxgrad.graph.nodes import check_names, check_nodes
 from onnxgrad.graph.stage import root, staged
 
 # Bytes have the content of a model's file.
@@ -45,15 +45,13 @@ def load(model: ModelLike) -> ir.Model:
             short, or outside the model's folder; a `ModelProto` came without its external weights;
             a node takes a tensor that nothing gives, or is not of its operator's form.
     """
-    try:
-        private = _load(model)
-    except UnicodeDecodeError as error:
-        raise ModelError(
-            f"The model holds the name {error.object!r}, which is not UTF-8."
-        ) from error
+    private = _load(model)
+    holders = (private.graph, *private.functions.values())
+    for holder in holders:
+        check_names(holder)
     check_sources(private.graph)
-    for graph in (private.graph, *private.functions.values()):
-        check_nodes(graph)
+    for holder in holders:
+        check_nodes(holder)
     own_outputs(private)
     return private
 

@@ -1,7 +1,7 @@
 """Checks nodes against the standard, before rules or onnx's own C++ trust what they say.
 
-`check_nodes` looks at each node alone: its operands, and the kinds and values of its attributes.
-`check_axes` looks at axes and windows once ranks are known.
+`check_names` looks at names, `check_nodes` at each node alone: its operands, and the kinds and
+values of its attributes. `check_axes` looks at axes and windows once ranks are known.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.errors import ModelError
-from onnxgrad.graph.facts import all_nodes, dims_of
+from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs
 from onnxgrad.graph.schemas import joined_name, onnx_schema, schema_of
 
 # How many activations each direction has.
@@ -81,6 +82,7 @@ _WITHIN = {
     "SplitToSequence",
     "TopK",
 }
+_NO_PAD = ("auto_pad", "")
 # What onnx reads of Einsum; it never ends at another character.
 _EINSUM = re.compile(r"[A-Za-z ,.]*(->[A-Za-z .]*)?")
 _Kind = onnx.defs.OpSchema.FormalParameterOption
@@ -115,6 +117,28 @@ def _form(domain: str, op_type: str, version: int) -> _Form | None:
     )
 
 
+def check_names(graph: ir.Graph | ir.Function) -> None:
+    """Check that the names in a graph and in all graphs within it are UTF-8.
+
+    Raises:
+        ModelError: A name is not.
+    """
+    for inner in (graph, *inner_graphs(graph)):
+        values = [*inner.inputs]
+        if isinstance(inner, ir.Graph):
+            values += inner.initializers.values()
+        _require_utf8([v.name for v in values])
+    for node in all_nodes(graph):
+        _require_utf8([node.name, node.op_type, node.domain, node.overload, *node.attributes])
+        _require_utf8([v.name for v in (*node.inputs, *node.outputs) if v is not None])
+
+
+def _require_utf8(names: Iterable[object]) -> None:
+    for name in names:
+        if isinstance(name, bytes):  # protobuf gives them as they are
+            raise ModelError(f"The model holds the name {name!r}, which is not UTF-8: rename it.")
+
+
 def check_nodes(graph: ir.Graph | ir.Function) -> None:
     """Check the nodes of a graph and of all graphs within it.
 
@@ -123,10 +147,15 @@ def check_nodes(graph: ir.Graph | ir.Function) -> None:
             value than the standard allows; the message names the node and the attribute.
     """
     opsets = graph.opset_imports
+    for domain, version in opsets.items():
+        if not 0 < version < 2**31:
+            raise ModelError(f"The model is of opset {version} of the domain {domain!r}: no such.")
     for node in all_nodes(graph):
         for name, a in node.attributes.items():
             if a.type == ir.AttributeType.UNDEFINED:
                 _refuse(node, f"the attribute {name!r} has no type")
+            if a.type == ir.AttributeType.TENSOR and not a.is_ref() and not a.value.dtype:
+                _refuse(node, f"the attribute {name!r} has no tensor")
         form = _form(node.domain, node.op_type, opsets.get(node.domain, 0))
         if form is not None:
             _check_operands(node, form)
@@ -172,13 +201,15 @@ def _check_values(node: ir.Node) -> None:
     for name, a in node.attributes.items():
         if a.is_ref():
             continue
-        numbers = [a.value] if a.type == ir.AttributeType.INT else a.value
+        numbers = a.value if a.type == ir.AttributeType.INTS else []
+        numbers = [a.value] if a.type == ir.AttributeType.INT else numbers
         if name in _POSITIVE and (low := [n for n in numbers if n < 1]):
             _refuse(node, f"the attribute {name} is 1 or more, not {low[0]}")
         if name in _AXES and (far := [n for n in numbers if not -(2**31) <= n < 2**31]):
             _refuse(node, f"the attribute {name} is an axis, not {far[0]}")
         words = _WORDS.get((node.op_type, name))
-        if words is not None and a.value and a.value not in words.split():
+        # Some exporters write auto_pad = "", which all read as NOTSET.
+        if words is not None and a.value not in words.split() and (name, a.value) != _NO_PAD:
             _refuse(node, f"the attribute {name} is {_or(words)}, not {a.value!r}")
     _check_lists(node)
 
@@ -191,6 +222,15 @@ def _check_lists(node: ir.Node) -> None:
             _refuse(node, f"the attribute activations has {len(names)} names, not {count}")
     if (_value(node, "batch_dims") or 0) < 0:
         _refuse(node, f"the attribute batch_dims is 0 or more, not {_value(node, 'batch_dims')}")
+    mode = _value(node, "qk_matmul_output_mode") or 0
+    if not 0 <= mode <= 3:
+        _refuse(node, f"the attribute qk_matmul_output_mode is 0 to 3, not {mode}")
+    if node.op_type == "LpNormalization" and (p := _value(node, "p") or 2) not in (1, 2):
+        _refuse(node, f"the attribute p is 1 or 2, not {p}")
+    if node.op_type == "DFT" and len(node.inputs) > 1 and (length := node.inputs[1]) is not None:
+        held = constant_of(length)
+        if held is not None and np.min(held, initial=1) < 1:
+            _refuse(node, f"its operand 'dft_length' is 1 or more, not {held}")
     perm = _value(node, "perm") or ()
     if sorted(perm) != list(range(len(perm))):
         _refuse(node, f"the attribute perm is an order of axes, not {list(perm)}")
