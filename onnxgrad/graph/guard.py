@@ -54,9 +54,16 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def guarded_methods(kind: Class) -> Class:
-    """A class whose public methods are guarded likewise; they may log, which takes no time."""
+    """A class whose public methods are guarded likewise.
+
+    But for those that run once they do not silence libraries, which would take longer than a call.
+    """
     for name, method in list(vars(kind).items()):
-        if callable(method) and (name in ("__init__", "__call__") or not name.startswith("_")):
+        if isinstance(method, functools.cached_property):
+            method.func = guarded(method.func)
+        elif name == "__init__":
+            setattr(kind, name, guarded(method))
+        elif callable(method) and (name == "__call__" or not name.startswith("_")):
             setattr(kind, name, _checked(method))
     return kind
 

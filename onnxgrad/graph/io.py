@@ -46,7 +46,7 @@ def load(model: ModelLike) -> ir.Model:
             a node takes a tensor that nothing gives, or is not of its operator's form.
     """
     private = _load(model)
-    holders = (private.graph, *private.functions.values())
+    holders: list[ir.Graph | ir.Function] = [private.graph, *private.functions.values()]
     for holder in holders:
         check_names(holder)
     check_sources(private.graph)

@@ -108,11 +108,13 @@ class _Form:
 @functools.cache
 def _form(domain: str, op_type: str, version: int) -> _Form | None:
     s = onnx_schema(domain, op_type, version)
-    return s and _Form(
+    if s is None:
+        return None
+    return _Form(
         tuple(p.name if p.option == _Kind.Single else None for p in s.inputs),
         (s.min_input, s.max_input),
         (s.min_output, s.max_output),
-        {name: int(a.type) for name, a in s.attributes.items()},
+        {name: a.type.value for name, a in s.attributes.items()},
         tuple(name for name, a in s.attributes.items() if a.required),
     )
 
@@ -283,6 +285,8 @@ def _constant_axes(node: ir.Node) -> Iterable[tuple[str, Sequence[int]]]:
     schema = schema_of("", node.op_type)
     for name, v in zip(schema.inputs if schema else (), node.inputs, strict=False):
         if name in ("axes", "axis") and v is not None and (held := constant_of(v)) is not None:
+            if held.dtype.kind not in "iu":
+                _refuse(node, f"its operand {name!r} is {held.dtype}, not an integer")
             yield f"its operand {name!r}", [int(k) for k in held.flat]
 
 

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, ModelError, NoRuleError
+from onnxgrad.graph.guard import quiet
 from onnxgrad.passes.expand import needs_expansion
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.runtimes.ports import Array, Port
@@ -48,7 +49,8 @@ class Sessions:
         """That of the net itself."""
         with self._lock:
             if self._forward is None:
-                self._forward = self._load_forward()
+                with quiet():
+                    self._forward = self._load_forward()
             return self._forward
 
     def _load_forward(self) -> Session:
@@ -85,7 +87,7 @@ class Sessions:
         key = _key(transform, wrt, tuple(options.items()))
         if (known := self.transformed.get(key)) is not None:
             return known
-        with self._lock:
+        with self._lock, quiet():
             if key in self._open:
                 key = (key, _shapes(values))
             if key not in self.transformed:
@@ -111,7 +113,8 @@ class Sessions:
                 model = _of_sizes(self._model, sizes)
                 options |= {"max_bytes": max_bytes, "example": values}
                 options["constant"] = self._options["constant"]
-                self.modes[key] = plan(kind, model, wrt, **options)
+                with quiet():
+                    self.modes[key] = plan(kind, model, wrt, **options)
             return self.modes[key]
 
 
