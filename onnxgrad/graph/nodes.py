@@ -114,7 +114,8 @@ def _form(domain: str, op_type: str, version: int) -> _Form | None:
         tuple(p.name if p.option == _Kind.Single else None for p in s.inputs),
         (s.min_input, s.max_input),
         (s.min_output, s.max_output),
-        {name: a.type.value for name, a in s.attributes.items()},
+        # onnx's stubs leave out the numbers of its enumerations.
+        {name: a.type.value for name, a in s.attributes.items()},  # type: ignore[attr-defined]
         tuple(name for name, a in s.attributes.items() if a.required),
     )
 
@@ -278,6 +279,8 @@ def check_axes(nodes: Iterable[ir.Node]) -> None:
             _refuse(node, f"the attribute perm has {len(perm)} axes, and the operand {rank}")
         if node.op_type in _WINDOWS:
             _check_window(node, rank - 2)
+        if node.op_type == "Attention":
+            _check_heads(node)
 
 
 def _constant_axes(node: ir.Node) -> Iterable[tuple[str, Sequence[int]]]:
@@ -294,6 +297,15 @@ def _require_axes(node: ir.Node, what: str, axes: Sequence[int], rank: int) -> N
     for axis in axes:
         if not -rank <= axis < max(rank, 1):  # a scalar may be told its axis 0
             _refuse(node, f"{what} is {axis}, which is none of {rank} axes")
+
+
+def _check_heads(node: ir.Node) -> None:
+    ranks = [len(dims) for v in node.inputs[:3] if v is not None and (dims := dims_of(v))]
+    if len(set(ranks)) > 1 or ranks[0] not in (3, 4):
+        _refuse(node, f"Q, K and V have 3 axes or 4, all as many, not {ranks}")
+    for name in ("q_num_heads", "kv_num_heads"):
+        if ranks[0] == 3 and (_value(node, name) or 0) < 1:
+            _refuse(node, f"the attribute {name} is 1 or more for operands of 3 axes")
 
 
 def _check_window(node: ir.Node, spatial: int) -> None:

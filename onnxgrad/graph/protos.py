@@ -68,14 +68,21 @@ def check_tensors(messages: Iterable[Message]) -> None:
     for message in messages:
         if isinstance(message, onnx.TensorProto):
             _check_tensor(message)
+        elif isinstance(message, onnx.AttributeProto) and message.type == message.TENSOR:
+            if not message.HasField("t") and not message.ref_attr_name:
+                raise ModelError(f"The attribute {message.name!r} is a tensor, and holds none.")
+
+
+# A size that no machine holds, beside one of 0 too.
+_LARGEST = 2**48
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
     weight = f"The weight {tensor.name!r}"
     if tensor.data_type not in _DTYPES:
         raise ModelError(f"{weight} is of the dtype {tensor.data_type}, which ONNX does not have.")
-    if min(tensor.dims, default=0) < 0:
-        raise ModelError(f"{weight} has the negative size {min(tensor.dims)}.")
+    if odd := [d for d in tensor.dims if not 0 <= d < _LARGEST]:
+        raise ModelError(f"{weight} has the size {odd[0]}, which no tensor has.")
     dtype, count = ir.DataType(tensor.data_type), math.prod(tensor.dims)
     if dtype == ir.DataType.STRING:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.HasField("raw_data"):
