@@ -68,9 +68,12 @@ def check_tensors(messages: Iterable[Message]) -> None:
     for message in messages:
         if isinstance(message, onnx.TensorProto):
             _check_tensor(message)
-        elif isinstance(message, onnx.AttributeProto) and message.type == message.TENSOR:
-            if not message.HasField("t") and not message.ref_attr_name:
-                raise ModelError(f"The attribute {message.name!r} is a tensor, and holds none.")
+        elif (
+            isinstance(message, onnx.AttributeProto)
+            and message.type == message.TENSOR
+            and not (message.HasField("t") or message.ref_attr_name)
+        ):
+            raise ModelError(f"The attribute {message.name!r} is a tensor, and holds none.")
 
 
 # A size that no machine holds, beside one of 0 too.
