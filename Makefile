@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep fuzz bench torch explainers \
-	real-models training-runtime onnxsim cpp page browser package clean
+	real-models training-runtime onnxsim onnx2torch cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -116,6 +116,13 @@ real-models: .venv/real-models
 # The last release of onnxruntime-training has wheels up to Python 3.11.
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
+
+# The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
+onnx2torch: .venv/onnx2torch
+
+.venv/onnx2torch: .venv/torch .venv/real-models
+	$(PY) -m pip install -q --no-deps onnx2torch==1.5.15
+	@touch $@
 
 # A peer of the benchmark of training, in an environment of its own.
 onnxsim: .venv-onnxsim/installed

@@ -12,24 +12,16 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
@@ -37,22 +29,23 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
+import real  # noqa: E402
 import steps  # noqa: E402
 import training  # noqa: E402
+from cells import Cell, author, cells, explained_cells, real_cells, training_cells  # noqa: E402
+from comparing import TOLERANCE, Disagreement, Result, compare  # noqa: E402
 from figures import FIGURES  # noqa: E402
+from gpu.report import SECTION as GPU  # noqa: E402
+from processes import Process  # noqa: E402
 from sections import Section  # noqa: E402
+from tables import console, machine, markdown_table, number, print_table  # noqa: E402
 
 KEPT = ROOT / "out" / "bench.json"
 TABLE = ROOT / "docs" / "performance.md"
 
-# A name of the net, and what it takes: the larger batch, and the size that is symbolic there.
-LARGE = {"resnet50": 8, "mobilenet_v2": 8, "bert": 4, "gpt2": 2, "unet": 8, "lstm": 16, "mlp": 256}
-SYMBOLIC = {"lstm": ("steps", 256), "bert": ("tokens", 128)}
 FLOOR = {"input": 2, "parameters": 3}
 # Measured whatever the peers are.
 OURS = ("forward", "onnxgrad", "Net", "gradient")
-# Two right answers in float32 differ by less than this, over a hundred layers of kinks.
-TOLERANCE = 1e-2
 
 HEAD = """\
 <!-- Written by tools/bench.py --markdown. -->
@@ -77,92 +70,6 @@ The peers come with `pip install -e ".[bench]"`, `make training-runtime` and `ma
 that is not here is listed as absent. What bounds the times, and what was tried, is in
 [bounds.md](bounds.md)."""
 
-# A pipe has no width of its own.
-console = Console(width=None if sys.stdout.isatty() else 160)
-
-
-class Disagreement(Exception):
-    """A contender computes something else than the others."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One thing to measure."""
-
-    net: str
-    batch: int
-    kind: str  # input, parameters, an explanation or training
-    symbolic: bool = False
-    rows: int | None = None  # the most that an explanation computes at a time
-
-    def __str__(self) -> str:
-        symbolic = ", symbolic" if self.symbolic else ""
-        rows = "" if self.rows is None else f", {self.rows} rows at a time"
-        return f"{self.net}, batch {self.batch}{symbolic}, {self.kind}{rows}"
-
-
-@dataclass
-class Result:
-    """What one contender did in one cell; times in seconds, by number of threads; sizes in MB."""
-
-    error: str = ""
-    difference: float | None = None
-    times: dict[str, float] = field(default_factory=dict)
-    forward: dict[str, float] = field(default_factory=dict)  # onnxruntime's, in the same run
-    facts: dict[str, float] = field(default_factory=dict)  # build, nodes, file, peak, ...
-
-
-class Process:
-    """A worker: the interpreter `python` at tools/contenders.py."""
-
-    def __init__(self, python: str, threads: int, limit: float) -> None:
-        self.limit = limit
-        count = str(threads)
-        # Thread pools of libraries that are not told otherwise, BLAS among them.
-        limits = dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count
-        )
-        self.process = subprocess.Popen(
-            [python, str(ROOT / "tools" / "contenders.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if not os.environ.get("BENCH_VERBOSE") else None,
-            text=True,
-            env=os.environ | limits,
-        )
-        if self.process.stderr is not None:
-            drain = self.process.stderr
-            self.tail: list[str] = []
-            self.pool = ThreadPoolExecutor(1)
-            self.pool.submit(lambda: self.tail.extend(list(drain)[-5:]))
-
-    def ask(self, do: str, **command: Any) -> dict[str, Any]:
-        """The worker's answer to a command; its key "error" says why there is no other."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        late = threading.Event()
-        timer = threading.Timer(self.limit, lambda: (late.set(), self.process.kill()))
-        timer.start()
-        try:
-            print(json.dumps({"do": do, **command}), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        timer.cancel()
-        if line:
-            return json.loads(line)
-        ended = f"it ended with {self.process.wait()}"
-        return {"error": f"{do}: over {self.limit:g} s" if late.is_set() else ended}
-
-    def close(self) -> None:
-        """End the worker."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
 
 def python_of(contender: type[contenders.Contender]) -> str:
     own = ROOT / contender.environment / "bin" / "python"
@@ -178,88 +85,6 @@ def absent(contender: type[contenders.Contender]) -> str:
         return "" if there else f"no {contender.environment}: make {target}"
     package = contender.package
     return "" if importlib.util.find_spec(package) else f"{package} is not installed"
-
-
-def author(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
-    """Write the cell's net, its weights and its feeds; what the workers are told of them.
-
-    Args:
-        options: What the net is made with, beside its batch.
-    """
-    stem = folder / f"{cell.net}-{cell.batch}{'-symbolic' * cell.symbolic}"
-    model, weights, feeds = f"{stem}.onnx", f"{folder}/{cell.net}.npz", f"{stem}.npz"
-    if not Path(model).exists():
-        sizes: dict[str, Any] = {"batch": cell.batch, **options}
-        if cell.symbolic:
-            sizes |= {SYMBOLIC[cell.net][0] if cell.net in SYMBOLIC else "batch": "N"}
-        ir.save(nets.NETS[cell.net](**sizes), model)
-    proto = onnx.load(model)
-    learned = json.loads(next(m.value for m in proto.metadata_props if m.key == "weights"))
-    if not Path(weights).exists():
-        arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
-        np.savez(weights, **{name: arrays[name] for name in learned})
-    rng = np.random.default_rng(1)
-    free = SYMBOLIC[cell.net][1] if cell.net in SYMBOLIC else cell.batch
-    values = {v.name: _values(rng, v, free) for v in proto.graph.input}
-    floats = [name for name, value in values.items() if value.dtype == np.float32]
-    output = proto.graph.output[0]
-    sizes_of_output = [d.dim_value for d in output.type.tensor_type.shape.dim]
-    if cell.kind == "training":
-        values["labels"] = rng.integers(0, sizes_of_output[1], sizes_of_output[0])
-    elif sizes_of_output:  # a loss needs no output gradient
-        values["ograd"] = _values(rng, output, free)
-    np.savez(feeds, **values)
-    return {
-        "net": cell.net,
-        "model": model,
-        "weights": weights,
-        "feeds": feeds,
-        "output": output.name,
-        "wrt": learned if cell.kind in ("parameters", "training") else floats,
-        "kind": cell.kind,
-        "rows": cell.rows,
-        "layers": options.get("layers"),
-    }
-
-
-def _values(rng: np.random.Generator, value: onnx.ValueInfoProto, free: int) -> np.ndarray:
-    shape = [d.dim_value or free for d in value.type.tensor_type.shape.dim]
-    if value.type.tensor_type.elem_type == onnx.TensorProto.INT64:
-        return rng.integers(0, 1000, shape)
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def cells(names: list[str], batches: str, kinds: list[str], symbolic: bool) -> Iterator[Cell]:
-    """What there is to measure of these nets."""
-    for net in names:
-        for kind in kinds:
-            if kind == "input" and net == "gpt2":
-                continue  # its inputs are integers
-            sizes = {"none": [], "1": [1], "large": [LARGE[net]], "all": [1, LARGE[net]]}
-            for batch in sizes[batches] if batches in sizes else [int(batches)]:
-                yield Cell(net, batch, kind)
-            if symbolic and net != "gpt2":
-                yield Cell(net, 1, kind, symbolic=True)
-
-
-def explained_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
-    """The explanations of these nets that are measured; they are of one example."""
-    paths, maps = contenders.EXPLANATIONS
-    for net in explanations.SIZES:
-        if net not in names:
-            continue
-        yield Cell(net, 1, paths)
-        yield Cell(net, 1, paths, rows=explanations.ROWS)
-        yield Cell(net, 1, maps)
-
-
-def training_cells(names: list[str], batches: str = "all") -> Iterator[Cell]:
-    """The nets whose training is measured."""
-    sizes = {"all": [1, training.LARGE], "none": [1, training.LARGE], "1": [1]}
-    for net in training.SIZES:
-        for batch in sizes.get(batches, [training.LARGE]):
-            if net in names:
-                yield Cell(net, batch, "training")
 
 
 def measure(
@@ -308,51 +133,6 @@ def _noted(result: Result, answer: dict[str, Any]) -> bool:
     return not result.error
 
 
-def compare(
-    running: dict[str, Process],
-    results: dict[str, Result],
-    folder: Path,
-    tolerance: float = TOLERANCE,
-) -> None:
-    """Raise where one contender's gradients are not those of the others.
-
-    Each is compared with all others, and the median counts: who is alone in his opinion is wrong.
-    """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for label, process in running.items():
-        path = str(folder / f"{label}.npz")
-        answer = process.ask("gradients", path=path)
-        if "error" in answer:
-            raise Disagreement(f"{label}: {answer['error']}")
-        if answer["names"]:
-            found[label] = dict(np.load(path))
-    for label, one in found.items():
-        others = [difference(one, other) for name, other in found.items() if name != label]
-        if others:
-            results[label].difference = float(np.median(others))
-    wrong = {k: r.difference for k, r in results.items() if (r.difference or 0) > tolerance}
-    if wrong:
-        said = ", ".join(f"{label} by {value:.2g}" for label, value in wrong.items())
-        raise Disagreement(f"results differ from the others': {said}")
-
-
-def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """The largest relative difference of a tensor, in the Euclidean norm.
-
-    Not element by element: among millions of activations a few are so close to a kink that rounding
-    puts them on either side. A gradient that is zero in theory is measured by the whole's size.
-    """
-    if set(one) != set(other):
-        return float("inf")
-    sizes = {name: float(np.linalg.norm(value)) for name, value in other.items()}
-    least, worst = 1e-3 * max(sizes.values()), 0.0
-    for name, value in other.items():
-        if one[name].shape != value.shape or not np.isfinite(one[name]).all():
-            return float("inf")
-        worst = max(worst, float(np.linalg.norm(one[name] - value)) / max(sizes[name], least))
-    return worst
-
-
 def take_turns(
     running: dict[str, Process], threads: int, rounds: int, seconds: float
 ) -> dict[str, list[float]]:
@@ -399,10 +179,10 @@ def speed_table(
         if "forward" not in row or threads not in row["forward"].times:
             continue
         ours, peer = over_floor(cell, row, "onnxgrad", threads), best_peer(cell, row, threads)
-        of_best = _number(ours / peer[0]) if ours and peer else "-"
-        others = [_number(over_floor(cell, row, label, threads)) for label in peers]
-        forward = _number(row["forward"].times[threads] * 1e3, 3)
-        lines.append([str(cell), forward, _number(ours), of_best, *others])
+        of_best = number(ours / peer[0]) if ours and peer else "-"
+        others = [number(over_floor(cell, row, label, threads)) for label in peers]
+        forward = number(row["forward"].times[threads] * 1e3, 3)
+        lines.append([str(cell), forward, number(ours), of_best, *others])
     return head, lines
 
 
@@ -423,7 +203,7 @@ def fact_table(measured: dict[Cell, dict[str, Result]]) -> tuple[list[str], list
     lines = []
     for cell, row in measured.items():
         for label, result in row.items():
-            facts = [_number(result.facts.get(key), 3) for key in FACTS]
+            facts = [number(result.facts.get(key), 3) for key in FACTS]
             note = result.error or (f"{result.difference:.0e}" if result.difference else "")
             lines.append([str(cell), label, *facts, note])
     return head, lines
@@ -441,8 +221,8 @@ def explained_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
             lines.append([str(cell), str(threads), ours.error or theirs.error, *["-"] * 6])
             continue
         times = [result.times[str(threads)] for result in (ours, theirs)]
-        entries = [*(_number(t * 1e3, 3) for t in times), _number(times[0] / times[1])]
-        entries += [_number(result.facts["peak"], 3) for result in (ours, theirs)]
+        entries = [*(number(t * 1e3, 3) for t in times), number(times[0] / times[1])]
+        entries += [number(result.facts["peak"], 3) for result in (ours, theirs)]
         entries += [f"{ours.difference:.0e}", f"{ours.facts['load']:.0f}"]
         lines.append([str(cell), str(threads), *entries])
     return explanations.HEAD, lines
@@ -459,12 +239,40 @@ def training_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
         share = f"{100 * (1 - alone / ours):.0f}" if ours and alone else "-"
         peaks = [row[label].facts.get("peak") if label in row else None for label in everyone]
         mine = row.get("onnxgrad", Result())
-        entries = [_number(t and t * 1e3, 3) for t in map(times.get, everyone)]
-        entries += [_number(ours / best) if ours and best else "-", share]
-        entries += [_number(peak, 3) for peak in peaks]
+        entries = [number(t and t * 1e3, 3) for t in map(times.get, everyone)]
+        entries += [number(ours / best) if ours and best else "-", share]
+        entries += [number(peak, 3) for peak in peaks]
         entries += [f"{mine.difference:.0e}" if mine.difference is not None else "-"]
-        lines.append([str(cell), str(threads), *entries, _number(mine.facts.get("load"), 1)])
+        lines.append([str(cell), str(threads), *entries, number(mine.facts.get("load"), 1)])
     return training.HEAD, lines
+
+
+def real_table(measured: Rows) -> tuple[list[str], list[list[str]]]:
+    """Gradients of real models over forward passes, and their medians, of the peer's models too."""
+    lines, ours, both = [], [], []
+    for (cell, threads), row in measured.items():
+        forward, mine, peer = (
+            row.get(label, Result()).times.get(str(threads))
+            for label in ("forward", "onnxgrad", real.PEER)
+        )
+        if forward is None or mine is None:
+            continue
+        ours.append(mine / forward)
+        both += [(mine / forward, peer / forward)] if peer else []
+        entries = [number(t * 1e3, 3) for t in (forward, mine)] + [number(mine / forward)]
+        entries += [number(peer and peer / forward), number(peer and mine / peer)]
+        difference = row["onnxgrad"].difference
+        entries += ["-" if difference is None else f"{difference:.0e}"]
+        load = f"{row['onnxgrad'].facts['load']:.0f}"
+        lines.append([cell.net, str(threads), *entries, load])
+    if len(lines) > 1:
+        lines.append(["median", "", "", "", number(float(np.median(ours))), *[""] * 4])
+    if len(both) > 1:
+        median = [float(x) for x in np.median(both, axis=0)]
+        of_peer = float(np.median([a / b for a, b in both]))
+        figures = [number(x) for x in (*median, of_peer)]
+        lines.append(["median where the peer runs", "", "", "", *figures, "", ""])
+    return real.HEAD, lines
 
 
 def absences(measured: Rows) -> list[str]:
@@ -489,46 +297,9 @@ class Topic:
 
 TOPICS = {
     "explain": Topic(explanations.SECTION, contenders.EXPLAINERS, explained_cells, explained_table),
+    "real": Topic(real.SECTION, real.READERS, real_cells, real_table),
     "training": Topic(training.SECTION, steps.STEPPERS, training_cells, training_table),
 }
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{digits}g}" if digits > 2 else f"{value:.2f}"
-
-
-def print_table(title: str, head: list[str], rows: list[list[str]], skip: int = 0) -> None:
-    """A table on the terminal, without its first columns if they all say the same."""
-    table = Table(title=title, title_justify="left")
-    for name in head[skip:]:
-        table.add_column(name, justify="left" if name in ("", "contender") else "right")
-    for row in rows:
-        table.add_row(*row[skip:])
-    console.print(table)
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """The same in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(entry.replace("|", "/") for entry in line) + " |" for line in lines
-    )
-
-
-def machine() -> str:
-    """The machine in a line."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        cpu = next(x.split(":")[1].strip() for x in text.splitlines() if x.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def versions() -> str:
@@ -536,13 +307,13 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = []
-    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum"):
+    for package in ("onnx", "onnx-ir", "onnxruntime", "torch", "onnx-ad", "captum", "onnx2torch"):
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             lines.append(f"{package} absent")
-    for peer, number in ((contenders.Training, "1.19.2"), (steps.OnnxSimStep, "0.8.1")):
-        lines.append(f"{peer.label} {'absent' if absent(peer) else number}")
+    for peer, release in ((contenders.Training, "1.19.2"), (steps.OnnxSimStep, "0.8.1")):
+        lines.append(f"{peer.label} {'absent' if absent(peer) else release}")
     return ", ".join(lines)
 
 
@@ -610,7 +381,8 @@ class Run:
 
     def page(self, old: str) -> str:
         """The page docs/performance.md, with the sections of the old one that were not measured."""
-        others, kept = old, []
+        others, gpu = GPU.apart(old)
+        kept = []
         for name, topic in TOPICS.items():
             others, section = topic.section.apart(others)
             if rows := self.topics.get(name):
@@ -619,7 +391,7 @@ class Run:
             kept.append(section)
         if self.measured or self.figures:
             others = self.markdown()
-        return "\n\n".join(part.rstrip("\n") for part in (others, *kept) if part) + "\n"
+        return "\n\n".join(part.rstrip("\n") for part in (others, *kept, gpu) if part) + "\n"
 
     def markdown(self) -> str:
         """All of that page but the sections of the topics."""
@@ -633,7 +405,7 @@ class Run:
             parts += [f"## {title}", markdown_table(head, rows) if rows else "Not measured."]
         parts += ["## Building, files and memory", markdown_table(*fact_table(self.measured))]
         for title, values in self.figures.items():
-            rows = [[name, _number(value, 3)] for name, value in values.items()]
+            rows = [[name, number(value, 3)] for name, value in values.items()]
             parts += [f"## {title}", markdown_table(["", ""], rows)]
         return "\n\n".join(parts) + "\n"
 
@@ -676,11 +448,13 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--nets", nargs="*", choices=nets.NETS, help="of all; without --figures too: everything")
+    known = [*nets.NETS, *real.SIZES]
+    add("--nets", nargs="*", choices=known, help="of all; without --figures too: everything")
     add("--threads", nargs="*", type=int, default=[1, 2])
     add("--batch", default="all", help="1, large, all, a number, or none")
     add("--kinds", nargs="*", choices=FLOOR, default=list(FLOOR))
-    peers = list(dict.fromkeys([*contenders.CONTENDERS, *contenders.EXPLAINERS, *steps.STEPPERS]))
+    everyone = (contenders.CONTENDERS, contenders.EXPLAINERS, steps.STEPPERS, real.READERS)
+    peers = list(dict.fromkeys(label for some in everyone for label in some))
     add("--peers", nargs="*", choices=peers, default=peers)
     known = [*FIGURES, *TOPICS]
     add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
@@ -692,11 +466,16 @@ def arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="two short rounds, and short figures")
     add("--markdown", action="store_true", help="write docs/performance.md")
     add("--keep", action="store_true", help="keep what earlier runs measured")
+    add("--cuda", action="store_true", help="on a GPU, with options of its own: --cuda --help")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure and print; with --markdown write docs/performance.md."""
+    if "--cuda" in sys.argv:
+        from gpu import measure as gpu
+
+        return gpu.main([given for given in sys.argv[1:] if given != "--cuda"])
     args = arguments()
     everything = args.nets is None and args.figures is None
     if args.quick:
@@ -734,7 +513,7 @@ def main() -> None:
     run.figures |= figures([n for n in wanted if n in FIGURES], args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():
-        print_table(title, ["", ""], [[k, _number(v)] for k, v in values.items()])
+        print_table(title, ["", ""], [[k, number(v)] for k, v in values.items()])
     if args.markdown:
         TABLE.write_text(run.page(TABLE.read_text()))
         console.print(f"written: {TABLE.relative_to(ROOT)}")

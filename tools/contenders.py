@@ -128,6 +128,16 @@ def with_saved_outputs(graph: onnx.GraphProto) -> None:
         node.output.extend(f"saved_{k}_{n}" for n in range(len(node.output), wanted))
 
 
+def without_flatten(graph: onnx.GraphProto) -> None:
+    """Make each Flatten a Reshape, which does the same behind a pooling."""
+    flat = onnx.numpy_helper.from_array(np.array([0, -1]), "bench_flat")
+    for node in [n for n in graph.node if n.op_type == "Flatten"]:
+        node.op_type = "Reshape"
+        del node.attribute[:]
+        node.input.append(flat.name)
+    graph.initializer.append(flat)
+
+
 class Training(Contender):
     """The gradient builder of onnxruntime-training, run by its own runtime."""
 
@@ -189,6 +199,52 @@ class OnnxAd(Contender):
         return {name: value[..., 0] for name, value in results.items()}
 
 
+class OnnxSim(Contender):
+    """onnxsim's backward pass, which knows 46 operators; a Flatten is given it as a Reshape."""
+
+    label, package, environment = "onnxsim", "onnxsim", ".venv-onnxsim"
+    opset: ClassVar[int] = 17  # that of the nodes that it emits
+
+    def build(self) -> onnx.ModelProto:
+        from onnxsim import graph_grad, qat_graph
+
+        model = onnx.load(self.task["model"])
+        without_flatten(model.graph)
+        model = onnx.version_converter.convert_version(model, self.opset)
+        graph, output = (
+            onnx.shape_inference.infer_shapes(model, data_prop=True).graph,
+            "bench_ograd",
+        )
+        known = (*graph.input, *graph.value_info, *graph.output)
+        shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in known}
+        shapes |= {t.name: list(t.dims) for t in graph.initializer}
+        builder, wrt = qat_graph.GraphBuilder(prefix="bench_"), self.task["wrt"]
+        seed = builder.const(1.0) if self.ograd is None else output
+        of = {self.task["output"]: seed}
+        found = graph_grad.build_backward(builder, graph.node, shapes, of, wrt)
+        if self.ograd is not None:
+            value = onnx.helper.make_tensor_value_info(output, 1, self.ograd.shape)
+            model.graph.input.append(value)
+        model.graph.node.extend(builder.nodes)
+        model.graph.initializer.extend(builder.initializer)
+        model.functions.extend(builder.functions)
+        domains = {f.domain for f in builder.functions}
+        model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in domains)
+        del model.graph.output[:]
+        for name in wrt:
+            model.graph.node.append(
+                onnx.helper.make_node("Identity", [found[name]], [f"{name}_grad"])
+            )
+            model.graph.output.append(onnx.helper.make_tensor_value_info(f"{name}_grad", 1, None))
+        model.ir_version = 8
+        return model
+
+    def open(self) -> Any:
+        wrt = self.task["wrt"]
+        seeds = {} if self.ograd is None else {"bench_ograd": self.ograd}
+        return self.session(self.task["file"], [f"{name}_grad" for name in wrt], wrt, **seeds)
+
+
 class Torch(Contender):
     """PyTorch's autograd on a twin of the net."""
 
@@ -234,7 +290,7 @@ class Compiled(Torch):
 
 
 CONTENDERS: dict[str, type[Contender]] = {
-    c.label: c for c in (Forward, OnnxGrad, ThroughNet, Torch, Compiled, Training, OnnxAd)
+    c.label: c for c in (Forward, OnnxGrad, ThroughNet, Torch, Compiled, Training, OnnxAd, OnnxSim)
 }
 
 
@@ -308,6 +364,10 @@ def contender_of(label: str, kind: str) -> type[Contender]:
         from steps import STEPPERS
 
         return STEPPERS[label]
+    if kind == "real":
+        from real import READERS
+
+        return READERS[label]
     return (EXPLAINERS if kind in EXPLANATIONS else CONTENDERS)[label]
 
 
@@ -401,12 +461,10 @@ class Worker:
         return figures.FIGURES[name](**options)
 
 
-def main() -> None:
-    """Serve commands until the pipe closes."""
+def serve(worker: Any) -> None:
+    """Answer commands, by the methods of their names, until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the answers
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    worker = Worker()
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -417,4 +475,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    serve(Worker())

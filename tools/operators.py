@@ -32,7 +32,8 @@ STATES = {
 }
 HEAD = f"""
 Made from the registry by `make operators`, with the newest opset of onnx {onnx.__version__}.
-A model of an opset below 21 is raised to 21 before it is differentiated.
+A model of an opset below 21 is raised to 21 before it is differentiated, and the result is written
+in an older one again.
 
 - **rule**: a gradient with respect to the operands listed.
 - **through its function body**: the standard defines the operator by others, whose rules apply.

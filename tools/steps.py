@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from contenders import Contender, with_saved_outputs
+from contenders import Contender, with_saved_outputs, without_flatten
 
 # How many losses are compared, and the rate.
 STEPS, RATE = 3, 1e-4
@@ -262,13 +262,9 @@ class OnnxSimStep(Stepper):
         graph, output = model.graph, self.task["output"]
         shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
         node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-        for flat in [n for n in graph.node if n.op_type == "Flatten"]:
-            flat.op_type = "Reshape"
-            del flat.attribute[:]
-            flat.input.append("bench_flat")
+        without_flatten(graph)
         axes = np.array([1])
         graph.initializer.append(onnx.numpy_helper.from_array(axes, "bench_axes"))
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, -1]), "bench_flat"))
         graph.input.append(value("bench_one_hot", onnx.TensorProto.FLOAT, shape))
         graph.node.extend(
             [

@@ -132,7 +132,8 @@ def unet(w: Weights, image: Tensor) -> Tensor:
 def lstm(w: Weights, x: Tensor) -> Tensor:
     parameters = [w[f"{part}{d}"] for d in range(2) for part in ("W", "R", "Wb", "Rb")]
     zero = x.new_zeros(2, x.shape[1], w["R0"].shape[1])
-    y, _, _ = torch.lstm(x, (zero, zero), parameters, True, 1, 0.0, False, True, False)
+    # As in training, without dropout: cuDNN has no backward pass of an LSTM otherwise.
+    y, _, _ = torch.lstm(x, (zero, zero), parameters, True, 1, 0.0, True, True, False)
     return _linear(w, "fc", y)
 
 

@@ -66,7 +66,7 @@ def guidance(
         straight_through, constant, example: As for `gradient`, of the classifier.
 
     Returns:
-        A model of the kind of `model` (for a path a `ModelProto`), in opset 21 or newer, with one
+        A model of the kind of `model` (for a path a `ModelProto`), in opset 18 or newer, with one
         more output `<of>_guided` of the shape and dtype of `of`. It has the new inputs "target",
         int64 [N], where the class is an input; "scale", a scalar of the dtype of `of`; and for the
         noise "sigma" likewise, unless the model has a tensor of that name: a scalar, or with a

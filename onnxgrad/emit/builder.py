@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.emit import steps
 from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
@@ -197,9 +198,23 @@ class Builder:
         return Tensor(self, value)
 
     def const(self, array: Any, like: Tensor | None = None, dtype: Any = None) -> Tensor:
-        """A constant, of the dtype of `like`, else `dtype`, else int64."""
+        """A constant, of the dtype of `like`, else `dtype`, else int64, for whole numbers alone.
+
+        Raises:
+            ArgumentError: The numbers are floating-point and neither `like` nor `dtype` is given.
+        """
         if self.parent:
             return Tensor(self, self.parent.const(array, like, dtype).value)
+        if (
+            like is None
+            and dtype is None
+            and np.size(array)
+            and np.asarray(array).dtype.kind == "f"
+        ):
+            raise ArgumentError(
+                "op.const got floating-point numbers without their dtype: give it `like`, a tensor "
+                "that has it, or `dtype`."
+            )
         kind = like.dtype.numpy() if like is not None else np.dtype(dtype or np.int64)
         array = np.asarray(array, dtype=kind)
         key = (kind, array.shape, array.tobytes())
@@ -320,7 +335,7 @@ class Builder:
             y = self.Where(passes, g, self.const(0, like=g))
             self.numbers.note_mask(y.value, self.numbers.masked(g.value) | FACTOR)
             return y
-        return g * self.Cast(passes, to=g.dtype)
+        return g * steps.ones(passes, like=g)
 
     def picked(self, g: Tensor) -> bool:
         """Whether a Where has put zeros into a cotangent, for elements that it discards."""

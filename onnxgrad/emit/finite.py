@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.einsum import ELLIPSIS, einsum, parse
 from onnxgrad.emit.rewrites import Call, rewrite
+from onnxgrad.emit.steps import is_step
 from onnxgrad.graph.bounds import Bounds, decided, excludes_zero
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
@@ -162,6 +163,8 @@ class Numbers:
         first = node.inputs[0] if node.op_type in ("Cast", "CastLike") else None
         if first is not None and first.dtype not in FLOATS:
             return 0 if excludes_zero(self.bounds.of(first)) else FACTOR
+        if is_step(node):
+            return FACTOR
         if node.op_type in ("ConstantOfShape", *_FACTORS):
             return FACTOR * (node.op_type in _FACTORS or _has_zeros(value))
         before = [self._masks[u] for u in _floats(value)]

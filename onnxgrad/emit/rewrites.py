@@ -92,6 +92,8 @@ def _along_all_axes(op: Builder, call: Call) -> Call:
     places = np.full(2 * rank, 2 * n)  # an axis that is not padded reads the 0 behind the pads
     for k, axis in enumerate(axes.const):
         places[[axis % rank, axis % rank + rank]] = k, n + k
+    if np.array_equal(axes.const, np.arange(rank)):
+        return call._replace(inputs=(data, pads, value))
     if pads.const is not None:
         return call._replace(inputs=(data, op.const(np.append(pads.const, 0)[places]), value))
     all_pads = op.Concat(pads, op.const([0]), axis=0)

@@ -268,6 +268,9 @@ def full(like: Tensor, sizes: Sequence[Size], number: float) -> Tensor:
 def full_of(like: Tensor, sizes: Tensor, number: float) -> Tensor:
     """A tensor of the sizes that a vector holds and the dtype of `like`, filled with a number."""
     text = like.dtype == ir.DataType.STRING  # of which ConstantOfShape makes none
+    known = None if text else sizes.const
+    if known is not None and known.prod() <= like.op.target.filled_constants:
+        return like.op.const(np.full(known, number), like=like)
     value = ir.tensor(np.full([1], number, np.int64 if text else like.dtype.numpy()))
     return like.op.cast(like.op.ConstantOfShape(sizes, value=value), like.dtype)
 
@@ -289,10 +292,20 @@ def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
     return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
 
 
-def pad(x: Tensor, around: dict[int, tuple[Size, Size]]) -> Tensor:
-    """`x` with so many zeros before and after it, by axis; its rank need not be known."""
+def reversed_along(x: Tensor, *axes: int) -> Tensor:
+    """`x` with the order of its elements along axes reversed."""
+    op, n = x.op, len(axes)
+    from_last = (op.const([-1] * n), op.const([-(2**31)] * n))
+    return op.Slice(x, *from_last, op.const(list(axes)), op.const([-1] * n)) if axes else x
+
+
+def pad(x: Tensor, around: dict[int, tuple[Size, Size]], number: float = 0) -> Tensor:
+    """`x` with a number so many times before and after it, by axis; its rank may be unknown."""
+    if x.shape is not None:  # fewer nodes than with axes, which the builder has to place
+        around = {a: around.get(a, (0, 0)) for a in range(x.rank)}
     pads = vector(x, [b for b, _ in around.values()] + [a for _, a in around.values()])
-    return x.op.Pad(x, pads, None, x.op.const(list(around)))
+    filled = x.op.const(number, like=x) if number else None
+    return x.op.Pad(x, pads, filled, x.op.const(list(around)))
 
 
 def permutation_inverse(perm: Sequence[int]) -> list[int]:
@@ -415,33 +428,3 @@ def broadcast(sizes: Iterable[Dim]) -> Dim:
 def covers(a: Dim, b: Dim) -> bool:
     """Whether broadcasting with an axis of size `b` is known not to stretch one of size `a`."""
     return b == 1 or same_dim(a, b) or (isinstance(a, int) and a != 1)
-
-
-def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
-    """The cotangent of `x`, which was broadcast to the dimensions `out` of `g`.
-
-    It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
-    open whether an axis was stretched, the axes are found at run time.
-    """
-    op, shape_of_x = g.op, x.shape
-    if out is not None and shape_of_x is not None:
-        lead = len(out) - len(shape_of_x)
-        pairs = list(zip(out[lead:], shape_of_x, strict=True))
-        if all(same_dim(o, d) or isinstance(d, int) for o, d in pairs):
-            stretched = [
-                a + lead for a, (o, d) in enumerate(pairs) if d == 1 and not same_dim(o, d)
-            ]
-            if not lead:
-                return op.typed(reduce_sum(g, stretched, keepdims=1), x)
-            y = reduce_sum(g, [*range(lead), *stretched])
-            return reshape_like(y, x) if stretched else op.typed(y, x)
-    # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
-    # over them changes nothing.
-    size = op.Shape(x)
-    missing = op.Size(op.Shape(g)) - op.Size(size)
-    ones = op.ConstantOfShape(
-        op.Unsqueeze(missing, op.const([0])), value=ir.tensor(np.ones(1, np.int64))
-    )
-    padded = op.Concat(ones, size, axis=0)
-    stretched_axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
-    return reshape_like(reduce_sum(g, stretched_axes, keepdims=1), x)

@@ -264,7 +264,7 @@ def scan(
     backwards: bool = False,
     hoists: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Emit a Scan over the first axis.
+    """Emit a Scan over the first axis, or its only step where there is known to be one.
 
     Args:
         op: Emits the node.
@@ -278,8 +278,10 @@ def scan(
     Returns:
         The final states, and the stacked slices that the steps wrote.
     """
-    inner = op.child("step", hoists)
     tensors = [t for t in read if t is not None]
+    if any(t.dim(0) == 1 for t in tensors):
+        return _single(op, step, states, read)
+    inner = op.child("step", hoists)
     carried = [new_input(inner, "state", t.value) for t in states]
     slices = [None if t is None else new_input(inner, "slice", _slice_of(t.value)) for t in read]
     after, written = step(inner, *carried, *slices)
@@ -291,6 +293,18 @@ def scan(
         attributes["scan_output_directions"] = [1] * len(written)
     values = op.node("Scan", [*states, *tensors], len(like), attributes, like=like)
     return list(values[: len(states)]), list(values[len(states) :])
+
+
+def _single(
+    op: Builder,
+    step: Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]],
+    states: Sequence[Tensor],
+    read: Sequence[Tensor | None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What a Scan of one step gives."""
+    first = op.const([0])
+    after, written = step(op, *states, *(None if t is None else op.Squeeze(t, first) for t in read))
+    return list(after), [op.Unsqueeze(t, first) for t in written]
 
 
 def unless_empty(

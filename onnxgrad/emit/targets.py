@@ -11,6 +11,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import HALVES
 
@@ -24,16 +25,23 @@ class Target:
     Attributes:
         product_masks: Whether a mask is a product with zeros and ones, where that is safe; else it
             is a Where.
+        steep_masks: The dtypes in which the zeros and ones of such a product are a steep
+            HardSigmoid of what is compared; in others a comparison is cast.
         product_sums: The dtypes in which a sum over rows is a product with ones; in others it is a
             ReduceSum.
         transposed_rows: Whether a Transpose of its own transposes `a` in the sum over a batch of
             aᵀg; else the Gemm does.
-        flipped_filters: Whether the cotangent of a Conv's input at stride 1 is a Conv with flipped
-            filters, which the runtime flips when it loads the file; else it is a ConvTranspose.
+        flipped_filters: The least number of channels of a Conv's input from which its cotangent at
+            stride 1 is a Conv with flipped filters, which the runtime flips when it loads the file,
+            as it is in several groups; with fewer channels, of filters of twice as many at least,
+            it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
-        windows_of_fewer: Whether the columns of that product are those of the operand with fewer
-            channels, be it the cotangent or the Conv's input; else always those of the input.
+        sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
+            for the cotangent of a filter, in the place of a Conv, and for that of a MaxPool, in the
+            place of its Indices.
+        windows_of_fewer: Whether the columns of that product are those of the cotangent, where
+            these move fewer elements than those of the Conv's input; else they are always of this.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
             where these have fewer elements than the products of all examples; else there is
             always a product for each example.
@@ -45,22 +53,36 @@ class Target:
             only then does it convolve in a blocked layout there.
         resized_axes: The most spatial axes for which a Resize repeats the cotangent of windows that
             do not overlap; for more axes it is computed as for windows that do.
+        filled_constants: The largest tensor of one number, in elements, that is a constant; larger
+            ones are made by a ConstantOfShape.
+        unit_rows: The largest matrix of unit seeds, in elements, whose rows the Scan of a Jacobian
+            reads; where it would be larger, each step makes its seed of the number of the step.
+        axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
+            which axes were broadcast; else the sum is over parts of axes, which takes longer.
+        whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
+            `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
-            Scan that keeps the arguments of its gates. With a smaller or unknown one the operator
-            stays, and the arguments are computed again.
+            Scan that keeps the values of its gates. With a smaller or unknown one the operator
+            stays, and they are computed again.
     """
 
     product_masks: bool = False
+    steep_masks: frozenset[ir.DataType] = frozenset()
     product_sums: frozenset[ir.DataType] = frozenset()
     transposed_rows: bool = False
-    flipped_filters: bool = False
+    flipped_filters: float = math.inf
     one_hot_taps: int = 32
+    sliced_taps: int = 0
     windows_of_fewer: bool = True
     transposed_batch: bool = True
     searched_window: int = 0
     searched_dtypes: frozenset[ir.DataType] = frozenset()
     inner_filters: bool = False
     resized_axes: int = 2
+    filled_constants: int = 0
+    unit_rows: int = 0
+    axes_at_run_time: bool = True
+    whole_graph: bool = False
     scan_from_batch: float = math.inf
 
 
@@ -68,16 +90,23 @@ _PLAIN = Target()
 _TARGETS: dict[str, Target] = {
     "cpu": Target(
         product_masks=True,
+        steep_masks=frozenset({ir.DataType.FLOAT}),
         product_sums=frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE}),
         transposed_rows=True,
-        flipped_filters=True,
+        flipped_filters=9,
         searched_window=4,
         inner_filters=True,
         searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,
-    "portable": _PLAIN,
+    "portable": Target(
+        sliced_taps=128,
+        filled_constants=SMALL,
+        unit_rows=2**20,
+        axes_at_run_time=False,
+        whole_graph=True,
+    ),
 }
 
 

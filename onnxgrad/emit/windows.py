@@ -99,9 +99,16 @@ def one_hot(like: Tensor, kernel: Sequence[Size], flip: bool = False) -> Tensor:
 def columns(x: Tensor, axes: list[Axis], flip: bool = False) -> Tensor:
     """The K elements of `x` [N, C, ...] in each window: [N, C * K, ...] or [N * C, K, ...].
 
-    A convolution picks them, with a filter for each. With `flip`, for a kernel of known size, they
-    come in reversed order.
+    A convolution picks them, with a filter for each, or Slices do where the target says so. With
+    `flip`, for a kernel of known size, they come in reversed order.
     """
+    if is_sliced(x, axes):
+        found = taps(padded_with(0, x, axes), axes)[:: -1 if flip else 1]
+        n, c, *places = shapes.dims(found[0])
+        if len(found) == 1:
+            return found[0]
+        found = [x.op.Unsqueeze(t, x.op.const([2])) for t in found]
+        return shapes.reshape(x.op.Concat(*found, axis=2), [n, c * len(found), *places])
     x, axes = padded(x, axes)
     if all(a.kernel == 1 and a.begin == a.end == 0 for a in axes):
         return strided(x, axes)
@@ -111,6 +118,74 @@ def columns(x: Tensor, axes: list[Axis], flip: bool = False) -> Tensor:
         pick = x.op.Tile(pick, x.op.const([c] + [1] * (x.rank - 1)))
         return x.op.Conv(x, pick, group=c, **attributes(axes))
     return x.op.Conv(shapes.reshape(x, [n * c, 1, *size]), pick, **attributes(axes))
+
+
+def is_sliced(x: Tensor, axes: list[Axis]) -> bool:
+    """Whether Slices are to take the windows apart."""
+    elements = shapes.product([a.kernel for a in axes])
+    return isinstance(elements, int) and 0 < elements <= x.op.target.sliced_taps
+
+
+def padded_with(number: float, x: Tensor, axes: list[Axis]) -> Tensor:
+    """`x` with the padding of its axes written out, which holds a number."""
+    around = {k + 2: (a.begin, a.end) for k, a in enumerate(axes) if (a.begin, a.end) != (0, 0)}
+    return shapes.pad(x, around, number) if around else x
+
+
+def taps(x: Tensor, axes: list[Axis]) -> list[Tensor]:
+    """For each element of a window, in order, what all windows of padded `x` have there."""
+    op = x.op
+    last, spatial = [a.reach for a in axes], op.const(list(range(2, x.rank)))
+    steps = op.const([a.stride for a in axes])
+    found = []
+    for tap in np.ndindex(*(known(a.kernel for a in axes) or ())):
+        first = [t * a.dilation for t, a in zip(tap, axes, strict=True)]
+        ends = [f - m or 2**31 for f, m in zip(first, known(last) or (), strict=True)]
+        found.append(op.Slice(x, op.const(first), op.const(ends), spatial, steps))
+    return found
+
+
+def untapped(found: list[Tensor], x: Tensor, axes: list[Axis]) -> Tensor:
+    """The adjoint of `taps` and the padding: each tensor added where `taps` takes it from `x`.
+
+    An element at s*q + r of an axis is the q-th of the phase r. The tensors are added up by phase,
+    and the phases are then laid side by side.
+    """
+    op, strides = x.op, [a.stride for a in axes]
+    counts = [_phase_size(a) for a in axes]
+    sums: dict[tuple[int, ...], list[Tensor]] = {}
+    for tap, t in zip(np.ndindex(*(known(a.kernel for a in axes) or ())), found, strict=True):
+        first = [k * a.dilation for k, a in zip(tap, axes, strict=True)]
+        before = [f // s for f, s in zip(first, strides, strict=True)]
+        sizes = zip(before, counts, shapes.dims(t)[2:], strict=True)
+        t = shapes.pad(t, {k + 2: (b, n - o - b) for k, (b, n, o) in enumerate(sizes)})
+        phase = tuple(f % s for f, s in zip(first, strides, strict=True))
+        sums.setdefault(phase, []).append(t)
+    n, c = shapes.dims(x)[:2]
+    zeros = None
+    level: dict[tuple[int, ...], Tensor] = {}
+    for phase in np.ndindex(*strides):
+        if phase in sums:
+            level[phase] = op.sum(sums[phase])
+        else:
+            zeros = zeros or shapes.full(x, [n, c, *counts], 0)
+            level[phase] = zeros
+    for a in reversed(range(len(axes))):
+        rows: dict[tuple[int, ...], list[Tensor]] = {}
+        for phase, t in level.items():
+            rows.setdefault(phase[:-1], []).append(op.Unsqueeze(t, op.const([a + 3])))
+        level = {p: op.Concat(*ts, axis=a + 3) for p, ts in rows.items()}
+    whole = shapes.reshape(
+        level[()], [n, c, *(q * s for q, s in zip(counts, strides, strict=True))]
+    )
+    begin = shapes.vector(x, [a.begin for a in axes])
+    end = shapes.vector(x, [a.begin + a.size for a in axes])
+    return op.typed(op.Slice(whole, begin, end, op.const(list(range(2, x.rank)))), x)
+
+
+def _phase_size(a: Axis) -> Size:
+    """How many elements of the padded axis a phase holds; some may lie beyond its end."""
+    return (a.size + (a.begin + a.end + a.stride - 1)) // a.stride
 
 
 def strided(x: Tensor, axes: list[Axis]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import copy_into, merged, total
 from onnxgrad.emit.tensor import Refusal, Tensor
@@ -267,11 +267,11 @@ def _own_vjp(
         for index, (operand, i) in rest.items():
             result[index] = given.get((operand, i), given.get(operand))
     present = {index: g for index, g in result.items() if g is not None}
-    if entry.broadcast:
+    if entry.broadcast and sum(v is not None for v in values) > 1:
         out = op.tensor(node.outputs[0]).shape
         for index, g in present.items():
             if (v := values[index]) is not None:
-                present[index] = shapes.unbroadcast(g, out, op.tensor(v))
+                present[index] = unbroadcast(g, out, op.tensor(v))
     return present
 
 

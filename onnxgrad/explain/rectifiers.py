@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from typing_extensions import Unpack
 
-from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import Rules, Visit
 from onnxgrad.explain.method import Explaining, Explanation, method
@@ -81,7 +81,7 @@ def _deconvolved(visit: Visit) -> dict[int, Tensor]:
     x = visit.node.inputs[k]
     if g is None or x is None or others or not _RECTIFIES[visit.node.op_type](visit.node):
         return visit.vjp()
-    return {k: shapes.unbroadcast(visit.op.Relu(g), g.shape, visit.op.tensor(x))}
+    return {k: unbroadcast(visit.op.Relu(g), g.shape, visit.op.tensor(x))}
 
 
 def _is_zero(value: ir.Value | None) -> bool:

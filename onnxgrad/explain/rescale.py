@@ -13,6 +13,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.subgraphs import copy_dependent, copy_node, merged
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import Rule, Rules, Visit, copy_body, pull
@@ -128,7 +129,7 @@ class _Change:
         differs = op.Abs(difference) >= self.eps  # not where both are infinite
         safe = op.Where(differs, difference, op.const(1, like=difference))
         m = op.bounded(contribution / safe)
-        m = shapes.unbroadcast(m, contribution.shape, x)
+        m = unbroadcast(m, contribution.shape, x)
         derivative = usual or op.cast(shapes.full_like(x, 0), dtype)
         return op.Where(differs, op.cast(m, dtype), derivative)
 
@@ -200,7 +201,7 @@ def _quotient(change: _Change) -> dict[int, Tensor]:
     found = {}
     for k in change.visit.wanted:
         m = op.cast(change.g() * ratios[k], change.dtype(k))
-        found[k] = shapes.unbroadcast(m, m.shape, change.operand(k)[0])
+        found[k] = unbroadcast(m, m.shape, change.operand(k)[0])
     return found
 
 

@@ -170,7 +170,9 @@ def _run(node: ir.Node, value: ir.Value, arrays: dict[ir.Value, np.ndarray]) -> 
     """
     from onnx.reference import ReferenceEvaluator  # it takes long to load, and few nets need it
 
-    opsets = {"": node.graph.opset_imports[""]} if node.graph is not None else None
+    # An inner graph imports nothing before `normalise`.
+    version = None if node.graph is None else node.graph.opset_imports.get("")
+    opsets = None if version is None else {"": version}
     feeds = {v.name: array for v, array in arrays.items()}
     try:
         run: Any = ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets).run

@@ -23,6 +23,7 @@ from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.holders import check_sources, own_outputs
+from onnxgrad.graph.marks import READ_AS
 from onnxgrad.graph.nodes import check_names, check_nodes
 from onnxgrad.graph.stage import root, staged
 
@@ -53,6 +54,7 @@ def load(model: ModelLike) -> ir.Model:
     for holder in holders:
         check_nodes(holder)
     own_outputs(private)
+    READ_AS.set(private, private.graph.opset_imports.get("", 0))
     return private
 
 

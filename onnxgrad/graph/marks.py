@@ -1,4 +1,4 @@
-"""Notes on the values and nodes of a net while it is differentiated.
+"""Notes on a net and on its values and nodes, while it is differentiated.
 
 Every note is declared here, with its content and with what bears it. No other module looks into
 the `meta` of a value or a node.
@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 T = TypeVar("T")
-Noted = ir.Value | ir.Node
+Noted = ir.Value | ir.Node | ir.Model
 
 
 class Note(Generic[T]):
@@ -48,6 +48,9 @@ class Contents(NamedTuple):
     array: np.ndarray
     whole: bool = True
 
+
+# On a model: the opset of the standard that the file has which it was read from, 0 for none.
+READ_AS: Note[int] = Note("read_as")
 
 # On a rounded number that a straight-through gradient takes for the number itself: the dtype of
 # its cotangents.

@@ -37,6 +37,8 @@ def windows_of(node: ir.Node, sizes: tuple[Dim, ...]) -> list[tuple[int, int, in
     lists = {"kernel_shape": [], "strides": [1] * n, "dilations": [1] * n, "pads": [0] * (2 * n)}
     for name in lists.keys() & node.attributes.keys():
         lists[name] = list(node.attributes[name].as_ints())
+    if not lists["kernel_shape"]:
+        lists["kernel_shape"] = _sizes_of_filters(node)
     pads = lists["pads"]
     reach = [(k - 1) * d for k, d in zip(lists["kernel_shape"], lists["dilations"], strict=False)]
     return list(zip(lists["strides"], pads[:n], pads[n:], reach, strict=False))
@@ -46,8 +48,16 @@ def is_window(node: ir.Node) -> bool:
     """Whether a window of known size slides along the first operand for as long as it fits."""
     if node.op_type not in _WINDOWS or node.domain:
         return False
-    known = bool(node.attributes.get_ints("kernel_shape"))
+    known = bool(node.attributes.get_ints("kernel_shape") or _sizes_of_filters(node))
     return known and not node.attributes.get_int("ceil_mode", False)
+
+
+def _sizes_of_filters(node: ir.Node) -> list[int]:
+    """The kernel of a Conv without the attribute kernel_shape, if all of its sizes are known."""
+    filters = node.inputs[1] if node.op_type == "Conv" and len(node.inputs) > 1 else None
+    sizes = (dims_of(filters) or ())[2:] if filters is not None else ()
+    known = [d for d in sizes if isinstance(d, int)]
+    return known if len(known) == len(sizes) else []
 
 
 @size("Conv", *POOLS)

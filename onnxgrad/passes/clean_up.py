@@ -12,12 +12,20 @@ from onnxgrad.graph.facts import all_nodes, inner_graphs
 from onnxgrad.graph.marks import DECLARED
 from onnxgrad.graph.schemas import onnx_schema
 from onnxgrad.passes.fused import restore
+from onnxgrad.passes.written import write_opset
 
 
-def optimise(model: ir.Model) -> None:
+def optimise(model: ir.Model, opset: int | None = None) -> None:
     """Remove what nothing needs, functions and imports too, and put the rest in order, in place.
 
     Outputs of the net whose shape nothing tells are declared as they were.
+
+    Args:
+        model: The model.
+        opset: The one to write it in; None for an old one.
+
+    Raises:
+        ArgumentError: A node is not possible in that opset.
     """
     restore(model.graph)
     prune(model.graph)  # the next pass keeps values that graphs of dead nodes capture
@@ -30,6 +38,7 @@ def optimise(model: ir.Model) -> None:
     _results_last(model.graph)
     for v in model.graph.outputs:
         v.shape = DECLARED.of(v) if v.shape is None else v.shape  # an output needs one
+    write_opset(model, opset)
 
 
 def _complete_nodes(graph: ir.Graph | ir.Function, domains: set[str]) -> None:

@@ -18,6 +18,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -41,6 +42,7 @@ _ANONYMOUS = {"?", "", "None", "-1", "unk", "unknown", "dynamic", "Any"}
 
 # Attributes whose default is written out, since libraries take another than the standard's.
 _DEFAULTS: dict[str, ir.Attr] = {
+    "ConstantOfShape": ir.AttrTensor("value", ir.tensor(np.zeros(1, np.float32))),  # tract: float64
     "MeanVarianceNormalization": ir.AttrInt64s("axes", [0, 2, 3]),  # onnx's checker refuses it
     "STFT": ir.AttrInt64("onesided", 1),  # onnx's inference
 }
@@ -52,6 +54,7 @@ def normalise(
     straight_through: Asked = False,
     example: Any = None,
     hides: bool = False,
+    opset: int | None = None,
 ) -> None:
     """Bring a model into the dialect of the rules, in place.
 
@@ -62,6 +65,7 @@ def normalise(
             straight-through rules count as declared.
         example: None, or feeds from which ranks are learnt that nothing else tells.
         hides: Whether operators that are replaced may take their places again in the end.
+        opset: The one that the result is to have, or None: a newer one than `FLOOR` is raised to.
 
     Raises:
         ModelError: The model is not valid, or its opset cannot be raised.
@@ -70,7 +74,7 @@ def normalise(
     _check_inputs(model.graph)
     kept = _Kept(model.graph, keep)
     try:
-        for pass_ in _passes(straight_through, example, hides):
+        for pass_ in _passes(straight_through, example, hides, max(FLOOR, opset or 0)):
             pass_(model)
     except (ir.passes.PassError, ValueError, RuntimeError) as e:
         raise ModelError(f"the model cannot be normalised: {_root(e)}") from e
@@ -82,7 +86,7 @@ def normalise(
 
 
 def _passes(
-    straight_through: Asked, example: Any, hides: bool
+    straight_through: Asked, example: Any, hides: bool, opset: int
 ) -> list[Callable[[ir.Model], object]]:
     """The passes, in this order."""
     return [
@@ -92,7 +96,7 @@ def _passes(
         require_all_flags,
         functools.partial(inline_functions, straight_through=straight_through),
         require_all_flags,  # those too that a call of a function has given
-        functools.partial(raise_opset, target=FLOOR),
+        functools.partial(raise_opset, target=opset),
         check_graphs,
         raise_ir_version,
         inline_holders,

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.declare.registry import elementwise, rule
-from onnxgrad.emit import shapes
+from onnxgrad.emit import shapes, steps
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 
@@ -20,7 +20,7 @@ relu = elementwise("Relu", lambda op, Y: op.Cast(Y, to=ir.DataType.BOOL))  # 0 a
 thresholded_relu = elementwise("ThresholdedRelu", lambda X, alpha: alpha < X)  # 0 at alpha
 elementwise("Shrink", lambda op, input, lambd: op.Abs(input) > lambd)  # 0 at both bounds
 
-sigmoid = elementwise("Sigmoid", lambda Y: Y * (1 - Y))
+sigmoid = elementwise("Sigmoid", lambda Y: Y * steps.line(Y, -1, 1))
 softplus = elementwise("Softplus", lambda op, X: op.Sigmoid(X))
 elu = elementwise("Elu", lambda op, X, Y, alpha: _elu(op, X, Y, 1, alpha))
 elementwise("Selu", lambda op, X, Y, gamma, alpha: _elu(op, X, Y, gamma, gamma * alpha))
@@ -33,8 +33,10 @@ def _elu(op: Builder, X: Tensor, Y: Tensor, right: float, left: float) -> Tensor
 
 
 @elementwise("LeakyRelu")  # alpha at 0
-def leaky_relu(op, X, alpha):
-    return op.Cast(X > 0, to=X.dtype) * (1 - alpha) + alpha if alpha else X > 0
+def leaky_relu(op, X, Y, alpha):
+    """From Y where it tells the sign of X: a runtime may have fused the operator with another."""
+    positive = (Y if alpha > 0 else X) > 0
+    return steps.line(steps.ones(positive, like=X), 1 - alpha, alpha) if alpha else positive
 
 
 @elementwise("Softsign")
@@ -69,7 +71,11 @@ def _(op, X, approximate):
 
 
 @rule("HardSigmoid", "X")
-def _(op, g, Y, alpha):
+def _(op, g, X, Y, alpha, beta):
+    if steps.is_steep(alpha):
+        return None
+    if all(0 <= alpha * end + beta <= 1 for end in op.numbers.bounds.of(X.value)):
+        return g * alpha
     return op.mask(g * alpha, between_bounds(Y))
 
 
@@ -80,14 +86,15 @@ def between_bounds(Y: Tensor) -> Tensor:
 
 @elementwise("HardSwish")  # 0 at -3, 1 at 3
 def _(op, X):
-    return op.HardSigmoid(X, alpha=1 / 6, beta=0.5) + op.mask(X / 6, (X > -3) & (X < 3))
+    y = op.HardSigmoid(X, alpha=1 / 6, beta=0.5)
+    return y + op.mask(steps.line(y, 1, -0.5), (X > -3) & (X < 3))
 
 
 def _swish(op: Builder, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """x sigmoid(alpha x) and its derivative."""
     s = op.Sigmoid(x * alpha)
     y = x * s
-    return y, s + y * (1 - s) * alpha
+    return y, s + y * steps.line(s, -1, 1) * alpha
 
 
 elementwise("Swish", lambda op, X, alpha: _swish(op, X, alpha)[1])

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.tensor import Tensor
 
 
@@ -49,7 +50,7 @@ def _(
     result |= _present(dk, K, past_key, "K", "past_key")
     result |= _present(dv, V, past_value, "V", "past_value")
     if dbias is not None and mask is not None and mask.dtype != ir.DataType.BOOL:
-        dmask = op.cast(shapes.unbroadcast(dbias, dbias.shape, mask), mask.dtype)
+        dmask = op.cast(unbroadcast(dbias, dbias.shape, mask), mask.dtype)
         if mask is not attn_mask:
             dmask = shapes.part(dmask, 0, shapes.dim(attn_mask, -1), mask.rank - 1)
         result["attn_mask"] = dmask
@@ -238,6 +239,6 @@ def _plane(t, rotary, interleaved):
 def _to_cache(op, g, cache, position_ids):
     g = shapes.reduce_sum(g, [1])  # the heads
     if position_ids is None:
-        return shapes.unbroadcast(g, g.shape, cache)
+        return unbroadcast(g, g.shape, cache)
     index = op.Unsqueeze(position_ids, op.const([2]))
     return op.ScatterND(shapes.full_like(cache, 0), index, g, reduction="add")

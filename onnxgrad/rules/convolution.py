@@ -6,6 +6,7 @@ Transpose  Y[m, i] = sum over c, k of X[c, o] W[c, m, k]    for the same i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -91,10 +92,13 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
 
     The runtime folds the flip where W is a constant. None where it does not apply.
     """
-    back = windows.adjoint(g, axes) if g.op.target.flipped_filters else None
+    least, channels = g.op.target.flipped_filters, windows.known(shapes.dims(W)[1::-1])
+    few = group == 1 and channels and channels[0] < least and 2 * channels[0] <= channels[1]
+    back = None if few or least == math.inf else windows.adjoint(g, axes)
     if back is None:
         return None
-    W = _flipped(_swapped(W, group), [k + 2 for k, a in enumerate(axes) if a.kernel != 1])
+    flipped = [k + 2 for k, a in enumerate(axes) if a.kernel != 1]
+    W = shapes.reversed_along(_swapped(W, group), *flipped)
     return g.op.Conv(g, W, group=group, **windows.attributes(back))
 
 
@@ -109,16 +113,6 @@ def _swapped(W: Tensor, group: int) -> Tensor:
     return shapes.reshape(y, [c * group, m // group, *kernel])
 
 
-def _flipped(W: Tensor, axes: list[int]) -> Tensor:
-    """`W` with the order of the elements along `axes` reversed."""
-    if not axes:
-        return W
-    op, n = W.op, len(axes)
-    return op.Slice(
-        W, op.const([-1] * n), op.const([-(2**31)] * n), op.const(axes), op.const([-1] * n)
-    )
-
-
 def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor:
     """The cotangent of the filters: for each of their elements, g times what it has seen of x.
 
@@ -126,10 +120,13 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     the adjoint see of g, and x.
     """
     target, taps = g.op.target, shapes.product([a.kernel for a in axes])
-    if isinstance(taps, int) and taps > target.one_hot_taps:
+    by_columns = taps if windows.is_sliced(x, axes) else target.one_hot_taps
+    if isinstance(taps, int) and taps > by_columns:
         return _filter_by_convolution(g, x, W, axes, group)
     m, c, kernel = shapes.dim(W, 0) // group, shapes.dim(W, 1), [a.kernel for a in axes]
-    swap = target.windows_of_fewer and windows.known([m, c, taps]) and 1 < m <= c and taps > 1
+    swap = (
+        target.windows_of_fewer and windows.known([taps]) and taps != 1 and _is_less_of_g(g, m, c)
+    )
     back = windows.adjoint(g, axes) if swap else None
     if back is None:
         y = _sum_of_products(g, windows.columns(x, axes), m, taps * c, group)
@@ -163,6 +160,19 @@ def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group:
     right = op.Transpose(right, perm=[*range(last), last + 1, last])
     y = op.MatMul(left, right)
     return y if n == 1 else shapes.reduce_sum(op.Flatten(y, axis=1), [0])
+
+
+def _is_less_of_g(g: Tensor, m: Size, c: Size) -> bool:
+    """Whether the windows of g, of m channels, move fewer elements than those of x, of c channels.
+
+    Those of x are written and then transposed; those of g are written, and the product transposed.
+    """
+    sizes = windows.known([m, c])
+    if sizes is None or not 1 < sizes[0] <= sizes[1]:
+        return False
+    m, c = sizes
+    places = windows.known([shapes.dim(g, 0), shapes.count(g, range(2, g.rank))])
+    return places is None or m * c <= (2 * c - m) * places[0] * places[1]
 
 
 def _is_less_inside(n: Size, high: Size, wide: Size, places: Size) -> bool:

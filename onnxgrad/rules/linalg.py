@@ -4,6 +4,7 @@ import functools
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.einsum import ELLIPSIS, einsum, parse
 from onnxgrad.graph.facts import Dim
 
@@ -35,7 +36,7 @@ def matmul_a(op, g, A, B):
     else:
         gA = op.MatMul(g, _transpose(op, b))
         if b.rank > 2:
-            gA = shapes.unbroadcast(gA, (*g.shape[:-2], *a.shape[-2:]), a)
+            gA = unbroadcast(gA, (*g.shape[:-2], *a.shape[-2:]), a)
     return op.Squeeze(gA, op.const([0])) if A.rank == 1 else gA
 
 
@@ -48,7 +49,7 @@ def matmul_b(op, g, A, B):
         gB = _sum_of_products(op, a, g)
     else:
         gB = op.MatMul(_transpose(op, a), g)
-        gB = shapes.unbroadcast(gB, (*g.shape[:-2], *b.shape[-2:]), b)
+        gB = unbroadcast(gB, (*g.shape[:-2], *b.shape[-2:]), b)
     return op.Squeeze(gB, op.const([1])) if B.rank == 1 else gB
 
 
@@ -132,7 +133,7 @@ def _fitted(gX, labels, like, others):
     ):
         gX = gX.op.Expand(gX, shapes.shape(like))
     out = [shapes.broadcast(pair) for pair in zip(given, wanted, strict=True)]
-    return shapes.unbroadcast(gX, out, like)
+    return unbroadcast(gX, out, like)
 
 
 def _embed(op, gX, labels, X):

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.emit.tensor import Tensor
 
 
@@ -178,13 +179,13 @@ def _(op, g_Y, g_Mean, g_InvStdDev, X, Scale, Mean, InvStdDev, axis, epsilon):
     if g_Y is None:
         return None
     xhat, _r = _layer_xhat(op, X, Mean, InvStdDev, axis, epsilon)
-    g = shapes.unbroadcast(op.cast(g_Y, xhat.dtype) * xhat, X.shape, Scale)
+    g = unbroadcast(op.cast(g_Y, xhat.dtype) * xhat, X.shape, Scale)
     return op.cast(g, Scale.dtype)
 
 
 @rule("LayerNormalization", "B")
 def _(g_Y, g_Mean, g_InvStdDev, X, B):
-    return None if g_Y is None else shapes.unbroadcast(g_Y, X.shape, B)
+    return None if g_Y is None else unbroadcast(g_Y, X.shape, B)
 
 
 # -- GroupNormalization: statistics of each image and group of channels ----------------------------
@@ -238,7 +239,7 @@ def _(op, g, X, scale, axis, epsilon):
 @rule("RMSNormalization", "scale")
 def _(op, g, X, scale, axis, epsilon):
     xhat, _r = _rms_xhat(op, X, axis, epsilon)
-    g = shapes.unbroadcast(op.cast(g, xhat.dtype) * xhat, X.shape, scale)
+    g = unbroadcast(op.cast(g, xhat.dtype) * xhat, X.shape, scale)
     return op.cast(g, scale.dtype)
 
 

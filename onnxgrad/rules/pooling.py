@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -25,6 +27,8 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
     if rest is not None and _is_searched(X, kernel_shape):
         took = _first_maximum(X, Y, kernel_shape)
         return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
+    if windows.is_sliced(X, axes):
+        return _into_first_maxima(g, X, Y, axes, ceil_mode)
     # A node of its own: the one of the forward pass is not to be asked for Indices.
     _, indices = op.MaxPool(
         X,
@@ -96,6 +100,27 @@ def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
     numbers = np.arange(math.prod(kernel))[::-1].reshape(1, 1, *kernel)
     numbers = op.Tile(op.const(numbers, like=x), shapes.vector(x, [1, 1, *size]))
     return _repeated(op.sum(after), kernel).equals(numbers)
+
+
+def _into_first_maxima(g: Tensor, x: Tensor, y: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
+    """`g` of each window, at the first of its elements that equals the maximum `y`.
+
+    The padding is the lowest number, as for runtimes, and what it receives is cut off.
+    """
+    op = x.op
+    if ceil_mode:  # the last window may begin before the end of the padding and go on behind it
+        sizes = zip(axes, shapes.dims(y)[2:], strict=True)
+        ends = [a.stride * (n - 1) + a.reach + 1 - a.begin - a.size for a, n in sizes]
+        axes = [replace(a, end=shapes.at_least(e, 0)) for a, e in zip(axes, ends, strict=True)]
+    lowest = float(ml_dtypes.finfo(x.dtype.numpy()).min)
+    seen = windows.taps(windows.padded_with(lowest, x, axes), axes)
+    taken, found = None, []
+    for t in seen:
+        here = t.equals(y)
+        first = here if taken is None else here & ~taken
+        taken = here if taken is None else here | taken
+        found.append(op.mask(g, first))
+    return windows.untapped(found, x, axes)
 
 
 def _scatter(g: Tensor, indices: Tensor, x: Tensor) -> Tensor:

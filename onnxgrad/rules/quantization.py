@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxgrad.declare.registry import elementwise, moving, rule, zero
 from onnxgrad.emit import shapes
+from onnxgrad.emit.broadcasting import unbroadcast
 from onnxgrad.rules.convolution import conv_b, conv_w, conv_x
 from onnxgrad.rules.linalg import matmul_a, matmul_b
 
@@ -41,7 +42,7 @@ def _sum_to_scale(op, product, x, x_scale, axis, block_size):
     if block_size:
         return op.typed(_sum_blocks(op, product, x_scale, axis, block_size), x_scale)
     total = shapes.reduce_sum(product, [a for a in range(x.rank) if a != axis])
-    return shapes.unbroadcast(total, total.shape, x_scale)
+    return unbroadcast(total, total.shape, x_scale)
 
 
 def _sum_blocks(op, product, scale, axis, block_size):
@@ -205,8 +206,8 @@ def _with_bias(op, found, g, B, unit, x_scale, w_scale):
     g_unit = dequantize_scale(op, g, B, unit, None, 0, 0)
     return found | {
         "B": dequantize_x(op, g, B, unit, 0, 0),
-        "x_scale": found["x_scale"] + shapes.unbroadcast(g_unit * w_scale, unit.shape, x_scale),
-        "w_scale": found["w_scale"] + shapes.unbroadcast(g_unit * x_scale, unit.shape, w_scale),
+        "x_scale": found["x_scale"] + unbroadcast(g_unit * w_scale, unit.shape, x_scale),
+        "w_scale": found["w_scale"] + unbroadcast(g_unit * x_scale, unit.shape, w_scale),
     }
 
 

@@ -6,7 +6,7 @@ truly recurrent (`recurrent_cells`). The gradients of X, W, R and B are products
 after it (`recurrent_direction`).
 
 Where the product in bulk costs more than the steps of a Scan, the forward pass of an LSTM or GRU
-becomes a Scan too, which keeps the arguments of the gates; it takes the place of the node.
+becomes a Scan too, which keeps the values of the gates; it takes the place of the node.
 
 The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
 seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are
@@ -104,10 +104,11 @@ def _backward(
         present["X"] = op.Transpose(present["X"], perm=[1, 0, 2])
     steps, batch = shapes.dim(present["X"], 0), shapes.dim(present["X"], 1)
     lens = _lengths(op, sequence_lens, steps)
-    full = op.Expand(shapes.vector(present["X"], [steps]), shapes.vector(present["X"], [batch]))
 
     def reverse(x: Tensor) -> Tensor:
-        return op.ReverseSequence(x, full if lens is None else lens, time_axis=0, batch_axis=1)
+        if lens is None:
+            return shapes.reversed_along(x, 0)
+        return op.ReverseSequence(x, lens, time_axis=0, batch_axis=1)
 
     by_steps = lens is None and isinstance(batch, int) and batch >= op.target.scan_from_batch
     by_steps = by_steps and op.holds(present["Y"])

@@ -26,16 +26,20 @@ class _Function:
         slope: dy/dx, of (op, x, y) and the arguments.
         defaults: The arguments, alpha and beta, with their defaults; None where runtimes do not
             agree on one.
+        of_output: Whether the slope reads y alone.
     """
 
     value: Callable[..., Tensor]
     slope: Callable[..., Any]
     defaults: Mapping[str, float | None] = field(default_factory=dict)
+    of_output: bool = False
 
 
 _FUNCTIONS = {
-    "sigmoid": _Function(lambda op, x: op.Sigmoid(x), lambda op, x, y: activation.sigmoid(y)),
-    "tanh": _Function(lambda op, x: op.Tanh(x), lambda op, x, y: tanh(y)),
+    "sigmoid": _Function(
+        lambda op, x: op.Sigmoid(x), lambda op, x, y: activation.sigmoid(y), of_output=True
+    ),
+    "tanh": _Function(lambda op, x: op.Tanh(x), lambda op, x, y: tanh(y), of_output=True),
     "relu": _Function(lambda op, x: op.Relu(x), lambda op, x, y: activation.relu(op, y)),
     "softplus": _Function(
         lambda op, x: op.Softplus(x), lambda op, x, y: activation.softplus(op, x)
@@ -50,7 +54,7 @@ _FUNCTIONS = {
     ),
     "leakyrelu": _Function(
         lambda op, x, alpha: op.LeakyRelu(x, alpha=alpha),
-        lambda op, x, y, alpha: activation.leaky_relu(op, x, alpha),
+        lambda op, x, y, alpha: activation.leaky_relu(op, x, y, alpha),
         {"alpha": 0.01},
     ),
     "thresholdedrelu": _Function(
@@ -89,10 +93,15 @@ class Activation:
             x = x.op.Clip(x, x.op.const(-self.clip, like=x), x.op.const(self.clip, like=x))
         return self.function.value(x.op, x, **self.arguments)
 
-    def slope(self, x: Tensor, y: Tensor) -> Tensor:
-        """dy/dx as numbers."""
-        op = x.op
-        slope = op.cast(self.function.slope(op, x, y, **self.arguments), x.dtype)
+    @property
+    def reads_argument(self) -> bool:
+        """Whether the slope at a place does not follow from the value there alone."""
+        return self.clip is not None or not self.function.of_output
+
+    def slope(self, x: Tensor | None, y: Tensor) -> Tensor:
+        """dy/dx as numbers; x may be None where `reads_argument` is False."""
+        op = y.op
+        slope = op.cast(self.function.slope(op, x, y, **self.arguments), y.dtype)
         return slope if self.clip is None else op.mask(slope, op.Abs(x) <= self.clip)
 
     def unclipped(self) -> Activation:

@@ -54,23 +54,25 @@ def rnn(one: Direction, f: Activation) -> Tensors:
 # -- GRU -------------------------------------------------------------------------------------------
 
 
-class _GruArguments(NamedTuple):
-    """The arguments of a GRU's gates, and hn, the part of an that the recurrence makes."""
+class _GruGates(NamedTuple):
+    """The gates of a GRU, and hn, the part of an that the recurrence makes."""
 
-    az: Tensor
-    ar: Tensor
+    z: Tensor
+    r: Tensor
     hn: Tensor
-    an: Tensor
+    n: Tensor
 
 
 class _GruForward(NamedTuple):
-    """What a GRU's backward pass reads: H and the arguments of all steps.
+    """What a GRU's backward pass reads of all steps: H, the gates and their arguments.
 
-    The outputs are those of the forward pass by steps, else none.
+    These, az, ar and an, are None where it does not read them. The outputs are those of the forward
+    pass by steps, else none.
     """
 
     H: Tensor
-    a: _GruArguments
+    gates: _GruGates
+    a: Sequence[Tensor | None]
     outputs: Tensors
 
 
@@ -100,11 +102,10 @@ def gru(one: Direction, activations: Sequence[Activation], linear: bool) -> Tens
     dH is one Gemm. What R does not multiply passes it through identities that are stacked below R.
     """
     f, g = activations
-    H, a, outputs = _gru_forward(one, f, g, linear)
-    z, r, n = f(a.az), f(a.ar), g(a.an)
-    kn = (1 - z) * g.slope(a.an, n)
-    kz = (H - n) * f.slope(a.az, z)
-    kr = (kn * a.hn if linear else H) * f.slope(a.ar, r)
+    H, (z, r, hn, n), (az, ar, an), outputs = _gru_forward(one, f, g, linear)
+    kn = (1 - z) * g.slope(an, n)
+    kz = (H - n) * f.slope(az, z)
+    kr = (kn * hn if linear else H) * f.slope(ar, r)
     op = one.op
     Rz, Rr, Rn = split(one.R, 3, axis=0)
     identity = op.EyeLike(Rn)
@@ -135,25 +136,31 @@ def _gru_forward(one: Direction, f: Activation, g: Activation, linear: bool) -> 
     Wb, Rb = one.biases
     bn = None if Rb is None else split(Rb, 3)[2]
 
-    def arguments(x: Tensor, H: Tensor, product: Callable[..., Tensor]) -> _GruArguments:
+    def gates(
+        x: Tensor, H: Tensor, product: Callable[..., Tensor]
+    ) -> tuple[_GruGates, list[Tensor]]:
+        """The gates, and the arguments az, ar and an."""
         xz, xr, xn = split(x, 3)
         hz, hr, hn = split(product(H, one.R, Rb), 3)
         az, ar = xz + hz, xr + hr
+        r = f(ar)
         if not linear:
-            hn = product(f(ar) * H, Rn, bn)
-        return _GruArguments(az, ar, hn, xn + (f(ar) * hn if linear else hn))
+            hn = product(r * H, Rn, bn)
+        an = xn + (r * hn if linear else hn)
+        return _GruGates(f(az), r, hn, g(an)), [az, ar, an]
 
     def step(op, H, x):
-        a = arguments(x, H, lambda x, W, plus: op.Gemm(x, W, plus, transB=1))
-        z = f(a.az)
-        H = (1 - z) * g(a.an) + z * H
-        return [H], [H, *a]
+        found, a = gates(x, H, lambda x, W, plus: op.Gemm(x, W, plus, transB=1))
+        H = (1 - found.z) * found.n + found.z * H
+        return [H], [H, *found, *(a if reads else [])]
 
     x, start = one.product(one.inputs, one.W, Wb), one.start(one.initial_h)
     if not one.by_steps:
-        return _GruForward(one.H, arguments(x, one.H, one.product), {})
-    (Y_h,), (Y, *a) = scan(one.op, step, [start], [x])
-    return _GruForward(one.before(Y, start), _GruArguments(*a), {"Y": Y, "Y_h": Y_h})
+        return _GruForward(one.H, *gates(x, one.H, one.product), {})
+    reads = f.reads_argument or g.reads_argument
+    (Y_h,), (Y, z, r, hn, n, *a) = scan(one.op, step, [start], [x])
+    outputs = {"Y": Y, "Y_h": Y_h}
+    return _GruForward(one.before(Y, start), _GruGates(z, r, hn, n), a or [None] * 3, outputs)
 
 
 # -- LSTM ------------------------------------------------------------------------------------------
@@ -176,22 +183,38 @@ class _LstmCell:
         i = self.f(ai)
         return i, 1 - i if self.coupled else self.f(aF)
 
-    def next_C(self, C: Tensor, ai: Tensor, aF: Tensor, c: Tensor) -> Tensor:
-        """C' = F ⊙ C + i ⊙ c, of arguments without their peepholes."""
+    @property
+    def reads_arguments(self) -> bool:
+        """Whether the backward pass reads the arguments of the gates, beside their values."""
+        return self.f.reads_argument or self.g.reads_argument
+
+    def gates(self, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """i, F and c, of the arguments of a step and the state C before it."""
+        ai, _, aF, ac = split(a, 4)
         i, F = self.input_and_forget(_peep(ai, C, self.Pi), _peep(aF, C, self.PF))
-        return C * F + i * c
+        return i, F, self.g(ac)
+
+    def output(self, a: Tensor, C_new: Tensor) -> tuple[Tensor, Tensor]:
+        """o and h(C')."""
+        return self.f(_peep(split(a, 4)[1], C_new, self.Po)), self.h(C_new)
 
 
 class _LstmForward(NamedTuple):
-    """What an LSTM's backward pass reads: states and arguments of all steps, without peepholes.
+    """What an LSTM's backward pass reads of all steps: states, and the values of the gates.
 
-    The outputs are those of the forward pass by steps, else none.
+    Their arguments, without peepholes, are None where it does not read them. The outputs are those
+    of the forward pass by steps, else none.
     """
 
     H: Tensor
     C: Tensor
     C_new: Tensor
-    a: Tensor
+    a: Tensor | None
+    i: Tensor
+    F: Tensor
+    c: Tensor
+    o: Tensor
+    t: Tensor  # h(C')
     outputs: Tensors
 
 
@@ -253,11 +276,11 @@ def lstm(one: Direction, activations: Sequence[Activation], coupled: bool) -> Te
 def _lstm_coefficients(cell: _LstmCell, forward: _LstmForward) -> _LstmCoefficients:
     """The factors in the backward equations, from the values of all steps."""
     f, g, h = cell.f, cell.g, cell.h
-    C, C_new = forward.C, forward.C_new
-    ai, ao, aF, ac = split(forward.a, 4)
-    ai, ao, aF = _peep(ai, C, cell.Pi), _peep(ao, C_new, cell.Po), _peep(aF, C, cell.PF)
-    i, F = cell.input_and_forget(ai, aF)
-    o, c, t = f(ao), g(ac), h(C_new)
+    _, C, C_new, a, i, F, c, o, t, _ = forward
+    ai = ao = aF = ac = None
+    if a is not None:
+        ai, ao, aF, ac = split(a, 4)
+        ai, ao, aF = _peep(ai, C, cell.Pi), _peep(ao, C_new, cell.Po), _peep(aF, C, cell.PF)
     ko, kc = t * f.slope(ao, o), i * g.slope(ac, c)
     ki = (c - C if cell.coupled else c) * f.slope(ai, i)
     kF = shapes.full_like(C, 0) if cell.coupled else C * f.slope(aF, F)
@@ -273,26 +296,26 @@ def _lstm_by_steps(one: Direction, cell: _LstmCell) -> _LstmForward:
 
     def step(op, H, C, x):
         a = op.Gemm(H, one.R, x, transB=1)
-        ai, ao, aF, ac = split(a, 4)
-        C = cell.next_C(C, ai, aF, cell.g(ac))
-        H = cell.f(_peep(ao, C, cell.Po)) * cell.h(C)
-        return [H, C], [H, C, a]
+        i, F, c = cell.gates(a, C)
+        C = C * F + i * c
+        o, t = cell.output(a, C)
+        return [o * t, C], [o * t, C, i, F, c, o, t, *([a] if cell.reads_arguments else [])]
 
     H, C = one.start(one.initial_h), one.start(one.initial_c)
     x = one.product(one.inputs, one.W, one.bias)
-    (Y_h, Y_c), (Y, C_new, a) = scan(one.op, step, [H, C], [x])
+    (Y_h, Y_c), (Y, C_new, i, F, c, o, t, *a) = scan(one.op, step, [H, C], [x])
     outputs = {"Y": Y, "Y_h": Y_h, "Y_c": Y_c}
-    return _LstmForward(one.before(Y, H), one.before(C_new, C), C_new, a, outputs)
+    H, C = one.before(Y, H), one.before(C_new, C)
+    return _LstmForward(H, C, C_new, a[0] if a else None, i, F, c, o, t, outputs)
 
 
 def _lstm_in_bulk(one: Direction, cell: _LstmCell) -> _LstmForward:
     """The arguments of all steps from the output Y; a Scan of C alone, which the node lacks."""
     start, a = one.start(one.initial_c), one.arguments()
-    ai, _, aF, ac = split(a, 4)
-    c = cell.g(ac)
 
-    def peeping(op, C, ai, aF, c):
-        C = cell.next_C(C, ai, aF, c)
+    def peeping(op, C, a):
+        i, F, c = cell.gates(a, C)
+        C = C * F + i * c
         return [C], [C]
 
     def step(op, C, F, added):
@@ -300,13 +323,14 @@ def _lstm_in_bulk(one: Direction, cell: _LstmCell) -> _LstmForward:
         return [kept + added], [kept]
 
     if cell.Pi is None:
-        i, F = cell.input_and_forget(ai, aF)
+        i, F, c = cell.gates(a, a)  # without peepholes no state is read
         added = i * c
         _, (kept,) = scan(one.op, step, [start], [F, added])
         C_new = kept + added
     else:
-        _, (C_new,) = scan(one.op, peeping, [start], [ai, aF, c])
-    return _LstmForward(one.H, one.before(C_new, start), C_new, a, {})
+        _, (C_new,) = scan(one.op, peeping, [start], [a])
+    C = one.before(C_new, start)
+    return _LstmForward(one.H, C, C_new, a, *cell.gates(a, C), *cell.output(a, C_new), {})
 
 
 def _peep(a: Tensor, C: Tensor, P: Tensor | None) -> Tensor:

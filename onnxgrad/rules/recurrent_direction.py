@@ -22,7 +22,7 @@ class Direction:
     Attributes:
         wanted: The operands whose cotangents are asked for.
         lens: The lengths of the sequences, int64 of shape [1, N]; None where all last to the end.
-        by_steps: The forward pass is to be a Scan that keeps the arguments of the gates.
+        by_steps: The forward pass is to be a Scan that keeps the values of the gates.
         X, W, R, Y, B, P, initial_h, initial_c: The node's operands and output, of this direction.
         g_Y, g_Y_h, g_Y_c: The cotangents of the outputs.
     """
@@ -108,6 +108,8 @@ class Direction:
         """The states before each step, given those after it."""
         op = self.op
         first = op.Unsqueeze(start, op.const([0]))
+        if self.steps == 1:
+            return first
         return op.typed(op.Concat(first, shapes.part(after, 0, -1), axis=0), after)
 
     def seeds(self, steps: Tensor | None, final: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -126,7 +128,8 @@ class Direction:
         if steps is None:
             return self.start(final), None
         last = op.Gather(steps, op.const(-1), axis=0)
-        return last if final is None else last + final, self.before(steps, self.zeros)
+        before = None if self.steps == 1 else self.before(steps, self.zeros)
+        return last if final is None else last + final, before
 
     # -- products over all steps -------------------------------------------------------------------
 

@@ -38,19 +38,19 @@ def attach(
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
         function: Called as ``function(op, *tensors)`` with a builder and the tensors of `inputs`.
             ``op.Name(*operands, **attributes)`` adds a node of the standard's operator of that
-            name, tensors have arithmetic, ``op.const(array)`` is a constant, and
-            ``op.input(name, shape, dtype)`` a new graph input. It returns a dict of the new
-            outputs: tensors by name. In its place: a head or a loss, whose result becomes an
-            output of its name, which `Head.named` changes; or a model or an onnxscript function,
-            whose outputs the result has too. Its inputs are the tensors of their names, or else
-            new inputs.
+            name, tensors have arithmetic, ``op.const(array, like=tensor)`` is a constant of the
+            tensor's dtype, and ``op.input(name, shape, dtype)`` a new graph input. It returns a
+            dict of the new outputs: tensors by name. In its place: a head or a loss, whose result
+            becomes an output of its name, which `Head.named` changes; or a model or an onnxscript
+            function, whose outputs the result has too. Its inputs are the tensors of their names,
+            or else new inputs.
         inputs: Names or positions of the tensors to give to the function, inner ones too; None for
             the model's outputs. For a model, a dict by its inputs' names; for a head it is not
             needed.
         example: As for `gradient`.
 
     Returns:
-        A model of the same kind (for a path a `ModelProto`), in opset 21 or newer, with the new
+        A model of the same kind (for a path a `ModelProto`), in opset 18 or newer, with the new
         outputs after its own.
 
     Raises:

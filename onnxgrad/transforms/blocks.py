@@ -204,15 +204,20 @@ def _scan_units(
     size = _size(along, lead) if known is None else op.const(known)
     every = op.Range(op.const(np.int64(0)), size, op.const(np.int64(1)))
 
+    read = every
+    as_rows = known is not None and known**2 <= op.target.unit_rows
+    if as_rows:
+        read = op.Cast(op.Unsqueeze(every, op.const([1])).equals(every), to=along.dtype)
+
     def seeded(inner: Builder, k: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        unit = inner.Cast(inner.tensor(every.value).equals(k), to=along.dtype)
+        unit = k if as_rows else inner.Cast(inner.tensor(every.value).equals(k), to=along.dtype)
         outer = inner.tensor(along.value)
         if not lead:
             return [], step(inner, shapes.reshape_like(unit, outer))
         one = shapes.reshape(unit, [1, *shapes.dims(outer)[1:]])
         return [], step(inner, shapes.expand_like(one, outer))
 
-    stacks = scan(op, seeded, [], [every], hoists=True)[1]
+    stacks = scan(op, seeded, [], [read], hoists=True)[1]
     steps = op.Unsqueeze(size, op.const([0])) if known is None else known
     return unless_empty(op, steps, stacks, alike(like))
 

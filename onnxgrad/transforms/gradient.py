@@ -52,9 +52,12 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         example: Feeds of which the ranks, not the sizes, are learnt by running the net once: for
             tensors of which neither the operators nor the inputs tell how many axes they have, as
             after a Squeeze without axes. The input's value, or a dict by input name.
-        target: What is to run the result: of several equal formulations the one to emit. "cpu",
-            "cuda", or "portable", which asks least of a runtime. Any of them runs anywhere, but
-            that operators of a runtime's own which the net has stay; "portable" replaces them.
+        target: What is to run the result: of several equal formulations the one to emit. "cpu" and
+            "cuda" are for onnxruntime, and keep operators of its own which the net has. "portable"
+            asks least of a runtime, at the cost of some time.
+        opset: The opset of the standard to write, where all operators allow it, such as 17 for an
+            older runtime. None for the net's own, but at least 18, or the oldest from there on
+            that they allow. The IR version follows from it.
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) in the standard's operators, with one

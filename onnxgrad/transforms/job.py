@@ -31,6 +31,7 @@ from onnxgrad.graph.schemas import joined_name
 from onnxgrad.heads.head import emit_heads
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.passes.normalise import normalise
+from onnxgrad.passes.portable import ask_least
 from onnxgrad.transforms.asked import Asked
 from onnxgrad.transforms.memory import Memory
 from onnxgrad.transforms.options import Options, Wrt
@@ -72,7 +73,14 @@ class Job:
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
         self.constant, self.read = asked.constant, asked.heads
-        normalise(net, asked.names, options.straight_through, options.example, self.keeps_fused)
+        normalise(
+            net,
+            asked.names,
+            options.straight_through,
+            options.example,
+            self.keeps_fused,
+            options.opset,
+        )
         self.memory = Memory(net, asked.budget, options.example)
         own_nodes = len(net.graph)
         self.heads = emit_heads(net.graph, asked.heads, options.target)
@@ -229,7 +237,9 @@ class Job:
         names = {v: v.name for v in (*self.wrt, *self.of)}
         if self.constant:
             restore(graph)
-        optimise(self.net)
+        optimise(self.net, self.options.opset)
+        if op.target.whole_graph:
+            ask_least(self.net)
         for v, known_as in names.items():
             v.name = known_as  # an optional output that nothing uses any more has lost it
 

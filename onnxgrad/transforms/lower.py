@@ -45,7 +45,7 @@ def lower(net: ir.Model, *, example: Any = None) -> None:
 
     Returns:
         A model of the same kind (for a path a `ModelProto`) with the same inputs and outputs, in
-        opset 21 or newer. As before any transform, functions are inlined, and operators of other
+        opset 18 or newer. As before any transform, functions are inlined, and operators of other
         domains that have an expansion are replaced too.
 
     Raises:

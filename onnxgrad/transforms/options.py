@@ -38,6 +38,7 @@ from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import All
 from onnxgrad.heads.head import Head
+from onnxgrad.passes.written import require_opset
 
 # Graph inputs, by their names.
 Inputs: TypeAlias = str | Sequence[str]
@@ -68,6 +69,7 @@ class Common(Traced, total=False):
     forward: bool
     unreachable: Unreachable
     target: TargetName
+    opset: int | None
 
 
 class Kept(Common, total=False):
@@ -105,10 +107,13 @@ class Options:
     checkpoints: bool | int | TensorSpecs = False
     example: Any = None
     target: TargetName = "cpu"
+    opset: int | None = None
 
     def __post_init__(self) -> None:
         if self.unreachable not in ("error", "zeros"):
             raise ArgumentError(f"unreachable is 'error' or 'zeros', not {self.unreachable!r}")
+        if self.opset is not None:
+            require_opset(self.opset)
 
 
 P = ParamSpec("P")

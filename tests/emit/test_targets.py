@@ -68,6 +68,7 @@ def test_formulations():
     ("field", "value", "sample"),
     [
         ("one_hot_taps", 8, CONV),
+        ("flipped_filters", 1, Sample("Conv", [normal(1, 2, 5, 5), normal(4, 2, 3, 3)])),
         ("windows_of_fewer", False, CONV),
         ("transposed_batch", False, Sample("Conv", [normal(2, 8, 2, 1), normal(8, 8, 1, 1)])),
         ("resized_axes", 1, Sample("AveragePool", [normal(2, 3, 8, 8)], POOL)),
@@ -87,6 +88,20 @@ def test_rules_ask_the_target(field, value, sample, monkeypatch):
     assert nodes[0] != nodes[1]
     for a, b in zip(runner(before)(feeds), runner(after)(feeds), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("places", "of_g"), [(2, False), (6, True)], ids=["few", "many"])
+def test_the_columns_of_a_filter_move_the_fewest_elements(places, of_g):
+    """With 8 channels on both sides, those of the cotangent from 8 places on."""
+    arrays = [normal(1, 8, places, places), normal(8, 8, 3, 3)]
+    model, feeds = sample_model(Sample("Conv", arrays, {"pads": [1, 1, 1, 1]}), False, fed=False)
+    built = og.gradient(model, "x1", forward=False)
+    perms = [[*a.ints] for n in built.graph.node for a in n.attribute if a.name == "perm"]
+    assert ([0, 3, 1, 2] in perms) == of_g
+    x = np.pad(arrays[0], [(0, 0), (0, 0), (1, 1), (1, 1)])
+    seen = np.lib.stride_tricks.sliding_window_view(x, (places, places), (2, 3)).sum((0, -1, -2))
+    (found,) = runner(built)(feeds)
+    np.testing.assert_allclose(found, np.broadcast_to(seen, found.shape), rtol=1e-10)
 
 
 @pytest.mark.parametrize("rows", ["4, 5", "N, 5", "N, K"])

@@ -372,6 +372,7 @@ def test_attach_gives_the_same_kind() -> None:
             None,
             "does not fit",
         ),
+        (lambda op, y: {"z": op.Add(op.Shape(y), op.const([0.5]))}, None, "without their dtype"),
         (lambda op, y: {"z": y}, "logit", "'logits'"),
         (lambda op, y: {"": y + 1}, None, "a dict of tensors by name"),
         (lambda op, y: {3: y + 1}, None, "a dict of tensors by name"),

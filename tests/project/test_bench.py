@@ -232,3 +232,18 @@ def test_a_result_of_zero_in_theory_is_measured_by_the_whole(tmp_path: Path) -> 
     one = {"x": np.full(3, 100.0), "bias": np.full(3, 1e-7)}
     other = {"x": np.full(3, 100.0), "bias": np.full(3, -1e-7)}
     assert max(d or 0 for d in compared(tmp_path, one, other)) < 1e-5
+
+
+def test_the_table_of_real_files() -> None:
+    found: bench.Rows = {}
+    for name, mine, peer in (("a", 4.0, 8.0), ("b", 2.0, None), ("c", 3.0, 3.0)):
+        times = {"forward": 1.0, "onnxgrad": mine, "onnx2torch": peer}
+        found[bench.Cell(name, 1, "real"), 1] = {
+            label: bench.Result("", 1e-6, {"1": t} if t else {}, {}, {"load": 3.0})
+            for label, t in times.items()
+        }
+    head, lines = bench.real_table(found)
+    assert all(len(line) == len(head) for line in lines)
+    of_forward, of_peer = head.index("of forward"), head.index("of onnx2torch")
+    assert [line[of_forward] for line in lines] == ["4.00", "2.00", "3.00", "3.00", "3.50"]
+    assert [line[of_peer] for line in lines] == ["0.50", "-", "1.00", "", "0.75"]

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs by itself
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
 
 # Runs groups of blocks of Python, each in a folder and a namespace of its own, and tells what each
@@ -99,7 +100,7 @@ def run_groups(groups: list[list[tuple[str, str | None]]], folder: Path) -> None
 
 @pytest.mark.parametrize(
     "page",
-    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS] and blocks(p, "python")],
+    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, GALLERY] and blocks(p, "python")],
     ids=name_of,
 )
 def test_examples_run(page: Path, folder: Path) -> None:

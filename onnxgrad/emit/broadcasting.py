@@ -1,0 +1,71 @@
+"""The adjoint of broadcasting: sums over the axes that it has added or stretched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.emit import shapes
+from onnxgrad.emit.shapes import Size
+from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.facts import Dim
+
+
+def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
+    """The cotangent of `x`, which was broadcast to the dimensions `out` of `g`.
+
+    It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
+    open whether an axis was stretched, the axes are found at run time; or axes are split, where the
+    target says so and the ranks are known.
+    """
+    op, shape_of_x, lead = g.op, x.shape, -1
+    if out is not None and shape_of_x is not None:
+        lead = len(out) - len(shape_of_x)
+        pairs = list(zip(out[lead:], shape_of_x, strict=True))
+        if all(shapes.same_dim(o, d) or isinstance(d, int) for o, d in pairs):
+            stretched = [
+                a + lead for a, (o, d) in enumerate(pairs) if d == 1 and not shapes.same_dim(o, d)
+            ]
+            if not lead:
+                return op.typed(shapes.reduce_sum(g, stretched, keepdims=1), x)
+            y = shapes.reduce_sum(g, [*range(lead), *stretched])
+            return shapes.reshape_like(y, x) if stretched else op.typed(y, x)
+        if not op.target.axes_at_run_time:
+            return _unbroadcast_open(g, out, x)
+    # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
+    # over them changes nothing.
+    size = op.Shape(x)
+    if not lead:
+        axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
+        return op.typed(shapes.reduce_sum(g, axes, keepdims=1), x)
+    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
+    padded = op.Concat(ones, size, axis=0)
+    axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
+    return shapes.reshape_like(shapes.reduce_sum(g, axes, keepdims=1), x)
+
+
+def _unbroadcast_open(g: Tensor, out: Sequence[Dim], x: Tensor) -> Tensor:
+    """The cotangent of `x` where only a run tells which axes were stretched; ranks are known.
+
+    An axis of size d in `x` that is of size n in `g` becomes two, of the sizes n / d and d: over
+    the first of them is summed, be it n or 1.
+    """
+    sizes: list[Size] = []
+    summed = []
+    for axis, (n, o) in enumerate(
+        zip(shapes.dims(g), out, strict=True), len(x.shape or ()) - len(out)
+    ):
+        d = x.dim(axis) if axis >= 0 else 1
+        if d == 1 or shapes.same_dim(o, d) or isinstance(d, int):
+            if axis < 0 or (d == 1 and o != 1):
+                summed.append(len(sizes))
+            sizes.append(n)
+            continue
+        mine = shapes.dim(x, axis)
+        summed.append(len(sizes))
+        parts = n // shapes.at_least(mine, 1)  # type: ignore[operator]
+        sizes += [parts, mine]
+    return shapes.reshape_like(shapes.reduce_sum(shapes.reshape(g, sizes), summed), x)

@@ -1,0 +1,99 @@
+"""Masks and straight lines in a form that a blocked layout keeps.
+
+Where a net convolves in two dimensions, onnxruntime keeps its tensors in blocks of channels. A
+comparison, or the sum with a number, has to put them in order first; a HardSigmoid or a
+BatchNormalization does not, and takes one pass over the tensor where the former take two.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.graph.constants import constant_of
+
+if TYPE_CHECKING:
+    from onnxgrad.emit.builder import Builder
+    from onnxgrad.emit.tensor import Tensor
+
+# A HardSigmoid of such a slope is 0 or 1 but for denormal numbers. Powers of two: products with
+# them are exact.
+_AT_ZERO = 2.0**126
+_ELSEWHERE = 2.0**100
+_BELOW = {"Less", "LessOrEqual"}
+_ABOVE = {"Greater", "GreaterOrEqual"}
+
+
+def is_step(node: ir.Node | None) -> bool:
+    """Whether a node is a HardSigmoid that stands for a comparison."""
+    slope = None if node is None else node.attributes.get("alpha")
+    return slope is not None and node.op_type == "HardSigmoid" and is_steep(slope.as_float())  # type: ignore[union-attr]
+
+
+def is_steep(slope: float) -> bool:
+    """Whether a HardSigmoid of this slope is 0 or 1, whose derivative is 0."""
+    return abs(slope) >= _ELSEWHERE
+
+
+def ones(passes: Tensor, like: Tensor) -> Tensor:
+    """1 where `passes`, else 0, in the dtype of `like`."""
+    op = passes.op
+    found = _step(op, passes.value) if like.dtype in op.target.steep_masks else None
+    return op.Cast(passes, to=like.dtype) if found is None else found
+
+
+def _step(op: Builder, passes: ir.Value) -> Tensor | None:
+    """Ones where a tensor lies beyond a constant, or between two, as steep HardSigmoids."""
+    node = passes.producer()
+    if node is None or node.domain or node.inputs[0] is None:
+        return None
+    if node.op_type == "And" and node.inputs[1] is not None:
+        both = [_step(op, v) for v in node.inputs if v is not None]
+        return None if both[0] is None or both[1] is None else both[0] * both[1]
+    x = node.inputs[0]
+    if x.dtype not in op.target.steep_masks or op.numbers.may_fail(x):
+        return None
+    if node.op_type == "Cast":
+        return _beyond(op, x, 0.0, 1, strict=True) if op.numbers.bounds.of(x)[0] >= 0 else None
+    if node.op_type not in _ABOVE | _BELOW or node.inputs[1] is None:
+        return None
+    bound = constant_of(node.inputs[1])
+    if bound is None or bound.ndim or not _is_apart(float(bound)):
+        return None
+    sign = 1 if node.op_type in _ABOVE else -1
+    return _beyond(op, x, float(bound), sign, strict=not node.op_type.endswith("OrEqual"))
+
+
+def _is_apart(bound: float) -> bool:
+    """Whether the slope takes the neighbours of a bound to 0 and 1."""
+    return bound == 0 or 2.0**-70 < abs(bound) < 2.0**20
+
+
+def _beyond(op: Builder, x: ir.Value, bound: float, sign: int, strict: bool) -> Tensor:
+    """1 where sign x > sign bound, or also where they are equal, else 0."""
+    if bound == 0:
+        slope, offset = _AT_ZERO, 0.0 if strict else 1.0
+    else:
+        if not strict:
+            bound = float(np.nextafter(np.float32(bound), np.float32(-sign * math.inf)))
+        slope, offset = _ELSEWHERE, -sign * _ELSEWHERE * bound
+    return op.HardSigmoid(op.tensor(x), alpha=sign * slope, beta=offset)
+
+
+def line(x: Tensor, slope: float, offset: float) -> Tensor:
+    """`slope` x + `offset`."""
+    op = x.op
+    if x.dtype not in op.target.steep_masks:
+        return x * slope + offset
+    ends = [slope * end + offset for end in op.numbers.bounds.of(x.value)]
+    if min(ends) >= 0 and max(ends) <= 1:
+        return op.HardSigmoid(x, alpha=float(slope), beta=float(offset))
+    channels = x.dim(1) if x.shape is not None and len(x.shape) == 4 else None
+    if not isinstance(channels, int):
+        return x * slope + offset
+    scale, shift, mean = (op.const([n] * channels, like=x) for n in (slope, offset, 0))
+    variance = op.const([1] * channels, like=x)
+    return op.BatchNormalization(x, scale, shift, mean, variance, epsilon=0.0)
