@@ -73,6 +73,8 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
                     _require_whole(file, member.file_size)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except zipfile.BadZipFile as error:
+        raise FeedError(f"Cannot read {path!r}: it is no .npz file, or it is truncated.") from error
     except Exception as error:  # zip, numpy and the system have their own
         raise unreadable(path, error) from error
 
