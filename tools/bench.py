@@ -26,6 +26,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+import bridges  # noqa: E402
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import nets  # noqa: E402
@@ -329,6 +330,7 @@ class Run:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     topics: dict[str, Rows] = field(default_factory=dict)
     ran: dict[str, list[str]] = field(default_factory=dict)  # the commands of each topic
+    bridges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     quick: bool = False
 
     @staticmethod
@@ -348,7 +350,9 @@ class Run:
             }
             for name, rows in data["topics"].items()
         }
-        return Run(data["commands"], measured, data["figures"], topics, data["ran"])
+        return Run(
+            data["commands"], measured, data["figures"], topics, data["ran"], data["bridges"]
+        )
 
     def add(self, cell: Cell, row: dict[str, Result]) -> None:
         """A new measurement takes the old one's place, thread count by thread count."""
@@ -376,7 +380,7 @@ class Run:
             for name, rows in self.topics.items()
         }
         data = {"commands": self.commands, "measured": measured, "figures": self.figures}
-        data |= {"topics": topics, "ran": self.ran}
+        data |= {"topics": topics, "ran": self.ran, "bridges": self.bridges}
         KEPT.write_text(json.dumps(data, indent=1))
 
     def page(self, old: str) -> str:
@@ -389,6 +393,13 @@ class Run:
                 table, about = markdown_table(*topic.table(rows)), f"{machine()}. {versions()}."
                 section = topic.section.write(self.ran[name], about, table, absences(rows))
             kept.append(section)
+        others, section = bridges.SECTION.apart(others)
+        if self.bridges:
+            lines = markdown_table(bridges.HEAD, bridges.table(self.bridges))
+            section = bridges.SECTION.write(
+                self.ran["bridges"], f"{machine()}. {versions()}.", lines
+            )
+        kept.append(section)
         if self.measured or self.figures:
             others = self.markdown()
         return "\n\n".join(part.rstrip("\n") for part in (others, *kept, gpu) if part) + "\n"
@@ -444,6 +455,20 @@ def beside(name: str, run: Run, args: argparse.Namespace) -> bool:
     return failed
 
 
+def bridged(run: Run, args: argparse.Namespace) -> bool:
+    """Measure and print the bridges; whether one could not be."""
+    failed = False
+    for name in bridges.BRIDGES:
+        try:
+            run.bridges[name] = bridges.measure(name, args.quick)
+        except RuntimeError as error:
+            console.print(str(error), style="red", highlight=False)
+            failed = True
+    run.save()
+    print_table("", bridges.HEAD, bridges.table(run.bridges))
+    return failed
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -456,8 +481,9 @@ def arguments() -> argparse.Namespace:
     everyone = (contenders.CONTENDERS, contenders.EXPLAINERS, steps.STEPPERS, real.READERS)
     peers = list(dict.fromkeys(label for some in everyone for label in some))
     add("--peers", nargs="*", choices=peers, default=peers)
-    known = [*FIGURES, *TOPICS]
-    add("--figures", nargs="*", choices=known, help=f"besides {', '.join(TOPICS)}: no comparison")
+    known = [*FIGURES, *TOPICS, "bridges"]
+    beside = ", ".join(known[len(FIGURES) :])
+    add("--figures", nargs="*", choices=known, help=f"besides {beside}: no comparison")
     add("--no-symbolic", dest="symbolic", action="store_false", help="static sizes only")
     add("--rounds", type=int, default=7, help="how often each contender has its turn")
     add("--seconds", type=float, default=0.5, help="how long a turn takes at least")
@@ -483,9 +509,9 @@ def main() -> None:
     run = Run.load() if args.keep else Run()
     run.quick = args.quick
     load = f"  # load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    wanted = [*FIGURES, *TOPICS] if everything else args.figures or []
+    wanted = [*FIGURES, *TOPICS, "bridges"] if everything else args.figures or []
     command = f"python tools/bench.py {shlex.join(sys.argv[1:])}{load}"
-    topics = [name for name in TOPICS if name in wanted]
+    topics = [name for name in (*TOPICS, "bridges") if name in wanted]
     for name in topics:
         run.ran.setdefault(name, []).append(command)
     only_topics = bool(topics) and wanted == topics  # whose nets are then those that are named
@@ -509,7 +535,7 @@ def main() -> None:
             print_table(title, *speed_table({cell: row}, str(threads)), skip=1)
             print_table("", *fact_table({cell: row}), skip=1)
     for name in topics:
-        failed |= beside(name, run, args)
+        failed |= bridged(run, args) if name == "bridges" else beside(name, run, args)
     run.figures |= figures([n for n in wanted if n in FIGURES], args.quick, args.limit)
     run.save()
     for title, values in run.figures.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnx_ir as ir
 import typer
 
 from onnxgrad.cli.files import ports_of, read, read_example, write
@@ -22,6 +23,7 @@ from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.check import check as check_gradients
 from onnxgrad.verify.doctor import doctor as diagnose
 from onnxgrad.verify.inspect import inspect as inspect_model
+from onnxgrad.verify.limits import RUNTIMES, obstacles
 from onnxgrad.verify.tensors import tensors_of
 
 
@@ -108,6 +110,21 @@ def check(
         fail(f"The check failed: {reason}.")
 
 
+def _runs_on(net: ir.Model, runtime: str) -> None:
+    """Print what a runtime lacks of a file."""
+    found = obstacles(net, runtime)
+    if not found:
+        say(f"Nothing in the file is known to stop {runtime}.")
+        return
+    rows = table("what", "effect", "where")
+    for o in found:
+        more = ", ..." if len(o.where) > 3 else ""
+        rows.add_row(o.what, o.effect, ", ".join(o.where[:3]) + more)
+    say(rows)
+    if any(o.effect != "runs on the CPU" for o in found):
+        fail(f"The file is not for {runtime} as it is: docs/runtimes.md says what to do.")
+
+
 @translated
 def doctor(
     model: Model,
@@ -141,9 +158,19 @@ def inspect(
     straight_through: Any = False,
     constant: Any = None,
     example: Any = None,
+    runs_on: Annotated[
+        str | None,
+        typer.Option(
+            help=f"List what a runtime lacks of the file as it is: {', '.join(RUNTIMES)}.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List the operators on the path and their rules."""
     source = io.load(model)
+    if runs_on is not None:
+        _runs_on(source, runs_on)
+        return
     report = inspect_model(
         source,
         wrt,

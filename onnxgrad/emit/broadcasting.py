@@ -66,6 +66,5 @@ def _unbroadcast_open(g: Tensor, out: Sequence[Dim], x: Tensor) -> Tensor:
             continue
         mine = shapes.dim(x, axis)
         summed.append(len(sizes))
-        parts = n // shapes.at_least(mine, 1)  # type: ignore[operator]
-        sizes += [parts, mine]
+        sizes += [n // shapes.at_least(mine, 1), mine]
     return shapes.reshape_like(shapes.reduce_sum(shapes.reshape(g, sizes), summed), x)

@@ -59,6 +59,8 @@ class Target:
             reads; where it would be larger, each step makes its seed of the number of the step.
         axes_at_run_time: Whether the axes of a sum may be found at run time, where only a run tells
             which axes were broadcast; else the sum is over parts of axes, which takes longer.
+        reshaped_steps: Whether a Reshape gives its shape to what a Loop gives in steps: onnx's
+            reference evaluator joins the steps where it should stack them.
         whole_graph: Whether what is asked of a runtime is lessened once the model is complete: see
             `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
@@ -82,6 +84,7 @@ class Target:
     filled_constants: int = 0
     unit_rows: int = 0
     axes_at_run_time: bool = True
+    reshaped_steps: bool = False
     whole_graph: bool = False
     scan_from_batch: float = math.inf
 
@@ -105,6 +108,7 @@ _TARGETS: dict[str, Target] = {
         filled_constants=SMALL,
         unit_rows=2**20,
         axes_at_run_time=False,
+        reshaped_steps=True,
         whole_graph=True,
     ),
 }

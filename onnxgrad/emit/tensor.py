@@ -127,6 +127,9 @@ class Tensor:
         """Division of integers, which ONNX truncates: for operands that are not negative."""
         return self if _is(other, 1) else self._binary("Div", other)
 
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return self._binary("Div", other, swap=True)
+
     def __mod__(self, other: Any) -> Tensor:
         return self._binary("Mod", other)
 

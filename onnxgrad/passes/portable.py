@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.subgraphs import captures, rename
 from onnxgrad.graph.constants import SMALL, constant_of
-from onnxgrad.graph.facts import FLOATS, all_nodes, dims_of, inner_graphs
+from onnxgrad.graph.facts import FLOATS, HALVES, all_nodes, dims_of, inner_graphs
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.functions import body_of, substitute
 from onnxgrad.graph.inference import Inference
@@ -34,6 +34,8 @@ def ask_least(model: ir.Model) -> None:
     for node in list(all_nodes(model.graph)):
         if node.op_type == "Scan" and not node.domain:
             _PlainScan(node, names).replace()
+        elif node.op_type == "Gemm" and not node.domain and node.outputs[0].dtype in HALVES:
+            _as_matmul(node, names)
     order = {node: k for k, node in enumerate(all_nodes(model.graph))}
     for weight in list(model.graph.initializers.values()):
         if weight.dtype in FLOATS and not weight.is_graph_input() and _is_square(weight):
@@ -80,6 +82,36 @@ def _of_log_softmax(node: ir.Node, names: Names) -> ir.Node:
     graph.insert_before(node, [softmax, loss])
     graph.remove(node, safe=True)
     return loss
+
+
+# -- Gemm ------------------------------------------------------------------------------------------
+
+
+def _as_matmul(gemm: ir.Node, names: Names) -> None:
+    """Write a Gemm in half precision, which tract gives in float32, as a MatMul and an Add."""
+    graph, y = gemm.graph, gemm.outputs[0]
+    factors = [a.as_float() for k in ("alpha", "beta") if (a := gemm.attributes.get(k))]
+    if graph is None or factors != [1.0] * len(factors):
+        return
+    operands = []
+    for x, name in zip(gemm.inputs[:2], ("transA", "transB"), strict=True):
+        assert x is not None
+        if (a := gemm.attributes.get(name)) and a.as_int():
+            node = _node("Transpose", [x], x, names)
+            node.attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+            node.outputs[0].shape = None if x.shape is None else ir.Shape(list(x.shape)[::-1])
+            graph.insert_before(gemm, node)
+            x = node.outputs[0]
+        operands.append(x)
+    new = _node("MatMul", operands, y, names)
+    graph.insert_before(gemm, new)
+    if len(gemm.inputs) > 2 and (bias := gemm.inputs[2]) is not None:
+        new = _node("Add", [new.outputs[0], bias], y, names)
+        graph.insert_before(gemm, new)
+    new.outputs[0].name = y.name
+    copy_notes(y, new.outputs[0])
+    y.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
+    graph.remove(gemm, safe=True)
 
 
 # -- Scan ------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
-from onnxgrad.emit.shapes import same_dim
+from onnxgrad.emit.shapes import dim, dims, reshape, same_dim
 from onnxgrad.emit.subgraphs import (
     close,
     copy_into,
@@ -264,7 +264,12 @@ class Steps:
                 axis, direction = _entry(self.in_axes, k), 1 - _entry(self.in_directions, k)
                 reads.append(_Read(self.operands[n + k], axis, direction))
             else:
-                reads.append(_Read(collected.get(value) or self._history(value), 0, 1))
+                history = collected.get(value) or self._history(value)
+                if self.op.target.reshaped_steps and not (
+                    self.scan_in or is_sequence(history.value)
+                ):
+                    history = self._stacked(history, value, reads[0].tensor if reads else history)
+                reads.append(_Read(history, 0, 1))
         for k, g in enumerate(roles.g_scans):
             if g is not None:
                 axis, direction = _entry(self.out_axes, k), 1 - _entry(self.out_directions, k)
@@ -304,6 +309,12 @@ class Steps:
         if value.shape is not None:
             history.shape = ir.Shape([None, *value.shape])
         return op.tensor(history)
+
+    def _stacked(self, history: Tensor, value: ir.Value, numbers: Tensor) -> Tensor:
+        """A history with its steps on an axis of their own: a runtime may have joined them."""
+        before = [v for v, _ in self.states]
+        sizes = dims(self.operands[before.index(value)]) if value in before else []
+        return reshape(history, [dim(numbers, 0), *sizes])
 
     def _collect(self, values: list[ir.Value]) -> dict[ir.Value, Tensor]:
         """All that states of changing shapes were, as sequences, by a copy of the Loop."""

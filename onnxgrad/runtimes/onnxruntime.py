@@ -18,11 +18,11 @@ from onnxgrad.graph.errors import (
     FeedError,
     ModelError,
     RuntimeMissingError,
-    nearest,
 )
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import require_numbers
 from onnxgrad.runtimes.registry import runtime
+from onnxgrad.runtimes.settings import configure
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 
@@ -179,6 +179,24 @@ class Session:
         except Exception as error:  # as above
             raise _cannot_run(error) from error
 
+    def exchange(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """As `run`, with tensors of other libraries, which DLPack hands over uncopied both ways.
+
+        Raises:
+            FeedError: onnxruntime cannot run the net on these values.
+        """
+        try:
+            io, make = self.inner.io_binding(), onnxruntime().OrtValue.from_dlpack
+            values = {**self.fed, **{name: make(tensor) for name, tensor in feeds.items()}}
+            for name, value in values.items():
+                io.bind_ortvalue_input(name, value)
+            for name in self.outputs:
+                io.bind_output(name, self.device)
+            self.inner.run_with_iobinding(io, self.run_options)
+            return io.get_outputs()
+        except Exception as error:  # as above
+            raise _cannot_run(error) from error
+
     def bind(self, feeds: Mapping[str, Any]) -> Binding:
         """The session with its inputs and outputs at fixed places; it runs once for their sizes.
 
@@ -317,28 +335,6 @@ def session_options(given: Mapping[str, Any], *, saves_memory: bool) -> Any:
     options.add_session_config_entry("session.qdqisint8allowed", "1")
     options.enable_mem_pattern = not saves_memory
     return configure(options, given)
-
-
-def configure(options: Any, given: Mapping[str, Any]) -> Any:
-    """Set options of onnxruntime by the names of attributes or of configuration entries.
-
-    Raises:
-        ArgumentError: There is no such attribute, or it does not take the value.
-    """
-    kind = type(options).__name__
-    entry = "add_session_config_entry" if kind == "SessionOptions" else "add_run_config_entry"
-    known = [n for n in dir(options) if not n.startswith("_") and not callable(getattr(options, n))]
-    for name, value in given.items():
-        try:
-            if "." in name:
-                getattr(options, entry)(name, str(value))
-            elif name in known:
-                setattr(options, name, value)
-            else:
-                raise ArgumentError(f"{kind} of onnxruntime has no {name!r}.{nearest(name, known)}")
-        except (TypeError, RuntimeError) as error:
-            raise ArgumentError(f"{kind}: {name!r} does not take {value!r}") from error
-    return options
 
 
 def _give_back() -> None:

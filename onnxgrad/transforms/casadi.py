@@ -190,7 +190,7 @@ def _sizes(value: Tensor) -> tuple[Size, Size]:
 
 def _count(seeds: Tensor, value: Tensor) -> Size:
     """The number of seeds of a value in a matrix."""
-    return shapes.dim(seeds, 1) // _sizes(value)[1]  # type: ignore[operator]
+    return shapes.dim(seeds, 1) // _sizes(value)[1]
 
 
 def _unstack(seeds: Tensor, value: Tensor, counts: Sequence[Size]) -> Tensor:

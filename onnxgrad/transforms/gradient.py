@@ -54,7 +54,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
             after a Squeeze without axes. The input's value, or a dict by input name.
         target: What is to run the result: of several equal formulations the one to emit. "cpu" and
             "cuda" are for onnxruntime, and keep operators of its own which the net has. "portable"
-            asks least of a runtime, at the cost of some time.
+            asks least of a runtime, at the cost of some time: it is for all others, and
+            docs/runtimes.md tells what each of these takes.
         opset: The opset of the standard to write, where all operators allow it, such as 17 for an
             older runtime. None for the net's own, but at least 18, or the oldest from there on
             that they allow. The IR version follows from it.

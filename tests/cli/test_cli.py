@@ -319,6 +319,17 @@ def test_inspect(run: Run) -> None:
     refused(run("inspect", "custom.onnx", "--of", "y"), "no gradient rule")
 
 
+def test_what_a_runtime_lacks(run: Run) -> None:
+    said = run("inspect", "linear.onnx", "--runs-on", "openvino")
+    assert said.code == 0 and said.out == "Nothing in the file is known to stop openvino.\n"
+    pool = helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2], name="pool")
+    save("pool.onnx", [pool], {"x": [1, 1, 4]}, {})
+    refused(run("inspect", "pool.onnx", "--runs-on", "webgpu"), "is not for webgpu")
+    row = run("inspect", "pool.onnx", "--runs-on", "webgpu").out.splitlines()[1]
+    assert row.endswith("the Indices of a MaxPool  is refused  pool (MaxPool)")
+    refused(run("inspect", "pool.onnx", "--runs-on", "tracts"), "Nearest: 'tract'")
+
+
 def test_doctor(run: Run) -> None:
     page = run("doctor", "linear.onnx")
     assert (page.code, page.err) == (0, "")

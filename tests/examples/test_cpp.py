@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+import onnxgrad as og
 from tests.examples.places import ROOT, call, in_cpp, run
 
 PAGE = ROOT / "docs" / "deploy.md"
@@ -80,6 +81,15 @@ def test_train(folder: Path) -> None:
         np.testing.assert_allclose(trained[name], expected, rtol=0, atol=1e-5 * scale)
 
 
+def test_gradient(folder: Path) -> None:
+    og.save(og.gradient(folder / "models" / "mlp.onnx"), folder / "mlp_gradient.onnx")
+    size = onnxruntime.InferenceSession(folder / "mlp_gradient.onnx").get_inputs()[0].shape[1]
+    expected = run(folder / "mlp_gradient.onnx", {"input": np.ones((2, size), np.float32)})
+    printed = call(f"./gradient mlp_gradient.onnx input_grad 2 {size}", folder).stdout
+    found = np.array(printed.split(), float)
+    np.testing.assert_allclose(found, expected["input_grad"].ravel(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -89,6 +99,7 @@ def test_train(folder: Path) -> None:
         ("./explain files/infer.onnx files/cat.ppm map.pgm", "takes no photos"),
         ("head -c 999 files/cat.ppm > cut.ppm && ./explain files/explained.onnx cut.ppm map.pgm",
          "cut.ppm ends too early"),
+        ("./gradient", "usage: gradient"),
         ("./train", "usage: train"),
         ("./train nowhere 1 64 0.003", "nowhere/step.onnx"),
     ],

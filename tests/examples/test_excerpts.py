@@ -1,4 +1,4 @@
-"""What docs/deploy.md shows of the examples is what stands in them."""
+"""What docs/deploy.md and docs/runtimes.md show of the examples is what stands in them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(cpp|js)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall((ROOT / "docs" / "deploy.md").read_text())
+PAGES = [ROOT / "docs" / "deploy.md", ROOT / "docs" / "runtimes.md"]
+BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text())]
 EXAMPLES = ROOT / "examples"
 FILES = {
-    "cpp": [EXAMPLES / "cpp" / "explain.cpp", EXAMPLES / "cpp" / "train.cpp"],
+    "cpp": sorted((EXAMPLES / "cpp").glob("*.cpp")),
     "js": [ROOT / "docs" / "demo" / "nets.js"],
 }
 

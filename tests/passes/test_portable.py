@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 
 import onnxgrad as og
@@ -115,6 +116,46 @@ def test_square_weights_are_not_shared_between_layouts():
     assert {"W", "V"} <= layouts.keys() and all(len(found) == 1 for found in layouts.values())
     second = lambda t: og.gradient(og.gradient(MLP, "x", target=t), ["W", "V"], of="x_grad")  # noqa: E731
     compared(second, {"x": normal(2, 4)})
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_half_precision_has_no_gemm(rows):
+    net = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]>
+        net (float16[N, 2] x, float16[3, 2] w, float16[3] b) => (float16[N, 3] y) {
+            y = Gemm<transB = 1>(x, w, b)
+        }"""
+    )
+    feeds = {"x": normal(rows, 2), "w": normal(3, 2), "b": normal(3)}
+    feeds = {name: a.astype(np.float16) for name, a in feeds.items()}
+    wrt = ["x", "w", "b"]
+    built, expected = (og.gradient(net, wrt, target=t) for t in ("portable", "cpu"))
+    onnx.checker.check_model(built, full_check=True)
+    for a, b in zip(runner(built)(feeds), runner(expected)(feeds), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype == np.float16
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2)
+    assert "Gemm" not in {n.op_type for n in all_nodes(load(built).graph)}
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_the_reference_evaluator_takes_a_loop(rows):
+    net = parse(
+        """(float[N, 4] x) => (float[N, 4] y) <int64 steps = {3}, bool go = {1}> {
+            y = Loop(steps, go, x) <body = body (int64 i, bool on, float[N, 4] s)
+                => (bool onward, float[N, 4] next) {
+                onward = Identity(on)
+                m = MatMul(s, W)
+                next = Tanh(m)
+            }>
+        }""",
+        W=(4, 4),
+    )
+    built = og.gradient(net, ["x", "W"], target="portable")
+    feeds = {"x": normal(rows, 4)}
+    found = onnx.reference.ReferenceEvaluator(built).run(None, feeds)
+    for a, b in zip(found, runner(built)(feeds), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("attributes", ["", 'ignore_index = 1, reduction = "sum"', 'reduction = "none"'])  # fmt: skip # noqa: E501

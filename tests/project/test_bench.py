@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tools"))
 
 import bench  # noqa: E402
+import bridges  # noqa: E402
 import contenders  # noqa: E402
 import explanations  # noqa: E402
 import steps  # noqa: E402
@@ -35,6 +36,14 @@ def test_quick_run_of_explanations() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for cell in bench.explained_cells(["bert"]):
         assert f" {cell} " in run.stdout
+
+
+def test_the_table_of_bridges() -> None:
+    run = bench.Run(bridges={"torch": {"forward": [30.0, 20.0]}}, ran={"bridges": ["command"]})
+    page = run.page("# Performance\n")
+    assert "| torch | forward | 30 | 20 | +10 | 1.50 |" in page and page.startswith("# Perf")
+    with pytest.raises(AssertionError, match="forward"):
+        bridges.compare("forward", [1.0], [1.01])
 
 
 def measured() -> bench.Rows:

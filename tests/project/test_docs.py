@@ -21,6 +21,7 @@ import onnxgrad as og
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs by itself
+BRIDGES = ROOT / "docs" / "bridges.md"  # tests/bridges runs each part with its framework
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
@@ -100,7 +101,7 @@ def run_groups(groups: list[list[tuple[str, str | None]]], folder: Path) -> None
 
 @pytest.mark.parametrize(
     "page",
-    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, GALLERY] and blocks(p, "python")],
+    [p for p in PAGES if p not in [*RECIPES, *TUTORIALS, BRIDGES, GALLERY] and blocks(p, "python")],
     ids=name_of,
 )
 def test_examples_run(page: Path, folder: Path) -> None:

@@ -27,6 +27,7 @@ ORDER = [
     ["transforms"],
     ["run"],
     ["verify", "explain", "adversarial", "train"],
+    ["bridges"],
     ["cli"],
 ]
 LEVEL = {name: k for k, level in enumerate(ORDER) for name in level}
@@ -35,7 +36,7 @@ LIBRARIES = {
     "onnxscript": "passes/opsets.py",
     "matplotlib": "explain/pictures.py",
     "onnxruntime": "runtimes/onnxruntime.py",
-    "torch": None,
+    "torch": "bridges/torch.py",
 }
 MODULE_LINES, FUNCTION_LINES = 450, 45
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)
@@ -111,7 +112,7 @@ def test_the_package_shows_its_public_names_alone() -> None:
 
 TESTS = sorted(PACKAGE.parent.joinpath("tests").rglob("test_*.py"))
 # Libraries that the README's test command does not install.
-OPTIONAL = {"captum", "pytorch_grad_cam", "torch"}
+OPTIONAL = {"captum", "foolbox", "pytorch_grad_cam", "torch", "torchattacks"}
 
 
 def unguarded(scope: ast.Module | ast.FunctionDef) -> list[int]:

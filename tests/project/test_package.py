@@ -107,6 +107,10 @@ def test_the_command_line_comes_with_each_runtime() -> None:
     assert names.isdisjoint({"pillow", "rich", "typer"})
 
 
+def test_each_bridge_has_an_extra() -> None:
+    assert set(og.bridges.EXTRAS.values()) <= set(project()["project"]["optional-dependencies"])
+
+
 def commands(workflow: dict[str, Any]) -> list[str]:
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     return [line for step in steps for line in step.get("run", "").splitlines()]
