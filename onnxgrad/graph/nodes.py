@@ -234,6 +234,17 @@ def _check_lists(node: ir.Node) -> None:
         held = constant_of(length)
         if held is not None and np.min(held, initial=1) < 1:
             _refuse(node, f"its operand 'dft_length' is 1 or more, not {held}")
+    if node.op_type == "Split":
+        for name, count in (
+            ("num_outputs", _value(node, "num_outputs")),
+            ("split", None if (parts := _value(node, "split")) is None else len(parts)),
+        ):
+            if count is not None and count != len(node.outputs):
+                _refuse(
+                    node,
+                    f"the attribute {name} tells of {count} outputs, of which there are "
+                    f"{len(node.outputs)}",
+                )
     perm = _value(node, "perm") or ()
     if sorted(perm) != list(range(len(perm))):
         _refuse(node, f"the attribute perm is an order of axes, not {list(perm)}")

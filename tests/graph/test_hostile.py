@@ -56,6 +56,10 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], list[str]]] = {
         lambda: net("GatherND <batch_dims = -2147483648> (x, i)"),
         ["GatherND", "batch_dims"],
     ),
+    "more parts than it is told of": (
+        lambda: model_of("net (float[6] x) => (float y) { y, z = Split <num_outputs = 1> (x) }"),
+        ["Split", "num_outputs tells of 1 outputs"],
+    ),
     "an equation that onnx never ends to read": (
         lambda: changed("Einsum(x)", equation="a\nb"),
         ["Einsum", "equation"],
