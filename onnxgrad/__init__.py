@@ -31,6 +31,7 @@ from onnxgrad.run.net import Net, NetPortGradient, Value
 from onnxgrad.transforms.attach import attach
 from onnxgrad.transforms.batch import per_example_gradient, vmap
 from onnxgrad.transforms.casadi import family
+from onnxgrad.transforms.double import to_double
 from onnxgrad.transforms.forward import hvp, jvp
 from onnxgrad.transforms.gradient import gradient, vjp
 from onnxgrad.transforms.jacobian import hessian, jacobian
@@ -85,6 +86,7 @@ __all__ = [
     "per_example_gradient",
     "rule",
     "save",
+    "to_double",
     "train",
     "vjp",
     "vmap",

@@ -26,10 +26,11 @@ BATCHES = (1, 256)
 TITLE = "## Bridges beside the frameworks"
 HEAD = ["bridge", "call", "bridge, us", "framework, us", "overhead, us", "of framework"]
 TEXT = """\
-A call of a bridge beside the framework's own function of the same net, models/mlp.onnx: 403 weights
-in three layers, so small that the time of a call is what is around the net. Results are compared
-first. Both are called in turns in one process on one thread; the figure is the median CPU time of a
-call. The overhead is what the bridge takes more; where it is negative the bridge is faster."""
+A call of a bridge beside the framework's own function of the same net, or for scipy one that is
+written by hand in numpy. The net is models/mlp.onnx: 403 weights in three layers, so small that the
+time of a call is what is around the net. Results are compared first. Both are called in turns in
+one process on one thread; the figure is the median CPU time of a call. The overhead is what the
+bridge takes more; where it is negative the bridge is faster."""
 
 SECTION = Section(TITLE, TEXT, HEAD, {}, {})
 
@@ -101,6 +102,127 @@ def torch(batch: int) -> Calls:
         "gradient of the weights": (lambda: of_weights(layer), lambda: of_weights(twin)),
         "second order": (lambda: second(fixed), lambda: second(frozen)),
     }
+
+
+@bridge(".venv-bridges")
+def jax(batch: int) -> Calls:
+    import jax
+    import jax.numpy as jnp
+
+    from onnxgrad import bridges
+
+    net = bridges.jax.function(NET, threads=1)
+    w = net.params
+
+    def twin(x: Any, params: Any = w) -> Any:
+        p = params.__getitem__
+        h = jnp.tanh(x @ p("fc1.weight").T + p("fc1.bias"))
+        h = jnp.maximum(h @ p("fc2.weight").T + p("fc2.bias"), 0)
+        return h @ p("fc3.weight").T + p("fc3.bias")
+
+    x = jax.random.normal(jax.random.key(0), (batch, 4))
+
+    def calls(net: Any) -> list[Callable[[], Any]]:
+        of_input = jax.grad(lambda x: net(x).sum())
+        of_weights = jax.grad(lambda w: net(x, params=w).sum())
+        second = jax.grad(lambda x: (of_input(x) ** 2).sum())
+        given = [(net, x), (of_input, x), (lambda w: list(of_weights(w).values()), w), (second, x)]
+        compiled = [(jax.jit(f), a) for f, a in given]
+        return [lambda f=f, a=a: jax.block_until_ready(f(a)) for f, a in compiled]  # type: ignore[misc]
+
+    names = ["forward", "gradient of the input", "gradient of the weights", "second order"]
+    return dict(zip(names, zip(calls(net), calls(twin), strict=True), strict=True))
+
+
+@bridge(".venv-bridges")
+def pytensor(batch: int) -> Calls:
+    import numpy as np
+    import pytensor
+    import pytensor.tensor as pt
+
+    import onnxgrad as og
+    from onnxgrad import bridges
+
+    net = bridges.pytensor.op(NET)
+    w = bridges.pytensor.op(NET, trainable=og.ALL).weights
+    x = np.random.default_rng(0).standard_normal((batch, 4), np.float32)
+
+    def twin(x: Any) -> Any:
+        h = pt.tanh(x @ w["fc1.weight"].T + w["fc1.bias"])
+        h = pt.maximum(h @ w["fc2.weight"].T + w["fc2.bias"], np.float32(0))
+        return h @ w["fc3.weight"].T + w["fc3.bias"]
+
+    def calls(net: Any) -> list[Callable[[], Any]]:
+        given = pt.matrix(dtype="float32")
+        y = net(given)
+        first = pytensor.grad(y.sum(), given)
+        second = pytensor.grad((first**2).sum(), given)
+        compiled = [pytensor.function([given], z, trust_input=True) for z in (y, first, second)]
+        return [lambda f=f: f(x) for f in compiled]  # type: ignore[misc]
+
+    names = ["forward", "gradient of the input", "second order"]
+    return dict(zip(names, zip(calls(net), calls(twin), strict=True), strict=True))
+
+
+@bridge()
+def art(batch: int) -> Calls:
+    """Beside ART's own classifier of PyTorch's net."""
+    import numpy as np
+    import onnx
+    import torch
+    from art.estimators.classification import PyTorchClassifier
+    from torch import nn
+
+    from onnxgrad import bridges
+
+    torch.set_num_threads(1)
+    parts = [nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)]
+    twin = nn.Sequential(*parts)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(NET).graph.initializer}
+    names = [f"fc{k}.{kind}" for k in (1, 2, 3) for kind in ("weight", "bias")]
+    values = [torch.tensor(weights[name]) for name in names]
+    twin.load_state_dict(dict(zip(twin.state_dict(), values, strict=True)))
+    loss = nn.CrossEntropyLoss(reduction="sum")
+    ours = bridges.art.Classifier(NET, threads=1)
+    theirs = PyTorchClassifier(twin, loss, (4,), 3, device_type="cpu")
+    x = np.random.default_rng(0).standard_normal((batch, 4)).astype(np.float32)
+    y = np.eye(3, dtype=np.float32)[np.arange(batch) % 3]
+    return {
+        "predict": (lambda: ours.predict(x, 256), lambda: theirs.predict(x, 256)),
+        "loss_gradient": (
+            lambda: ours.loss_gradient(x, y, batch_size=256),
+            lambda: theirs.loss_gradient(x, y),
+        ),
+        "class_gradient": (
+            lambda: ours.class_gradient(x, batch_size=256),
+            lambda: theirs.class_gradient(x),
+        ),
+    }
+
+
+@bridge()
+def scipy(batch: int) -> Calls:
+    """Beside the same function in numpy, written by hand."""
+    import numpy as np
+    import onnx
+
+    import onnxgrad as og
+
+    net = og.to_double(NET)
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in net.graph.initializer}
+    (w1, b1), (w2, b2), (w3, b3) = ((held[f"fc{k}.weight"], held[f"fc{k}.bias"]) for k in (1, 2, 3))
+    x = np.random.default_rng(0).standard_normal((batch, 4))
+    f = og.bridges.scipy.objective(net, feeds={"input": x}, scalar=True, threads=1)
+
+    def numpy(flat: Any) -> tuple[Any, Any]:
+        one = np.tanh(flat.reshape(x.shape) @ w1.T + b1)
+        two = one @ w2.T + b2
+        value = np.maximum(two, 0) @ w3.T + b3
+        slope = (w3.sum(0) * (two > 0)) @ w2
+        return value.sum(), ((slope * (1 - one * one)) @ w1).ravel()
+
+    flat = x.ravel()
+    return {"value and gradient": (lambda: f(flat), lambda: numpy(flat))}
 
 
 def microseconds(

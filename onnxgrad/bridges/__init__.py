@@ -11,6 +11,11 @@ from typing import Any
 
 # By the name of a bridge, the extra that brings its framework.
 EXTRAS = {
+    "art": "art",
+    "jax": "jax",
+    "pytensor": "pytensor",
+    "saliency": "saliency",
+    "scipy": "scipy",
     "torch": "torch",
 }
 

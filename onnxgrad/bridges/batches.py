@@ -38,3 +38,26 @@ def batch_inputs(model: ir.Model) -> list[str]:
         return []
     rows = rows_of(net.graph, {v: 0 for v in net.graph.inputs if v.name in names}, batch)
     return names if all(rows.get(y) == Rows(0) for y in net.graph.outputs) else []
+
+
+def with_free_batch(model: ir.Model) -> ir.Model:
+    """The model, for batches of any size where it is declared for one, if examples are apart."""
+    required = [v for v in model.graph.inputs if not v.is_initializer()]
+    sizes = [d for v in required for d in dims_of(v) or (None,)]
+    if not sizes or any(not isinstance(d, int) for d in sizes):
+        return model
+    free = io.load(model)
+    batch = new_dim(free.graph, "examples")
+    first = next(dims[0] for v in required if (dims := dims_of(v)))
+    for v in free.graph.inputs:
+        if not v.is_initializer() and (dims_of(v) or (None,))[0] == first:
+            _lead(v, batch)
+    for y in free.graph.outputs:
+        _lead(y, batch)
+    return free if batch_inputs(free) else model
+
+
+def _lead(value: ir.Value, size: str) -> None:
+    """Name the first axis."""
+    if dims := dims_of(value):
+        value.shape = ir.Shape([size, *dims[1:]])

@@ -17,8 +17,10 @@ from onnxgrad.bridges.batches import batch_inputs
 from onnxgrad.bridges.partition import partition
 from onnxgrad.bridges.program import Program
 from onnxgrad.bridges.weights import release
+from onnxgrad.engine.flow import Flow
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
+from onnxgrad.graph.errors import UnreachableError
 from onnxgrad.passes.clean_up import optimise
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
@@ -28,7 +30,8 @@ from onnxgrad.runtimes.registry import start
 from onnxgrad.transforms.batch import vmap
 from onnxgrad.transforms.forward import jvp
 from onnxgrad.transforms.gradient import vjp
-from onnxgrad.transforms.options import TensorSpecs, Wrt
+from onnxgrad.transforms.job import Job
+from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
 
 # Indices of inputs or outputs; None for all floating-point ones.
 Some: TypeAlias = Sequence[int] | None
@@ -142,10 +145,20 @@ class Function(Program):
             tangents = zip(sources, self._behind(sources), strict=True)
             return [*self.batch, *(k for source, k in tangents if source in self.batch)]
 
+        def model() -> ir.Model:
+            asked = self._asked(sources, targets)
+            try:
+                return jvp(self.model, **asked, forward=False)
+            except UnreachableError:
+                if len(targets) < 2:
+                    raise
+            # An output that depends on none of the inputs does not move.
+            return jvp(self.model, **{**asked, "unreachable": "zeros"}, forward=False)
+
         return self.once(
             ("jvp", sources, targets),
             lambda: self._made_of(
-                jvp(self.model, **self._asked(sources, targets), forward=False),
+                model(),
                 lambda given: [*given, *(given[k] for k in sources)],
                 batch,
             ),
@@ -159,7 +172,7 @@ class Function(Program):
             lambda: self._made_of(
                 vmap(self.model, batched=names, example=self._named_example()),
                 lambda given: [a[None] if k in batched else a for k, a in enumerate(given)],
-                None,
+                lambda: list(batched),
             ),
         )
 
@@ -190,6 +203,21 @@ class Function(Program):
             return [k for k, port in enumerate(self.inputs) if port.name in names]
 
         return self.once("batch", self._batch or prove)
+
+    def depends(self) -> list[list[bool]]:
+        """For each input, for each output, whether there is a path that carries a derivative."""
+
+        def trace() -> list[list[bool]]:
+            asked = self._asked(self.float_inputs, self.float_outputs)
+            job = Job(io.load(self.model), asked.pop("wrt"), Options(**asked))
+            found = [[False] * len(self.outputs) for _ in self.inputs]
+            for y, target in zip(self.float_outputs, job.of, strict=True):
+                flow = Flow.of(job.op.graph, job.wrt, [target])
+                for x, source in zip(self.float_inputs, job.wrt, strict=True):
+                    found[x][y] = flow.matters(source)
+            return found
+
+        return self.once("depends", trace)
 
     def _indices(self, wrt: Some, of: Some) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (

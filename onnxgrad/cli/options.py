@@ -200,6 +200,15 @@ ARGUMENTS = {
         },
         lambda every, some: some or every,
     ),
+    "minus": Argument(
+        {
+            "minus": _flag(
+                "minus", "Change the sign of the gradients, as of an energy for forces."
+            ),
+            "minus_at": _several("Change the sign of this tensor's gradient only."),
+        },
+        lambda every, some: some or every,
+    ),
     "unreachable": Argument(
         {"zeros": _flag("zeros", "Zeros, not an error, where no gradient flows.")},
         lambda zeros: "zeros" if zeros else "error",

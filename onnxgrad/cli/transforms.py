@@ -33,7 +33,8 @@ def command_of(transform: Callable[..., Any]) -> Callable[..., None]:
         source = io.load(model)
         io.writable(output)  # before what can take long
         try:
-            given["example"] = read_example(source, given["example"])
+            if "example" in given:
+                given["example"] = read_example(source, given["example"])
             made = {p: a.made(*(given[o] for o in a.options)) for p, a in arguments.items()}
             result = transform(source, **made)
         except OnnxGradError as error:

@@ -50,14 +50,22 @@ class Port:
         if self.dtype is None:
             return value
         array = self._of_dtype(value)
-        if array.shape != self.shape and not may_agree(self.shape, array.shape):
-            raise FeedError(
-                f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
-                f"{array.shape} was given."
-            )
+        self.require_shape(array.shape)
         if array.flags.c_contiguous:
             return array
         return np.ascontiguousarray(array).reshape(array.shape)
+
+    def require_shape(self, shape: Sequence[int]) -> None:
+        """Check the shape of an array.
+
+        Raises:
+            FeedError: It is another than the port's.
+        """
+        if shape != self.shape and not may_agree(self.shape, shape):
+            raise FeedError(
+                f"{self.name!r} has the shape {self.shape_text()}, and an array of shape "
+                f"{tuple(shape)} was given."
+            )
 
     def shape_text(self) -> str:
         """The shape as a message shows it, such as `(N, 3, ?)`."""

@@ -24,6 +24,7 @@ class Asked:
         of_heads, value_heads: The heads in `of`, and those in `values`.
         heads: All heads, and what each reads.
         budget: The bytes that `checkpoints` gives in place of names.
+        minus: Those of `wrt` whose gradient is given with its sign changed.
     """
 
     wrt: list[str]
@@ -35,6 +36,7 @@ class Asked:
     constant: list[str]
     checkpoints: list[str]
     values: list[str]
+    minus: list[str]
 
     @classmethod
     def resolve(cls, net: ir.Model, wrt: Wrt, options: Options) -> Asked:
@@ -46,9 +48,10 @@ class Asked:
         of, of_heads = _contributing(net, options, of, heads)
         constant = resolve_all(net, options.constant) if options.constant else []
         kept = options.checkpoints
+        sources = _wrt_names(net, wrt, constant)
         budget = None if isinstance(kept, str) and kept in by_name(net.graph) else in_bytes(kept)
         return cls(
-            _wrt_names(net, wrt, constant),
+            sources,
             of,
             of_heads,
             more,
@@ -57,6 +60,7 @@ class Asked:
             constant,
             [] if isinstance(kept, bool) or budget else resolve_all(net, kept),
             resolve_all(net, given) if given else [],
+            _minus(net, options.minus, sources),
         )
 
     @property
@@ -95,6 +99,17 @@ def _wrt_names(net: ir.Model, wrt: Wrt, constant: list[str]) -> list[str]:
             "the model has no floating-point input; name weights or inner tensors, such as the "
             "embeddings of tokens, to differentiate with respect to in wrt"
         )
+    return names
+
+
+def _minus(net: ir.Model, minus: bool | TensorSpecs, wrt: list[str]) -> list[str]:
+    """The names of `wrt` whose gradient is given with its sign changed."""
+    if isinstance(minus, bool):
+        return wrt if minus else []
+    names = resolve_all(net, minus)
+    if others := [repr(name) for name in names if name not in wrt]:
+        among = ", ".join(map(repr, wrt))
+        raise ArgumentError(f"minus names {', '.join(others)}, which is not among wrt: {among}")
     return names
 
 

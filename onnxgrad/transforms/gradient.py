@@ -11,7 +11,7 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from onnxgrad.transforms.job import Job
-from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, VALUES, describe, names_of
+from onnxgrad.transforms.metadata import GRADIENTS, MINUS, OGRADS, VALUES, describe, names_of
 from onnxgrad.transforms.options import Full, Kept, Options, Wrt, transform
 
 
@@ -39,6 +39,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         values: Names of tensors, or heads, to give out as well: inner ones under their names.
         unreachable: "error", or "zeros" for a tensor that the chosen outputs do not depend on or
             reach only through operators of zero derivative. `ALL` implies "zeros".
+        minus: True to change the sign of all gradients, or the names of the tensors of `wrt` whose
+            gradient has its sign changed: forces are minus the gradient of an energy.
         straight_through: Operators that round, to be differentiated as if they changed nothing but
             where a value is clipped: names of operators such as "Round" or "QuantizeLinear", or
             True for all that have such a gradient.
@@ -65,7 +67,8 @@ def gradient(net: ir.Model, wrt: Wrt = None, **options: Unpack[Full]) -> None:
         more output `<name>_grad` for each tensor of `wrt`, of that tensor's shape and dtype.
         Before the gradients come the tensors of `values`.
         The metadata properties "onnxgrad.gradients" and "onnxgrad.ograds" map, in JSON, the
-        tensors' names to those of their gradient outputs and seed inputs.
+        tensors' names to those of their gradient outputs and seed inputs; "onnxgrad.minus" maps
+        those of `minus` likewise.
 
     Raises:
         ModelError: The model cannot be read or is not valid.
@@ -114,6 +117,8 @@ def _differentiate(net: ir.Model, wrt: Wrt, options: Options) -> None:
     seeds, ograds = job.seeds()
     imposed = names_of(ograds)  # before an unused y goes
     cotangents = job.pull(seeds)
-    job.finish({f"{v.name}_grad": cotangents[v] for v in job.wrt})
+    signed = {v: -g if v.name in job.minus else g for v, g in cotangents.items()}
+    job.finish({f"{v.name}_grad": signed[v] for v in job.wrt})
     gradients = dict(zip(job.wrt_names, job.results, strict=True))
-    describe(net, {GRADIENTS: gradients, OGRADS: imposed, VALUES: job.given})
+    minus = {name: gradients[name] for name in job.wrt_names if name in job.minus}
+    describe(net, {GRADIENTS: gradients, OGRADS: imposed, VALUES: job.given, MINUS: minus})

@@ -53,6 +53,7 @@ class Job:
         heads, read: Their heads, and the names of the tensors that each reads.
         head_nodes: The nodes of the heads.
         constant: The names of the tensors that no cotangent flows through.
+        minus: Those of the tensors whose gradient is given with its sign changed.
         zeros: Whether a tensor that nothing reaches has a gradient of zeros.
         caution: What to say of a scalar that nobody has chosen and whose gradient means nothing.
         results: The names of the results, once they are finished.
@@ -72,7 +73,7 @@ class Job:
         self._warned: set[ir.Node] = set()
         own = set(by_name(net.graph))  # before normalising adds others
         asked = Asked.resolve(net, wrt, options)
-        self.constant, self.read = asked.constant, asked.heads
+        self.constant, self.read, self.minus = asked.constant, asked.heads, asked.minus
         normalise(
             net,
             asked.names,

@@ -20,6 +20,7 @@ TANGENTS = "onnxgrad.tangents"
 HVPS = "onnxgrad.hvps"
 JACOBIANS = "onnxgrad.jacobians"
 VALUES = "onnxgrad.values"
+MINUS = "onnxgrad.minus"
 ATTRIBUTIONS = "onnxgrad.attributions"
 LAYERS = "onnxgrad.layers"
 ADVERSARIALS = "onnxgrad.adversarials"
@@ -30,12 +31,16 @@ _RESULTS = (GRADIENTS, OGRADS, TANGENTS, HVPS, JACOBIANS, ATTRIBUTIONS, ADVERSAR
 def describe(model: ir.Model, tables: Mapping[str, Mapping[str, Any]]) -> None:
     """Write tables of names by property, in the place of those of an earlier differentiation.
 
-    The table of values is left out where it is empty.
+    The tables of values and of changed signs are left out where they are empty.
     """
-    for key in (*_RESULTS, VALUES, LAYERS):
+    for key in (*_RESULTS, VALUES, MINUS, LAYERS):
         model.metadata_props.pop(key, None)
     model.metadata_props.update(
-        {key: json.dumps(names) for key, names in tables.items() if names or key != VALUES}
+        {
+            key: json.dumps(names)
+            for key, names in tables.items()
+            if names or key not in (VALUES, MINUS)
+        }
     )
 
 

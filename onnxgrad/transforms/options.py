@@ -77,6 +77,7 @@ class Kept(Common, total=False):
 
     values: Of
     checkpoints: bool | int | TensorSpecs
+    minus: bool | TensorSpecs
 
 
 class Imposed(Common, total=False):
@@ -105,6 +106,7 @@ class Options:
     straight_through: StraightThrough = False
     constant: TensorSpecs | None = None
     checkpoints: bool | int | TensorSpecs = False
+    minus: bool | TensorSpecs = False
     example: Any = None
     target: TargetName = "cpu"
     opset: int | None = None

@@ -1,14 +1,18 @@
-"""The page of the bridges: each part of it runs where its framework is installed."""
+"""The page and the docstrings of the bridges, which run where a framework is installed."""
 
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import onnxgrad as og
 from tests.project.test_docs import ROOT, blocks
 
 PAGE = ROOT / "docs" / "bridges.md"
@@ -27,3 +31,14 @@ def run_part(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             exec(compile(code, code, "exec"), namespace)
         if text is not None:
             assert printed.getvalue().strip() == text.strip(), code
+
+
+def run_example(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the example of a docstring."""
+    monkeypatch.chdir(ROOT)
+    (test,) = doctest.DocTestFinder(recurse=False).find(
+        function, function.__name__, module=False, globs={"og": og, "np": np}
+    )
+    report: list[str] = []
+    result = doctest.DocTestRunner().run(test, out=report.append)
+    assert result.attempted and not result.failed, "".join(report)

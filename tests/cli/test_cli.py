@@ -162,6 +162,9 @@ def test_constant(run: Run) -> None:
         ("hessian", ["--zeros", "--batched-at", "x"], ["x"], ["x_x_hessian"]),
         ("per-example-gradient", ["--batched", "x"], ["x"], ["y", "w_grad"]),
         ("vmap", ["--batch", "B"], ["x"], ["y"]),
+        ("gradient", ["--minus"], ["x"], ["y", "x_grad"]),
+        ("vjp", ["--wrt", "x", "--minus-at", "x"], ["x", "y_ograd"], ["y", "x_grad"]),
+        ("to-double", [], ["x"], ["y"]),
     ],
 )
 def test_transforms(

@@ -21,9 +21,9 @@ import onnxgrad as og
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs by itself
-BRIDGES = ROOT / "docs" / "bridges.md"  # tests/bridges runs each part with its framework
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
+BRIDGES = ROOT / "docs" / "bridges.md"  # each part runs where its framework is installed
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$\n?(\n?)", re.MULTILINE | re.DOTALL)
 
 # Runs groups of blocks of Python, each in a folder and a namespace of its own, and tells what each

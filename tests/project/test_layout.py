@@ -36,6 +36,8 @@ LIBRARIES = {
     "onnxscript": "passes/opsets.py",
     "matplotlib": "explain/pictures.py",
     "onnxruntime": "runtimes/onnxruntime.py",
+    "art": "bridges/art.py",
+    "saliency": "bridges/saliency.py",
     "torch": "bridges/torch.py",
 }
 MODULE_LINES, FUNCTION_LINES = 450, 45
@@ -112,7 +114,15 @@ def test_the_package_shows_its_public_names_alone() -> None:
 
 TESTS = sorted(PACKAGE.parent.joinpath("tests").rglob("test_*.py"))
 # Libraries that the README's test command does not install.
-OPTIONAL = {"captum", "foolbox", "pytorch_grad_cam", "torch", "torchattacks"}
+OPTIONAL = {
+    "art",
+    "captum",
+    "foolbox",
+    "pytorch_grad_cam",
+    "saliency",
+    "torch",
+    "torchattacks",
+}
 
 
 def unguarded(scope: ast.Module | ast.FunctionDef) -> list[int]:

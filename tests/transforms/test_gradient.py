@@ -502,3 +502,25 @@ def test_metadata_of_an_output_that_is_dropped() -> None:
     )
     grad = og.gradient(model, "x", ograd=True, forward=False)
     assert metadata(grad, "onnxgrad.ograds") == {"h": "h_ograd"}
+
+
+# -- the sign ------------------------------------------------------------------------------------
+
+
+def test_minus_changes_the_sign_of_the_gradients_that_are_named() -> None:
+    energy = parse(
+        "g (double[N] x, double[N] c) => (double e) { p = Mul(x, c)  q = Mul(p, x)"
+        "  e = ReduceSum<keepdims = 0>(q) }"
+    )
+    model = og.gradient(energy, ["x", "c"], minus=["x"])
+    x, c = np.array([1.0, 2.0]), np.array([3.0, 5.0])
+    found = run(model, x=x, c=c)
+    assert (found["x_grad"].tolist(), found["c_grad"].tolist()) == ([-6, -20], [1, 4])
+    assert metadata(model, "onnxgrad.minus") == {"x": "x_grad"}
+    every = run(og.vjp(energy, minus=True), x=x, c=c, e_ograd=2.0)
+    assert (every["x_grad"].tolist(), every["c_grad"].tolist()) == ([-12, -40], [-2, -8])
+    again = og.gradient(model, "x", of="x_grad")  # of the forces: -2 c
+    assert run(again, x=x, c=c)["x_grad_grad"].tolist() == [-6, -10]
+    assert "onnxgrad.minus" not in {p.key for p in again.metadata_props}
+    with pytest.raises(og.ArgumentError, match="minus names 'c', which is not among wrt: 'x'"):
+        og.gradient(energy, "x", minus="c")
