@@ -6,7 +6,7 @@ TRAINING_PYTHON ?= python3.11
 PY = .venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep bench torch explainers \
+.PHONY: demo pictures gallery test check format docs models imagenet-classifier finetune operators sweep fuzz bench torch explainers \
 	attacks real-models training-runtime onnxsim onnx2torch runtimes ray cpp page browser package clean bridges
 
 demo: .venv/demo
@@ -61,6 +61,10 @@ sweep: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) tools/sweep.py --write
 	OMP_NUM_THREADS=1 EVERY_SETTING=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/rules/test_settings.py
 	OMP_NUM_THREADS=1 ALL_PAIRS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 tests/transforms/test_compositions.py
+
+# Mutants of small nets, each in a process with limits: half an hour. N=500 for fewer.
+fuzz: .venv/installed
+	$(PY) tools/fuzz.py -n $(or $(N),20000)
 
 bench: .venv/installed
 	$(PY) tools/bench.py

@@ -14,6 +14,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import resolve
 from onnxgrad.heads import log_probability
 from onnxgrad.heads.head import Place
@@ -28,6 +29,7 @@ from onnxgrad.transforms.options import Traced, uncollected
 Prediction = Literal["epsilon", "score"]
 
 
+@guarded
 def guidance(
     model: Any,
     classifier: Any,

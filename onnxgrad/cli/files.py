@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.cli.printing import say
-from onnxgrad.explain.images import Expected, opened, unreadable
+from onnxgrad.explain.images import Expected, opened
+from onnxgrad.graph.arrays import read_npy, read_npz, require_file, unreadable
 from onnxgrad.graph.errors import FeedError, nearest
 from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.ports import Array, Port
@@ -53,7 +54,7 @@ def read(
         if not separator or os.path.exists(text):
             path = text
             if path.endswith(".npz"):
-                for name, array in _arrays(path).items():
+                for name, array in read_npz(path).items():
                     _give(feeds, name, array)
                 continue
             if not free:
@@ -108,24 +109,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 def _array(path: str, port: Port, image: Callable[[str, Port], Array]) -> Array:
     if path.endswith(".npz"):
-        arrays = _arrays(path)
+        arrays = read_npz(path)
         if port.name not in arrays and len(arrays) != 1:
             raise FeedError(f"{path!r} holds {', '.join(arrays)}, but not {port.name!r}.")
         return arrays.get(port.name, next(iter(arrays.values())))
     if path.endswith(".npy"):
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise unreadable(path, error) from error
+        return read_npy(path)
     return image(path, port)
-
-
-def _arrays(path: str) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zip, numpy and the system have their own
-        raise unreadable(path, error) from error
 
 
 def take_image(path: str, expected: Expected) -> Array:
@@ -151,6 +141,7 @@ def read_names(path: str) -> dict[int, str]:
     Raises:
         FeedError: The file cannot be read, or holds no names.
     """
+    require_file(path)
     try:
         text = Path(path).read_text("utf-8-sig")
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from onnxgrad.explain.layouts import image_layout, kind_of
+from onnxgrad.graph.arrays import require_file, unreadable
 from onnxgrad.graph.errors import ArgumentError, FeedError, RuntimeMissingError
 from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array, Port
@@ -23,6 +24,8 @@ PerChannel: TypeAlias = float | Sequence[float]
 
 # An image with more pixels is made smaller for an input of any size: its shorter side is _USUAL.
 _MANY, _USUAL = 1024 * 1024, 224
+# What an image is stretched to has no more pixels, as one side may follow from the other.
+_MOST = 2**26
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -169,17 +172,25 @@ class Expected:
         return np.repeat(values[None], self.batch, axis=0) if "N" in self.layout else values
 
     def _measure(self, picture: Image) -> tuple[int, int]:
-        """Width and height to stretch an image to."""
+        """Width and height to stretch an image to.
+
+        Raises:
+            FeedError: They are too large.
+        """
         height, width = self.size
         if height is None and width is None:
             small = picture.width * picture.height <= _MANY
             ratio = 1 if small else _USUAL / min(picture.size)
         else:
             ratio = height / picture.height if height else (width or 1) / picture.width
-        return (
-            width or max(1, round(picture.width * ratio)),
-            height or max(1, round(picture.height * ratio)),
-        )
+        width = width or max(1, round(picture.width * ratio))
+        height = height or max(1, round(picture.height * ratio))
+        if width * height > _MOST:
+            raise FeedError(
+                f"An image of {picture.width} x {picture.height} would become {width} x {height} "
+                f"for {self.port.name!r}, more than {_MOST:,} pixels: give a size."
+            )
+        return width, height
 
     def __str__(self) -> str:
         pixel = "pixel" if self.scale == 1 else f"pixel * {self.scale:g}"
@@ -209,6 +220,7 @@ def opened(picture: ImageLike) -> Image:
     if isinstance(picture, Image.Image):
         return ImageOps.exif_transpose(picture)
     path = os.fspath(picture)
+    require_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -222,12 +234,6 @@ def opened(picture: ImageLike) -> Image:
         ) from error
     except Exception as error:  # Pillow's decoders have their own
         raise unreadable(path, error) from error
-
-
-def unreadable(path: str, error: Exception) -> FeedError:
-    """That a file cannot be read, and why."""
-    named = isinstance(error, OSError) and error.strerror  # else the reason repeats the file's name
-    return FeedError(f"Cannot read {path!r}: {f'{named}.' if named else error}")
 
 
 def shown(values: Array) -> Array:

@@ -81,12 +81,24 @@ class Inference:
         for v, kind in declared.items():
             v.type = v.type or kind
 
+    def misfit(self, node: ir.Node) -> str:
+        """Why the operands of a node do not fit its operator; "" where they do, or none can say."""
+        schema = onnx_schema(node.domain, node.op_type, self.opset)
+        try:
+            if schema is not None and all(v is None or v.type for v in node.inputs):
+                self._ask(schema, node)
+        except RuleError as error:
+            return str(error)
+        return ""
+
     def _ask(self, schema: onnx.defs.OpSchema, node: ir.Node) -> Told:
         """The answer of the standard's inference for a node's outputs."""
         operands: dict[Any, onnx.TypeProto] = {}
         contents: dict[Any, onnx.TensorProto] = {}
         for v in node.inputs:
             if v is not None:
+                if any(isinstance(d, int) and d < 0 for d in dims_of(v) or ()):
+                    raise RuleError(f"{node.op_type}: {v} has a negative size")  # onnx would crash
                 operands[v.name] = type_proto(v)
                 if (tensor := _sizes_in(v)) is not None:
                     contents[v.name] = ir.serde.serialize_tensor(tensor)

@@ -21,8 +21,10 @@ from onnxgrad.graph import maps, protos
 from onnxgrad.graph.data import embedded, referred, remove_unused, view, write_data
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.holders import check_sources, own_outputs
 from onnxgrad.graph.marks import READ_AS
+from onnxgrad.graph.nodes import check_names, check_nodes
 from onnxgrad.graph.stage import root, staged
 
 # Bytes have the content of a model's file.
@@ -44,10 +46,15 @@ def load(model: ModelLike) -> ir.Model:
     Raises:
         ModelError: The file is missing, truncated or not ONNX; a weight's file is missing, too
             short, or outside the model's folder; a `ModelProto` came without its external weights;
-            a node takes a tensor that nothing gives.
+            a node takes a tensor that nothing gives, or is not of its operator's form.
     """
     private = _load(model)
+    holders: list[ir.Graph | ir.Function] = [private.graph, *private.functions.values()]
+    for holder in holders:
+        check_names(holder)
     check_sources(private.graph)
+    for holder in holders:
+        check_nodes(holder)
     own_outputs(private)
     READ_AS.set(private, private.graph.opset_imports.get("", 0))
     return private
@@ -136,6 +143,7 @@ def require_apart(
             )
 
 
+@guarded
 def save(
     model: onnx.ModelProto | ir.Model,
     path: str | os.PathLike[str],
@@ -222,9 +230,15 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
         ) from None
     if os.path.isdir(path):
         raise ModelError(f"{path!r} is a folder, not a model file.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ModelError(f"{path!r} is a pipe or a device, not a model file.")
     try:
-        empty = os.path.getsize(path) == 0
+        with open(path, "rb") as file:
+            _require_onnx(repr(path), start := file.read(8))
+        empty = not start
         proto = onnx.ModelProto() if empty else onnx.load(path, load_external_data=False)
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"Cannot read {path!r}: {error.strerror or error}.") from error
     except Exception as error:  # the protobuf libraries' own errors share no base class
@@ -243,7 +257,18 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     return model
 
 
+def _require_onnx(what: str, start: bytes) -> None:
+    """Check that a file, of which these are the first 8 bytes, is not of onnxruntime's format."""
+    if start[4:8] == b"ORTM":
+        raise ModelError(
+            f"{what} is of onnxruntime's own format (.ort), which lacks what a gradient needs. "
+            "Take the .onnx file that it was made of, and make an .ort file of the gradient by "
+            "python -m onnxruntime.tools.convert_onnx_models_to_ort."
+        )
+
+
 def _parse(content: bytes) -> onnx.ModelProto:
+    _require_onnx(f"The {len(content)} bytes given", content[:8])
     try:
         return onnx.ModelProto.FromString(content)
     except Exception as error:  # the protobuf libraries' own errors share no base class
@@ -295,6 +320,7 @@ def deserialize(
     Raises:
         ModelError: It is no model.
     """
+    protos.check_tensors(messages)
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"

@@ -75,7 +75,7 @@ def source_of(value: ir.Value) -> str | None:
     """The name of the tensor that the maps of a value are made of, where its node makes them."""
     node = value.producer()
     made = node is not None and node.domain.startswith(_HIDDEN) and node.op_type == "ZipMap"
-    return node.inputs[0].name if made and node.inputs[0] else None  # type: ignore[union-attr]
+    return node.inputs[0].name if made and node.inputs and node.inputs[0] else None  # type: ignore[union-attr]
 
 
 def show(proto: onnx.ModelProto) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
@@ -58,6 +59,55 @@ def walk(proto: Message) -> Iterator[Message]:
                     left += [value] if isinstance(value, Message) else value
 
 
+def check_tensors(messages: Iterable[Message]) -> None:
+    """Check that each tensor among them has the data that its dtype and shape ask for.
+
+    Raises:
+        ModelError: One has not, or has no dtype, or none that its data can lie in another file of.
+    """
+    for message in messages:
+        if isinstance(message, onnx.TensorProto):
+            _check_tensor(message)
+        elif (
+            isinstance(message, onnx.AttributeProto)
+            and message.type == message.TENSOR
+            and not (message.HasField("t") or message.ref_attr_name)
+        ):
+            raise ModelError(f"The attribute {message.name!r} is a tensor, and holds none.")
+
+
+# A size that no machine holds, beside one of 0 too.
+_LARGEST = 2**48
+
+
+def _check_tensor(tensor: onnx.TensorProto) -> None:
+    weight = f"The weight {tensor.name!r}"
+    if tensor.data_type not in _DTYPES:
+        raise ModelError(f"{weight} is of the dtype {tensor.data_type}, which ONNX does not have.")
+    if odd := [d for d in tensor.dims if not 0 <= d < _LARGEST]:
+        raise ModelError(f"{weight} has the size {odd[0]}, which no tensor has.")
+    dtype, count = ir.DataType(tensor.data_type), math.prod(tensor.dims)
+    if dtype == ir.DataType.STRING:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.HasField("raw_data"):
+            raise ModelError(f"{weight} holds strings, which lie in the model's own message.")
+        found, needed = len(tensor.string_data), count
+    elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return
+    elif tensor.HasField("raw_data"):
+        found, needed = len(tensor.raw_data), -(-count * dtype.bitwidth // 8)
+    else:
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+        found = len(getattr(tensor, field))
+        needed = -(-count * dtype.bitwidth // 8) if dtype.bitwidth < 8 else count
+        needed *= 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
+    if found != needed:
+        kind = "bytes" if tensor.HasField("raw_data") else "numbers"
+        raise ModelError(
+            f"{weight} of {dtype.name} and shape {list(tensor.dims)} has {found:,} {kind} of data, "
+            f"not {needed:,}: the file is truncated or was changed."
+        )
+
+
 def external(messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
     """The name and the location of every tensor among them that lies in another file."""
     for message in messages:
@@ -65,6 +115,9 @@ def external(messages: Iterable[Message]) -> Iterator[tuple[str, str]]:
         if tensor is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             yield tensor.name, entries.get("location", "")
+
+
+_DTYPES = frozenset(kind.value for kind in ir.DataType) - {0}
 
 
 def require_inside(name: str | None, location: str, folder: str) -> None:
@@ -75,6 +128,8 @@ def require_inside(name: str | None, location: str, folder: str) -> None:
             valid name.
     """
     weight = f"The weight {name!r} lies in {location!r}"
+    if not location:
+        raise ModelError(f"{weight}: the file that it lies in is not named.")
     if "\0" in location:
         raise ModelError(f"{weight}, which names no file: a NUL character is in it.")
     target, home = os.path.realpath(os.path.join(folder, location)), os.path.realpath(folder)

@@ -24,10 +24,11 @@ from onnx_ir.passes import common
 
 from onnxgrad.declare.registry import Asked, declared
 from onnxgrad.graph.errors import ModelError
-from onnxgrad.graph.facts import all_nodes, inner_graphs, subgraphs
+from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, subgraphs
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
 from onnxgrad.graph.marks import DECLARED
+from onnxgrad.graph.nodes import check_axes
 from onnxgrad.passes.branches import choose_branches
 from onnxgrad.passes.expand import bind, expand, needs_expansion
 from onnxgrad.passes.flags import require_flags
@@ -81,6 +82,7 @@ def normalise(
     infer(model, example)
     while choose_branches(model.graph):
         infer(model, example)
+    check_axes(all_nodes(model.graph))
 
 
 def _passes(
@@ -145,6 +147,8 @@ def _check_inputs(graph: ir.Graph) -> None:
         if v.name in seen:
             raise ModelError(f"the model lists the input {v.name!r} twice: leave one of them out")
         seen.add(v.name)
+        if odd := [d for d in dims_of(v) or () if isinstance(d, int) and d < -1]:
+            raise ModelError(f"the input {v.name!r} has the size {odd[0]}, which no tensor has")
 
 
 # -- the passes ------------------------------------------------------------------------------------

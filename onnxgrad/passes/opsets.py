@@ -6,17 +6,15 @@ model of its own, which is raised and then put in the place of the call.
 
 from __future__ import annotations
 
-import contextlib
 import graphlib
-import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.emit.subgraphs import rename
+from onnxgrad.graph import limits
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import all_nodes, subgraphs
@@ -49,8 +47,8 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
         keeps: Tells whether the calls of a function stay, and the function with all that it calls.
 
     Raises:
-        ModelError: A function calls itself or has the name of an operator of the standard, or an
-            opset is too new or cannot be raised.
+        ModelError: There would be more nodes than `limits.NODES`, a function calls itself or has
+            the name of an operator of the standard, or an opset is too new or cannot be raised.
     """
     functions = dict(model.functions)
     opsets, versions = model.graph.opset_imports, _versions(functions)
@@ -62,6 +60,7 @@ def inline(model: ir.Model, keeps: Callable[[ir.Function], bool]) -> None:
     for f in _reached(model.graph, functions).values():
         _require_own_name(f, [model.graph, *functions.values()])
     used = _reached(model.graph, {key: f for key, f in functions.items() if not keeps(f)})
+    _require_few(model.graph, used)
     for function in used.values():
         _give_own_outputs(function)
     versions = _versions(_reached(model.graph, functions))
@@ -129,8 +128,7 @@ def _convert(model: ir.Model, target: int) -> None:
     from onnxscript.version_converter import ConvertVersionPass  # few nets need it
 
     version = model.graph.opset_imports[""]
-    with _quiet():
-        ConvertVersionPass(target_version=target, fallback=True)(model)
+    ConvertVersionPass(target_version=target, fallback=True)(model)
     if model.graph.opset_imports[""] != target:
         raise ModelError(f"opset {version} cannot be raised to {target}")
 
@@ -291,10 +289,7 @@ def _reached(graph: ir.Graph, functions: Functions) -> Functions:
 
 def _require_order(functions: Functions, equal: bool) -> None:
     """Check that no function calls itself, and that those to be raised do not nest too deep."""
-    calls = {
-        key: {n.op_identifier() for n in all_nodes(f)} & functions.keys()
-        for key, f in functions.items()
-    }
+    calls = _calls(functions)
     depth: dict[ir.OperatorIdentifier, int] = {}
     try:
         for key in graphlib.TopologicalSorter(calls).static_order():
@@ -306,6 +301,30 @@ def _require_order(functions: Functions, equal: bool) -> None:
         raise ModelError(
             f"functions of several opsets call each other more than {_DEPTH} deep: export the "
             "model with one opset"
+        )
+
+
+def _calls(functions: Functions) -> dict[ir.OperatorIdentifier, set[ir.OperatorIdentifier]]:
+    """Which of them each function calls."""
+    return {
+        key: {n.op_identifier() for n in all_nodes(f)} & functions.keys()
+        for key, f in functions.items()
+    }
+
+
+def _require_few(graph: ir.Graph, functions: Functions) -> None:
+    """Check how many nodes a graph has once functions, which call no loop of them, are inlined."""
+    counts: dict[ir.OperatorIdentifier, int] = {}
+
+    def count(holder: ir.Graph | ir.Function) -> int:
+        return sum(counts.get(n.op_identifier(), 1) for n in all_nodes(holder))
+
+    for key in graphlib.TopologicalSorter(_calls(functions)).static_order():
+        counts[key] = count(functions[key])
+    if functions and (nodes := count(graph)) > limits.NODES:
+        raise ModelError(
+            f"the functions of the model, written out, are {nodes:,} nodes, more than "
+            f"{limits.NODES:,}: set ONNXGRAD_MAX_NODES to allow more"
         )
 
 
@@ -347,23 +366,6 @@ def _resize_as_of_old(graph: ir.Graph) -> None:
                 ("nearest_mode", "ceil" if shrinks else "floor"),
             ):
                 node.attributes[name] = ir.AttrString(name, value)
-
-
-# All threads share the level of a logger.
-_LEVEL = threading.Lock()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let onnxscript log errors only, not that it falls back to onnx's converter."""
-    logger = logging.getLogger("onnxscript")
-    with _LEVEL:
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _exists(node: ir.Node, version: int) -> bool:

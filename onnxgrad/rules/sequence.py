@@ -50,6 +50,8 @@ def _(op, g, input_sequence, position):
 
 @rule("ConcatFromSequence", "input_sequence")
 def _(op, g, input_sequence, axis, new_axis):
+    if g.shape is not None and not -g.rank <= axis < g.rank:
+        op.refuse(f"its attribute axis is {axis}, and its output has {g.rank} axes")
     if new_axis:
         return op.SplitToSequence(g, axis=axis, keepdims=0)
     (sizes,) = each(op, lambda inner, x: [_size(inner, x, axis)], [input_sequence])

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike
 from typing_extensions import TypedDict, Unpack
 
+from onnxgrad.graph.guard import guarded_methods
 from onnxgrad.graph.names import All, resolve_all
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.run.feeds import Feeder, Feeds
@@ -40,6 +41,7 @@ class _Moded(_Sized, total=False):
     mode: Mode
 
 
+@guarded_methods
 class Derivatives:
     """The transforms of a net, each as a method that takes the feeds of a call.
 

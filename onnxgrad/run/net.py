@@ -17,6 +17,7 @@ from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.guard import guarded_methods
 from onnxgrad.graph.names import All, printable
 from onnxgrad.heads.head import parted
 from onnxgrad.passes.normalise import normalise
@@ -40,6 +41,7 @@ from onnxgrad.transforms.options import Of, TensorSpecs
 __all__ = ["Net", "NetPortGradient", "Value"]
 
 
+@guarded_methods
 class Net(Derivatives):
     """A net that runs, and gives gradients when they are asked for.
 

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.graph import io, names, protos
 from onnxgrad.graph.errors import FeedError, ModelError, NoRuleError, OnnxGradError
+from onnxgrad.graph.guard import quiet
 from onnxgrad.heads.head import Head
 from onnxgrad.passes.expand import needs_expansion
 from onnxgrad.passes.normalise import normalise
@@ -58,7 +59,8 @@ class Sessions:
         """That of the net itself."""
         with self._lock:
             if self._forward is None:
-                self._forward = self._load_forward()
+                with quiet():
+                    self._forward = self._load_forward()
             return self._forward
 
     def _load_forward(self) -> Session:
@@ -99,7 +101,7 @@ class Sessions:
         key = _key(transform, wrt, tuple(options.items()))
         if (known := self.transformed.get(key)) is not None:
             return known
-        with self._lock:
+        with self._lock, quiet():
             if self._open.get(key):
                 key = (key, _shapes(values))
             found = self.transformed.get(key)
@@ -151,7 +153,8 @@ class Sessions:
                 model = _of_sizes(self._model, sizes)
                 options |= {"max_bytes": max_bytes, "example": values}
                 options["constant"] = self._options["constant"]
-                found = self.modes.keep(key, plan(kind, model, wrt, **options))
+                with quiet():
+                    found = self.modes.keep(key, plan(kind, model, wrt, **options))
             return found
 
 

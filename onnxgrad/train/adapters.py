@@ -20,6 +20,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import FLOATS, HALVES, all_nodes
 from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.onnxruntime import write_adapter
 from onnxgrad.train.adaptable import Adaptable, Use, chosen, weights_of
@@ -261,6 +262,7 @@ class _Beside:
 # -- back to one file, and to a file of its own ----------------------------------------------------
 
 
+@guarded
 def merge(model: Any, state: Mapping[str, Any] | None = None) -> Any:
     """A model without adapters: each weight W becomes W + s BA.
 
@@ -296,6 +298,7 @@ def merge(model: Any, state: Mapping[str, Any] | None = None) -> Any:
     return io.like(net, model)
 
 
+@guarded
 def save_adapter(
     model: Source | ir.Model, path: str | os.PathLike[str], state: Mapping[str, Any] | None = None
 ) -> None:

@@ -18,6 +18,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import by_name
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.shared import save_together
 from onnxgrad.heads.head import Head, emit_heads
 from onnxgrad.passes.clean_up import optimise
@@ -64,6 +65,7 @@ class Parts:
     halves: Callable[[], Halves]
 
 
+@guarded
 def artifacts(
     model: Any,
     folder: str | os.PathLike[str],

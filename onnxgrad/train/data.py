@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnxgrad.graph.arrays import read_npz
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.runtimes.ports import Array, Port, arrays
 
@@ -212,9 +213,4 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     Raises:
         FeedError: It cannot be read.
     """
-    path = os.fspath(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zip, numpy and the system have their own
-        raise FeedError(f"Cannot read {path!r}, which has to be an .npz file: {error}") from error
+    return read_npz(os.fspath(path))

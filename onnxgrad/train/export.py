@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from onnxgrad.graph import io, protos
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.graph.facts import subgraphs
+from onnxgrad.graph.guard import guarded
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.train.arguments import numbers
 from onnxgrad.train.modes import infer
@@ -25,6 +26,7 @@ _INSTEAD = (
 )
 
 
+@guarded
 def export(model: Any, state: Mapping[str, Array], *, inference: bool = False) -> Any:
     """The model as it was, with the weights of a state.
 

@@ -13,6 +13,7 @@ from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name, inner_graphs
+from onnxgrad.graph.guard import guarded
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.passes.recompute import recompute
 from onnxgrad.train.gradients import Treatment
@@ -28,6 +29,7 @@ from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt, uncollected
 
 
+@guarded
 def step(
     model: Any,
     loss: Any,

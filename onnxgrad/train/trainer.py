@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
+from onnxgrad.graph.guard import guarded_methods
 from onnxgrad.heads.head import Head
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
@@ -45,6 +46,7 @@ from onnxgrad.transforms.options import Wrt
 Record: TypeAlias = dict[str, float]
 
 
+@guarded_methods
 class Trainer:
     """Trains a net with a runtime of ONNX: the whole step is one model, and its state stays there.
 

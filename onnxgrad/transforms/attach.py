@@ -13,6 +13,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, RuleError, UnknownNameError, nearest
 from onnxgrad.graph.facts import by_name, dims_of, may_agree
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import resolve, resolve_all
 from onnxgrad.heads.head import Head
 from onnxgrad.passes.clean_up import optimise
@@ -23,6 +24,7 @@ from onnxgrad.transforms.options import TensorSpecs, uncollected
 Formula: TypeAlias = Callable[..., Mapping[str, Tensor]]
 
 
+@guarded
 def attach(
     model: Any,
     function: Formula | Head | io.ModelLike,

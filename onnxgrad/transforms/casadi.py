@@ -23,11 +23,13 @@ from onnxgrad.engine.reverse import pull
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, SaveError
 from onnxgrad.graph.facts import Dim, dims_of
+from onnxgrad.graph.guard import guarded
 from onnxgrad.transforms.asked import float_outputs
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Options, uncollected
 
 
+@guarded
 @uncollected()
 def family(
     model: Any, folder: str | os.PathLike[str], *, name: str | None = None, example: Any = None

@@ -35,6 +35,7 @@ from onnxgrad.emit.targets import TargetName
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import All
 from onnxgrad.heads.head import Head
 from onnxgrad.passes.written import require_opset
@@ -188,7 +189,9 @@ def spelt_out(function: Callable[P, T], options: type[Any] = Options) -> Callabl
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         given = signature.bind(*args, **kwargs)  # raises for an option that the function lacks
-        return function(*given.args, **given.kwargs)
+        return checked(*given.args, **given.kwargs)
+
+    checked = guarded(function)
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call

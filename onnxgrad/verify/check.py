@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 from onnxgrad.declare.registry import declared
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import resolve, resolve_all
 from onnxgrad.heads.head import Head
 from onnxgrad.passes.inference import infer
@@ -36,6 +37,7 @@ from onnxgrad.verify.differences import STEPS, compare
 from onnxgrad.verify.sides import Case, Precision, gradients, moved_net
 
 
+@guarded
 def check(
     model: io.ModelLike,
     feeds: Any,

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.facts import by_name
+from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import parameters
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.runtimes.ports import Port
@@ -82,6 +83,7 @@ class TensorTable:
         )
 
 
+@guarded
 def tensors_of(model: Any) -> TensorTable:
     """The tensors of a net that can be named.
 

@@ -210,7 +210,7 @@ def test_a_net_learns_ranks_from_its_feeds() -> None:
 BY_VALUES = """g (float[N,2] x, float[A,B,C] z) => (float y, float k)
 <float zero = {0}, int64[1] last = {-1}> {
   s = ReduceSum<keepdims = 0>(x, last) c = Greater(s, zero) rows = Compress<axis = 0>(x, c)
-  h = Squeeze(rows) y = ReduceL2<keepdims = 0>(h, last) v = Squeeze(z) k = MatMul(v, v)
+  h = Squeeze(rows) y = ReduceL2<axes = [-1], keepdims = 0>(h) v = Squeeze(z) k = MatMul(v, v)
 }"""
 
 
