@@ -74,15 +74,15 @@ def taken_out(
 
 
 def hoist(op: Builder, nodes: Iterable[ir.Node], inside: set[ir.Value]) -> None:
-    """Append nodes to an inner graph, but to the one around it those that use nothing `inside`."""
-    assert op.parent is not None
+    """Append nodes to a graph; from an inner one those that use nothing `inside` go around it."""
+    outside = (op.parent or op).graph
     for node in nodes:
         stays = node.domain or draws(node) or any(subgraphs(node))
         if stays or any(v in inside for v in node.inputs):
             inside.update(node.outputs)
             op.graph.append(node)
         else:
-            op.parent.graph.append(node)
+            outside.append(node)
 
 
 def rename(graph: ir.Graph, names: Names) -> None:
@@ -304,7 +304,8 @@ def _single(
     """What a Scan of one step gives."""
     first = op.const([0])
     after, written = step(op, *states, *(None if t is None else op.Squeeze(t, first) for t in read))
-    return list(after), [op.Unsqueeze(t, first) for t in written]
+    after = [op.typed(t, like) for t, like in zip(after, states, strict=True)]
+    return after, [op.Unsqueeze(t, first) for t in written]
 
 
 def unless_empty(

@@ -17,7 +17,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.examples import Examples
 from onnxgrad.explain.method import MovedExplanation
 from onnxgrad.graph.errors import ArgumentError, OnnxGradError
-from onnxgrad.graph.facts import Dim, by_name, dims_of
+from onnxgrad.graph.facts import Dim, by_name, dims_of, without_invented
 from onnxgrad.graph.fresh import Names
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.heads.scores import class_of, with_classes
@@ -147,9 +147,9 @@ class Elsewhere:
         Raises:
             ArgumentError: Its shape is not known.
         """
-        op, dims = self.at.op, list(dims_of(value) or (None,))
+        op, dims = self.at.op, list(without_invented(dims_of(value) or (None,)))
         own = by_name(op.graph).get(self._tensors.get(value.name or "", ""))
-        mine = list(() if own is None else dims_of(own) or ())
+        mine = list(() if own is None else without_invented(dims_of(own) or ()))
         known = None not in mine[1:] or own in self.moved
         if own is not None and len(dims) == len(mine) and dims[1:] == mine[1:] and known:
             return op.tensor(own)

@@ -6,7 +6,7 @@ Dtypes and sizes have been set by `inference`; here they are only looked up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -65,6 +65,11 @@ def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
         if not isinstance(d, int):
             return tuple([d if isinstance(d, int) else d.value for d in dims])
     return dims  # type: ignore[return-value]
+
+
+def without_invented(dims: Iterable[Dim]) -> tuple[Dim, ...]:
+    """Dimensions, None in the place of names that onnx's shape inference has made up."""
+    return tuple(None if str(d).startswith("unk__") else d for d in dims)
 
 
 def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.errors import FeedError, nearest
-from onnxgrad.graph.facts import may_agree
+from onnxgrad.graph.facts import may_agree, without_invented
 
 Array: TypeAlias = np.ndarray
 
@@ -37,9 +37,9 @@ class Port:
         if value.shape is None:
             return cls(value.name or "", dtype, None)
         dims = tuple(d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape)
-        # Some exporters write -1 for any size, and onnx's shape inference a name of its own.
-        free = tuple(None if str(d).startswith(("-", "unk__")) else d for d in dims)
-        return cls(value.name or "", dtype, free)
+        # Some exporters write -1 for any size.
+        free = [None if str(d).startswith("-") else d for d in dims]
+        return cls(value.name or "", dtype, without_invented(free))
 
     def array(self, value: Any) -> Any:
         """`value` as the array to feed.
