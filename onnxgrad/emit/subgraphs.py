@@ -304,8 +304,7 @@ def _single(
     """What a Scan of one step gives."""
     first = op.const([0])
     after, written = step(op, *states, *(None if t is None else op.Squeeze(t, first) for t in read))
-    after = [op.typed(t, like) for t, like in zip(after, states, strict=True)]
-    return after, [op.Unsqueeze(t, first) for t in written]
+    return list(after), [op.Unsqueeze(t, first) for t in written]
 
 
 def unless_empty(

@@ -105,15 +105,17 @@ def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
 def _into_first_maxima(g: Tensor, x: Tensor, y: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
     """`g` of each window, at the first of its elements that equals the maximum `y`.
 
-    The padding is the lowest number, as for runtimes, and what it receives is cut off.
+    Some runtimes give the lowest number for a window of -inf alone, so that stands for -inf, which
+    only padding then is.
     """
     op = x.op
     if ceil_mode:  # the last window may begin before the end of the padding and go on behind it
         sizes = zip(axes, shapes.dims(y)[2:], strict=True)
         ends = [a.stride * (n - 1) + a.reach + 1 - a.begin - a.size for a, n in sizes]
         axes = [replace(a, end=shapes.at_least(e, 0)) for a, e in zip(axes, ends, strict=True)]
-    lowest = float(ml_dtypes.finfo(x.dtype.numpy()).min)
-    seen = windows.taps(windows.padded_with(lowest, x, axes), axes)
+    lowest = op.const(ml_dtypes.finfo(x.dtype.numpy()).min, like=x)
+    y = op.Max(y, lowest)
+    seen = windows.taps(windows.padded_with(-math.inf, op.Max(x, lowest), axes), axes)
     taken, found = None, []
     for t in seen:
         here = t.equals(y)

@@ -149,6 +149,7 @@ class Session:
     ) -> None:
         self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
+        io.replace_tensors(model, _in_memory)
         taken = _take_out(model, weights)
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
         # onnxruntime's optimizer has made of a weight under the same name.
@@ -398,6 +399,13 @@ def device_of(providers: Sequence[Provider]) -> str:
 
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A tensor that no longer says in which file it lies: the session knows no folder."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
