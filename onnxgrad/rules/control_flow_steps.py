@@ -313,7 +313,10 @@ class Steps:
     def _stacked(self, history: Tensor, value: ir.Value, numbers: Tensor) -> Tensor:
         """A history with its steps on an axis of their own: a runtime may have joined them."""
         before = [v for v, _ in self.states]
-        sizes = dims(self.operands[before.index(value)]) if value in before else []
+        if value in before:
+            sizes = dims(self.operands[before.index(value)])
+        else:  # the number of the step, which some files declare as a vector of one
+            sizes = [1] * len(value.shape or ())
         return reshape(history, [dim(numbers, 0), *sizes])
 
     def _collect(self, values: list[ir.Value]) -> dict[ir.Value, Tensor]:

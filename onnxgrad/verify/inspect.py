@@ -20,6 +20,7 @@ from onnxgrad.engine.straight_through import entry_of
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import NoRuleError, RuleError
 from onnxgrad.graph.facts import carries, cotangent_dtype, subgraphs
+from onnxgrad.passes.written import write_opset
 from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Of, Options, Traced, Wrt, spelt_out
 from onnxgrad.verify.table import aligned
@@ -56,7 +57,7 @@ class InspectReport:
     """The tensors on a path from which on nothing tells how many axes there are, without `example`.
     """
     opset: int = 0
-    """The opset of what a transform writes, after that of the model was raised."""
+    """The opset of what a transform writes."""
     ir_version: int = 0
     """The IR version of what a transform writes."""
     _net: ir.Model | None = field(default=None, repr=False, compare=False)
@@ -131,6 +132,7 @@ def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced
         found |= _within(node, flow)  # before the trial, which can add to the inner graphs
         found[node] = _judge(op, node, flow, blocked.pop(node, []))
     found |= {node: ("zero", edges[0].reason) for node, edges in blocked.items()}
+    write_opset(net)
     return InspectReport(
         tuple(v.name or "" for v in job.wrt),
         tuple(v.name or "" for v in job.of),
