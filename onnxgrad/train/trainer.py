@@ -120,7 +120,7 @@ class Trainer:
         step = {"grad_norm": True, "seed": seed} | step | {"finite": True}
         made = parts(self._model, loss, optimizer, wrt, metrics=heads, **step)
         self._training = training(made, optimizer)
-        self._nets = Loaded(made, self._runtime)
+        self.nets = Loaded(made, self._runtime)  # the models, as the runtime has loaded them
         self._accumulate = step.get("accumulate", 1)
         self._scaled = step.get("loss_scale") is not None
         self._privacy = step.get("privacy")
@@ -132,14 +132,9 @@ class Trainer:
         self.history: list[Record] = []
 
     @property
-    def nets(self) -> Loaded:
-        """The models, as the runtime has loaded them."""
-        return self._nets
-
-    @property
     def state(self) -> dict[str, Array]:
         """A copy of the state, by name: the weights, what the optimizer keeps, the count."""
-        return self._nets.carried.arrays()
+        return self.nets.carried.arrays()
 
     @state.setter
     def state(self, state: Mapping[str, Array]) -> None:
@@ -148,7 +143,7 @@ class Trainer:
         Raises:
             ArgumentError: It is of another model or optimizer.
         """
-        self._nets.go_on_from(state)
+        self.nets.go_on_from(state)
 
     def fit(
         self,
@@ -235,8 +230,8 @@ class Trainer:
 
     def _source(self, data: Any, batch_size: int | None, drop_last: bool) -> tuple[Source, int]:
         """Where the batches of an epoch come from, and their size."""
-        size, ports = size_of(self._nets.unlabelled, batch_size), self._nets.batch
-        whole = declared_batch(self._nets.unlabelled) == size
+        size, ports = size_of(self.nets.unlabelled, batch_size), self.nets.batch
+        whole = declared_batch(self.nets.unlabelled) == size
         return source(data, list(ports), size, drop_last, whole), size
 
     def _begin(self, early: EarlyStopping | None) -> None:
@@ -296,16 +291,16 @@ class Trainer:
         """
         where = self._where()
         with self._placed(where, batch):
-            feeds = checked(self._nets.batch, batch)
+            feeds = checked(self.nets.batch, batch)
             feeds = {name: np.asarray(array) for name, array in feeds.items()}
-            noise = self._privacy.draw(self._nets.noises, self.steps) if self._privacy else {}
-            found = self._nets.carried.run(feeds | noise | {RATE: np.array(lr, np.float32)})
-        results = dict(zip(self._nets.carried.outputs, found, strict=True))
+            noise = self._privacy.draw(self.nets.noises, self.steps) if self._privacy else {}
+            found = self.nets.carried.run(feeds | noise | {RATE: np.array(lr, np.float32)})
+        results = dict(zip(self.nets.carried.outputs, found, strict=True))
         loss = float(results["loss"])
         where = f"{where} (step {self.steps}, learning rate {lr:g})"
         require_finite(results, where, scaled=self._scaled)
-        self._nets.carried.advance()
-        return examples_in(self._nets.batch, feeds), loss
+        self.nets.carried.advance()
+        return examples_in(self.nets.batch, feeds), loss
 
     def _where(self) -> str:
         return f"batch {self.batch + 1} of epoch {self.epoch + 1}"
@@ -316,7 +311,7 @@ class Trainer:
         try:
             yield
         except FeedError as error:
-            labels = self._nets.labels_of(batch)
+            labels = self.nets.labels_of(batch)
             raise FeedError(f"{where}: {str(error).rstrip('.')}.{labels}") from error
 
     def evaluate(
@@ -333,15 +328,15 @@ class Trainer:
         Raises:
             FeedError: The data does not fit the model, or a label is out of range.
         """
-        size, ports = size_of(self._nets.unlabelled, batch_size), self._nets.labelled
-        whole = declared_batch(self._nets.unlabelled) == size
+        size, ports = size_of(self.nets.unlabelled, batch_size), self.nets.labelled
+        whole = declared_batch(self.nets.unlabelled) == size
         sums: Record = {}
         seen = 0
         given = source(data, list(ports), size, drop_last, whole)
         for at, batch in enumerate(given.batches(None, 0), start=1):
             with self._placed(f"batch {at}", batch):
                 feeds = checked(ports, batch)
-                found = self._nets.evaluate(feeds)
+                found = self.nets.evaluate(feeds)
             numbers = {name: float(np.mean(found.pop(name))) for name in self._heads}
             numbers |= {name: float(f(found, feeds)) for name, f in self._functions.items()}
             count = examples_in(ports, feeds)
@@ -366,12 +361,12 @@ class Trainer:
             FeedError: The data does not fit the model.
             ArgumentError: An output has no batch axis, and the data is more than one batch.
         """
-        ports = self._nets.unlabelled
+        ports = self.nets.unlabelled
         size, whole = size_of(ports, batch_size), declared_batch(ports)
         found: list[dict[str, Any]] = []
         for batch in source(data, list(ports), size).batches(None, 0):
             feeds = checked(ports, padded(ports, batch, whole) if whole else batch)
-            count, results = examples_in(ports, batch), self._nets.infer(feeds)
+            count, results = examples_in(ports, batch), self.nets.infer(feeds)
             if whole and count < whole:
                 results = {
                     name: a[:count] if np.ndim(a) and len(a) == whole else a
@@ -423,7 +418,7 @@ class Trainer:
                 of the step; the learning rate may be another.
         """
         found = Checkpoint.read(io.load(path), self._runtime, os.fspath(path))
-        require_same(found, self._training, self._nets.shapes, os.fspath(path))
+        require_same(found, self._training, self.nets.shapes, os.fspath(path))
         self.state, self._best, stood = found.state, found.best, found.stood
         self.epoch, self.batch, self.steps = stood["epoch"], stood["batch"], stood["steps"]
         self._sum, self._seen, self._seed = stood["sum"], stood["seen"], stood["seed"]
@@ -434,7 +429,7 @@ class Trainer:
 
         With ``batch_norm="train"`` or ``dropout="train"`` it computes as in inference.
         """
-        return export(self._kind, self._nets.weights(), inference=self._nets.inference)
+        return export(self._kind, self.nets.weights(), inference=self.nets.inference)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as it was, with the weights as they are now: see `export`.
@@ -447,5 +442,5 @@ class Trainer:
                 the model that is trained.
         """
         io.require_apart(None, self._files, [path], "a model")
-        trained = export(self._model, self._nets.weights(), inference=self._nets.inference)
+        trained = export(self._model, self.nets.weights(), inference=self.nets.inference)
         io.save(trained, path, external_data=bool(self._files))
