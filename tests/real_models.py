@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +59,20 @@ class Case:
 
     def model(self) -> onnx.ModelProto:
         model = onnx.load(self.path())
-        if self.cut:
-            for port in model.graph.input:
-                sizes = self.values()[port.name].shape
-                for dim, size in zip(port.type.tensor_type.shape.dim, sizes, strict=True):
-                    if dim.dim_value:
-                        dim.dim_value = size
-        return model
+        return resized(model, self.values()) if self.cut else model
 
     def values(self) -> Feeds:
         return self.feeds(np.random.default_rng(zlib.crc32(self.file.encode())))
+
+
+def resized(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model itself, with the sizes of the feeds where it declares others."""
+    for port in model.graph.input:
+        dims = port.type.tensor_type.shape.dim if port.name in feeds else []
+        for dim, size in zip(dims, feeds[port.name].shape if len(dims) else (), strict=True):
+            if dim.dim_value:
+                dim.dim_value = size
+    return model
 
 
 def floats(**shapes: Sequence[int]) -> Callable[[np.random.Generator], Feeds]:

@@ -15,7 +15,7 @@ import onnx
 from contenders import Contender, Forward
 from sections import Section
 
-from tests.real_models import BY_NAME, Case, floats, protein
+from tests.real_models import BY_NAME, floats, protein, resized
 
 # Feeds as large as the models meet in use, where those of the tests are smaller.
 FEEDS = {
@@ -58,7 +58,7 @@ def author(name: str, folder: Path) -> dict[str, Any]:
 
     case = BY_NAME[name]
     feeds = FEEDS.get(name, case.feeds)(np.random.default_rng(0))
-    model, path = _resized(case, feeds), folder / f"{name}.onnx"
+    model, path = resized(onnx.load(case.path()), feeds), folder / f"{name}.onnx"
     for output in case.of:
         model.graph.output.append(onnx.helper.make_tensor_value_info(output, 1, None))
     onnx.save(model, path)
@@ -74,17 +74,6 @@ def author(name: str, folder: Path) -> dict[str, Any]:
     files = {k: str(folder / f"{k}.npz") for k in ("feeds", "seeds", "values")}
     task = {"net": name, "kind": "real", "model": str(path), "wrt": None, "rows": None}
     return task | files | {"outputs": outputs}
-
-
-def _resized(case: Case, feeds: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The model, with the sizes of the feeds where it declares others."""
-    model = onnx.load(case.path())
-    for port in model.graph.input:
-        dims = port.type.tensor_type.shape.dim if port.name in feeds else []
-        for dim, size in zip(dims, feeds[port.name].shape if len(dims) else (), strict=True):
-            if dim.dim_value:
-                dim.dim_value = size
-    return model
 
 
 class RealForward(Forward):
