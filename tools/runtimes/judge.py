@@ -24,9 +24,14 @@ ROUNDING = {"float16": 2e-2}  # of the largest element, and for other dtypes:
 USUAL = 1e-3
 
 
+def array(written: dict[str, Any]) -> np.ndarray:
+    """An array as JSON has it."""
+    return np.array(written["data"], written["dtype"]).reshape(written["shape"])
+
+
 def read(arrays: dict[str, Any]) -> Arrays:
     """Arrays as JSON has them."""
-    return {n: np.array(a["data"], a["dtype"]).reshape(a["shape"]) for n, a in arrays.items()}
+    return {name: array(written) for name, written in arrays.items()}
 
 
 def difference(found: Sequence[np.ndarray], expected: Arrays) -> str:
@@ -54,7 +59,7 @@ def judged(
     """The verdict on a file, of which `outcome` gives the outputs of a run."""
     for k, run in enumerate(runs):
         try:
-            found = [np.asarray(array) for array in outcome(k)]
+            found = [np.asarray(output) for output in outcome(k)]
         except BaseException as e:  # of a runtime anything may come
             return "refused", reason(e)
         if said := difference(found, read(run["outputs"])):

@@ -48,7 +48,7 @@ def main(folder: Path, provider: str, output: Path, chromium: str, ort: Path, ve
         def outcome(k: int, seen: dict = seen) -> list[np.ndarray]:
             if "refused" in seen:
                 raise RuntimeError(seen["refused"])
-            return [np.array(a["data"], a["dtype"]).reshape(a["shape"]) for a in seen["outputs"][k]]
+            return [judge.array(written) for written in seen["outputs"][k]]
 
         files[name] = judge.judged(outcome, values[name])
     judge.write(output, version, files)

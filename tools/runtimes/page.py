@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxgrad.verify.limits import RUNTIMES, obstacles
 from tools.runtimes.nets import GRADIENTS, TARGETS
+from tools.tables import markdown_table
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "out" / "runtimes"
@@ -67,33 +68,29 @@ def counted(files: Files, target: str) -> list[int]:
     return [of.count(verdict) for verdict in VERDICTS]
 
 
-def table(rows: list[list[str]]) -> str:
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
-
-
 def matrix(measured: dict[str, tuple[str, Files]]) -> str:
     """The verdicts by runtime, of both targets."""
-    rows = [["runtime", "portable: right", "wrong", "refused", "cpu: right", "wrong", "refused"]]
+    head = ["runtime", "portable: right", "wrong", "refused", "cpu: right", "wrong", "refused"]
+    rows = []
     for name, (version, files) in measured.items():
         numbers = [*counted(files, "portable"), *counted(files, "cpu")]
         rows.append([f"{JUDGED[name].title} {version}", *map(str, numbers)])
-    return table(rows)
+    return markdown_table(head, rows)
 
 
 def by_gradient(measured: dict[str, tuple[str, Files]]) -> str:
     """The verdicts on the files for the target portable, where a runtime does not take all."""
     some = [name for name in measured if counted(measured[name][1], "portable")[0] < len(GRADIENTS)]
-    rows = [["gradient", *(JUDGED[name].title for name in some)]]
+    rows = []
     for gradient in GRADIENTS:
         verdicts = [measured[name][1][f"{gradient.name}-portable"][0] for name in some]
         rows.append([gradient.name, *(MARKS[v] for v in verdicts)])
-    return table(rows)
+    return markdown_table(["gradient", *(JUDGED[name].title for name in some)], rows)
 
 
 def reasons(measured: dict[str, tuple[str, Files]]) -> str:
     """What stops files, by runtime, as `inspect --runs-on` says it."""
-    rows = [["runtime", "what", "effect", *TARGETS[::-1]]]
+    rows = []
     for name, judged in JUDGED.items():
         if name not in measured or judged.limits is None:
             continue
@@ -105,12 +102,12 @@ def reasons(measured: dict[str, tuple[str, Files]]) -> str:
                     by_target[file.rsplit("-", 1)[1]] += 1
         for (what, effect), by_target in counts.items():
             rows.append([judged.title, what, effect, *(str(by_target[t]) for t in TARGETS[::-1])])
-    return table(rows)
+    return markdown_table(["runtime", "what", "effect", *TARGETS[::-1]], rows)
 
 
 def listed() -> str:
     """What stops the files for the target portable on runtimes that were not measured."""
-    rows = [["runtime", "what", "effect", "files", "operators"]]
+    rows = []
     for runtime in ("tensorrt", "directml", "coreml"):
         for limit in RUNTIMES[runtime]:
             files, operators = 0, set()
@@ -122,7 +119,7 @@ def listed() -> str:
             if files:
                 names = "" if "sizes" in limit.what else ", ".join(sorted(operators))
                 rows.append([runtime, limit.what, limit.effect, str(files), names])
-    return table(rows)
+    return markdown_table(["runtime", "what", "effect", "files", "operators"], rows)
 
 
 def main() -> None:
