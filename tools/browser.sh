@@ -3,7 +3,6 @@
 set -euo pipefail
 
 python=$1
-driver=playwright-core@1.65.1
 accessibility=axe-core@4.14.1
 
 what=browser

@@ -12,3 +12,7 @@ have() {
     [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 1
     apt-get update -qq >/dev/null && apt-get install -y -qq "$2" >/dev/null
 }
+
+# What nets and their pages are tried with in a browser, of npm.
+web=onnxruntime-web@1.30.0
+driver=playwright-core@1.65.1

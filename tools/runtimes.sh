@@ -7,8 +7,6 @@ set -euo pipefail
 python=$1
 old_python=$2
 shift 2
-web=onnxruntime-web@1.30.0
-driver=playwright-core@1.65.1
 folder=out/runtimes
 
 what=runtimes
