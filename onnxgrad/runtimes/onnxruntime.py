@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
+from onnxgrad.graph.data import embedded
 from onnxgrad.graph.errors import (
     ArgumentError,
     FeedError,
@@ -149,7 +150,7 @@ class Session:
     ) -> None:
         self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
-        io.replace_tensors(model, _in_memory)
+        io.replace_tensors(model, embedded)  # the session knows no folder
         taken = _take_out(model, weights)
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
         # onnxruntime's optimizer has made of a weight under the same name.
@@ -399,13 +400,6 @@ def device_of(providers: Sequence[Provider]) -> str:
 
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
-
-
-def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """A tensor that no longer says in which file it lies: the session knows no folder."""
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:

@@ -101,7 +101,8 @@ class Runtime(Protocol):
         """A model that runs.
 
         Args:
-            model: A private model, which may be changed.
+            model: A private model, which may be changed. Its tensors may lie in files, from which
+                `graph.data.embedded` takes them.
             lean: Keep no copy of large weights where that can be avoided, at some cost in speed.
 
         Raises:

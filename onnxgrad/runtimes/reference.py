@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from onnxgrad.graph import io
+from onnxgrad.graph.data import embedded
 from onnxgrad.graph.errors import FeedError, ModelError
 from onnxgrad.runtimes.protocol import Copied
 from onnxgrad.runtimes.reference_ops import OPS
@@ -30,6 +31,7 @@ class Reference:
         Raises:
             ModelError: The evaluator cannot load the model.
         """
+        io.replace_tensors(model, embedded)  # the evaluator knows no folder
         try:
             evaluator = ReferenceEvaluator(io.to_proto(model), new_ops=list(OPS))
         except Exception as error:  # whatever its operators raise

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import builtins
 import sys
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import onnxgrad as og
+from onnxgrad.graph import protos
 
 RNG = np.random.default_rng(3)
 X, T, U = (RNG.standard_normal(s).astype(np.float32) for s in ((4, 3), (4, 3), (4, 2)))
@@ -116,6 +119,28 @@ def test_operators_of_other_domains() -> None:
     unknown = parse("g (float[2] x) => (float[2] y) { y = a.B(x) }", '"": 21, "a": 1')
     with pytest.raises(og.ModelError, match="reference evaluator cannot load"):
         og.Net(unknown, runtime="reference")(X[0, :2])
+
+
+def test_weights_that_lie_in_files(tmp_path: Path) -> None:
+    """Large and small ones, and those of branches."""
+    branch = "g () => (float[N,400] {0}) <float[400] b_{0} = {{{1}}}> {{ {0} = Add(h, b_{0}) }}"
+    one, other = (branch.format(name, ", ".join([n] * 400)) for name, n in (("p", "1"), ("q", "2")))
+    weights = ", ".join(map(repr, RNG.standard_normal(1200).tolist()))
+    net = parse(f"""g (float[N,3] x) => (float[N,400] y)
+    <float[3,400] w = {{{weights}}}, float s = {{3}}> {{
+      m = MatMul(x, w) h = Mul(m, s) n = ReduceSum<keepdims = 0>(h) c = Greater(n, s)
+      y = If(c) <then_branch = {one}, else_branch = {other}>
+    }}""")  # fmt: skip
+    for tensor in protos.walk(net):
+        if isinstance(tensor, onnx.TensorProto):  # only bytes are written to a file
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+    path, inside = tmp_path / "net.onnx", og.Net(net)
+    onnx.save(net, path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert path.stat().st_size < 2000
+    for request in (None, og.NetPortGradient("x")):
+        want = inside(X, request)
+        for runtime in ("reference", "onnxruntime"):
+            close(og.Net(path, runtime=runtime)(X, request), want)
 
 
 def test_bound_runs_copy_into_the_same_places() -> None:
