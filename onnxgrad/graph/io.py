@@ -177,19 +177,15 @@ def save(
     """
     if external not in (None, *get_args(External)):
         raise ArgumentError(f'external is "refer", "copy" or None, not {external!r}')
+    external = external or ("copy" if external_data else None)
     path = writable(path)
     folder, name = os.path.split(path)
     private = load(model)
     read = data_files(private)
-    copied = external == "copy" or external_data
-    if external == "refer" or (not copied and weight_bytes(private) > protos.LIMIT):
-        replace_tensors(private, referred(folder, strict=external == "refer"))
-        inside = (t for t in tensors(private) if not isinstance(t, ir.ExternalTensor))
-        copied = sum(tensor.nbytes for tensor in inside) > protos.LIMIT
-    else:
-        replace_tensors(private, embedded)
+    refers = external == "refer" or (external is None and weight_bytes(private) > protos.LIMIT)
+    replace_tensors(private, referred(folder, strict=external == "refer") if refers else embedded)
     with staged(folder, path) as stage:
-        if copied:
+        if external == "copy" or bytes_by_file(private).get("", 0) > protos.LIMIT:
             write_data([private], stage, name)
         write(private, stage / name)
         for file in sorted(stage.iterdir(), key=lambda file: file.name == name):  # the model last
