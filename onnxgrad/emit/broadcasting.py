@@ -23,6 +23,8 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     op, shape_of_x, lead = g.op, x.shape, -1
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
+        if lead < 0:
+            op.refuse(f"{x.value.name!r} has {len(shape_of_x)} axes, more than the output has")
         pairs = list(zip(out[lead:], shape_of_x, strict=True))
         if all(shapes.same_dim(o, d) or isinstance(d, int) for o, d in pairs):
             stretched = [
