@@ -35,6 +35,9 @@ _WITHIN = {
 
 # Operators with an operand that holds so many numbers for each axis.
 _BY_AXIS = {"Pad": ("pads", 2), "Tile": ("repeats", 1)}
+# How many axes the first operand has.
+_AXES = {"AffineGrid": 3, "Col2Im": 3, "DepthToSpace": 4, "Gemm": 2, "RoiAlign": 4}
+_AXES |= {"GRU": 3, "LSTM": 3, "RNN": 3, "SpaceToDepth": 4}
 # More elements than any machine addresses.
 TOO_MANY = 2**48
 
@@ -70,6 +73,8 @@ def _dims(node: ir.Node, place: int) -> tuple[Dim, ...] | None:
 
 
 def _check_axes(node: ir.Node, rank: int) -> None:
+    if rank != _AXES.get(node.op_type, rank):
+        refuse(node, f"its first operand has {_AXES[node.op_type]} axes, not {rank}")
     if (axis := attribute(node, "axis")) is not None:
         if node.op_type in _WITHIN:
             _require_axes(node, "the attribute axis", [axis], rank)
