@@ -144,7 +144,7 @@ real-models: .venv/real-models
 training-runtime:
 	@bash tools/training_runtime.sh $(TRAINING_PYTHON)
 
-# The same 50 files on other runtimes. All of them by default, which writes docs/runtimes.md too:
+# The same files on other runtimes. All of them by default, which writes docs/runtimes.md too:
 # minutes. `make runtimes RUNTIMES="reference openvino tract"` is what CI runs.
 runtimes: .venv/installed
 	@bash tools/runtimes.sh $(PY) $(TRAINING_PYTHON) $(RUNTIMES)

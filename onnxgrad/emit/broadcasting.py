@@ -42,8 +42,11 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
     if not lead:
         axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
         return op.typed(shapes.reduce_sum(g, axes, keepdims=1), x)
-    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
-    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
+    if lead > 0:
+        ones = op.const([1] * lead)
+    else:
+        missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+        ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
     padded = op.Concat(ones, size, axis=0)
     axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
     return shapes.reshape_like(shapes.reduce_sum(g, axes, keepdims=1), x)

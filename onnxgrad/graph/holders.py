@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import onnx_ir as ir
@@ -47,6 +48,38 @@ def check_sources(graph: ir.Graph) -> None:
                 f"{user}: it takes the tensor {v.name!r}, which is no input and no initializer, "
                 f"and no node gives it.{nearest(v.name or '', known)}"
             )
+
+
+def put_in_order(graph: ir.Graph) -> None:
+    """Sort the nodes of a graph, unless each comes after those whose outputs it takes.
+
+    Raises:
+        ModelError: A node takes what follows from itself.
+    """
+    if _is_in_order(graph, set()):
+        return
+    with contextlib.suppress(ValueError):
+        graph.sort()
+    if not _is_in_order(graph, set()):
+        raise ModelError(
+            f"the graph {graph.name!r} has a cycle: a node takes what follows from itself. "
+            "The file is not valid; export it anew"
+        )
+
+
+def _is_in_order(graph: ir.Graph, seen: set[ir.Node]) -> bool:
+    """Whether nodes take outputs of nodes before them only; those join `seen`."""
+    for node in graph:
+        if not all(_comes_from(v, seen) for v in node.inputs):
+            return False
+        if not all(_is_in_order(inner, seen) for inner in subgraphs(node)):
+            return False
+        seen.add(node)
+    return all(_comes_from(v, seen) for v in graph.outputs)
+
+
+def _comes_from(value: ir.Value | None, nodes: set[ir.Node]) -> bool:
+    return value is None or (node := value.producer()) is None or node in nodes
 
 
 def _counts(node: ir.Node) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from onnxgrad.graph.data import embedded, referred, remove_unused, view, write_d
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.guard import guarded
-from onnxgrad.graph.holders import check_sources, own_outputs
+from onnxgrad.graph.holders import check_sources, own_outputs, put_in_order
 from onnxgrad.graph.marks import READ_AS
 from onnxgrad.graph.nodes import check_names, check_nodes
 from onnxgrad.graph.stage import root, staged
@@ -46,13 +46,15 @@ def load(model: ModelLike) -> ir.Model:
     Raises:
         ModelError: The file is missing, truncated or not ONNX; a weight's file is missing, too
             short, or outside the model's folder; a `ModelProto` came without its external weights;
-            a node takes a tensor that nothing gives, or is not of its operator's form.
+            a node takes a tensor that nothing gives or that follows from it, or is not of its
+            operator's form.
     """
     private = _load(model)
     holders: list[ir.Graph | ir.Function] = [private.graph, *private.functions.values()]
     for holder in holders:
         check_names(holder)
     check_sources(private.graph)
+    put_in_order(private.graph)
     for holder in holders:
         check_nodes(holder)
     own_outputs(private)

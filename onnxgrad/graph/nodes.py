@@ -73,6 +73,7 @@ _LISTS = {
     *(("Slice", 1), ("Slice", 2), ("Slice", 3), ("Slice", 4), ("Tile", 1), ("Unsqueeze", 1)),
 }
 _LONGEST = 2**16
+_MOST_AXES = 64  # of an array of numpy
 # Operators with the operand that tells how long what they give is, and those that give as much as
 # they take.
 _SIZED = {"ConstantOfShape": 0, "Expand": 1, "Pad": 1, "Range": 1, "Reshape": 1, "Tile": 1}
@@ -150,6 +151,8 @@ def check_nodes(graph: ir.Graph | ir.Function) -> None:
             raise ModelError(f"The model is of opset {version} of the domain {domain!r}: no such.")
     for node in all_nodes(graph):
         for name, a in node.attributes.items():
+            if a.is_ref() and isinstance(graph, ir.Graph):
+                refuse(node, f"the attribute {name!r} is one of a function, and there is none here")
             if a.type == ir.AttributeType.UNDEFINED:
                 refuse(node, f"the attribute {name!r} has no type")
             if a.type == ir.AttributeType.TENSOR and not a.is_ref() and not a.value.dtype:
@@ -276,6 +279,10 @@ def _check_lengths(graph: ir.Graph | ir.Function) -> None:
         weights = inner.initializers.values() if isinstance(inner, ir.Graph) else ()
         for v in (*inner.inputs, *weights):
             dims = dims_of(v) or ()
+            if len(dims) > _MOST_AXES:
+                raise ModelError(
+                    f"{v.name!r} has {len(dims)} axes, more than {_MOST_AXES}: no tensor"
+                )
             lengths[v] = dims[0] if len(dims) == 1 and isinstance(dims[0], int) else 0
     for node in all_nodes(graph):
         place = _SIZED.get(node.op_type)

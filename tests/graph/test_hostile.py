@@ -142,6 +142,10 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], list[str]]] = {
         lambda: model_of("net (float[1] x, float[2, 3] s) => (float y) { y = PRelu(x, s) }"),
         ["PRelu", "'x' has 1 axes, its cotangent 2"],
     ),
+    "a cycle": (
+        lambda: model_of("net (float[2] x) => (float y) { a = Add(x, b) b = Exp(a) y = Neg(b) }"),
+        ["cycle"],
+    ),
     "scores of no mode": (
         lambda: model_of(
             "net (float[1, 2, 3, 4] x) => (float y) "

@@ -39,8 +39,7 @@ async function outputs({ address, provider, name }) {
   return found;
 }
 
-const browser = await chromium.launch({ executablePath, args });
-const open = async () => {
+const open = async (browser) => {
   const page = await browser.newPage();
   await page.goto(`${address}feeds.json`); // any file: a page of that origin
   return page;
@@ -51,7 +50,8 @@ const late = (seconds) => new Promise((_, fail) =>
 const names = Object.keys(await (await fetch(`${address}feeds.json`)).json());
 const seen = Object.fromEntries(names.map((name) => [name, null])); // in that order
 async function work() {
-  let page = await open();
+  const browser = await chromium.launch({ executablePath, args });
+  let page = await open(browser);
   for (let name; (name = names.shift()); )
     try {
       const given = page.evaluate(outputs, { address, provider, name });
@@ -59,9 +59,9 @@ async function work() {
     } catch (error) {
       seen[name] = { refused: error.message.replace(/\n\s+at [^]*/, "") };
       await page.close();
-      page = await open();
+      page = await open(browser);
     }
+  await browser.close();
 }
-await Promise.all([1, 2].map(work)); // they wait for shaders most of the time
-await browser.close();
+await Promise.all([1, 2].map(work)); // a browser has one process for all shaders
 process.stdout.write(JSON.stringify(seen), () => process.exit());

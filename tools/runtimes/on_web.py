@@ -1,6 +1,7 @@
-"""onnxruntime-web in headless Chromium: `on_web.py FOLDER WANTED OUTPUT PROVIDER CHROMIUM ORT VERSION`.
+"""onnxruntime-web in headless Chromium.
 
-ORT is the folder of its files. Started where playwright-core lies.
+`on_web.py FOLDER WANTED OUTPUT wasm|webgpu CHROMIUM ORT VERSION`: ORT is the folder of its files.
+It is started where playwright-core lies.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def matrix(measured: dict[str, tuple[str, Files]]) -> str:
 
 def by_gradient(measured: dict[str, tuple[str, Files]]) -> str:
     """The verdicts on the two files for the target portable, of runtimes that do not take all."""
-    some = [name for name in measured if counted(measured[name][1], "portable")[0] < len(GRADIENTS)]
+    some = [name for name in measured if any(counted(measured[name][1], "portable")[1:])]
     rows = []
     for gradient in GRADIENTS:
         end = f"/{gradient.name}-portable"
