@@ -57,9 +57,16 @@ def table(model: ir.Model, key: str) -> dict[str, Any]:
     """The table in a property; an empty one where another program has written something else."""
     try:
         table = json.loads(model.metadata_props.get(key, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return table if isinstance(table, dict) else {}
+    return table if _is_table(table) else {}
+
+
+def _is_table(value: Any) -> bool:
+    """Whether JSON is a table of names, or of such tables."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) or _is_table(name) for name in value.values()
+    )
 
 
 def names_of(inputs: Mapping[ir.Value, Tensor]) -> dict[str, str]:

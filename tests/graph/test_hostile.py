@@ -166,6 +166,13 @@ def test_nodes_are_refused_where_the_mistake_is(what: str) -> None:
     assert REPORT not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ['{"x": 5, "y": ["a"]}', "[" * 100_000, "{not json"])
+def test_metadata_of_another_program_is_no_table(text: str) -> None:
+    model = net("Tanh(x)")
+    model.metadata_props.add(key="onnxgrad.gradients", value=text)
+    assert "x_grad" in {o.name for o in og.gradient(model).graph.output}
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 
