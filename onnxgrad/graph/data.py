@@ -60,10 +60,10 @@ def referred(
     def tensor_in(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor
-        file = os.path.realpath(tensor.path)
-        if os.path.commonpath([file, home]) == home:
+        file = Path(os.path.realpath(tensor.path))
+        if file.is_relative_to(home):
             return ir.ExternalTensor(
-                Path(os.path.relpath(file, home)).as_posix(),
+                file.relative_to(home).as_posix(),
                 tensor.offset,
                 tensor.length,
                 tensor.dtype,
@@ -73,8 +73,9 @@ def referred(
             )
         if strict:
             raise SaveError(
-                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in {file!r}, "
-                'and a model reads files of its own folder only. Write there, or external="copy".'
+                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in "
+                f"{str(file)!r}, and a model reads files of its own folder only. Write there, or "
+                'external="copy".'
             )
         return embedded(tensor)
 
