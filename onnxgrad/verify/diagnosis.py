@@ -271,7 +271,7 @@ def _notes(found: Diagnosis) -> Iterator[str]:
     if found.classes and found.classes not in found.softmax and found.commands:
         yield (
             f"- {found.classes!r} is taken for scores by class below, by its shape. If it is none, "
-            "leave out --of-class, and take --loss mse."
+            "leave out --of-class and pgd, and take --loss mse."
         )
     whole = [p.name for p in found.inputs if p.dtype is not None and p.dtype.kind in "iub"]
     if whole:
