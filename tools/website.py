@@ -49,6 +49,8 @@ class House(griffe.Extension):
         if obj.docstring:
             text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
             obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+            if re.search(r"^(Returns|Yields):\n +[^\n]*:(\s|$)", text, re.MULTILINE):
+                log.warning("%s: griffe takes the result for a type, up to the colon", obj.path)
 
     def on_function(self, *, func: griffe.Function, **_: object) -> None:
         """Take the signature that a function shows, where it is not that of its definition.

@@ -60,7 +60,7 @@ def op(
         threads: onnxruntime's threads; with more than one, a forked process hangs.
 
     Returns:
-        The operator. It is called with a tensor for each input, of the dtype of the net: PyTensor's
+        The operator. It is called with a tensor for each input, of the dtype of the net. PyTensor's
         own default is float64, and `pytensor.tensor.cast` gives others.
 
     Raises:

@@ -57,7 +57,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
             left out, and what their integers pick from tables where no input is in floating point.
 
     Returns:
-        The diagnosis: `print` shows the page, `as_dict` gives it as JSON has it.
+        The diagnosis. `print` shows the page, `as_dict` gives it as JSON has it.
 
     Raises:
         ModelError: The model cannot be read or is not valid.
