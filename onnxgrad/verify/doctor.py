@@ -27,7 +27,7 @@ from onnxgrad.transforms.options import Of, Traced, Wrt, spelt_out
 from onnxgrad.transforms.probabilities import scores_of
 from onnxgrad.verify.diagnosis import Blocked, Diagnosis, Differentiated, Weights
 from onnxgrad.verify.inspect import InspectReport, OperatorRow, inspect
-from onnxgrad.verify.suggestions import suggested_calls, suggested_commands
+from onnxgrad.verify.suggestions import suggestions
 
 # What tells how a net was quantised, by the operators that it then has.
 _QUANTISED = {
@@ -109,8 +109,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     )
     if asked:
         return diagnosis
-    commands, calls = suggested_commands(diagnosis), suggested_calls(diagnosis)
-    return dataclasses.replace(diagnosis, commands=commands, calls=calls)
+    return dataclasses.replace(diagnosis, **suggestions(diagnosis))
 
 
 def _differentiated(

@@ -8,16 +8,15 @@ import shlex
 from onnxgrad.verify.diagnosis import Diagnosis
 
 
-def suggested_calls(found: Diagnosis) -> tuple[str, ...]:
-    """The calls, for a file on disk of which something can be differentiated."""
-    if not suggested_commands(found):
-        return ()
+def suggestions(found: Diagnosis) -> dict[str, tuple[str, ...]]:
+    """Commands and calls, for a file on disk of which something can be differentiated."""
+    commands = _commands(found)
     through = ", straight_through=True" if _rounds(found) else ""
-    return (f"onnxgrad.bridges.torch.layer({found.file!r}{through})",)
+    calls = (f"onnxgrad.bridges.torch.layer({found.file!r}{through})",) if commands else ()
+    return {"commands": commands, "calls": calls}
 
 
-def suggested_commands(found: Diagnosis) -> tuple[str, ...]:
-    """The commands, for such a file."""
+def _commands(found: Diagnosis) -> tuple[str, ...]:
     outputs = [p for p in found.outputs if p.name in _differentiated(found)]
     if not found.file or not outputs:
         return ()
