@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import Any
 
 from onnxgrad.verify.diagnosis import Diagnosis
 
 
-def suggestions(found: Diagnosis) -> dict[str, tuple[str, ...]]:
+def suggestions(found: Diagnosis) -> dict[str, Any]:
     """Commands and calls, for a file on disk of which something can be differentiated."""
     commands = _commands(found)
     through = ", straight_through=True" if _rounds(found) else ""
