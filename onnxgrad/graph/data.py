@@ -6,6 +6,7 @@ written with, however many write at once, and wherever a save is killed.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import mmap
 import os
@@ -141,6 +142,20 @@ def _written(
         places[key] = (file.tell(), len(content))
         file.write(content)
     return places[key]
+
+
+def place_data(new: Path, folder: str | os.PathLike[str]) -> None:
+    """Move a data file to where models read it.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    there = Path(folder) / new.name
+    try:
+        os.replace(new, there)
+    except PermissionError:  # Windows replaces no file that a model in memory has mapped
+        if not there.is_file() or not filecmp.cmp(new, there, shallow=False):
+            raise
 
 
 def remove_unused(folder: Path, stem: str, stage: Path, read: Collection[str]) -> None:

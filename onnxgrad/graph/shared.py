@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxgrad.graph import io, protos
-from onnxgrad.graph.data import embedded, remove_unused, write_data
+from onnxgrad.graph.data import embedded, place_data, remove_unused, write_data
 from onnxgrad.graph.errors import SaveError
 from onnxgrad.graph.stage import staged
 
@@ -60,7 +60,7 @@ def _move(new: Path, target: Path, names: Iterable[str]) -> None:
     """Put whole files in the place of others, all or none: first data, then models."""
     for path in new.iterdir():
         if path.name not in names:
-            os.replace(path, target / path.name)
+            place_data(path, target)
     old = new / "old"
     old.mkdir()
     try:
