@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.data import embedded
+from onnxgrad.graph.data import embedded, reference
 from onnxgrad.graph.errors import (
     ArgumentError,
     FeedError,
@@ -416,9 +416,7 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
             continue  # not a type that an OrtValue can be made of from numpy
         taken[name] = weights.value(array)
         value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-        value.const_value = ir.ExternalTensor(
-            "weights", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
-        )
+        value.const_value = reference(tensor, "", "weights", 0, array.nbytes)
     return taken
 
 
