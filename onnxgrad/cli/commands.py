@@ -18,7 +18,7 @@ from onnxgrad.cli.random_feeds import random, sizes_of
 from onnxgrad.graph import io
 from onnxgrad.graph.names import ALL, All
 from onnxgrad.heads.head import Head, parted
-from onnxgrad.run.net import Net, NetPortGradient, Value
+from onnxgrad.run.net import Net, NetPortGradient, Value, outputs_by_name
 from onnxgrad.run.values import emit
 from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.check import check as check_gradients
@@ -95,8 +95,8 @@ def _results(
     values: list[str | Head],
 ) -> dict[str, Any]:
     """The outputs of a net, and the values and gradients that are asked for, by name."""
-    found = net({name: array for name, array in feeds.items() if name in net.ports})
-    results = found if isinstance(found, dict) else {net.outputs[0]: found}
+    own = {name: array for name, array in feeds.items() if name in net.ports}
+    results = outputs_by_name(net, own)
     if values:
         results |= net(feeds, [Value(one) for one in values])
     if wrt is None:

@@ -392,6 +392,12 @@ class Net(Derivatives):
         return known
 
 
+def outputs_by_name(net: Net, feeds: Any) -> dict[str, Array]:
+    """The outputs of a net for some feeds by name, also where there is only one."""
+    found = net(feeds)
+    return found if isinstance(found, dict) else {net.outputs[0]: found}
+
+
 _NETS: weakref.WeakSet[Net] = weakref.WeakSet()
 
 
