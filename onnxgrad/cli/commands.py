@@ -162,14 +162,13 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
 ) -> None:
     """Say what a file is and what can be made of it."""
-    source = io.load(model)
     found = diagnose(
         model,
         wrt,
         of,
         straight_through=straight_through,
         constant=constant,
-        example=read_example(source, example),
+        example=read_example(model, example),
     )
     say(json.dumps(found.as_dict(), indent=2) if as_json else found.page(in_options))
     if not found.ok:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad.cli.printing import say
 from onnxgrad.explain.images import Expected, opened
+from onnxgrad.graph import io
 from onnxgrad.graph.arrays import read_npy, read_npz, require_file, unreadable
 from onnxgrad.graph.errors import FeedError, nearest
 from onnxgrad.graph.stage import staged
@@ -79,9 +80,9 @@ def _give(feeds: dict[str, Any], name: str, array: Array) -> None:
     feeds[name] = array
 
 
-def read_example(source: ir.Model, texts: list[str] | None) -> dict[str, Any] | None:
-    """The feeds of an example, if files are given for one."""
-    return read(*ports_of(source), texts) if texts else None
+def read_example(model: io.ModelLike, texts: list[str] | None) -> dict[str, Any] | None:
+    """The feeds of an example, if files are given for one; else the model is not even read."""
+    return read(*ports_of(io.load(model)), texts) if texts else None
 
 
 def write(path: Path, arrays: dict[str, Any]) -> None:
