@@ -27,6 +27,12 @@ def ports_of(model: ir.Model) -> tuple[dict[str, Port], list[str]]:
     return ports, [name for name in ports if name not in model.graph.initializers]
 
 
+def name_and_file(text: str) -> tuple[str | None, str]:
+    """What FILE or NAME=FILE says; the name of a file that is there may have a = itself."""
+    name, separator, path = text.partition("=")
+    return (name, path) if separator and not os.path.exists(text) else (None, text)
+
+
 def read(
     ports: dict[str, Port],
     required: Sequence[str],
@@ -51,9 +57,8 @@ def read(
     feeds: dict[str, Any] = {}
     free = [name for name in required if not any(t.startswith(f"{name}=") for t in texts)]
     for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator or os.path.exists(text):
-            path = text
+        name, path = name_and_file(text)
+        if name is None:
             if path.endswith(".npz"):
                 for name, array in read_npz(path).items():
                     _give(feeds, name, array)
