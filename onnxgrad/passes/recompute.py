@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
@@ -95,7 +96,7 @@ class _Emitter:
         for node in chain:
             if node.outputs[0] not in self._copies:
                 self._copy(node, after)
-        new = list(self._graph)[end:]
+        new = list(itertools.islice(reversed(self._graph), len(self._graph) - end))[::-1]
         self._graph.remove(new)
         self._graph.insert_before(first, new)
         for reader in readers:
