@@ -13,8 +13,9 @@ import typer
 from onnxgrad.cli.files import ports_of, read, read_example, write
 from onnxgrad.cli.many import each, items_of, naming
 from onnxgrad.cli.options import Dims, Inputs, Model, Rows, tensors_or_all, translated
-from onnxgrad.cli.printing import fail, in_options, say, show_results, table
+from onnxgrad.cli.printing import fail, in_options, say
 from onnxgrad.cli.random_feeds import random, sizes_of
+from onnxgrad.cli.tables import show_results, table
 from onnxgrad.graph import io
 from onnxgrad.graph.names import ALL, All
 from onnxgrad.heads.head import Head, parted

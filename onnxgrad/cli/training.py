@@ -21,7 +21,8 @@ from onnxgrad.cli.options import (
     number_or_word,
     several,
 )
-from onnxgrad.cli.printing import say, show_ports
+from onnxgrad.cli.printing import say
+from onnxgrad.cli.tables import show_ports
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.runtimes.registry import on_cpu

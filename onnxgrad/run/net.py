@@ -17,9 +17,9 @@ from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
 from onnxgrad.graph.counts import is_count
-from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.errors import ArgumentError, printable
 from onnxgrad.graph.guard import guarded_methods
-from onnxgrad.graph.names import All, printable
+from onnxgrad.graph.names import All
 from onnxgrad.heads.head import parted
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.bound import Bound
