@@ -30,6 +30,8 @@ with needs("pytensor"):
 # outputs.
 Step = tuple[str, tuple[int, ...], tuple[int, ...]]
 
+__all__ = ["OnnxOp", "op"]
+
 
 def op(
     model: io.ModelLike,

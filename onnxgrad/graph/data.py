@@ -84,14 +84,15 @@ def referred(
     def tensor_in(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor
-        file = os.path.realpath(tensor.path)
-        if os.path.commonpath([file, home]) == home:
-            location = Path(os.path.relpath(file, home)).as_posix()
+        file = Path(os.path.realpath(tensor.path))
+        if file.is_relative_to(home):
+            location = file.relative_to(home).as_posix()
             return reference(tensor, home, location, tensor.offset, tensor.length)
         if strict:
             raise SaveError(
-                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in {file!r}, "
-                'and a model reads files of its own folder only. Write there, or external="copy".'
+                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in "
+                f"{str(file)!r}, and a model reads files of its own folder only. Write there, or "
+                'external="copy".'
             )
         return embedded(tensor)
 

@@ -27,7 +27,7 @@ from onnxgrad.transforms.options import Of, Traced, Wrt, spelt_out
 from onnxgrad.transforms.probabilities import scores_of
 from onnxgrad.verify.diagnosis import Blocked, Diagnosis, Differentiated, Weights
 from onnxgrad.verify.inspect import InspectReport, OperatorRow, inspect
-from onnxgrad.verify.suggestions import suggestions
+from onnxgrad.verify.suggestions import suggested_calls, suggested_commands
 
 # What tells how a net was quantised, by the operators that it then has.
 _QUANTISED = {
@@ -49,7 +49,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     """What to know of a file before anything is built of it, in a page to read.
 
     It says what the file is, what can be differentiated and what stands in the way, where a
-    gradient would mean nothing, which runtimes take what is written, and which commands come next.
+    gradient would mean nothing, which runtimes take what is written, and what to type next.
 
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
@@ -109,7 +109,8 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     )
     if asked:
         return diagnosis
-    return dataclasses.replace(diagnosis, commands=suggestions(diagnosis))
+    commands, calls = suggested_commands(diagnosis), suggested_calls(diagnosis)
+    return dataclasses.replace(diagnosis, commands=commands, calls=calls)
 
 
 def _differentiated(
