@@ -107,10 +107,13 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
         result_ir_version=found.ir_version if found else None,
         runtimes=first_releases(found.opset, found.ir_version) if found else {},
     )
-    if asked:
-        return diagnosis
-    commands, calls = suggested_commands(diagnosis), suggested_calls(diagnosis)
-    return dataclasses.replace(diagnosis, commands=commands, calls=calls)
+    return diagnosis if asked else _advised(diagnosis)
+
+
+def _advised(found: Diagnosis) -> Diagnosis:
+    """The same, with what to type and to call next."""
+    commands, calls = suggested_commands(found), suggested_calls(found)
+    return dataclasses.replace(found, commands=commands, calls=calls)
 
 
 def _differentiated(
