@@ -183,7 +183,7 @@ def commands() -> Iterator[str]:
     """What each command prints about itself."""
     root = typer.main.get_command(app)
     for name, command in sorted(root.commands.items()):
-        inner = getattr(command, "commands", {})
+        inner = getattr(command.command(), "commands", {})
         for words in [[name, other] for other in inner] or [[name]]:
             yield f"## {' '.join(words)}\n"
             yield f"```text\n{printed([*words, '--help'])}\n```\n"

@@ -45,6 +45,30 @@ def view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     )
 
 
+def is_large(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor is kept apart from the message of its model; strings never are."""
+    return tensor.nbytes >= _LARGE and tensor.dtype != ir.DataType.STRING
+
+
+def reference(
+    tensor: ir.TensorProtocol,
+    folder: str | os.PathLike[str],
+    location: str,
+    offset: int | None,
+    length: int | None,
+) -> ir.ExternalTensor:
+    """A tensor of the same kind and name, whose data lie in a file of a folder."""
+    return ir.ExternalTensor(
+        location,
+        offset,
+        length,
+        tensor.dtype,
+        shape=cast(ir.Shape, tensor.shape),
+        name=tensor.name or "",
+        base_dir=folder,
+    )
+
+
 def referred(
     folder: str | os.PathLike[str], *, strict: bool
 ) -> Callable[[ir.TensorProtocol], ir.TensorProtocol]:
@@ -63,15 +87,8 @@ def referred(
             return tensor
         file = Path(os.path.realpath(tensor.path))
         if file.is_relative_to(home):
-            return ir.ExternalTensor(
-                file.relative_to(home).as_posix(),
-                tensor.offset,
-                tensor.length,
-                tensor.dtype,
-                shape=tensor.shape,
-                name=tensor.name,
-                base_dir=home,
-            )
+            location = file.relative_to(home).as_posix()
+            return reference(tensor, home, location, tensor.offset, tensor.length)
         if strict:
             raise SaveError(
                 f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in "
@@ -107,16 +124,8 @@ def write_data(models: Iterable[ir.Model], folder: Path, stem: str) -> None:
     os.replace(unnamed, folder / name)
     for value, (offset, length) in zip(values, found, strict=True):
         tensor = value.const_value
-        assert tensor is not None and isinstance(tensor.shape, ir.Shape)
-        value.const_value = ir.ExternalTensor(
-            name,
-            offset,
-            length,
-            tensor.dtype,
-            shape=tensor.shape,
-            name=value.name or "",
-            base_dir=folder,
-        )
+        assert tensor is not None
+        value.const_value = reference(tensor, folder, name, offset, length)
 
 
 def _large(model: ir.Model) -> list[ir.Value]:
@@ -125,8 +134,7 @@ def _large(model: ir.Model) -> list[ir.Value]:
         for graph in model.graphs()
         for value in graph.initializers.values()
         if (tensor := value.const_value) is not None
-        and tensor.nbytes >= _LARGE
-        and tensor.dtype != ir.DataType.STRING
+        and is_large(tensor)
         and not isinstance(tensor, ir.ExternalTensor)
     ]
 

@@ -40,20 +40,31 @@ def save_together(
         raise SaveError(f"Cannot write {str(target)!r}: it is a file, not a folder.")
     external = external_data or any(io.weight_bytes(m) > protos.LIMIT for m in models.values())
     read = {path for model in models.values() for path in io.data_files(model)}
-    for model in models.values():
-        io.replace_tensors(model, embedded)
     with staged(target if target.exists() else target.parent, str(target)) as stage:
         new = stage / target.name
         new.mkdir()
-        if external:
-            write_data(models.values(), new, _STEM)
-        for name, model in models.items():
-            io.write(model, new / name)
+        write_together(models, new, external=external)
         if not target.exists():
             os.replace(new, target)
             return
         _move(new, target, models)
         remove_unused(target, _STEM, stage, read)
+
+
+def write_together(models: Mapping[str, ir.Model], folder: Path, *, external: bool) -> None:
+    """Write models into a folder that nobody reads yet.
+
+    Args:
+        models: The models by their files' names. Their large weights become references.
+        folder: Where to write.
+        external: Write these weights to a file beside the models, each once.
+    """
+    for model in models.values():
+        io.replace_tensors(model, embedded)
+    if external:
+        write_data(models.values(), folder, _STEM)
+    for name, model in models.items():
+        io.write(model, folder / name)
 
 
 def _move(new: Path, target: Path, names: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgrad.graph.names import printable
+from onnxgrad.graph.errors import printable
 from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.table import aligned
 

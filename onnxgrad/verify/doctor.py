@@ -27,7 +27,7 @@ from onnxgrad.transforms.options import Of, Traced, Wrt, spelt_out
 from onnxgrad.transforms.probabilities import scores_of
 from onnxgrad.verify.diagnosis import Blocked, Diagnosis, Differentiated, Weights
 from onnxgrad.verify.inspect import InspectReport, OperatorRow, inspect
-from onnxgrad.verify.suggestions import suggestions
+from onnxgrad.verify.suggestions import suggested_calls, suggested_commands
 
 # What tells how a net was quantised, by the operators that it then has.
 _QUANTISED = {
@@ -107,9 +107,13 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
         result_ir_version=found.ir_version if found else None,
         runtimes=first_releases(found.opset, found.ir_version) if found else {},
     )
-    if asked:
-        return diagnosis
-    return dataclasses.replace(diagnosis, **suggestions(diagnosis))
+    return diagnosis if asked else _advised(diagnosis)
+
+
+def _advised(found: Diagnosis) -> Diagnosis:
+    """The same, with what to type and to call next."""
+    commands, calls = suggested_commands(found), suggested_calls(found)
+    return dataclasses.replace(found, commands=commands, calls=calls)
 
 
 def _differentiated(

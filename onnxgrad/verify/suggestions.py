@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import Any
 
 from onnxgrad.verify.diagnosis import Diagnosis
 
 
-def suggestions(found: Diagnosis) -> dict[str, Any]:
-    """Commands and calls, for a file on disk of which something can be differentiated."""
-    commands = _commands(found)
+def suggested_calls(found: Diagnosis) -> tuple[str, ...]:
+    """The calls, for a file on disk of which something can be differentiated."""
+    if not suggested_commands(found):
+        return ()
     through = ", straight_through=True" if _rounds(found) else ""
-    calls = (f"onnxgrad.bridges.torch.layer({found.file!r}{through})",) if commands else ()
-    return {"commands": commands, "calls": calls}
+    return (f"onnxgrad.bridges.torch.layer({found.file!r}{through})",)
 
 
-def _commands(found: Diagnosis) -> tuple[str, ...]:
+def suggested_commands(found: Diagnosis) -> tuple[str, ...]:
+    """The commands, for such a file."""
     outputs = [p for p in found.outputs if p.name in _differentiated(found)]
     if not found.file or not outputs:
         return ()
