@@ -51,17 +51,16 @@ def unbroadcast(
             return shapes.reshape_like(y, x) if stretched else op.typed(y, x)
         if not op.target.axes_at_run_time:
             return _unbroadcast_open(g, out, x)
-    # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
-    # over them changes nothing.
-    size = op.Shape(x)
-    if not lead:
-        axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
-        return op.typed(shapes.reduce_sum(g, axes, keepdims=1), x)
-    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
-    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
-    padded = op.Concat(ones, size, axis=0)
-    axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
-    return shapes.reshape_like(shapes.reduce_sum(g, axes, keepdims=1), x)
+    # The axes along which x, padded with ones in front, differs from g. A runtime that sums over an
+    # axis of size 1 takes several times as long as for a copy.
+    size, whole = op.Shape(x), op.Shape(g)
+    if lead:
+        missing, one = op.Size(whole) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+        ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
+        size = op.Concat(ones, size, axis=0)
+    axes = op.Squeeze(op.NonZero(~size.equals(whole)), op.const([0]))
+    y = shapes.reduce_sum(g, axes, keepdims=1)
+    return shapes.reshape_like(y, x) if lead else op.typed(y, x)
 
 
 def _is_alone(axis: int, others: Sequence[Sequence[Dim] | None] | None) -> bool:

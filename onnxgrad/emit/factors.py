@@ -69,6 +69,20 @@ def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     return op.typed(y, gs[0])
 
 
+def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """What a product or convolution of `g` and `W` has for operands.
+
+    A number that `g` is multiplied with is one for a constant `W`, which a runtime multiplies when
+    it loads the file.
+    """
+    op = g.op
+    if op.parent is None and g.dtype not in HALVES and W.value.is_initializer():
+        for x, other in _factors(op, g.value):
+            if not W.value.is_graph_input() and (k := _number(other)) is not None:
+                return op.tensor(x), W * k
+    return g, W
+
+
 def _expanded(op: Builder, roots: Sequence[ir.Value]) -> set[ir.Node | None]:
     """The products among the factors of `roots` that nothing else uses."""
     found: set[ir.Node | None] = set()
