@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.emit import steps
+from onnxgrad.emit import factors, steps, views  # noqa: F401 - two of them declare rewrites
 from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
