@@ -254,6 +254,8 @@ class Builder:
     def typed(self, t: Tensor, like: Tensor) -> Tensor:
         """`t`, with the shape of `like`, which it is known to have, where inference has lost it."""
         mine, its = t.shape, like.shape
+        if its is not None and mine is not None and len(mine) != len(its):
+            self.refuse(f"{like.value.name!r} has {len(its)} axes, its cotangent {len(mine)}")
         if its is not None and mine != its and t.static is None:
             pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
             t.value.shape = ir.Shape([b if b is not None else a for a, b in pairs])
