@@ -132,6 +132,7 @@ def _into_first_by_axes(g: Tensor, x: Tensor, axes: dict[int, Axis]) -> Tensor:
     """
     op, *rest, (axis, a) = x.op, *axes.items()
     padded = shapes.pad(x, {axis: (a.begin, 0)}, -math.inf) if a.begin != 0 else x
+    assert isinstance(a.kernel, int)
 
     def maximum(elements: int) -> Tensor:
         """Over the first elements of each window; those at the end reach beyond it."""
@@ -145,7 +146,9 @@ def _into_first_by_axes(g: Tensor, x: Tensor, axes: dict[int, Axis]) -> Tensor:
         g = _into_first_by_axes(g, top, dict(rest))
     found, before = [], None
     for elements in range(1, a.kernel):
-        held = _but_for_padding(maximum(elements).equals(top), axis, a, elements)
+        held = maximum(elements).equals(top)
+        if op.numbers.bounds.of(x.value)[0] == -math.inf:
+            held = _but_for_padding(held, axis, a, elements)
         found.append(op.mask(g, held if before is None else held & ~before))
         before = held
     found.append(g if before is None else op.mask(g, ~before))
@@ -154,12 +157,12 @@ def _into_first_by_axes(g: Tensor, x: Tensor, axes: dict[int, Axis]) -> Tensor:
 
 def _but_for_padding(held: Tensor, axis: int, a: Axis, elements: int) -> Tensor:
     """`held`, but false where the first elements of a window are all padding."""
-    if isinstance(a.begin, int) and a.begin < elements:
-        return held
-    places = shapes.arange(held.op, shapes.dim(held, axis)) * a.stride + elements
-    within = places > a.begin
-    behind = list(range(1, held.rank - axis))
-    return held & (held.op.Unsqueeze(within, held.op.const(behind)) if behind else within)
+    empty = shapes.at_least(a.begin - elements + a.stride, 0) // a.stride
+    return (
+        held
+        if empty == 0
+        else shapes.pad(shapes.part(held, empty, 2**31, axis), {axis: (empty, 0)})
+    )
 
 
 def _laid_out(found: list[Tensor], axis: int, a: Axis) -> Tensor:
@@ -167,8 +170,9 @@ def _laid_out(found: list[Tensor], axis: int, a: Axis) -> Tensor:
     op, like = found[0].op, found[0]
     phases: list[list[Tensor]] = [[] for _ in range(a.stride)]
     for k, t in enumerate(found):
-        later = k // a.stride
-        phases[k % a.stride].append(shapes.pad(t, {axis: (later, -later)}) if later else t)
+        if later := k // a.stride:
+            t = shapes.pad(shapes.part(t, 0, -later, axis), {axis: (later, 0)})
+        phases[k % a.stride].append(t)
     y = [op.sum(p) if p else shapes.full_like(like, 0) for p in phases]
     sizes = shapes.dims(like)
     sizes[axis] = sizes[axis] * a.stride
