@@ -66,7 +66,7 @@ class Target:
             `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
             Scan that keeps the values of its gates. With a smaller or unknown one the operator
-            stays, and they are computed again.
+            stays, and they are computed again; unless it takes a single step.
     """
 
     product_masks: bool = False
