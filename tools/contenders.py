@@ -90,7 +90,7 @@ class OnnxGrad(Contender):
     """This package, its file run on onnxruntime as docs/deploy.md says."""
 
     label, package = "onnxgrad", "onnxruntime"
-    options: ClassVar[dict[str, Any]] = {"enable_mem_pattern": False}
+    options: ClassVar[dict[str, Any]] = {"enable_mem_pattern": False, "enable_mem_reuse": False}
 
     def build(self) -> onnx.ModelProto:
         import onnxgrad

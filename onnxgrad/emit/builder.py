@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.emit import steps
+from onnxgrad.emit import factors, steps, views  # noqa: F401 - two of them declare rewrites
 from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
@@ -254,6 +254,8 @@ class Builder:
     def typed(self, t: Tensor, like: Tensor) -> Tensor:
         """`t`, with the shape of `like`, which it is known to have, where inference has lost it."""
         mine, its = t.shape, like.shape
+        if its is not None and mine is not None and len(mine) != len(its):
+            self.refuse(f"{like.value.name!r} has {len(its)} axes, its cotangent {len(mine)}")
         if its is not None and mine != its and t.static is None:
             pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
             t.value.shape = ir.Shape([b if b is not None else a for a, b in pairs])

@@ -85,8 +85,8 @@ class Net(Derivatives):
         threads: onnxruntime's threads within an operator; None for its own choice.
         options, run_options: What to set of onnxruntime's SessionOptions and RunOptions, by the
             names of attributes, as {"enable_mem_pattern": True}, or of configuration entries, as
-            {"session.disable_prepacking": "1"}. Gradients run without a memory pattern by default,
-            which halves their memory.
+            {"session.disable_prepacking": "1"}. Gradients run without a memory pattern and without
+            reuse of buffers by default, which halves their memory.
         straight_through, constant: Of all gradients: as for `onnxgrad.gradient`.
         max_sessions: How many gradients and other transforms to keep built. The least recently used
             goes, and is built again when it is asked for.

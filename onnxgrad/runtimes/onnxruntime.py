@@ -328,15 +328,16 @@ def session_options(given: Mapping[str, Any], *, saves_memory: bool) -> Any:
     """The options of a session: those given, else this package's.
 
     Args:
-        saves_memory: Let the arena give out again what is free, as a gradient needs it: a plan of
-            one block for all of a backward pass doubles the peak (docs/bounds.md).
+        saves_memory: Let the arena give out again what is free, as a gradient needs it. A plan of
+            one block for all of a backward pass doubles the peak, and a buffer that is kept for a
+            later tensor of the same size raises it by up to a third (docs/bounds.md).
     """
     options = onnxruntime().SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     # Else on some processors int8 becomes uint8, in nodes that are not valid from opset 21 on:
     # https://github.com/microsoft/onnxruntime/issues/25526
     options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.enable_mem_pattern = not saves_memory
+    options.enable_mem_pattern = options.enable_mem_reuse = not saves_memory
     return configure(options, given)
 
 
