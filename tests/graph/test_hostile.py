@@ -20,6 +20,8 @@ from onnxgrad.graph import limits
 from onnxgrad.graph.guard import REPORT
 from tests.cli.test_cli import Run, refused, run  # noqa: F401 - `run` is a fixture
 
+PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+
 
 def model_of(body: str, opset: int = 21) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}')
@@ -192,6 +194,7 @@ def weighted(**fields: Any) -> onnx.ModelProto:
     return model
 
 
+@PIPES
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -221,6 +224,7 @@ def test_weights(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
         assert "'w'" in str(error.value) and REPORT not in str(error.value)
 
 
+@PIPES
 def test_files_that_are_no_models(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "m.ort").write_bytes(b"\x20\0\0\0ORTM" + bytes(99))
@@ -269,6 +273,7 @@ def huge() -> bytes:
     return file.getvalue()
 
 
+@PIPES
 def test_feeds_of_the_command_line(
     run: Run,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

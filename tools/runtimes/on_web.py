@@ -1,7 +1,6 @@
-"""onnxruntime-web in headless Chromium.
+"""onnxruntime-web in Chromium: `on_web.py FOLDER WANTED OUTPUT PROVIDER CHROMIUM ORT VERSION`.
 
-`on_web.py FOLDER WANTED OUTPUT wasm|webgpu CHROMIUM ORT VERSION`: ORT is the folder of its files.
-It is started where playwright-core lies.
+ORT is the folder of its files. Started where playwright-core lies.
 """
 
 from __future__ import annotations
