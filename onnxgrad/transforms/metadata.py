@@ -59,13 +59,14 @@ def table(model: ir.Model, key: str) -> dict[str, Any]:
         table = json.loads(model.metadata_props.get(key, "{}"))
     except (ValueError, RecursionError):
         return {}
-    return table if _is_table(table) else {}
+    names = key in _RESULTS
+    return table if isinstance(table, dict) and (not names or _is_of_names(table)) else {}
 
 
-def _is_table(value: Any) -> bool:
-    """Whether JSON is a table of names, or of such tables."""
-    return isinstance(value, dict) and all(
-        isinstance(name, str) or _is_table(name) for name in value.values()
+def _is_of_names(table: Mapping[str, Any]) -> bool:
+    """Whether a table holds names, or tables of names."""
+    return all(
+        isinstance(v, str) or (isinstance(v, dict) and _is_of_names(v)) for v in table.values()
     )
 
 

@@ -205,6 +205,10 @@ def _half_gemm(node: ir.Node) -> bool:
     return node.op_type == "Gemm" and node.outputs[0].dtype == ir.DataType.FLOAT16
 
 
+def _pads_bools(node: ir.Node) -> bool:
+    return node.op_type == "Pad" and node.outputs[0].dtype == ir.DataType.BOOL
+
+
 def _writes_what_it_reads(node: ir.Node) -> bool:
     """Whether steps of a Scan read what they write."""
     if node.op_type != "Scan":
@@ -279,6 +283,7 @@ RUNTIMES: dict[str, list[Limit]] = {
         Limit(
             "a Scan whose steps read what they write", "is refused", _nodes(_writes_what_it_reads)
         ),
+        Limit("a Pad of truth values", "is refused", _nodes(_pads_bools)),
         Limit("an Equal in a Scan", "is refused", _in_scans(lambda n: n.op_type == "Equal")),
     ],
     "webgpu": [
