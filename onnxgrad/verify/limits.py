@@ -288,6 +288,7 @@ RUNTIMES: dict[str, list[Limit]] = {
     ],
     "webgpu": [
         _INDICES,
+        Limit("a Pad of truth values", "may be wrong", _nodes(_pads_bools)),
         Limit("a Conv in groups of several filters", "may be wrong", _nodes(_is_grouped)),
         Limit("half precision, where the device lacks shader-f16", "is refused", _half_precision),
     ],
