@@ -294,6 +294,12 @@ def _evaluate(*arrays: Any, call: _Call) -> list[jax.Array]:
 
 def _abstract(*avals: Any, call: _Call) -> list[Any]:
     shapes = call.function.shapes([a.shape for a in avals])
+    for port, shape in zip(call.function.outputs, shapes, strict=True):
+        if None in shape:
+            raise FeedError(
+                f"The sizes of {port.name!r} depend on the values of inputs, so that JAX can "
+                "neither compile nor differentiate the net: call it outside of transforms."
+            )
     dtypes = [_held(port) for port in call.function.outputs]
     return [jax.core.ShapedArray(s, d) for s, d in zip(shapes, dtypes, strict=True)]
 
@@ -301,7 +307,18 @@ def _abstract(*avals: Any, call: _Call) -> list[Any]:
 def _compiled(*arrays: Any, call: _Call) -> Sequence[Any]:
     _ = call.function.session  # an error of the runtime is raised here, not out of the program
     results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _abstract(*arrays, call=call)]
-    return jax.pure_callback(lambda *given: _run(call.function, given), results, *arrays)
+    if not all(isinstance(size, int) for result in results for size in result.shape):
+        raise FeedError(
+            "The net is called for sizes that JAX knows, and not for symbols as jax.export has "
+            "them: what is exported cannot call it. Export the net's own file with it."
+        )
+
+    def run(*given: Any) -> list[Array]:
+        found = _run(call.function, given)
+        call.function.require_told(found, [a.shape for a in given])
+        return found
+
+    return jax.pure_callback(run, results, *arrays)
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call) -> Any:
