@@ -98,15 +98,7 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
         self._dtype = rows[self._scores].dtype
         self._input_shape = _known("input_shape", input_shape, (self._port.shape or (None,))[1:])
         of_scores = rows[self._scores].shape or (None,)
-        (count,) = _known(
-            "nb_classes", None if nb_classes is None else [nb_classes], of_scores[-1:]
-        )
-        if count < 2:
-            raise ArgumentError(
-                f"{self._scores!r} has {count} score for each example, and a classifier of ART two "
-                "classes at least: name others by of=, or attach the score of the other class"
-            )
-        self.nb_classes = count
+        self.nb_classes = _count(self._scores, nb_classes, of_scores[-1:])
 
     def __repr__(self) -> str:
         return f"Classifier({self.net!r})"
@@ -333,6 +325,17 @@ def _known(
     if not all(isinstance(size, int) for size in sizes):
         raise ArgumentError(f"{argument}: the file does not tell it, but {sizes}; give it")
     return tuple(int(size) for size in sizes if size is not None)
+
+
+def _count(scores: str, given: int | None, declared: Sequence[int | str | None]) -> int:
+    """The number of classes, of which ART has two at least."""
+    (count,) = _known("nb_classes", None if given is None else [given], declared)
+    if count < 2:
+        raise ArgumentError(
+            f"{scores!r} has {count} score for each example, and a classifier of ART has two "
+            "classes at least: name others by of=, or attach the score of the other class"
+        )
+    return count
 
 
 def _filled(part: Array, size: int) -> Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +16,6 @@ from rich.table import Table
 
 from onnxgrad.graph.names import printable
 from onnxgrad.runtimes.ports import Port
-
-T = TypeVar("T")
 
 _out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -52,16 +50,6 @@ def working(what: str) -> Iterator[None]:
     with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
         progress.add_task(what, total=None)
         yield
-
-
-def steps(what: str, items: Sequence[T], done: int = 0) -> Iterator[T]:
-    """The items, and a bar of how far they are; none where nobody looks."""
-    total = done + len(items)
-    with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
-        task = progress.add_task(what, total=total, completed=done)
-        for item in items:
-            yield item
-            progress.advance(task)
 
 
 @contextlib.contextmanager
