@@ -14,7 +14,7 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from onnxgrad.bridges.frameworks import needs
 from onnxgrad.bridges.function import Function
@@ -30,23 +30,27 @@ with needs("torch"):
     from torch.autograd import forward_ad
     from torch.utils.dlpack import from_dlpack
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE
 
 # Every call by its number; those of a layer live as long as it does.
 _calls: weakref.WeakValueDictionary[int, Call] = weakref.WeakValueDictionary()
 numbers = itertools.count()
 
 
-def _unseen(method: Callable[P, T]) -> Callable[P, T]:
-    """Models are built where torch.compile, which looks into all that is called, does not."""
+def _derived(make: Callable[[Any, list[int]], Call]) -> Callable[[Any, list[int]], Call]:
+    """A method that makes a call of another: once, and unseen by torch.compile, which looks into
+    all that is called.
+    """
 
-    @functools.wraps(method)
-    def hidden(*args: P.args, **options: P.kwargs) -> T:
-        dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
-        return (dynamo.disable(method) if dynamo else method)(*args, **options)
+    @functools.wraps(make)
+    def made(call: Call, indices: list[int]) -> Call:
+        key = (make.__name__, *indices)
+        if key not in call.made:
+            dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
+            call.made[key] = (dynamo.disable(make) if dynamo else make)(call, indices)
+        return call.made[key]
 
-    return hidden
+    return made
 
 
 class Call:
@@ -62,6 +66,7 @@ class Call:
     Attributes:
         number: What the operator knows it by.
         kept: Which of the outputs the backward pass reads.
+        made: Other calls that are made of it.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Call:
         self.program, self._derive, self._checked = program, derive, checked
         self.reads, self.differentiable = reads, differentiable
         self.kept: list[int] = []
+        self.made: dict[Any, Call] = {}
         self._dtypes = [dtype_of(port) for port in program.inputs]
         kinds = {port.dtype.kind for port in (*program.inputs, *program.outputs) if port.dtype}
         self._beyond_numpy = "V" in kinds  # bfloat16 and the like
@@ -112,17 +118,17 @@ class Call:
             raise FeedError(f"Only tensors with numbers in memory can be fed: {error}") from error
         return found if device.type == "cpu" else [t.to(device) for t in found]
 
-    @_unseen
+    @_derived
     def pulled(self, wrt: list[int]) -> Call:
         """The backward pass, which takes what is read, cotangents and what is kept."""
         return _whole(self._derive().vjp(wrt))
 
-    @_unseen
+    @_derived
     def pushed(self, wrt: list[int]) -> Call:
         """Forward mode, which takes what is read and tangents."""
         return _whole(self._derive().jvp(wrt))
 
-    @_unseen
+    @_derived
     def vmapped(self, batched: list[int]) -> Call:
         """The same with a new first axis on some inputs and on all outputs."""
         program = self.program.vmapped(batched)
@@ -146,7 +152,7 @@ class Forward(Call):
         super().__init__(self._split.forward, lambda: function, count, floats)
         self.kept = self._split.residuals
 
-    @_unseen
+    @_derived
     def pulled(self, wrt: list[int]) -> Call:
         """The backward pass that reads them; its own derivatives are those of the whole vjp."""
         if not set(wrt) <= set(self._wrt):  # of a recorded graph more can be asked afterwards
@@ -258,9 +264,9 @@ def keeps_residuals() -> bool:
 
 def traced() -> bool:
     """Whether what tensors go through is recorded or imagined, as by `make_fx` and `jit.trace`."""
-    keys = torch._C._TorchDispatchModeKey
     return (
-        any(torch._C._get_dispatch_mode(key) is not None for key in (keys.PROXY, keys.FAKE))
+        torch._C._get_dispatch_mode(_PROXY) is not None
+        or torch._C._get_dispatch_mode(_FAKE) is not None
         or torch._C._get_tracing_state() is not None
         or _functorch.TransformType.Functionalize in _levels()
     )
