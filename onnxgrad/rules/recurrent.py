@@ -6,7 +6,8 @@ truly recurrent (`recurrent_cells`). The gradients of X, W, R and B are products
 after it (`recurrent_direction`).
 
 Where the product in bulk costs more than the steps of a Scan, the forward pass of an LSTM or GRU
-becomes a Scan too, which keeps the values of the gates; it takes the place of the node.
+becomes a Scan too, which keeps the values of the gates; it takes the place of the node. A single
+step is always computed so, without a Scan.
 
 The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
 seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are
@@ -110,8 +111,8 @@ def _backward(
             return shapes.reversed_along(x, 0)
         return op.ReverseSequence(x, lens, time_axis=0, batch_axis=1)
 
-    by_steps = lens is None and isinstance(batch, int) and batch >= op.target.scan_from_batch
-    by_steps = by_steps and op.holds(present["Y"])
+    many = isinstance(batch, int) and batch >= op.target.scan_from_batch
+    by_steps = lens is None and (many or steps == 1) and op.holds(present["Y"])
     columns = None if lens is None else op.Unsqueeze(lens, op.const([0]))
     reversals = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
     found: dict[str, list[Tensor]] = {}
@@ -161,5 +162,5 @@ def _join(op: Builder, name: str, found: list[Tensor], layout: int) -> Tensor:
         return op.Transpose(op.sum(found), perm=[1, 0, 2]) if layout else op.sum(found)
     axis = 1 if name == "Y" else _axis(name, layout)
     parts = [op.Unsqueeze(t, op.const([axis])) for t in found]
-    whole = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+    whole = shapes.joined(parts, axis)
     return op.Transpose(whole, perm=[2, 0, 1, 3]) if layout and name == "Y" else whole
