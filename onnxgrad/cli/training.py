@@ -248,7 +248,7 @@ _FIT = {
 def fit(model: str, data: Path, output: Path, **given: Any) -> None:
     """Train a model on the arrays of an .npz file, by input name, and write the trained one."""
     own = {name: given.pop(name) for name in _FIT}
-    given["example"] = read_example(io.load(model), given["example"])
+    given["example"] = read_example(model, given["example"])
     made = _TRAINED.made(given)
     io.writable(output)
     _require_other(output, data, own["checkpoint"], own["validation"])

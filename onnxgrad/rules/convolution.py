@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes, windows
+from onnxgrad.emit.factors import scaled
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.emit.windows import Axis
@@ -31,6 +32,7 @@ def conv_b(g):
 @rule("Conv", "X")
 def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
+    g, W = scaled(g, W)
     y = _correlate(g, W, axes, group) or windows.conv_transpose(g, W, axes, group)
     return g.op.typed(y, X)
 

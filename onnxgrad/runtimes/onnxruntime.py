@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.data import embedded
+from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.data import embedded, reference
 from onnxgrad.graph.errors import (
     ArgumentError,
     FeedError,
@@ -104,11 +105,11 @@ class OnnxRuntime:
         self._providers, self._weights = available(providers), Weights()
         self._options = dict(options or {})
         if threads is not None:
-            if not isinstance(threads, int) or threads < 0:
+            if not is_count(threads):
                 raise ArgumentError(
                     f"threads is a whole number, 0 for onnxruntime's choice, not {threads!r}"
                 )
-            self._options.setdefault("intra_op_num_threads", threads)
+            self._options.setdefault("intra_op_num_threads", int(threads))
         ort = onnxruntime()
         configure(ort.SessionOptions(), self._options)  # complain at once
         self._run_options = configure(ort.RunOptions(), run_options) if run_options else None
@@ -417,9 +418,7 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
             continue  # not a type that an OrtValue can be made of from numpy
         taken[name] = weights.value(array)
         value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-        value.const_value = ir.ExternalTensor(
-            "weights", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
-        )
+        value.const_value = reference(tensor, "", "weights", 0, array.nbytes)
     return taken
 
 
