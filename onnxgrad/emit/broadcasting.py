@@ -37,16 +37,12 @@ def unbroadcast(
         return op.typed(g, x)
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
-<<<<<<< HEAD
+        if lead < 0:
+            op.refuse(f"{x.value.name!r} has {len(shape_of_x)} axes, more than the output has")
         pairs = [
             (1, 1) if _is_alone(a, others) else (o, d)
             for a, (o, d) in enumerate(zip(out[lead:], shape_of_x, strict=True), -len(shape_of_x))
         ]
-=======
-        if lead < 0:
-            op.refuse(f"{x.value.name!r} has {len(shape_of_x)} axes, more than the output has")
-        pairs = list(zip(out[lead:], shape_of_x, strict=True))
->>>>>>> robust16
         if all(shapes.same_dim(o, d) or isinstance(d, int) for o, d in pairs):
             stretched = [
                 a + lead for a, (o, d) in enumerate(pairs) if d == 1 and not shapes.same_dim(o, d)

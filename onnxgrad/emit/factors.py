@@ -110,7 +110,12 @@ def _leaves(op: Builder, value: ir.Value, expanded: set[ir.Node | None]) -> list
 def _factors(op: Builder, value: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
     """Each factor with the other one, where `value` is a product that this pass has emitted."""
     node = value.producer()
-    if node is None or node.op_type != "Mul" or value not in op.emitted or node.graph is not op.graph:
+    if (
+        node is None
+        or node.op_type != "Mul"
+        or value not in op.emitted
+        or node.graph is not op.graph
+    ):
         return []
     a, b = node.inputs
     return [] if a is None or b is None else [(a, b), (b, a)]
