@@ -10,6 +10,9 @@ Half precision is left as it is: it has no room for products in another order.
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,12 +22,13 @@ import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.graph.constants import constant_of
-from onnxgrad.graph.facts import HALVES
+from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
     from onnxgrad.emit.tensor import Tensor
 
+_ROOMY = FLOATS - HALVES
 # Beyond these bounds a product of numbers might overflow where single ones do not.
 _SMALL, _LARGE = 1e-12, 1e12
 
@@ -33,40 +37,39 @@ _SMALL, _LARGE = 1e-12, 1e12
 def _of_one_number(op: Builder, call: Call) -> Call:
     """A product with two numbers, one after the other, as one with their product."""
     for x, number in (call.inputs, call.inputs[::-1]):
-        if x is None or number is None or x.dtype in HALVES or (k := _number(number.value)) is None:
+        k = None if number is None else _number(number.value)
+        if x is None or number is None or k is None or x.dtype not in _ROOMY:
             continue
         for inner, other in _factors(op, x.value):
-            if (its := _number(other)) is not None and _SMALL < abs(k * its) < _LARGE:
-                shape = max(np.shape(constant_of(other)), np.shape(constant_of(number.value)))
-                product = op.const(np.full(shape, k * its), like=x)
+            its = _number(other)
+            if its is not None and _SMALL < abs(k * its) < _LARGE:
+                # Both may have axes of size 1 that the tensor lacks.
+                rank = max(len(dims_of(other) or ()), number.rank)
+                product = op.const(np.full([1] * rank, k * its), like=x)
                 return call._replace(inputs=(op.tensor(inner), product))
     return call
 
 
 def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     """The sum of cotangents of one value that are products with a common factor; else None."""
-    if len(gs) < 2 or gs[0].dtype in HALVES:
+    if len(gs) < 2 or gs[0].dtype not in _ROOMY:
         return None
     expanded = _expanded(op, [g.value for g in gs])
-    terms = [_leaves(op, g.value, expanded) for g in gs]
-    numbers = {tuple(sorted(k for v in term if (k := _number(v)) is not None)) for term in terms}
-    if len(numbers) != 1:
+    terms = [Counter(_leaves(op, g.value, expanded)) for g in gs]
+    numbers = [{v: n for v, n in term.items() if _number(v) is not None} for term in terms]
+    if any(its != numbers[0] for its in numbers):
         return None
-    k = float(np.prod(numbers.pop()))
-    parts = [Counter(v for v in term if _number(v) is None) for term in terms]
-    common = parts[0].copy()
-    for part in parts[1:]:
-        common &= part
-    *spare, first = [*reversed(common)] or [None]
-    for v in spare:  # a term needs a factor of its own: 1 would have to be added
-        if v is not None and any(part == common for part in parts):
+    k = math.prod(_number(v) or 0.0 for v in Counter(numbers[0]).elements())
+    parts = [Counter({v: n for v, n in t.items() if v not in numbers[0]}) for t in terms]
+    common = functools.reduce(operator.and_, parts)
+    for v in [*common][:0:-1]:  # each term needs a factor of its own, else 1 would be added
+        if any(part == common for part in parts):
             common -= Counter([v])
-    rests = [part - common for part in parts]
-    if first is None or not all(rests) or not _SMALL < abs(k) < _LARGE:
+    rests = [[*(part - common).elements()] for part in parts]
+    if not common or not all(rests) or not _SMALL < abs(k) < _LARGE:
         return None
-    inner = op.sum([_product(op, [*rest.elements()]) for rest in rests])
-    y = _product(op, [*common.elements()]) * inner * k
-    return op.typed(y, gs[0])
+    inner = op.sum([_product(op, rest) for rest in rests])
+    return op.typed(_product(op, [*common.elements()]) * inner * k, gs[0])
 
 
 def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +79,7 @@ def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     it loads the file.
     """
     op = g.op
-    if op.parent is None and g.dtype not in HALVES and W.value.is_initializer():
+    if op.parent is None and g.dtype in _ROOMY and W.value.is_initializer():
         for x, other in _factors(op, g.value):
             if not W.value.is_graph_input() and (k := _number(other)) is not None:
                 return op.tensor(x), W * k
@@ -110,7 +113,12 @@ def _leaves(op: Builder, value: ir.Value, expanded: set[ir.Node | None]) -> list
 def _factors(op: Builder, value: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
     """Each factor with the other one, where `value` is a product that this pass has emitted."""
     node = value.producer()
-    if node is None or node.op_type != "Mul" or value not in op.emitted or node.graph is not op.graph:
+    if (
+        node is None
+        or node.op_type != "Mul"
+        or value not in op.emitted
+        or node.graph is not op.graph
+    ):
         return []
     a, b = node.inputs
     return [] if a is None or b is None else [(a, b), (b, a)]
@@ -134,7 +142,7 @@ def _product(op: Builder, factors: list[ir.Value]) -> Tensor:
                 continue
             rest = factors[:k] + factors[k + 1 :]
             if others[0] in rest:
-                rest.remove(others[0])  # type: ignore[arg-type]
+                rest.remove(others[0])
                 return _product(op, [known, *rest])
     y = op.tensor(factors[0])
     for v in factors[1:]:
