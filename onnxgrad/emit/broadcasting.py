@@ -37,6 +37,8 @@ def unbroadcast(
         return op.typed(g, x)
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
+        if lead < 0:
+            op.refuse(f"{x.value.name!r} has {len(shape_of_x)} axes, more than the output has")
         pairs = [
             (1, 1) if _is_alone(a, others) else (o, d)
             for a, (o, d) in enumerate(zip(out[lead:], shape_of_x, strict=True), -len(shape_of_x))

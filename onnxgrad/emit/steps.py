@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import constant_of
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
-    from onnxgrad.emit.tensor import Tensor
 
 # A HardSigmoid of such a slope is 0 or 1 but for denormal numbers. Powers of two: products with
 # them are exact.
@@ -83,17 +83,29 @@ def _beyond(op: Builder, x: ir.Value, bound: float, sign: int, strict: bool) -> 
     return op.HardSigmoid(op.tensor(x), alpha=sign * slope, beta=offset)
 
 
-def line(x: Tensor, slope: float, offset: float) -> Tensor:
-    """`slope` x + `offset`."""
+def line(x: Tensor, slope: float | Tensor, offset: float | Tensor) -> Tensor:
+    """`slope` x + `offset`, numbers or tensors that broadcast to `x`."""
     op = x.op
     if x.dtype not in op.target.steep_masks:
         return x * slope + offset
-    ends = [slope * end + offset for end in op.numbers.bounds.of(x.value)]
-    if min(ends) >= 0 and max(ends) <= 1:
-        return op.HardSigmoid(x, alpha=float(slope), beta=float(offset))
+    if not isinstance(slope, Tensor) and not isinstance(offset, Tensor):
+        ends = [slope * end + offset for end in op.numbers.bounds.of(x.value)]
+        if min(ends) >= 0 and max(ends) <= 1:
+            return op.HardSigmoid(x, alpha=float(slope), beta=float(offset))
+    scale, shift = _by_channel(slope, x), _by_channel(offset, x)
+    if scale is None or shift is None:
+        return x * slope + offset
+    mean, variance = (_by_channel(number, x) for number in (0, 1))
+    return op.BatchNormalization(x, scale, shift, mean, variance, epsilon=0.0)
+
+
+def _by_channel(number: float | Tensor, x: Tensor) -> Tensor | None:
+    """A number for each channel of images `x`, as a vector; None where it is not one for each."""
     channels = x.dim(1) if x.shape is not None and len(x.shape) == 4 else None
     if not isinstance(channels, int):
-        return x * slope + offset
-    scale, shift, mean = (op.const([n] * channels, like=x) for n in (slope, offset, 0))
-    variance = op.const([1] * channels, like=x)
-    return op.BatchNormalization(x, scale, shift, mean, variance, epsilon=0.0)
+        return None
+    if not isinstance(number, Tensor):
+        return x.op.const([number] * channels, like=x)
+    if number.static not in ((channels, 1, 1), (1, channels, 1, 1)):
+        return None
+    return x.op.Reshape(number, x.op.const([channels]))

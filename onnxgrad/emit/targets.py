@@ -40,14 +40,18 @@ class Target:
         sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
             for the cotangent of a filter, in the place of a Conv, and for that of a MaxPool, in the
             place of its Indices.
+        summed_taps: The least number of products, and the most elements of the Conv's input, with
+            which the cotangent of a depthwise filter at stride 1 is a sum of g times a Slice for
+            each element of the filter; None for never.
         windows_of_fewer: Whether the columns of that product are those of the cotangent, where
             these move fewer elements than those of the Conv's input; else they are always of this.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
             where these have fewer elements than the products of all examples; else there is
             always a product for each example.
-        searched_window: The largest window of a MaxPool, in elements, that is searched for its
-            maximum by pooling parts of it; larger ones, and those that overlap, use the Indices.
-        searched_dtypes: The dtypes in which windows are searched.
+        searched_dtypes: The dtypes in which the windows of a MaxPool are searched for their maximum
+            by pooling parts of them; in others it gives its Indices.
+        searched_window: The largest window, in elements, that is searched as a whole, where windows
+            do not overlap; others are searched along one axis after the other.
         inner_filters: Whether an inner graph that runs several times has the filters of its
             convolutions from nodes of its own, which the runtime computes when it loads the file:
             only then does it convolve in a blocked layout there.
@@ -65,7 +69,7 @@ class Target:
             `passes.portable`.
         scan_from_batch: The least batch with which the forward pass of an LSTM or GRU becomes a
             Scan that keeps the values of its gates. With a smaller or unknown one the operator
-            stays, and they are computed again.
+            stays, and they are computed again; unless it takes a single step.
     """
 
     product_masks: bool = False
@@ -75,10 +79,11 @@ class Target:
     flipped_filters: float = math.inf
     one_hot_taps: int = 32
     sliced_taps: int = 0
+    summed_taps: tuple[int, int] | None = None
     windows_of_fewer: bool = True
     transposed_batch: bool = True
-    searched_window: int = 0
     searched_dtypes: frozenset[ir.DataType] = frozenset()
+    searched_window: int = 0
     inner_filters: bool = False
     resized_axes: int = 2
     filled_constants: int = 0
@@ -97,9 +102,10 @@ _TARGETS: dict[str, Target] = {
         product_sums=frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE}),
         transposed_rows=True,
         flipped_filters=9,
+        summed_taps=(2**20, 2**21),
+        searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         searched_window=4,
         inner_filters=True,
-        searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         scan_from_batch=8,
     ),
     "cuda": _PLAIN,

@@ -142,9 +142,13 @@ def _reshape(node: ir.Node) -> Found:
 @rank("Squeeze", "Unsqueeze")
 def _squeeze(node: ir.Node) -> Found:
     """The rank follows from the number of axes; without axes it depends on sizes."""
-    x, axes = _rank_of(node.inputs[0]), _length(_operand(node, 1))
-    if x is not None and axes is not None:
-        yield node.outputs[0], [None] * (x + (axes if node.op_type == "Unsqueeze" else -axes))
+    axes = _length(_operand(node, 1))
+    if axes is None:
+        return
+    more = axes if node.op_type == "Unsqueeze" else -axes
+    x, y = _rank_of(node.inputs[0]), _rank_of(node.outputs[0])
+    yield from _same((node.outputs[0], None if x is None else x + more))
+    yield from _same((node.inputs[0], None if y is None else y - more))
 
 
 @rank(

@@ -28,7 +28,9 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
         took = _first_maximum(X, Y, kernel_shape)
         return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
     if windows.is_sliced(X, axes):
-        return _into_first_maxima(g, X, Y, axes, ceil_mode)
+        return _into_first_maxima(g, X, axes, ceil_mode)
+    if _is_searched_by_axes(X, axes):
+        return _into_first_by_axes(_as_many_as_begin(g, axes), X, dict(enumerate(axes, 2)))
     # A node of its own: the one of the forward pass is not to be asked for Indices.
     _, indices = op.MaxPool(
         X,
@@ -102,20 +104,103 @@ def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
     return _repeated(op.sum(after), kernel).equals(numbers)
 
 
-def _into_first_maxima(g: Tensor, x: Tensor, y: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
-    """`g` of each window, at the first of its elements that equals the maximum `y`.
+def _is_searched_by_axes(x: Tensor, axes: list[Axis]) -> bool:
+    """Whether to search for the maxima along one axis after the other.
 
-    Some runtimes give the lowest number for a window of -inf alone, so that stands for -inf, which
-    only padding then is.
+    Pools with dilation do not reach as far beyond the end in onnxruntime.
+    """
+    plain = all(a.dilation == 1 and isinstance(a.kernel, int) for a in axes)
+    return plain and x.dtype in x.op.target.searched_dtypes
+
+
+def _as_many_as_begin(g: Tensor, axes: list[Axis]) -> Tensor:
+    """`g` with zeros for the windows that begin within the input and end beyond all padding."""
+    behind: dict[int, tuple[Size, Size]] = {}
+    for k, a in enumerate(axes, 2):
+        begun = (a.size + a.begin + (a.stride - 1)) // a.stride
+        if begun != (counted := shapes.dim(g, k)):
+            behind[k] = (0, begun - counted)
+    return shapes.pad(g, behind) if behind else g
+
+
+def _into_first_by_axes(g: Tensor, x: Tensor, axes: dict[int, Axis]) -> Tensor:
+    """The cotangent of `x`, `g` being that of its maxima over all windows that begin within it.
+
+    A window is reduced along its last axis, and what remains along the others. So the first of the
+    elements that equal its maximum is the first along the last axis that equals the maximum of its
+    row, in the first of the rows that have the maximum of all.
+    """
+    op, *rest, (axis, a) = x.op, *axes.items()
+    padded = shapes.pad(x, {axis: (a.begin, 0)}, -math.inf) if a.begin != 0 else x
+    assert isinstance(a.kernel, int)
+
+    def maximum(elements: int) -> Tensor:
+        """Over the first elements of each window; those at the end reach beyond it."""
+        kernel, strides = [1] * (x.rank - 2), [1] * (x.rank - 2)
+        kernel[axis - 2], strides[axis - 2] = elements, a.stride
+        pads = [0] * len(kernel) + [n - 1 for n in kernel]
+        return op.MaxPool(padded, kernel_shape=kernel, strides=strides, pads=pads)
+
+    top = maximum(a.kernel)
+    if rest:
+        g = _into_first_by_axes(g, top, dict(rest))
+    found, before = [], None
+    for elements in range(1, a.kernel):
+        held = maximum(elements).equals(top)
+        if op.numbers.bounds.of(x.value)[0] == -math.inf:
+            held = _but_for_padding(held, axis, a, elements)
+        found.append(op.mask(g, held if before is None else held & ~before))
+        before = held
+    found.append(g if before is None else op.mask(g, ~before))
+    return op.typed(_laid_out(found, axis, a), x)
+
+
+def _but_for_padding(held: Tensor, axis: int, a: Axis, elements: int) -> Tensor:
+    """`held`, but false where the first elements of a window are all padding."""
+    empty = shapes.at_least(a.begin - elements + a.stride, 0) // a.stride
+    return (
+        held
+        if empty == 0
+        else shapes.pad(shapes.part(held, empty, 2**31, axis), {axis: (empty, 0)})
+    )
+
+
+def _laid_out(found: list[Tensor], axis: int, a: Axis) -> Tensor:
+    """The sum of what each element of the windows along one axis has, in the size of the axis."""
+    op, like = found[0].op, found[0]
+    phases: list[list[Tensor]] = [[] for _ in range(a.stride)]
+    for k, t in enumerate(found):
+        if later := k // a.stride:
+            t = shapes.pad(shapes.part(t, 0, -later, axis), {axis: (later, 0)})
+        phases[k % a.stride].append(t)
+    y = [op.sum(p) if p else shapes.full_like(like, 0) for p in phases]
+    sizes = shapes.dims(like)
+    sizes[axis] = sizes[axis] * a.stride
+    whole = y[0]
+    if a.stride > 1:
+        beside = op.Concat(*(op.Unsqueeze(t, op.const([axis + 1])) for t in y), axis=axis + 1)
+        whole = shapes.reshape(beside, sizes)
+    if a.begin == 0 and a.size == sizes[axis]:
+        return whole
+    return shapes.part(whole, a.begin, a.begin + a.size, axis)
+
+
+def _into_first_maxima(g: Tensor, x: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
+    """`g` of each window, at the first of its elements that equals their maximum.
+
+    That is of the elements that are compared, not the output of the forward pass: onnxruntime 1.15
+    computes half precision in float32 and rounds what it slices, so the two may differ. Some
+    runtimes give the lowest number for a window of -inf alone, so that stands for -inf, which only
+    padding then is.
     """
     op = x.op
     if ceil_mode:  # the last window may begin before the end of the padding and go on behind it
-        sizes = zip(axes, shapes.dims(y)[2:], strict=True)
+        sizes = zip(axes, shapes.dims(g)[2:], strict=True)
         ends = [a.stride * (n - 1) + a.reach + 1 - a.begin - a.size for a, n in sizes]
         axes = [replace(a, end=shapes.at_least(e, 0)) for a, e in zip(axes, ends, strict=True)]
     lowest = op.const(ml_dtypes.finfo(x.dtype.numpy()).min, like=x)
-    y = op.Max(y, lowest)
     seen = windows.taps(windows.padded_with(-math.inf, op.Max(x, lowest), axes), axes)
+    y = op.Max(*seen)
     taken, found = None, []
     for t in seen:
         here = t.equals(y)

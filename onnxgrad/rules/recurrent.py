@@ -6,7 +6,8 @@ truly recurrent (`recurrent_cells`). The gradients of X, W, R and B are products
 after it (`recurrent_direction`).
 
 Where the product in bulk costs more than the steps of a Scan, the forward pass of an LSTM or GRU
-becomes a Scan too, which keeps the values of the gates; it takes the place of the node.
+becomes a Scan too, which keeps the values of the gates; it takes the place of the node. A single
+step is always computed so, without a Scan.
 
 The reverse direction is the forward one on reversed sequences. A sequence that ends early has no
 seeds beyond its end, so its cotangents are zero there by themselves; those of its final states are
@@ -110,8 +111,8 @@ def _backward(
             return shapes.reversed_along(x, 0)
         return op.ReverseSequence(x, lens, time_axis=0, batch_axis=1)
 
-    by_steps = lens is None and isinstance(batch, int) and batch >= op.target.scan_from_batch
-    by_steps = by_steps and op.holds(present["Y"])
+    many = isinstance(batch, int) and batch >= op.target.scan_from_batch
+    by_steps = lens is None and (many or steps == 1) and op.holds(present["Y"])
     columns = None if lens is None else op.Unsqueeze(lens, op.const([0]))
     reversals = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
     found: dict[str, list[Tensor]] = {}
