@@ -11,6 +11,7 @@ Half precision is left as it is: it has no room for products in another order.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections import Counter
@@ -21,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
+from onnxgrad.emit.steps import is_above
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
 
@@ -132,19 +134,27 @@ def _number(value: ir.Value) -> float | None:
     return float(c.item())
 
 
-def _product(op: Builder, factors: list[ir.Value]) -> Tensor:
+def _product(op: Builder, factors: Sequence[ir.Value]) -> Tensor:
     """The product of factors; of two whose product exists already, that one."""
-    for k, a in enumerate(factors):
-        for use in a.uses():
-            known = use.node.outputs[0] if use.node.op_type == "Mul" else None
-            others = [v for v in use.node.inputs if v is not a]
-            if known is None or known in op.emitted or known.graph is not op.graph or not others:
-                continue
-            rest = factors[:k] + factors[k + 1 :]
-            if others[0] in rest:
-                rest.remove(others[0])
-                return _product(op, [known, *rest])
+    for a, b in itertools.permutations(factors, 2):
+        if (known := _known(op, a, b)) is not None:
+            rest = [*factors]
+            rest.remove(a)
+            rest.remove(b)
+            return _product(op, [known, *rest])
     y = op.tensor(factors[0])
     for v in factors[1:]:
         y = y * op.tensor(v)
     return y
+
+
+def _known(op: Builder, a: ir.Value, b: ir.Value) -> ir.Value | None:
+    """The product of two factors where the forward pass has it, or one pass makes it of `a`."""
+    if (bound := is_above(b, a)) is not None:
+        return op.ThresholdedRelu(op.tensor(a), alpha=bound).value
+    for use in a.uses():
+        y = use.node.outputs[0]
+        is_product = use.node.op_type == "Mul" and {*use.node.inputs} == {a, b}
+        if is_product and y not in op.emitted and y.graph is op.graph:
+            return y
+    return None
