@@ -2,7 +2,7 @@
 
 # Ends the script, which has not failed.
 skip() {
-    echo "$what skipped: $1"
+    echo "${GITHUB_ACTIONS:+::warning::}$what skipped: $1" # what is skipped there is to be seen
     exit 0
 }
 

@@ -63,7 +63,7 @@ class Stepper(Contender):
 
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = self.task["threads"], 3
-        options.enable_mem_pattern = False
+        options.enable_mem_pattern = options.enable_mem_reuse = False
         cpu = ["CPUExecutionProvider"]
         session = ort.InferenceSession(self.task["file"], options, providers=cpu)
         known = self.feeds | self.initial() | {"learning_rate": np.array(RATE, np.float32)}

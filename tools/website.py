@@ -36,7 +36,7 @@ COMMANDS = "<!-- commands -->"
 MODULES = ["onnxgrad"] + [
     f"onnxgrad.{name}" for name in ("explain", "train", "adversarial", "heads", "losses")
 ]
-OF_TYPES = {inspect.getdoc(kind) for kind in (bool, dict, float, int, list, str, tuple)}
+UNIMPORTED = ("onnxgrad.bridges", "onnxgrad.parallel")  # each module needs a framework
 
 log = logging.getLogger("mkdocs.hooks.website")
 
@@ -46,14 +46,21 @@ class House(griffe.Extension):
 
     def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
         """Write as griffe expects it: "Examples:" for "Example:", and one colon before code."""
-        if obj.docstring and obj.docstring.value in OF_TYPES:
-            obj.docstring = None  # of an attribute's type, as Python finds it
         if obj.docstring:
             text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
             obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+            if re.search(r"^(Returns|Yields):\n +[^\n]*:(\s|$)", text, re.MULTILINE):
+                log.warning("%s: griffe takes the result for a type, up to the colon", obj.path)
 
     def on_function(self, *, func: griffe.Function, **_: object) -> None:
-        """Take the signature that a function shows, where it is not that of its definition."""
+        """Take the signature that a function shows, where it is not that of its definition.
+
+        The package is read and not run, so that no framework of a bridge is needed; the signatures
+        of transforms are made when it runs.
+        """
+        func.overloads = None
+        if func.module.path.startswith(UNIMPORTED):
+            return
         shown = getattr(importlib.import_module(func.module.path), func.name, None)
         if not hasattr(shown, "__signature__"):
             return
@@ -176,7 +183,7 @@ def commands() -> Iterator[str]:
     """What each command prints about itself."""
     root = typer.main.get_command(app)
     for name, command in sorted(root.commands.items()):
-        inner = getattr(command, "commands", {})
+        inner = getattr(command.command(), "commands", {})
         for words in [[name, other] for other in inner] or [[name]]:
             yield f"## {' '.join(words)}\n"
             yield f"```text\n{printed([*words, '--help'])}\n```\n"
@@ -194,6 +201,10 @@ def public() -> Iterator[str]:
         for name in module.__all__:
             if not inspect.ismodule(getattr(module, name)):
                 yield f"{path}.{name}"
+    for path in UNIMPORTED:
+        folder = griffe.load(path, search_paths=[ROOT], allow_inspection=False)
+        for read in folder.modules.values():
+            yield from (f"{read.path}.{name}" for name in read.exports or ())
 
 
 class Read(HTMLParser):

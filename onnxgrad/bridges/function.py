@@ -22,6 +22,7 @@ from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import UnreachableError
 from onnxgrad.passes.clean_up import optimise
+from onnxgrad.run.packed import Content
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array
@@ -67,8 +68,7 @@ class Function(Program):
         """It is pickled as its model, and what runs it."""
         options = {key: self._options[key] for key in ("straight_through", "constant")}
         example = self._named_example()
-        content = io.to_proto(self.model).SerializeToString()
-        return _again, (content, {**options, **self._runs, "example": example})
+        return _again, (Content.of(self.model), {**options, **self._runs, "example": example})
 
     @classmethod
     def of(
@@ -294,6 +294,6 @@ class Split:
         return self.forward.once(("backward", asked), make)
 
 
-def _again(content: bytes, options: dict[str, Any]) -> Function:
+def _again(content: Content, options: dict[str, Any]) -> Function:
     """A function that was pickled."""
-    return Function.of(content, **options)[0]
+    return Function.of(content.model(), **options)[0]

@@ -30,6 +30,8 @@ with needs("jax"):
     from jax.extend.core import Primitive
     from jax.interpreters import ad, batching, mlir
 
+__all__ = ["JaxFunction", "function"]
+
 
 def function(
     model: io.ModelLike,

@@ -30,6 +30,8 @@ with needs("pytensor"):
 # outputs.
 Step = tuple[str, tuple[int, ...], tuple[int, ...]]
 
+__all__ = ["OnnxOp", "op"]
+
 
 def op(
     model: io.ModelLike,
@@ -58,7 +60,7 @@ def op(
         threads: onnxruntime's threads; with more than one, a forked process hangs.
 
     Returns:
-        The operator. It is called with a tensor for each input, of the dtype of the net: PyTensor's
+        The operator. It is called with a tensor for each input, of the dtype of the net. PyTensor's
         own default is float64, and `pytensor.tensor.cast` gives others.
 
     Raises:

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import onnxgrad
-from onnxgrad import adversarial as _adversarial  # noqa: F401  lists its transforms
-from onnxgrad.cli import commands, serving, training
-from onnxgrad.cli.explain import explain
+from onnxgrad.cli import later
 from onnxgrad.cli.printing import fail, in_options, say, warn
-from onnxgrad.cli.transforms import command_of, family
 from onnxgrad.graph.errors import OnnxGradError
-from onnxgrad.transforms.options import TRANSFORMS
+
+
+class _Commands(TyperGroup):
+    """The commands by name, none of which is imported before it runs."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        for command in (
+            *later.transforms(),
+            later.function("family", "transforms"),
+            later.function("explain", "explain"),
+            *(
+                later.function(name, "commands")
+                for name in ("run", "check", "doctor", "inspect", "tensors")
+            ),
+            later.group("train", "training", "Train a net: step, fit and export."),
+            later.group("serve", "serving", "Write what an inference server reads: triton."),
+        ):
+            self.add_command(command)
+
 
 app = typer.Typer(
     name="onnxgrad",
+    cls=_Commands,
     help="The gradient of any ONNX net, as an ONNX net.",
     no_args_is_help=True,
     add_completion=False,
@@ -33,25 +51,6 @@ def _version(
     if version:
         say(f"onnxgrad {onnxgrad.__version__}")
         raise typer.Exit
-
-
-for _name, _transform in sorted(TRANSFORMS.items()):
-    _command = command_of(_transform)
-    app.command(_name.replace("_", "-"), short_help=_command.__doc__)(_command)
-for _command in (
-    family,
-    explain,
-    commands.run,
-    commands.check,
-    commands.doctor,
-    commands.inspect,
-    commands.tensors,
-):
-    app.command()(_command)
-
-
-app.add_typer(training.app, name="train", help="Train a net: step, fit and export.")
-app.add_typer(serving.app, name="serve", help="Write what an inference server reads: triton.")
 
 
 def run() -> None:

@@ -13,12 +13,13 @@ import typer
 from onnxgrad.cli.files import ports_of, read, read_example, write
 from onnxgrad.cli.many import each, items_of, naming
 from onnxgrad.cli.options import Dims, Inputs, Model, Rows, tensors_or_all, translated
-from onnxgrad.cli.printing import fail, in_options, say, show_results, table
+from onnxgrad.cli.printing import fail, in_options, say
 from onnxgrad.cli.random_feeds import random, sizes_of
+from onnxgrad.cli.tables import show_results, table
 from onnxgrad.graph import io
 from onnxgrad.graph.names import ALL, All
 from onnxgrad.heads.head import Head, parted
-from onnxgrad.run.net import Net, NetPortGradient, Value
+from onnxgrad.run.net import Net, NetPortGradient, Value, outputs_by_name
 from onnxgrad.run.values import emit
 from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.check import check as check_gradients
@@ -95,8 +96,8 @@ def _results(
     values: list[str | Head],
 ) -> dict[str, Any]:
     """The outputs of a net, and the values and gradients that are asked for, by name."""
-    found = net({name: array for name, array in feeds.items() if name in net.ports})
-    results = found if isinstance(found, dict) else {net.outputs[0]: found}
+    own = {name: array for name, array in feeds.items() if name in net.ports}
+    results = outputs_by_name(net, own)
     if values:
         results |= net(feeds, [Value(one) for one in values])
     if wrt is None:
@@ -162,14 +163,13 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
 ) -> None:
     """Say what a file is and what can be made of it."""
-    source = io.load(model)
     found = diagnose(
         model,
         wrt,
         of,
         straight_through=straight_through,
         constant=constant,
-        example=read_example(source, example),
+        example=read_example(model, example),
     )
     say(json.dumps(found.as_dict(), indent=2) if as_json else found.page(in_options))
     if not found.ok:

@@ -29,7 +29,8 @@ from onnxgrad.cli.options import (
     several,
     tensors_or_all,
 )
-from onnxgrad.cli.printing import say, show_ports, working
+from onnxgrad.cli.printing import say, working
+from onnxgrad.cli.tables import show_ports
 from onnxgrad.explain.images import Expected
 from onnxgrad.explain.layouts import image_layout
 from onnxgrad.explain.method import METHODS

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxgrad.cli.printing import say
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.run.net import Net
+from onnxgrad.run.net import Net, outputs_by_name
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.transforms.asked import outputs_of
 from onnxgrad.transforms.attach import attach
@@ -56,8 +56,7 @@ class Result:
         net = Net(explained)
 
         def run(feeds: dict[str, Any]) -> Result:
-            found = net(feeds)
-            arrays = found if isinstance(found, dict) else {net.outputs[0]: found}
+            arrays = outputs_by_name(net, feeds)
             title = "Sum of scores"
             if scores in arrays:
                 batches = {np.shape(a)[0] for a in feeds.values() if np.ndim(a) > 1}

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad.cli.printing import say
 from onnxgrad.explain.images import Expected, opened
+from onnxgrad.graph import io
 from onnxgrad.graph.arrays import read_npy, read_npz, require_file, unreadable
 from onnxgrad.graph.errors import FeedError, nearest
 from onnxgrad.graph.stage import staged
@@ -24,6 +25,12 @@ def ports_of(model: ir.Model) -> tuple[dict[str, Port], list[str]]:
     """What each input of a model takes, and the names of those that must be given."""
     ports = {value.name or "": Port.of(value) for value in model.graph.inputs}
     return ports, [name for name in ports if name not in model.graph.initializers]
+
+
+def name_and_file(text: str) -> tuple[str | None, str]:
+    """What FILE or NAME=FILE says; the name of a file that is there may have a = itself."""
+    name, separator, path = text.partition("=")
+    return (name, path) if separator and not os.path.exists(text) else (None, text)
 
 
 def read(
@@ -50,9 +57,8 @@ def read(
     feeds: dict[str, Any] = {}
     free = [name for name in required if not any(t.startswith(f"{name}=") for t in texts)]
     for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator or os.path.exists(text):
-            path = text
+        name, path = name_and_file(text)
+        if name is None:
             if path.endswith(".npz"):
                 for name, array in read_npz(path).items():
                     _give(feeds, name, array)
@@ -79,9 +85,9 @@ def _give(feeds: dict[str, Any], name: str, array: Array) -> None:
     feeds[name] = array
 
 
-def read_example(source: ir.Model, texts: list[str] | None) -> dict[str, Any] | None:
-    """The feeds of an example, if files are given for one."""
-    return read(*ports_of(source), texts) if texts else None
+def read_example(model: io.ModelLike, texts: list[str] | None) -> dict[str, Any] | None:
+    """The feeds of an example, if files are given for one; else the model is not even read."""
+    return read(*ports_of(io.load(model)), texts) if texts else None
 
 
 def write(path: Path, arrays: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgrad.cli.files import whole
+from onnxgrad.cli.files import name_and_file, whole
 from onnxgrad.cli.printing import quietly, say, steps
 from onnxgrad.graph.errors import ArgumentError, FeedError, OnnxGradError, SaveError
 
@@ -45,7 +45,11 @@ class Item:
 
     def newest(self) -> int:
         """When the files of the inputs were last written."""
-        return max((os.stat(_file(text)).st_mtime_ns for text in self.texts), default=0)
+        return max((os.stat(file).st_mtime_ns for file in self.files()), default=0)
+
+    def files(self) -> list[str]:
+        """The files of the inputs."""
+        return [name_and_file(text)[1] for text in self.texts]
 
 
 def items_of(texts: Sequence[str], rows: int | None, read: Read) -> list[Item] | None:
@@ -80,15 +84,10 @@ def items_of(texts: Sequence[str], rows: int | None, read: Read) -> list[Item] |
     return [Item(name, list(some)) for name, *some in zip(names, *inputs, strict=True)]
 
 
-def _file(text: str) -> str:
-    """The file of FILE or NAME=FILE."""
-    _, separator, path = text.partition("=")
-    return path if separator and not os.path.exists(text) else text
-
-
 def _files(text: str) -> list[str] | None:
     """The inputs that a folder or a pattern stands for; None for a file."""
-    path = _file(text)
+    _, path = name_and_file(text)
+    start = text[: len(text) - len(path)]
     if os.path.isdir(path):
         path = os.path.join(glob.escape(path), "*")
     elif os.path.exists(path) or not glob.has_magic(path):
@@ -96,7 +95,7 @@ def _files(text: str) -> list[str] | None:
     found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     if not found:
         raise FeedError(f"{text!r} stands for no file.")
-    return [text[: len(text) - len(_file(text))] + file for file in found]
+    return [start + file for file in found]
 
 
 def _parts(texts: list[str], rows: int, read: Read) -> list[Item]:
@@ -160,7 +159,7 @@ def _folders(items: Sequence[Item], output: Path) -> set[str]:
     """The folders of the inputs, where the output's is there already."""
     if not output.parent.exists():
         return set()
-    return {os.path.dirname(_file(text)) or "." for item in items for text in item.texts}
+    return {os.path.dirname(file) or "." for item in items for file in item.files()}
 
 
 def _is_done(item: Item, path: Path) -> bool:

@@ -21,7 +21,8 @@ from onnxgrad.cli.options import (
     number_or_word,
     several,
 )
-from onnxgrad.cli.printing import say, show_ports
+from onnxgrad.cli.printing import say
+from onnxgrad.cli.tables import show_ports
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, nearest
 from onnxgrad.runtimes.registry import on_cpu
@@ -247,7 +248,7 @@ _FIT = {
 def fit(model: str, data: Path, output: Path, **given: Any) -> None:
     """Train a model on the arrays of an .npz file, by input name, and write the trained one."""
     own = {name: given.pop(name) for name in _FIT}
-    given["example"] = read_example(io.load(model), given["example"])
+    given["example"] = read_example(model, given["example"])
     made = _TRAINED.made(given)
     io.writable(output)
     _require_other(output, data, own["checkpoint"], own["validation"])

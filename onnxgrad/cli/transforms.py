@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxgrad.cli.files import read_example
+from onnxgrad.cli.later import written
 from onnxgrad.cli.options import (
     Example,
     External,
@@ -19,7 +20,8 @@ from onnxgrad.cli.options import (
     described_as,
     described_options,
 )
-from onnxgrad.cli.printing import fail, in_options, say, show_ports
+from onnxgrad.cli.printing import fail, in_options, say
+from onnxgrad.cli.tables import show_ports
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import OnnxGradError
 from onnxgrad.transforms.casadi import family as write_family
@@ -49,8 +51,7 @@ def command_of(transform: Callable[..., Any]) -> Callable[..., None]:
         described += described_options(arguments[parameter.name], parameter)
     described.append(described_as("external", External, None))
     command.__signature__ = Signature(described)  # type: ignore[attr-defined]
-    what = (transform.__doc__ or "").splitlines()[0]
-    command.__doc__ = f"Write {what[:1].lower()}{what[1:]}"
+    command.__doc__ = written(transform.__doc__ or "")
     return command
 
 

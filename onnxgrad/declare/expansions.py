@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -61,26 +62,37 @@ def items(sequence: Tensor) -> list[Tensor] | None:
     return ITEMS.of(sequence.value)
 
 
+def _with_own() -> None:
+    """Import the package's own expansions, which fill the table; Gradient's is a transform."""
+    importlib.import_module("onnxgrad.expansions")
+    importlib.import_module("onnxgrad.transforms.lower")
+
+
 def expandable() -> dict[tuple[str, str], str]:
     """The remark on every operator with an expansion, by its domain and name."""
+    _with_own()
     return dict(sorted(_REMARKS.items()))
 
 
 def module_of(domain: str, op_type: str) -> str:
     """The module that declares the expansion of an operator, such as "onnxgrad.expansions.ml"."""
+    _with_own()
     return _TABLE[domain, op_type].__module__
 
 
 def expansion_of(node: ir.Node) -> Function | None:
     """The expansion of a node's operator, if there is one."""
+    _with_own()
     return _TABLE.get((node.domain, node.op_type))
 
 
 def is_on_cpu(node: ir.Node) -> bool:
     """Whether onnxruntime has an operator that has an expansion for the CPU."""
+    _with_own()
     return (node.domain, node.op_type) in _ON_CPU
 
 
 def naming_of(node: ir.Node) -> tuple[str, ...]:
     """The attributes of a node's operator that hold names of tensors."""
+    _with_own()
     return _NAMING.get((node.domain, node.op_type), ())

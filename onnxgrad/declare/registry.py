@@ -19,13 +19,15 @@ Besides those names a rule may ask for
     captures    the outer values that the node's graphs use, as a list; they are operands too
     pull        ``pull(op, seeds, sources)``, the backward pass of the graph that `op` emits to
 
-The names are checked against the operator's schema when the rule is declared.
+The names are checked against the operator's schema when the rule is declared. The package's own
+rules are in the table before anything is asked of it or declared.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +103,11 @@ _MOVING: set[tuple[str, str]] = set()
 Asked = str | Collection[str] | bool
 
 
+def _with_own() -> None:
+    """Import the package's own rules, which fill the table."""
+    importlib.import_module("onnxgrad.rules")
+
+
 def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry | None:
     """The entry of an operator, or None; its straight-through rules take the place of others."""
     entry, straight = _both(domain, op_type)
@@ -117,6 +124,7 @@ def lookup(domain: str, op_type: str, straight_through: bool = False) -> Entry |
 
 def _both(domain: str, op_type: str) -> tuple[Entry | None, Entry | None]:
     """The entry of an operator, and that of its straight-through rules."""
+    _with_own()
     key = "" if domain == "ai.onnx" else domain, op_type
     return _TABLE.get(key), _STRAIGHT.get(key)
 
@@ -142,6 +150,7 @@ def declared(domain: str, op_type: str, straight_through: Asked = False) -> bool
 
 def straight_through() -> list[str]:
     """The operators that have a straight-through rule: ``"Op"`` or ``"domain::Op"``."""
+    _with_own()
     return sorted(entry.name for entry in _STRAIGHT.values())
 
 
@@ -164,11 +173,13 @@ def moving(names: Iterable[str]) -> None:
 
 def is_moving(domain: str, op_type: str) -> bool:
     """Whether an operator only moves elements."""
+    _with_own()
     return (domain, op_type) in _MOVING
 
 
 def entries() -> list[Entry]:
     """Every entry, by domain and operator."""
+    _with_own()
     return [_TABLE[key] for key in sorted(_TABLE)]
 
 
@@ -178,6 +189,7 @@ def forget(name: str) -> None:
     Args:
         name: ``"Op"`` or ``"domain::Op"``.
     """
+    _with_own()
     _TABLE.pop(split_name(name), None)
     _STRAIGHT.pop(split_name(name), None)
     _MOVING.discard(split_name(name))
@@ -189,6 +201,7 @@ def _entry(
     outputs: Sequence[str] | None,
     straight_through: bool = False,
 ) -> Entry:
+    _with_own()
     domain, op_type = split_name(name)
     table = _STRAIGHT if straight_through else _TABLE
     if (domain, op_type) not in table:

@@ -13,17 +13,36 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.facts import Dim
 
 
-def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
+def unbroadcast(
+    g: Tensor,
+    out: Sequence[Dim] | None,
+    x: Tensor,
+    others: Sequence[Sequence[Dim] | None] | None = None,
+) -> Tensor:
     """The cotangent of `x`, which was broadcast to the dimensions `out` of `g`.
 
     It is the sum over the axes that broadcasting added or stretched. Where symbolic sizes leave
     open whether an axis was stretched, the axes are found at run time; or axes are split, where the
     target says so and the ranks are known.
+
+    Args:
+        g: The cotangent of what was broadcast.
+        out: Its dimensions; None where even the rank is unknown.
+        x: What was broadcast.
+        others: The dimensions of all that it was broadcast with, None for unknown ones: an axis
+            that is 1 in all of them was not stretched.
     """
     op, shape_of_x, lead = g.op, x.shape, -1
+    if others is not None and all(dims == () for dims in others):
+        return op.typed(g, x)
     if out is not None and shape_of_x is not None:
         lead = len(out) - len(shape_of_x)
-        pairs = list(zip(out[lead:], shape_of_x, strict=True))
+        if lead < 0:
+            op.refuse(f"{x.value.name!r} has {len(shape_of_x)} axes, more than the output has")
+        pairs = [
+            (1, 1) if _is_alone(a, others) else (o, d)
+            for a, (o, d) in enumerate(zip(out[lead:], shape_of_x, strict=True), -len(shape_of_x))
+        ]
         if all(shapes.same_dim(o, d) or isinstance(d, int) for o, d in pairs):
             stretched = [
                 a + lead for a, (o, d) in enumerate(pairs) if d == 1 and not shapes.same_dim(o, d)
@@ -34,17 +53,23 @@ def unbroadcast(g: Tensor, out: Sequence[Dim] | None, x: Tensor) -> Tensor:
             return shapes.reshape_like(y, x) if stretched else op.typed(y, x)
         if not op.target.axes_at_run_time:
             return _unbroadcast_open(g, out, x)
-    # The axes of size 1 once x is padded with ones in front; where the output has 1 too, the sum
-    # over them changes nothing.
-    size = op.Shape(x)
-    if not lead:
-        axes = op.Squeeze(op.NonZero(size.equals(1)), op.const([0]))
-        return op.typed(shapes.reduce_sum(g, axes, keepdims=1), x)
-    missing, one = op.Size(op.Shape(g)) - op.Size(size), ir.tensor(np.ones(1, np.int64))
-    ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
-    padded = op.Concat(ones, size, axis=0)
-    axes = op.Squeeze(op.NonZero(padded.equals(1)), op.const([0]))
-    return shapes.reshape_like(shapes.reduce_sum(g, axes, keepdims=1), x)
+    # The axes along which x, padded with ones in front, differs from g. A runtime that sums over an
+    # axis of size 1 takes several times as long as for a copy.
+    size, whole = op.Shape(x), op.Shape(g)
+    if lead:
+        missing, one = op.Size(whole) - op.Size(size), ir.tensor(np.ones(1, np.int64))
+        ones = op.ConstantOfShape(op.Unsqueeze(missing, op.const([0])), value=one)
+        size = op.Concat(ones, size, axis=0)
+    axes = op.Squeeze(op.NonZero(~size.equals(whole)), op.const([0]))
+    y = shapes.reduce_sum(g, axes, keepdims=1)
+    return shapes.reshape_like(y, x) if lead else op.typed(y, x)
+
+
+def _is_alone(axis: int, others: Sequence[Sequence[Dim] | None] | None) -> bool:
+    """Whether all others have 1, or no such axis, at an axis that is counted from the end."""
+    if others is None:
+        return False
+    return all(d is not None and (len(d) < -axis or d[axis] == 1) for d in others)
 
 
 def _unbroadcast_open(g: Tensor, out: Sequence[Dim], x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.emit import steps
+from onnxgrad.emit import factors, steps, views  # noqa: F401 - two of them declare rewrites
 from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
@@ -231,9 +231,33 @@ class Builder:
             self._consts[key] = value
         return Tensor(self, self._consts[key])
 
+    def weight(self, name: str, array: Any, like: Tensor) -> Tensor:
+        """A weight under a name, which training can change. Equal constants are one, weights not.
+
+        Args:
+            name: Its name.
+            array: What it holds at first.
+            like: A tensor of its dtype.
+
+        Raises:
+            ArgumentError: The net has a tensor of that name.
+        """
+        if self.parent:
+            return Tensor(self, self.parent.weight(name, array, like).value)
+        if name in self.names.taken:
+            raise ArgumentError(f"the net has a tensor {name!r} already: name the weight otherwise")
+        content = np.array(array, dtype=like.dtype.numpy())
+        value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(like.dtype))
+        value.const_value = ir.Tensor(content, name=name)
+        self.names.taken.add(name)
+        self.graph.register_initializer(value)
+        return Tensor(self, value)
+
     def typed(self, t: Tensor, like: Tensor) -> Tensor:
         """`t`, with the shape of `like`, which it is known to have, where inference has lost it."""
         mine, its = t.shape, like.shape
+        if its is not None and mine is not None and len(mine) != len(its):
+            self.refuse(f"{like.value.name!r} has {len(its)} axes, its cotangent {len(mine)}")
         if its is not None and mine != its and t.static is None:
             pairs = zip(mine, its, strict=True) if mine is not None else ((None, d) for d in its)
             t.value.shape = ir.Shape([b if b is not None else a for a, b in pairs])

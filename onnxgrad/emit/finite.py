@@ -342,23 +342,24 @@ def _guard(op_type: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def _zeros(op: Builder, mask: Tensor) -> Tensor:
-    return op.tensor(op.numbers.carrier(mask.value)).equals(0)
+def _counts(op: Builder, mask: Tensor) -> Tensor:
+    """Where a factor is not the zero of a mask."""
+    return op.Cast(op.tensor(op.numbers.carrier(mask.value)), to=ir.DataType.BOOL)
 
 
 @_guard("Mul")
 def _product(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return (
-        _without(a, _zeros(op, b)) if op.numbers.harms(a.value, b.value) else a,
-        _without(b, _zeros(op, a)) if op.numbers.harms(b.value, a.value) else b,
+        _finite(a, _counts(op, b)) if op.numbers.harms(a.value, b.value) else a,
+        _finite(b, _counts(op, a)) if op.numbers.harms(b.value, a.value) else b,
     )
 
 
-def _without(factor: Tensor, zeros: Tensor) -> Tensor:
-    """`factor`, with 0 where it is not finite and the other factor is a mask's zero."""
+def _finite(factor: Tensor, counts: Tensor) -> Tensor:
+    """`factor`, with 0 where it is not finite and does not count."""
     op = factor.op
-    drop = zeros & ~(op.Abs(factor) < math.inf)
-    y = op.Where(drop, op.const(0, like=factor), factor)
+    size = factor if op.numbers.bounds.of(factor.value)[0] >= 0 else op.Abs(factor)
+    y = op.Where(counts | (size < math.inf), factor, op.const(0, like=factor))
     op.numbers.note_mask(y.value, op.numbers.masked(factor.value))
     return y
 
@@ -369,8 +370,7 @@ def _quotient(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     zero = numbers.may_be_zero(b.value) and numbers.masked(a.value)
     if not zero and not numbers.harms(b.value, a.value):
         return a, b
-    drop = _zeros(op, a) & ~(op.Abs(b) > 0)
-    return a, op.Where(drop, op.const(1, like=b), b)
+    return a, op.Where(_counts(op, a) | (op.Abs(b) > 0), b, op.const(1, like=b))
 
 
 @_guard("MatMul")
@@ -379,9 +379,9 @@ def _matrices(op: Builder, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if len(a.shape or ()) < 2 or len(b.shape or ()) < 2:
         return a, b
     if op.numbers.harms(b.value, a.value):
-        b = _without(b, _transposed(_none(a, -2)))
+        b = _finite(b, _transposed(_any(a, -2)))
     elif op.numbers.harms(a.value, b.value):
-        a = _without(a, _transposed(_none(b, -1)))
+        a = _finite(a, _transposed(_any(b, -1)))
     return a, b
 
 
@@ -391,11 +391,11 @@ def _gemm(
 ) -> tuple[Any, ...]:
     """The same for a Gemm, whose operands may be transposed."""
     if op.numbers.harms(b.value, a.value):
-        none = _none(a, -1 if transA else -2)
-        b = _without(b, none if bool(transA) != bool(transB) else _transposed(none))
+        some = _any(a, -1 if transA else -2)
+        b = _finite(b, some if bool(transA) != bool(transB) else _transposed(some))
     elif op.numbers.harms(a.value, b.value):
-        none = _none(b, -2 if transB else -1)
-        a = _without(a, none if bool(transA) != bool(transB) else _transposed(none))
+        some = _any(b, -2 if transB else -1)
+        a = _finite(a, some if bool(transA) != bool(transB) else _transposed(some))
     return a, b, *rest
 
 
@@ -412,14 +412,14 @@ def _labelled(op: Builder, *inputs: Tensor, equation: str, **_: Any) -> tuple[Te
             sizes = einsum([(its, op.Abs(inputs[m]))], met)
             first = [labels.index(a) for a in met]
             others = [j - len(labels) for j in range(len(labels)) if j not in first]
-            none = sizes.equals(0)
-            found[k] = _without(found[k], op.Unsqueeze(none, op.const(others)) if others else none)
+            some = op.Cast(sizes, to=ir.DataType.BOOL)
+            found[k] = _finite(found[k], op.Unsqueeze(some, op.const(others)) if others else some)
     return tuple(found)
 
 
-def _none(t: Tensor, axis: int) -> Tensor:
-    """Where all of `t` along an axis is zero."""
-    return t.op.ReduceL1(t, t.op.const([axis]), keepdims=1).equals(0)
+def _any(t: Tensor, axis: int) -> Tensor:
+    """Where not all of `t` along an axis is zero."""
+    return t.op.Cast(t.op.ReduceL1(t, t.op.const([axis]), keepdims=1), to=ir.DataType.BOOL)
 
 
 def _transposed(t: Tensor) -> Tensor:

@@ -73,6 +73,17 @@ def rewritten(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
 # -- faults of runtimes ----------------------------------------------------------------------------
 
 
+@rewrite("HardSigmoid")
+def _told_its_beta(op: Builder, call: Call) -> Call:
+    """A HardSigmoid through the origin has a beta just below 0: OpenVINO takes 0 for the default.
+
+    No number changes, as what is cut off at 0 is smaller than any normal float32.
+    """
+    if call.attributes.get("beta") != 0:
+        return call
+    return call._replace(attributes=call.attributes | {"beta": -(2.0**-126)})
+
+
 @rewrite("Pad")
 def _along_all_axes(op: Builder, call: Call) -> Call:
     """A Pad whose axes are known becomes one of all axes, without the operand axes.

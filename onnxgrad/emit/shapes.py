@@ -292,6 +292,11 @@ def part(x: Tensor, start: Size, end: Size, axis: int = 0) -> Tensor:
     return x.op.Slice(x, vector(x, [start]), vector(x, [end]), x.op.const([axis]))
 
 
+def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors side by side along one axis."""
+    return parts[0] if len(parts) == 1 else parts[0].op.Concat(*parts, axis=axis)
+
+
 def reversed_along(x: Tensor, *axes: int) -> Tensor:
     """`x` with the order of its elements along axes reversed."""
     op, n = x.op, len(axes)

@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.factors import factored
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.views import side_by_side
 from onnxgrad.graph.constants import draws, forget_constant
 from onnxgrad.graph.facts import (
     all_nodes,
@@ -233,7 +235,7 @@ def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[i
 def total(op: Builder, gs: Sequence[Tensor]) -> Tensor:
     """The sum of cotangents of one value. Sequences are summed element by element."""
     if not is_sequence(gs[0].value):
-        return op.sum(gs)
+        return factored(op, gs) or op.sum(side_by_side(op, gs))
     return functools.reduce(lambda a, b: each(op, lambda _, x, y: [x + y], [a, b])[0], gs)
 
 

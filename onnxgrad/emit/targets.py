@@ -40,6 +40,9 @@ class Target:
         sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
             for the cotangent of a filter, in the place of a Conv, and for that of a MaxPool, in the
             place of its Indices.
+        summed_taps: The least number of products, and the most elements of the Conv's input, with
+            which the cotangent of a depthwise filter at stride 1 is a sum of g times a Slice for
+            each element of the filter; None for never.
         windows_of_fewer: Whether the columns of that product are those of the cotangent, where
             these move fewer elements than those of the Conv's input; else they are always of this.
         transposed_batch: Whether that product sums over the batch as well, of transposed operands,
@@ -76,6 +79,7 @@ class Target:
     flipped_filters: float = math.inf
     one_hot_taps: int = 32
     sliced_taps: int = 0
+    summed_taps: tuple[int, int] | None = None
     windows_of_fewer: bool = True
     transposed_batch: bool = True
     searched_dtypes: frozenset[ir.DataType] = frozenset()
@@ -98,6 +102,7 @@ _TARGETS: dict[str, Target] = {
         product_sums=frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE}),
         transposed_rows=True,
         flipped_filters=9,
+        summed_taps=(2**20, 2**21),
         searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         searched_window=4,
         inner_filters=True,

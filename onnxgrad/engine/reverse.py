@@ -272,7 +272,12 @@ def _own_vjp(
         out = op.tensor(node.outputs[0]).shape
         for index, g in present.items():
             if (v := values[index]) is not None:
-                present[index] = unbroadcast(g, out, op.tensor(v))
+                others = [
+                    None if w.dtype == ir.DataType.INT64 else dims_of(w)  # it may hold a shape
+                    for k, w in enumerate(values)
+                    if w is not None and k != index
+                ]
+                present[index] = unbroadcast(g, out, op.tensor(v), others)
     return present
 
 

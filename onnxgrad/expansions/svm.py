@@ -26,7 +26,7 @@ def _(
     weights = op.const(np.array(coefficients).reshape(-1, 1), like=x)
     if n_supports:
         vectors = np.array(support_vectors).reshape(n_supports, -1)
-        x = _kernel(op, x, vectors, kernel_type, *kernel_params)
+        x = _kernel(op, x, vectors, kernel_type, kernel_params)
     return transformed(op, op.MatMul(x, weights) + rho[0], post_transform)
 
 
@@ -41,7 +41,7 @@ def _(
     if not sum(vectors_per_class):
         return None, transformed(op, linear(op, X, coefficients, rho[:1], classes), post_transform)
     vectors = np.array(support_vectors).reshape(sum(vectors_per_class), -1)
-    k = _kernel(op, rows_of(op, X), vectors, kernel_type, *kernel_params)
+    k = _kernel(op, rows_of(op, X), vectors, kernel_type, kernel_params)
     weights = _by_pairs(np.array(coefficients).reshape(classes - 1, -1), vectors_per_class)
     scores = op.MatMul(k, op.const(weights, like=k)) + np.array(rho)
     if prob_a:
@@ -131,11 +131,12 @@ def _kernel(
     x: Tensor,
     vectors: np.ndarray,
     kind: str,
-    gamma: float,
-    coef0: float,
-    degree: float,
+    params: Sequence[float],
 ) -> Tensor:
     """The kernel of every row of `x` with every support vector."""
+    if len(params) != 3:
+        op.refuse(f"kernel_params are gamma, coef0 and degree, not {len(params)} numbers")
+    gamma, coef0, degree = params
     if kind == "RBF":
         apart = op.Unsqueeze(x, op.const([1])) - vectors[None]
         return op.Exp(op.ReduceSumSquare(apart, op.const([2]), keepdims=0) * -gamma)

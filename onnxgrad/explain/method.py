@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Concatenate, ParamSpec
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
@@ -16,6 +15,7 @@ from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import Rules
 from onnxgrad.engine.straight_through import StraightThrough
+from onnxgrad.graph.counts import is_count
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head
 from onnxgrad.heads.scores import class_score
@@ -126,7 +126,7 @@ def count_of(argument: str, given: Any) -> int:
     Raises:
         ArgumentError: It is none.
     """
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+    if not is_count(given, 1):
         raise ArgumentError(f"{argument} is a number from 1 on, not {given!r}")
     return int(given)
 

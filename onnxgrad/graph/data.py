@@ -6,6 +6,7 @@ written with, however many write at once, and wherever a save is killed.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import mmap
 import os
@@ -44,6 +45,30 @@ def view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     )
 
 
+def is_large(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor is kept apart from the message of its model; strings never are."""
+    return tensor.nbytes >= _LARGE and tensor.dtype != ir.DataType.STRING
+
+
+def reference(
+    tensor: ir.TensorProtocol,
+    folder: str | os.PathLike[str],
+    location: str,
+    offset: int | None,
+    length: int | None,
+) -> ir.ExternalTensor:
+    """A tensor of the same kind and name, whose data lie in a file of a folder."""
+    return ir.ExternalTensor(
+        location,
+        offset,
+        length,
+        tensor.dtype,
+        shape=cast(ir.Shape, tensor.shape),
+        name=tensor.name or "",
+        base_dir=folder,
+    )
+
+
 def referred(
     folder: str | os.PathLike[str], *, strict: bool
 ) -> Callable[[ir.TensorProtocol], ir.TensorProtocol]:
@@ -60,21 +85,15 @@ def referred(
     def tensor_in(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor
-        file = os.path.realpath(tensor.path)
-        if os.path.commonpath([file, home]) == home:
-            return ir.ExternalTensor(
-                Path(os.path.relpath(file, home)).as_posix(),
-                tensor.offset,
-                tensor.length,
-                tensor.dtype,
-                shape=tensor.shape,
-                name=tensor.name,
-                base_dir=home,
-            )
+        file = Path(os.path.realpath(tensor.path))
+        if file.is_relative_to(home):
+            location = file.relative_to(home).as_posix()
+            return reference(tensor, home, location, tensor.offset, tensor.length)
         if strict:
             raise SaveError(
-                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in {file!r}, "
-                'and a model reads files of its own folder only. Write there, or external="copy".'
+                f"Cannot refer to the weight {tensor.name!r} from {home!r}: it lies in "
+                f"{str(file)!r}, and a model reads files of its own folder only. Write there, or "
+                'external="copy".'
             )
         return embedded(tensor)
 
@@ -105,16 +124,8 @@ def write_data(models: Iterable[ir.Model], folder: Path, stem: str) -> None:
     os.replace(unnamed, folder / name)
     for value, (offset, length) in zip(values, found, strict=True):
         tensor = value.const_value
-        assert tensor is not None and isinstance(tensor.shape, ir.Shape)
-        value.const_value = ir.ExternalTensor(
-            name,
-            offset,
-            length,
-            tensor.dtype,
-            shape=tensor.shape,
-            name=value.name or "",
-            base_dir=folder,
-        )
+        assert tensor is not None
+        value.const_value = reference(tensor, folder, name, offset, length)
 
 
 def _large(model: ir.Model) -> list[ir.Value]:
@@ -123,8 +134,7 @@ def _large(model: ir.Model) -> list[ir.Value]:
         for graph in model.graphs()
         for value in graph.initializers.values()
         if (tensor := value.const_value) is not None
-        and tensor.nbytes >= _LARGE
-        and tensor.dtype != ir.DataType.STRING
+        and is_large(tensor)
         and not isinstance(tensor, ir.ExternalTensor)
     ]
 
@@ -140,6 +150,20 @@ def _written(
         places[key] = (file.tell(), len(content))
         file.write(content)
     return places[key]
+
+
+def place_data(new: Path, folder: str | os.PathLike[str]) -> None:
+    """Move a data file to where models read it.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    there = Path(folder) / new.name
+    try:
+        os.replace(new, there)
+    except PermissionError:  # Windows replaces no file that a model in memory has mapped
+        if not there.is_file() or not filecmp.cmp(new, there, shallow=False):
+            raise
 
 
 def remove_unused(folder: Path, stem: str, stage: Path, read: Collection[str]) -> None:

@@ -72,3 +72,8 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     close = difflib.get_close_matches(name.lower(), lower, n=count, cutoff=0.5)
     close = [lower[c] for c in close] or [n for n in known if name.lower() in n.lower()][:count]
     return f" Nearest: {', '.join(repr(c) for c in close)}." if close else ""
+
+
+def printable(text: str) -> str:
+    """A text from a file as a terminal may show it: with its control characters spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from google.protobuf.message import Message
 
 from onnxgrad.graph import maps, protos
-from onnxgrad.graph.data import embedded, referred, remove_unused, view, write_data
+from onnxgrad.graph.data import embedded, place_data, referred, remove_unused, view, write_data
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.guard import guarded
@@ -188,8 +188,10 @@ def save(
         if external == "copy" or bytes_by_file(private).get("", 0) > protos.LIMIT:
             write_data([private], stage, name)
         write(private, stage / name)
-        for file in sorted(stage.iterdir(), key=lambda file: file.name == name):  # the model last
-            os.replace(file, os.path.join(folder, file.name))
+        for file in [*stage.iterdir()]:
+            if file.name != name:
+                place_data(file, folder)
+        os.replace(stage / name, path)
         remove_unused(Path(folder), name, stage, read)
 
 

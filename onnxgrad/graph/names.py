@@ -17,11 +17,6 @@ Position: TypeAlias = Sequence[str | int]
 TensorSpec: TypeAlias = str | Position
 
 
-def printable(text: str) -> str:
-    """A text from a file as a terminal may show it: with its control characters spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 class All(enum.Enum):
     """The type of `ALL`."""
 

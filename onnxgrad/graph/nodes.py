@@ -1,14 +1,14 @@
 """Checks nodes against the standard, before rules or onnx's own C++ trust what they say.
 
 `check_names` looks at names, `check_nodes` at each node alone: its operands, and the kinds and
-values of its attributes. `check_axes` looks at axes and windows once ranks are known.
+values of its attributes. What needs ranks and sizes is in `fits`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,15 +19,15 @@ import onnx_ir as ir
 from onnxgrad.graph.constants import constant_of
 from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs
-from onnxgrad.graph.schemas import joined_name, onnx_schema, schema_of
+from onnxgrad.graph.schemas import joined_name, onnx_schema
 
 # How many activations each direction has.
 _RECURRENT = {"RNN": 1, "GRU": 2, "LSTM": 3}
-_WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 _SCATTER = ("ScatterElements", "ScatterND")
 # The words that an attribute can be; runtimes take another word for one of them, or refuse it.
 _WORDS: dict[tuple[str, str], str] = {
-    **{(op, "auto_pad"): "NOTSET SAME_UPPER SAME_LOWER VALID" for op in _WINDOWS},
+    **{(op, "auto_pad"): "NOTSET SAME_UPPER SAME_LOWER VALID" for op in WINDOWS},
     **{(op, "direction"): "forward reverse bidirectional" for op in _RECURRENT},
     **{(op, "reduction"): "none add mul max min" for op in _SCATTER},
     ("SoftmaxCrossEntropyLoss", "reduction"): "none mean sum",
@@ -63,26 +63,21 @@ _POSITIVE = {
 }
 # Axes count the dimensions of a tensor: onnx keeps them in 32 bits and crashes beyond.
 _AXES = {"axes", "axis", "batch_axis", "batch_dims", "perm", "time_axis"}
-# Operators whose attribute is an axis of the first operand, counted from either end.
-_WITHIN = {
-    "ArgMax",
-    "ArgMin",
-    "Compress",
-    "Concat",
-    "Gather",
-    "GatherElements",
-    "Hardmax",
-    "LayerNormalization",
-    "LogSoftmax",
-    "LpNormalization",
-    "RMSNormalization",
-    "ScatterElements",
-    "Softmax",
-    "Split",
-    "SplitToSequence",
-    "TopK",
-}
+# Dtypes; that of a quantised output may be 0, for the one that the operands tell.
+_DTYPES = {"dtype", "output_datatype", "output_dtype", "softmax_precision", "stash_type", "to"}
 _NO_PAD = ("auto_pad", "")
+# Operands that list sizes, places or axes of a tensor, by operator and place: onnx takes a list
+# apart whose length it knows, however long it is.
+_LISTS = {
+    *(("ConstantOfShape", 0), ("Expand", 1), ("Pad", 1), ("Reshape", 1), ("Squeeze", 1)),
+    *(("Slice", 1), ("Slice", 2), ("Slice", 3), ("Slice", 4), ("Tile", 1), ("Unsqueeze", 1)),
+}
+_LONGEST = 2**16
+# Operators with the operand that tells how long what they give is, and those that give as much as
+# they take.
+_SIZED = {"ConstantOfShape": 0, "Expand": 1, "Pad": 1, "Range": 1, "Reshape": 1, "Tile": 1}
+_ALONG = {"Abs", "Add", "Cast", "Concat", "Div", "Identity", "Max", "Min", "Mod", "Mul", "Neg"}
+_ALONG |= {"Sub", "Transpose", "Where"}
 # What onnx reads of Einsum; it never ends at another character.
 _EINSUM = re.compile(r"[A-Za-z ,.]*(->[A-Za-z .]*)?")
 _Kind = onnx.defs.OpSchema.FormalParameterOption
@@ -127,7 +122,7 @@ def check_names(graph: ir.Graph | ir.Function) -> None:
         ModelError: A name is not.
     """
     for inner in (graph, *inner_graphs(graph)):
-        values = [*inner.inputs]
+        values = [*inner.inputs, *inner.outputs]
         if isinstance(inner, ir.Graph):
             values += inner.initializers.values()
         _require_utf8([v.name for v in values])
@@ -156,18 +151,29 @@ def check_nodes(graph: ir.Graph | ir.Function) -> None:
     for node in all_nodes(graph):
         for name, a in node.attributes.items():
             if a.type == ir.AttributeType.UNDEFINED:
-                _refuse(node, f"the attribute {name!r} has no type")
+                refuse(node, f"the attribute {name!r} has no type")
             if a.type == ir.AttributeType.TENSOR and not a.is_ref() and not a.value.dtype:
-                _refuse(node, f"the attribute {name!r} has no tensor")
-        form = _form(node.domain, node.op_type, opsets.get(node.domain, 0))
+                refuse(node, f"the attribute {name!r} has no tensor")
+        version = opsets.get(node.domain, 0)
+        form = _form(node.domain, node.op_type, version)
+        if form is None and version and (newest := onnx_schema(node.domain, node.op_type)):
+            _require_known(node, version, newest.since_version)
         if form is not None:
             _check_operands(node, form)
             _check_kinds(node, form)
             if not node.domain:
                 _check_values(node)
+    _check_lengths(graph)
 
 
-def _refuse(node: ir.Node, reason: str) -> NoReturn:
+def _require_known(node: ir.Node, version: int, since: int) -> None:
+    """Refuse an operator that came later than the opset; one that is gone is for passes."""
+    if version < since:
+        refuse(node, f"opset {version} has no such operator yet")
+
+
+def refuse(node: ir.Node, reason: str) -> NoReturn:
+    """Refuse the file for what it says of a node."""
     name = joined_name(node.domain, node.op_type)
     raise ModelError(
         f"operator {name}, node {node.name!r}: {reason}. The file is not valid; export it anew"
@@ -181,23 +187,23 @@ def _check_operands(node: ir.Node, form: _Form) -> None:
     ):
         if not least <= len(values) <= most:
             allowed = str(least) if least == most else f"{least} to {most}"
-            _refuse(node, f"it has {len(values)} {what}, not {allowed}")
+            refuse(node, f"it has {len(values)} {what}, not {allowed}")
     for name, v in zip(form.needed, node.inputs, strict=False):
         if v is None and name is not None:
-            _refuse(node, f"the input {name!r} is left out, and has to be there")
+            refuse(node, f"the input {name!r} is left out, and has to be there")
 
 
 def _check_kinds(node: ir.Node, form: _Form) -> None:
     for name in form.required:
         if name not in node.attributes:
-            _refuse(node, f"the attribute {name} is missing")
+            refuse(node, f"the attribute {name} is missing")
     for name, a in node.attributes.items():
         kind = form.attributes.get(name)
         if kind is not None and a.type != kind:
             wanted = ir.AttributeType(kind).name
-            _refuse(node, f"the attribute {name} is of the type {wanted}, not {a.type.name}")
+            refuse(node, f"the attribute {name} is of the type {wanted}, not {a.type.name}")
     if node.op_type == "Constant" and len(node.attributes) != 1:
-        _refuse(node, f"it has one attribute with its value, not {len(node.attributes)}")
+        refuse(node, f"it has one attribute with its value, not {len(node.attributes)}")
 
 
 def _check_values(node: ir.Node) -> None:
@@ -207,53 +213,85 @@ def _check_values(node: ir.Node) -> None:
         numbers = a.value if a.type == ir.AttributeType.INTS else []
         numbers = [a.value] if a.type == ir.AttributeType.INT else numbers
         if name in _POSITIVE and (low := [n for n in numbers if n < 1]):
-            _refuse(node, f"the attribute {name} is 1 or more, not {low[0]}")
+            refuse(node, f"the attribute {name} is 1 or more, not {low[0]}")
         if name in _AXES and (far := [n for n in numbers if not -(2**31) <= n < 2**31]):
-            _refuse(node, f"the attribute {name} is an axis, not {far[0]}")
+            refuse(node, f"the attribute {name} is an axis, not {far[0]}")
+        if name in _DTYPES and (odd := [n for n in numbers if not _is_dtype(n, name)]):
+            refuse(node, f"the attribute {name} is a dtype, not {odd[0]}")
         words = _WORDS.get((node.op_type, name))
         # Some exporters write auto_pad = "", which all read as NOTSET.
         if words is not None and a.value not in words.split() and (name, a.value) != _NO_PAD:
-            _refuse(node, f"the attribute {name} is {_or(words)}, not {a.value!r}")
+            refuse(node, f"the attribute {name} is {_or(words)}, not {a.value!r}")
     _check_lists(node)
 
 
 def _check_lists(node: ir.Node) -> None:
     """Check attributes whose elements belong together."""
-    if (names := _value(node, "activations")) and node.op_type in _RECURRENT:
-        both = 2 if _value(node, "direction") == "bidirectional" else 1
+    if (names := attribute(node, "activations")) and node.op_type in _RECURRENT:
+        both = 2 if attribute(node, "direction") == "bidirectional" else 1
         if len(names) != (count := both * _RECURRENT[node.op_type]):
-            _refuse(node, f"the attribute activations has {len(names)} names, not {count}")
-    if (_value(node, "batch_dims") or 0) < 0:
-        _refuse(node, f"the attribute batch_dims is 0 or more, not {_value(node, 'batch_dims')}")
-    mode = _value(node, "qk_matmul_output_mode") or 0
+            refuse(node, f"the attribute activations has {len(names)} names, not {count}")
+    if (attribute(node, "batch_dims") or 0) < 0:
+        refuse(node, f"the attribute batch_dims is 0 or more, not {attribute(node, 'batch_dims')}")
+    mode = attribute(node, "qk_matmul_output_mode") or 0
     if not 0 <= mode <= 3:
-        _refuse(node, f"the attribute qk_matmul_output_mode is 0 to 3, not {mode}")
-    if node.op_type == "LpNormalization" and (p := _value(node, "p") or 2) not in (1, 2):
-        _refuse(node, f"the attribute p is 1 or 2, not {p}")
+        refuse(node, f"the attribute qk_matmul_output_mode is 0 to 3, not {mode}")
+    if node.op_type == "LpNormalization" and (p := attribute(node, "p") or 2) not in (1, 2):
+        refuse(node, f"the attribute p is 1 or 2, not {p}")
     if node.op_type == "DFT" and len(node.inputs) > 1 and (length := node.inputs[1]) is not None:
         held = constant_of(length)
         if held is not None and np.min(held, initial=1) < 1:
-            _refuse(node, f"its operand 'dft_length' is 1 or more, not {held}")
+            refuse(node, f"its operand 'dft_length' is 1 or more, not {held}")
     if node.op_type == "Split":
         for name, told in (
-            ("num_outputs", _value(node, "num_outputs")),
-            ("split", None if (parts := _value(node, "split")) is None else len(parts)),
+            ("num_outputs", attribute(node, "num_outputs")),
+            ("split", None if (parts := attribute(node, "split")) is None else len(parts)),
         ):
             if told is not None and told != len(node.outputs):
-                _refuse(
+                refuse(
                     node,
                     f"the attribute {name} tells of {told} outputs, of which there are "
                     f"{len(node.outputs)}",
                 )
-    perm = _value(node, "perm") or ()
+    perm = attribute(node, "perm") or ()
     if sorted(perm) != list(range(len(perm))):
-        _refuse(node, f"the attribute perm is an order of axes, not {list(perm)}")
-    if node.op_type == "Einsum" and (equation := _value(node, "equation")) is not None:
+        refuse(node, f"the attribute perm is an order of axes, not {list(perm)}")
+    if node.op_type == "Einsum" and (equation := attribute(node, "equation")) is not None:
         if not isinstance(equation, str) or _EINSUM.fullmatch(equation) is None:
-            _refuse(node, f"the attribute equation is no equation of einsum: {equation!r}")
+            refuse(node, f"the attribute equation is no equation of einsum: {equation!r}")
         terms = equation.partition("->")[0].count(",") + 1
         if terms != len(node.inputs):
-            _refuse(node, f"equation {equation!r} has {terms} terms for {len(node.inputs)} inputs")
+            refuse(node, f"equation {equation!r} has {terms} terms for {len(node.inputs)} inputs")
+
+
+def _is_dtype(number: int, name: str) -> bool:
+    least = 0 if name == "output_dtype" else 1
+    return number >= least and number in ir.DataType._value2member_map_
+
+
+def _check_lengths(graph: ir.Graph | ir.Function) -> None:
+    """Check that lists of sizes or axes are not longer than any tensor has axes."""
+    lengths: dict[ir.Value, int] = {}
+    for inner in (graph, *inner_graphs(graph)):
+        weights = inner.initializers.values() if isinstance(inner, ir.Graph) else ()
+        for v in (*inner.inputs, *weights):
+            dims = dims_of(v) or ()
+            lengths[v] = dims[0] if len(dims) == 1 and isinstance(dims[0], int) else 0
+    for node in all_nodes(graph):
+        place = _SIZED.get(node.op_type)
+        sizes = None if place is None or len(node.inputs) <= place else node.inputs[place]
+        held = None if sizes is None else ir.convenience.get_const_tensor(sizes)
+        if held is not None and held.dtype == ir.DataType.INT64 and held.size in (1, 2):
+            lengths[node.outputs[0]] = int(held.numpy().max())
+    waiting = [v for v, n in lengths.items() if n > _LONGEST]
+    seen = set(waiting)
+    while waiting:
+        for node, k in (v := waiting.pop()).uses():
+            if not node.domain and (node.op_type, k) in _LISTS:
+                refuse(node, f"its operand {v.name!r} lists more than {_LONGEST} numbers")
+            if node.op_type in _ALONG and node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                waiting.append(node.outputs[0])
 
 
 def _or(words: str) -> str:
@@ -261,81 +299,7 @@ def _or(words: str) -> str:
     return f"{', '.join(first)} or {last}"
 
 
-def _value(node: ir.Node, name: str) -> Any:
+def attribute(node: ir.Node, name: str) -> Any:
+    """The value of an attribute; None where the node has none, or a function's caller tells it."""
     a = node.attributes.get(name)
     return None if a is None or a.is_ref() else a.value
-
-
-def check_axes(nodes: Iterable[ir.Node]) -> None:
-    """Check axes and windows against the ranks of operands, as far as they are known.
-
-    Raises:
-        ModelError: An axis is out of range, or a window is of other axes than its operand; the
-            message names the node and the attribute or operand.
-    """
-    for node in nodes:
-        dims = None if not node.inputs or node.inputs[0] is None else dims_of(node.inputs[0])
-        if node.domain or dims is None:
-            continue
-        rank = len(dims)
-        if (axis := _value(node, "axis")) is not None:
-            if node.op_type in _WITHIN:
-                _require_axes(node, "the attribute axis", [axis], rank)
-            if node.op_type in ("Flatten", "OneHot") and not -rank - 1 <= axis <= rank:
-                _refuse(node, f"the attribute axis is {axis}, and the operand has {rank} axes")
-        for what, axes in _constant_axes(node):
-            more = len(axes) if node.op_type == "Unsqueeze" else 0
-            _require_axes(node, what, axes, rank + more)
-        if (perm := _value(node, "perm")) is not None and len(perm) != rank:
-            _refuse(node, f"the attribute perm has {len(perm)} axes, and the operand {rank}")
-        if node.op_type in _WINDOWS:
-            _check_window(node, rank - 2)
-        if node.op_type == "Attention":
-            _check_heads(node)
-
-
-def _constant_axes(node: ir.Node) -> Iterable[tuple[str, Sequence[int]]]:
-    """The axes that operands tell, with how to call them."""
-    schema = schema_of("", node.op_type)
-    for name, v in zip(schema.inputs if schema else (), node.inputs, strict=False):
-        if name in ("axes", "axis") and v is not None and (held := constant_of(v)) is not None:
-            if held.dtype.kind not in "iu":
-                _refuse(node, f"its operand {name!r} is {held.dtype}, not an integer")
-            yield f"its operand {name!r}", [int(k) for k in held.flat]
-
-
-def _require_axes(node: ir.Node, what: str, axes: Sequence[int], rank: int) -> None:
-    for axis in axes:
-        if not -rank <= axis < max(rank, 1):  # a scalar may be told its axis 0
-            _refuse(node, f"{what} is {axis}, which is none of {rank} axes")
-
-
-def _check_heads(node: ir.Node) -> None:
-    ranks = [len(dims) for v in node.inputs[:3] if v is not None and (dims := dims_of(v))]
-    if len(set(ranks)) > 1 or ranks[0] not in (3, 4):
-        _refuse(node, f"Q, K and V have 3 axes or 4, all as many, not {ranks}")
-    for name in ("q_num_heads", "kv_num_heads"):
-        if ranks[0] == 3 and (_value(node, name) or 0) < 1:
-            _refuse(node, f"the attribute {name} is 1 or more for operands of 3 axes")
-
-
-def _check_window(node: ir.Node, spatial: int) -> None:
-    weight = node.inputs[1] if node.op_type.startswith("Conv") else None
-    kernel = _value(node, "kernel_shape")
-    if spatial < 1:
-        _refuse(node, f"its operand has {spatial + 2} axes, fewer than a batch of channels")
-    for name in ("kernel_shape", "strides", "dilations", "pads"):
-        found = _value(node, name)
-        wanted = spatial * (2 if name == "pads" else 1)
-        if found is not None and len(found) != wanted:
-            _refuse(node, f"the attribute {name} has {len(found)} numbers, not {wanted}")
-    if weight is not None and (its := dims_of(weight)) is not None:
-        if len(its) != spatial + 2:
-            _refuse(node, f"its weight has {len(its)} axes, and its operand {spatial + 2}")
-        sizes = its[2:]
-        if kernel and any(
-            isinstance(s, int) and s != k for s, k in zip(sizes, kernel, strict=True)
-        ):
-            _refuse(
-                node, f"the attribute kernel_shape is {list(kernel)}, the weight's {list(sizes)}"
-            )

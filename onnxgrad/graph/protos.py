@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -132,8 +133,8 @@ def require_inside(name: str | None, location: str, folder: str) -> None:
         raise ModelError(f"{weight}: the file that it lies in is not named.")
     if "\0" in location:
         raise ModelError(f"{weight}, which names no file: a NUL character is in it.")
-    target, home = os.path.realpath(os.path.join(folder, location)), os.path.realpath(folder)
-    if os.path.isabs(location) or os.path.commonpath([target, home]) != home:
+    target = Path(os.path.realpath(os.path.join(folder, location)))
+    if Path(location).anchor or not target.is_relative_to(os.path.realpath(folder)):
         raise ModelError(
             f"{weight}, outside the model's folder {folder!r}. This is refused: a model file could "
             "read any file so. Put the data beside the model."

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxgrad.graph import io, protos
-from onnxgrad.graph.data import embedded, remove_unused, write_data
+from onnxgrad.graph.data import embedded, place_data, remove_unused, write_data
 from onnxgrad.graph.errors import SaveError
 from onnxgrad.graph.stage import staged
 
@@ -40,15 +40,10 @@ def save_together(
         raise SaveError(f"Cannot write {str(target)!r}: it is a file, not a folder.")
     external = external_data or any(io.weight_bytes(m) > protos.LIMIT for m in models.values())
     read = {path for model in models.values() for path in io.data_files(model)}
-    for model in models.values():
-        io.replace_tensors(model, embedded)
     with staged(target if target.exists() else target.parent, str(target)) as stage:
         new = stage / target.name
         new.mkdir()
-        if external:
-            write_data(models.values(), new, _STEM)
-        for name, model in models.items():
-            io.write(model, new / name)
+        write_together(models, new, external=external)
         if not target.exists():
             os.replace(new, target)
             return
@@ -56,11 +51,27 @@ def save_together(
         remove_unused(target, _STEM, stage, read)
 
 
+def write_together(models: Mapping[str, ir.Model], folder: Path, *, external: bool) -> None:
+    """Write models into a folder that nobody reads yet.
+
+    Args:
+        models: The models by their files' names. Their large weights become references.
+        folder: Where to write.
+        external: Write these weights to a file beside the models, each once.
+    """
+    for model in models.values():
+        io.replace_tensors(model, embedded)
+    if external:
+        write_data(models.values(), folder, _STEM)
+    for name, model in models.items():
+        io.write(model, folder / name)
+
+
 def _move(new: Path, target: Path, names: Iterable[str]) -> None:
     """Put whole files in the place of others, all or none: first data, then models."""
     for path in new.iterdir():
         if path.name not in names:
-            os.replace(path, target / path.name)
+            place_data(path, target)
     old = new / "old"
     old.mkdir()
     try:

@@ -49,7 +49,7 @@ def cross_entropy(
         labels: The name of the new input.
 
     Returns:
-        A head "loss": a scalar, or for "none" of the shape of `of` without its classes. Half
+        A head "loss", a scalar, or for "none" of the shape of `of` without its classes. Half
         precision is computed in float32. Where no label counts, the mean is NaN and its gradient 0.
 
     Raises:

@@ -37,7 +37,7 @@ def cosine_embedding(
             The loss of another label is NaN.
 
     Returns:
-        A head "loss": a scalar, or of shape [N] for "none". Half precision is computed in float32.
+        A head "loss", a scalar, or of shape [N] for "none". Half precision is computed in float32.
 
     Raises:
         ArgumentError: There is no such reduction; where it is used also: the name is taken, or a

@@ -24,7 +24,7 @@ def mse(
         labels: The name of the new input, of the tensor's shape and dtype.
 
     Returns:
-        A head "loss": a scalar, or of the tensor's shape for "none". Half precision is computed in
+        A head "loss", a scalar, or of the tensor's shape for "none". Half precision is computed in
         float32. The mean of no elements is NaN.
 
     Raises:

@@ -12,7 +12,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.names import All, parameters, resolve
 from onnxgrad.heads.head import Head, parted
-from onnxgrad.run.net import Net, NetPortGradient
+from onnxgrad.run.net import Net, NetPortGradient, outputs_by_name
 from onnxgrad.run.requests import Request, requests
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.train.data import declared_batch, padded
@@ -100,8 +100,7 @@ class Columns:
 
     def _results(self, feeds: Mapping[Any, Any]) -> dict[str, Array]:
         if not self.asked:
-            found = self.net(feeds)
-            return found if isinstance(found, dict) else {self.net.outputs[0]: found}
+            return outputs_by_name(self.net, feeds)
         found = self.net(feeds, list(self.asked), of=self.of)
         arrays = found.values() if isinstance(found, dict) else found
         return dict(zip(self.asked.values(), arrays, strict=True))

@@ -77,9 +77,9 @@ def map(
         options: Those of `onnxgrad.Net`, by name.
 
     Returns:
-        A `ray.data.Dataset` with the rows' columns and those of the results: outputs and values
-        under their names, of dtype and shape of a row; "<x>_grad" for gradients. Nothing runs
-        before the dataset is used, as by ``write_parquet``.
+        A `ray.data.Dataset` with the rows' columns and those of the results, which are outputs and
+        values under their names, of dtype and shape of a row, and "<x>_grad" for gradients. Nothing
+        runs before the dataset is used, as by ``write_parquet``.
 
     Raises:
         RuntimeMissingError: Ray is not installed.

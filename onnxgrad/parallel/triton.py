@@ -12,8 +12,9 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.data import embedded, write_data
+from onnxgrad.graph.counts import is_count
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
+from onnxgrad.graph.shared import write_together
 from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.ports import Port
 
@@ -76,7 +77,7 @@ def repository(
     """
     _require_names(models)
     for what, number in (("max_batch_size", max_batch_size), ("max_queue_delay", max_queue_delay)):
-        if not isinstance(number, int) or number < 0:
+        if not is_count(number):
             raise ArgumentError(f"{what} is a whole number, 0 or more, not {number!r}")
     nets = {name: io.load(model) for name, model in models.items()}
     configs = {
@@ -94,11 +95,7 @@ def repository(
         first, *others = nets
         place = stage / first / _VERSION
         place.mkdir(parents=True)
-        for net in nets.values():
-            io.replace_tensors(net, embedded)
-        write_data(nets.values(), place, "weights")
-        for name, net in nets.items():
-            io.write(net, place / f"{name}.onnx")
+        write_together({f"{n}.onnx": net for n, net in nets.items()}, place, external=True)
         for name in others:
             (stage / name).mkdir()
             _link(os.path.join("..", first, _VERSION), stage / name / _VERSION)

@@ -57,7 +57,7 @@ def bind(graph: ir.Graph, outer: Mapping[str | None, ir.Value] | None = None) ->
                 where = f"{node.domain}::{node.op_type}, node {node.name!r}"
                 raise ModelError(
                     f"{where} names {name!r}, and there is no such tensor."
-                    + nearest(name, (v for v in values if v))
+                    + nearest(str(name), (v for v in values if v))
                 )
             node.resize_inputs(len(node.inputs) + 1)
             node.replace_input_with(len(node.inputs) - 1, values[name])

@@ -24,6 +24,7 @@ from onnxgrad.passes.example import declare_inputs, feeds_of, learn, pin, roots
 from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
 from onnxgrad.passes.opsets import HIDDEN
 from onnxgrad.passes.plain import make_plain
+from onnxgrad.passes.written_sizes import write_sizes
 from onnxgrad.passes.types import type_own_operators, type_sequences
 
 
@@ -59,7 +60,7 @@ def infer(model: ir.Model, example: Any = None) -> None:
 def _infer_plain(model: ir.Model) -> None:
     """Infer a model in which no node is left that inference would misjudge."""
     _infer_anew(model)
-    while any(make_plain(node) for node in model.graph.all_nodes()):
+    while write_sizes(model.graph) or any(make_plain(node) for node in model.graph.all_nodes()):
         _infer_anew(model)  # after each rewrite: sizes that follow from a wrong one may be wrong
     nodes = [n for n in model.graph.all_nodes() if is_misjudged(n)]
     if nodes:  # infer anew with these hidden: inference is to use nothing but their ranks

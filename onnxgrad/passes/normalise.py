@@ -15,6 +15,7 @@ These passes ensure, besides what `io.load` does:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +26,10 @@ from onnx_ir.passes import common
 from onnxgrad.declare.registry import Asked, declared
 from onnxgrad.graph.errors import ModelError
 from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, subgraphs
+from onnxgrad.graph.fits import TOO_MANY, check_fit
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
 from onnxgrad.graph.marks import DECLARED
-from onnxgrad.graph.nodes import check_axes
 from onnxgrad.passes.branches import choose_branches
 from onnxgrad.passes.expand import bind, expand, needs_expansion
 from onnxgrad.passes.flags import require_flags
@@ -82,7 +83,7 @@ def normalise(
     infer(model, example)
     while choose_branches(model.graph):
         infer(model, example)
-    check_axes(all_nodes(model.graph))
+    check_fit(model.graph)
 
 
 def _passes(
@@ -147,8 +148,11 @@ def _check_inputs(graph: ir.Graph) -> None:
         if v.name in seen:
             raise ModelError(f"the model lists the input {v.name!r} twice: leave one of them out")
         seen.add(v.name)
-        if odd := [d for d in dims_of(v) or () if isinstance(d, int) and d < -1]:
+        sizes = [d for d in dims_of(v) or () if isinstance(d, int)]
+        if odd := [d for d in sizes if d < -1]:
             raise ModelError(f"the input {v.name!r} has the size {odd[0]}, which no tensor has")
+        if abs(math.prod(sizes)) > TOO_MANY:
+            raise ModelError(f"the input {v.name!r} has the sizes {sizes}: no machine holds it")
 
 
 # -- the passes ------------------------------------------------------------------------------------

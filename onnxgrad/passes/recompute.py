@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
@@ -52,18 +53,20 @@ def _chain(
     """The cheap nodes that compute a value of what is kept, in order; None if others are needed."""
     found: dict[ir.Node, None] = {}
 
-    def visit(x: ir.Value | None, is_leaf: bool) -> bool:
-        if x is None or x.is_initializer() or (is_leaf and (x in kept or x.is_graph_input())):
+    def visit(x: ir.Value | None, depth: int) -> bool:
+        if x is None or x.is_initializer() or (depth and (x in kept or x.is_graph_input())):
             return True
         node = x.producer()
         if node is None or node not in forward or (node.domain, node.op_type) not in _CHEAP:
             return False
-        if not is_float(x) or not all(visit(operand, True) for operand in node.inputs):
+        if depth == _MOST or not is_float(x):
+            return False
+        if not all(visit(operand, depth + 1) for operand in node.inputs):
             return False
         found[node] = None
         return len(found) <= _MOST
 
-    return list(found) if visit(v, False) else None
+    return list(found) if visit(v, 0) else None
 
 
 class _Emitter:
@@ -93,7 +96,7 @@ class _Emitter:
         for node in chain:
             if node.outputs[0] not in self._copies:
                 self._copy(node, after)
-        new = list(self._graph)[end:]
+        new = list(itertools.islice(reversed(self._graph), len(self._graph) - end))[::-1]
         self._graph.remove(new)
         self._graph.insert_before(first, new)
         for reader in readers:

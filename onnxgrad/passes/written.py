@@ -91,16 +91,17 @@ def write_opset(model: ir.Model, asked: int | None = None) -> None:
         return
     wanted = min(now, asked or max(own or 0, USUAL))
     holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    plain = [n for holder in holders for n in all_nodes(holder) if not n.domain]
-    least = {node: _least(node, now, wanted) for node in plain}
+    plain = (n for holder in holders for n in all_nodes(holder) if not n.domain)
+    changed = [n for n in plain if (_since(n.op_type, now) or 0) > wanted]
+    least = {node: _least(node, now, wanted) for node in changed}
     opset = max(least.values(), default=wanted)
     if asked is not None and opset > asked:
-        node = next(n for n in plain if least[n] == opset)
+        node = next(n for n in changed if least[n] == opset)
         raise ArgumentError(
             f"opset={asked}: {node.op_type}, node {node.name!r}, needs opset {opset}: ask for that "
             "or a newer one"
         )
-    for node in plain:
+    for node in changed:
         if (form := _at(node, now, opset)) is not None:
             dropped = node.inputs[len(form.inputs) :]
             node.resize_inputs(len(form.inputs))

@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes, windows
+from onnxgrad.emit.factors import scaled
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.emit.windows import Axis
+from onnxgrad.graph.facts import HALVES
 
 
 def _kernel(W: Tensor, kernel_shape: Sequence[int] | None) -> list[Size]:
@@ -30,6 +32,7 @@ def conv_b(g):
 @rule("Conv", "X")
 def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
+    g, W = scaled(g, W)
     y = _correlate(g, W, axes, group) or windows.conv_transpose(g, W, axes, group)
     return g.op.typed(y, X)
 
@@ -117,8 +120,10 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     """The cotangent of the filters: for each of their elements, g times what it has seen of x.
 
     That is a product of matrices: of g and what each window sees of x, or of what the windows of
-    the adjoint see of g, and x.
+    the adjoint see of g, and x. Depthwise it can be a sum for each element as well.
     """
+    if _has_summed_taps(x, W, axes, group):
+        return _filter_by_taps(g, x, W, axes)
     target, taps = g.op.target, shapes.product([a.kernel for a in axes])
     by_columns = taps if windows.is_sliced(x, axes) else target.one_hot_taps
     if isinstance(taps, int) and taps > by_columns:
@@ -135,6 +140,27 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     y = shapes.reshape(y, [group * m, *kernel, c])
     last = len(kernel) + 1
     return g.op.typed(g.op.Transpose(y, perm=[0, last, *range(1, last)]), W)
+
+
+def _has_summed_taps(x: Tensor, W: Tensor, axes: list[Axis], group: int) -> bool:
+    """Whether the cotangent of the filters is best summed tap by tap, as the target says."""
+    sizes = windows.known([*shapes.dims(x), *shapes.dims(W), *(a.stride for a in axes)])
+    limits, target = x.op.target.summed_taps, x.op.target
+    if sizes is None or limits is None or x.dtype in HALVES:
+        return False
+    elements, taps = math.prod(sizes[: x.rank]), math.prod(sizes[x.rank + 2 : x.rank + W.rank])
+    is_depthwise = group == sizes[1] == sizes[x.rank] and sizes[x.rank + 1] == 1
+    is_small = taps <= target.one_hot_taps and elements <= limits[1]
+    at_one = all(stride == 1 for stride in sizes[x.rank + W.rank :])
+    return is_depthwise and is_small and at_one and elements * taps >= limits[0]
+
+
+def _filter_by_taps(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis]) -> Tensor:
+    """The cotangent of depthwise filters: for each element a sum of g times x, moved by as much."""
+    op, others = g.op, [a for a in range(g.rank) if a != 1]
+    found = windows.taps(windows.padded_with(0, x, axes), axes)
+    sums = [op.Unsqueeze(shapes.reduce_sum(g * t, others), op.const([1])) for t in found]
+    return shapes.reshape_like(op.Concat(*sums, axis=1), W)
 
 
 def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group: int) -> Tensor:

@@ -21,6 +21,7 @@ from onnxgrad.emit.shapes import (
     from_front,
     full,
     full_like,
+    joined,
     pad,
     part,
     permutation_inverse,
@@ -37,10 +38,20 @@ elementwise("Expand", lambda: 1)
 
 
 @rule("Reshape", "data")
-@rule("Squeeze", "data")
-@rule("Unsqueeze", "data")
 def _(g, data):
     return reshape_like(g, data)
+
+
+@rule("Squeeze", "data")
+def _(op, g, data, axes):
+    if axes is None or axes.const is None:
+        return reshape_like(g, data)
+    return op.typed(op.Unsqueeze(g, axes), data)
+
+
+@rule("Unsqueeze", "data")
+def _(op, g, data, axes):
+    return op.typed(op.Squeeze(g, axes), data)
 
 
 @rule("Flatten", "input")
@@ -242,9 +253,10 @@ def _fold(
     inner = _crop(op, g, vector(g, [before, after]), op.const([axis]))
     if not ends:
         return inner
-    border = op.Concat(*(part(g, *end, axis) for end in ends), axis=axis)
+    border = joined([part(g, *end, axis) for end in ends], axis)
     origins = op.Pad(arange(op, size), vector(g, [before, after]), mode=mode)
-    origins = op.Concat(*(part(origins, *end) for end in ends), axis=0)
+    origins = joined([part(origins, *end) for end in ends], 0)
+    origins = origins if origins.const is None else op.const(origins.const)
     rest = list(range(1, g.rank - axis))
     origins = expand_like(op.Unsqueeze(origins, op.const(rest)) if rest else origins, border)
     return op.ScatterElements(inner, origins, border, axis=axis, reduction="add")

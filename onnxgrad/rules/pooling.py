@@ -28,7 +28,7 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
         took = _first_maximum(X, Y, kernel_shape)
         return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
     if windows.is_sliced(X, axes):
-        return _into_first_maxima(g, X, Y, axes, ceil_mode)
+        return _into_first_maxima(g, X, axes, ceil_mode)
     if _is_searched_by_axes(X, axes):
         return _into_first_by_axes(_as_many_as_begin(g, axes), X, dict(enumerate(axes, 2)))
     # A node of its own: the one of the forward pass is not to be asked for Indices.
@@ -185,20 +185,22 @@ def _laid_out(found: list[Tensor], axis: int, a: Axis) -> Tensor:
     return shapes.part(whole, a.begin, a.begin + a.size, axis)
 
 
-def _into_first_maxima(g: Tensor, x: Tensor, y: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
-    """`g` of each window, at the first of its elements that equals the maximum `y`.
+def _into_first_maxima(g: Tensor, x: Tensor, axes: list[Axis], ceil_mode: int) -> Tensor:
+    """`g` of each window, at the first of its elements that equals their maximum.
 
-    Some runtimes give the lowest number for a window of -inf alone, so that stands for -inf, which
-    only padding then is.
+    That is of the elements that are compared, not the output of the forward pass: onnxruntime 1.15
+    computes half precision in float32 and rounds what it slices, so the two may differ. Some
+    runtimes give the lowest number for a window of -inf alone, so that stands for -inf, which only
+    padding then is.
     """
     op = x.op
     if ceil_mode:  # the last window may begin before the end of the padding and go on behind it
-        sizes = zip(axes, shapes.dims(y)[2:], strict=True)
+        sizes = zip(axes, shapes.dims(g)[2:], strict=True)
         ends = [a.stride * (n - 1) + a.reach + 1 - a.begin - a.size for a, n in sizes]
         axes = [replace(a, end=shapes.at_least(e, 0)) for a, e in zip(axes, ends, strict=True)]
     lowest = op.const(ml_dtypes.finfo(x.dtype.numpy()).min, like=x)
-    y = op.Max(y, lowest)
     seen = windows.taps(windows.padded_with(-math.inf, op.Max(x, lowest), axes), axes)
+    y = op.Max(*seen)
     taken, found = None, []
     for t in seen:
         here = t.equals(y)

@@ -162,5 +162,5 @@ def _join(op: Builder, name: str, found: list[Tensor], layout: int) -> Tensor:
         return op.Transpose(op.sum(found), perm=[1, 0, 2]) if layout else op.sum(found)
     axis = 1 if name == "Y" else _axis(name, layout)
     parts = [op.Unsqueeze(t, op.const([axis])) for t in found]
-    whole = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+    whole = shapes.joined(parts, axis)
     return op.Transpose(whole, perm=[2, 0, 1, 3]) if layout and name == "Y" else whole

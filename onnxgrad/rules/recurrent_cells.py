@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from onnxgrad.emit import shapes
+from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.subgraphs import scan
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.rules.recurrent_activations import Activation
@@ -168,35 +169,52 @@ def _gru_forward(one: Direction, f: Activation, g: Activation, linear: bool) -> 
 
 @dataclass(frozen=True)
 class _LstmCell:
-    """The functions and peepholes of an LSTM, and its forward equations."""
+    """The functions and peepholes of an LSTM, and its forward equations.
+
+    The gates i, o and F lie side by side in s, as their arguments do in a: each function and slope
+    of them is one node.
+    """
 
     f: Activation
     g: Activation
     h: Activation
     coupled: bool
-    Pi: Tensor | None
-    Po: Tensor | None
-    PF: Tensor | None
-
-    def input_and_forget(self, ai: Tensor, aF: Tensor) -> tuple[Tensor, Tensor]:
-        """The gates i and F; where they are coupled, F is what i leaves."""
-        i = self.f(ai)
-        return i, 1 - i if self.coupled else self.f(aF)
+    P: Tensor | None
+    states: Size
 
     @property
     def reads_arguments(self) -> bool:
         """Whether the backward pass reads the arguments of the gates, beside their values."""
         return self.f.reads_argument or self.g.reads_argument
 
-    def gates(self, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """i, F and c, of the arguments of a step and the state C before it."""
-        ai, _, aF, ac = split(a, 4)
-        i, F = self.input_and_forget(_peep(ai, C, self.Pi), _peep(aF, C, self.PF))
-        return i, F, self.g(ac)
+    def parted(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """The arguments of the gates, and that of c."""
+        sizes = shapes.vector(a, [self.states * 3, self.states])
+        return a.op.Split(a, sizes, axis=-1, outputs=2)
 
-    def output(self, a: Tensor, C_new: Tensor) -> tuple[Tensor, Tensor]:
-        """o and h(C')."""
-        return self.f(_peep(split(a, 4)[1], C_new, self.Po)), self.h(C_new)
+    def peeped(self, a: Tensor, C: Tensor, C_new: Tensor) -> Tensor:
+        """The arguments of the gates with what the peepholes add."""
+        return a if self.P is None else a + C.op.Concat(C, C_new, C, axis=-1) * self.P
+
+    def gates(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """i, o and F; where i and F are coupled, F is what i leaves."""
+        i, o, F = split(s, 3)
+        return i, o, 1 - i if self.coupled else F
+
+    def step(self, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """s, o, c and C' of the arguments of a step and the state C before it."""
+        a, ac = self.parted(a)
+        c = self.g(ac)
+        if self.P is None:
+            s = self.f(a)
+            i, o, F = self.gates(s)
+            return s, o, c, C * F + i * c
+        (ai, ao, aF), (Pi, Po, PF) = split(a, 3), split(self.P, 3)
+        i = self.f(ai + C * Pi)
+        F = 1 - i if self.coupled else self.f(aF + C * PF)
+        C = C * F + i * c
+        o = self.f(ao + C * Po)
+        return C.op.Concat(i, o, F, axis=-1), o, c, C
 
 
 class _LstmForward(NamedTuple):
@@ -210,10 +228,8 @@ class _LstmForward(NamedTuple):
     C: Tensor
     C_new: Tensor
     a: Tensor | None
-    i: Tensor
-    F: Tensor
+    s: Tensor  # i, o and F
     c: Tensor
-    o: Tensor
     t: Tensor  # h(C')
     outputs: Tensors
 
@@ -250,8 +266,7 @@ def lstm(one: Direction, activations: Sequence[Activation], coupled: bool) -> Te
         dC  = dC' ⊙ F + dai ⊙ Pi + daF ⊙ PF
     """
     f, g, h = activations
-    peepholes = (None,) * 3 if one.P is None else split(one.P, 3)
-    cell = _LstmCell(f, g, h.unclipped(), coupled, *peepholes)
+    cell = _LstmCell(f, g, h.unclipped(), coupled, one.P, shapes.dim(one.R, 1))
     forward = _lstm_by_steps(one, cell) if one.by_steps else _lstm_in_bulk(one, cell)
     k = _lstm_coefficients(cell, forward)
     op = one.op
@@ -275,20 +290,19 @@ def lstm(one: Direction, activations: Sequence[Activation], coupled: bool) -> Te
 
 def _lstm_coefficients(cell: _LstmCell, forward: _LstmForward) -> _LstmCoefficients:
     """The factors in the backward equations, from the values of all steps."""
-    f, g, h = cell.f, cell.g, cell.h
-    _, C, C_new, a, i, F, c, o, t, _ = forward
-    ai = ao = aF = ac = None
+    _, C, C_new, a, s, c, t, _ = forward
+    op, (i, o, F), of_gates, of_c = C.op, cell.gates(s), None, None
     if a is not None:
-        ai, ao, aF, ac = split(a, 4)
-        ai, ao, aF = _peep(ai, C, cell.Pi), _peep(ao, C_new, cell.Po), _peep(aF, C, cell.PF)
-    ko, kc = t * f.slope(ao, o), i * g.slope(ac, c)
-    ki = (c - C if cell.coupled else c) * f.slope(ai, i)
-    kF = shapes.full_like(C, 0) if cell.coupled else C * f.slope(aF, F)
-    return _LstmCoefficients(
-        gates=C.op.Concat(ki, ko, kF, kc, axis=-1),
-        into_C=_peep(o * h.slope(C_new, t), ko, cell.Po),
-        through_C=_peep(_peep(F, ki, cell.Pi), kF, cell.PF),
-    )
+        of_gates, of_c = cell.parted(a)
+        of_gates = cell.peeped(of_gates, C, C_new)
+    slopes = op.Concat(cell.f.slope(of_gates, s), cell.g.slope(of_c, c), axis=-1)
+    into_i, into_F = (c - C, shapes.full_like(C, 0)) if cell.coupled else (c, C)
+    k = op.Concat(into_i, t, into_F, i, axis=-1) * slopes
+    into_C = o * cell.h.slope(C_new, t)
+    if cell.P is None:
+        return _LstmCoefficients(k, into_C, F)
+    (ki, ko, kF, _), (Pi, Po, PF) = split(k, 4), split(cell.P, 3)
+    return _LstmCoefficients(k, into_C + ko * Po, F + ki * Pi + kF * PF)
 
 
 def _lstm_by_steps(one: Direction, cell: _LstmCell) -> _LstmForward:
@@ -296,43 +310,40 @@ def _lstm_by_steps(one: Direction, cell: _LstmCell) -> _LstmForward:
 
     def step(op, H, C, x):
         a = op.Gemm(H, one.R, x, transB=1)
-        i, F, c = cell.gates(a, C)
-        C = C * F + i * c
-        o, t = cell.output(a, C)
-        return [o * t, C], [o * t, C, i, F, c, o, t, *([a] if cell.reads_arguments else [])]
+        s, o, c, C = cell.step(a, C)
+        t = cell.h(C)
+        return [o * t, C], [o * t, C, s, c, t, *([a] if cell.reads_arguments else [])]
 
     H, C = one.start(one.initial_h), one.start(one.initial_c)
     x = one.product(one.inputs, one.W, one.bias)
-    (Y_h, Y_c), (Y, C_new, i, F, c, o, t, *a) = scan(one.op, step, [H, C], [x])
+    (Y_h, Y_c), (Y, C_new, s, c, t, *a) = scan(one.op, step, [H, C], [x])
     outputs = {"Y": Y, "Y_h": Y_h, "Y_c": Y_c}
     H, C = one.before(Y, H), one.before(C_new, C)
-    return _LstmForward(H, C, C_new, a[0] if a else None, i, F, c, o, t, outputs)
+    return _LstmForward(H, C, C_new, a[0] if a else None, s, c, t, outputs)
 
 
 def _lstm_in_bulk(one: Direction, cell: _LstmCell) -> _LstmForward:
     """The arguments of all steps from the output Y; a Scan of C alone, which the node lacks."""
     start, a = one.start(one.initial_c), one.arguments()
+    of_gates, of_c = cell.parted(a)
+    c = cell.g(of_c)
 
     def peeping(op, C, a):
-        i, F, c = cell.gates(a, C)
-        C = C * F + i * c
+        *_, C = cell.step(a, C)
         return [C], [C]
 
     def step(op, C, F, added):
         kept = C * F
         return [kept + added], [kept]
 
-    if cell.Pi is None:
-        i, F, c = cell.gates(a, a)  # without peepholes no state is read
-        added = i * c
-        _, (kept,) = scan(one.op, step, [start], [F, added])
-        C_new = kept + added
+    if cell.P is None:  # no state is read
+        s = cell.f(of_gates)
+        i, _, F = cell.gates(s)
+        _, (kept,) = scan(one.op, step, [start], [F, i * c])
+        C_new = kept + i * c
+        C = one.before(C_new, start)
     else:
         _, (C_new,) = scan(one.op, peeping, [start], [a])
-    C = one.before(C_new, start)
-    return _LstmForward(one.H, C, C_new, a, *cell.gates(a, C), *cell.output(a, C_new), {})
-
-
-def _peep(a: Tensor, C: Tensor, P: Tensor | None) -> Tensor:
-    """a + P ⊙ C; a where there is no peephole."""
-    return a if P is None else a + C * P
+        C = one.before(C_new, start)
+        s = cell.f(cell.peeped(of_gates, C, C_new))
+    return _LstmForward(one.H, C, C_new, a, s, c, cell.h(C_new), {})

@@ -162,7 +162,7 @@ class Direction:
             found["W"] = _outer(dx, self.inputs)
         if "R" in self.wanted:
             blocks = [_outer(d, multiplied) for d, multiplied in recurrent]
-            found["R"] = blocks[0] if len(blocks) == 1 else op.Concat(*blocks, axis=0)
+            found["R"] = shapes.joined(blocks, 0)
         if "B" in self.wanted:
             found["B"] = op.Concat(*(shapes.reduce_sum(d, [0, 1]) for d in (dx, dh)), axis=0)
         return found

@@ -101,8 +101,8 @@ class Derivatives:
             feeds, wrt, of: As for `gradient`.
 
         Returns:
-            A pair. First the tensor of `of`, not its sum: an array, or a dict by tensor name of
-            several; then what `gradient` gives.
+            A pair. First the tensor of `of`, not its sum, as an array or, of several, a dict by
+            tensor name; then what `gradient` gives.
         """
         fed = self._feeder.split(feeds, of)
         values = self._scored if of is None else of

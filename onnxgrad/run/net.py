@@ -16,9 +16,10 @@ from typing_extensions import Self
 from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
-from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.errors import ArgumentError, printable
 from onnxgrad.graph.guard import guarded_methods
-from onnxgrad.graph.names import All, printable
+from onnxgrad.graph.names import All
 from onnxgrad.heads.head import parted
 from onnxgrad.passes.normalise import normalise
 from onnxgrad.run.bound import Bound
@@ -84,8 +85,8 @@ class Net(Derivatives):
         threads: onnxruntime's threads within an operator; None for its own choice.
         options, run_options: What to set of onnxruntime's SessionOptions and RunOptions, by the
             names of attributes, as {"enable_mem_pattern": True}, or of configuration entries, as
-            {"session.disable_prepacking": "1"}. Gradients run without a memory pattern by default,
-            which halves their memory.
+            {"session.disable_prepacking": "1"}. Gradients run without a memory pattern and without
+            reuse of buffers by default, which halves their memory.
         straight_through, constant: Of all gradients: as for `onnxgrad.gradient`.
         max_sessions: How many gradients and other transforms to keep built. The least recently used
             goes, and is built again when it is asked for.
@@ -116,7 +117,7 @@ class Net(Derivatives):
         constant: TensorSpecs | None = None,
         max_sessions: int = 64,
     ) -> None:
-        if not isinstance(max_sessions, int) or max_sessions < 1:
+        if not is_count(max_sessions, 1):
             raise ArgumentError(f"max_sessions is a number from 1 on, not {max_sessions!r}")
         session = {"threads": threads, "options": options, "run_options": run_options}
         started = start(runtime, providers=providers, **session)
@@ -323,7 +324,7 @@ class Net(Derivatives):
             [(1, 3), (1, 3)]
         """
         for name, number in (("batch", batch), ("workers", workers)):
-            if not isinstance(number, int) or number < 1:
+            if not is_count(number, 1):
                 raise ArgumentError(f"{name} is a number from 1 on, not {number!r}")
         several = iter(items)
         first = list(itertools.islice(several, 1))
@@ -390,6 +391,12 @@ class Net(Derivatives):
         if (known := self._resolved.get(asked)) is None:
             known = self._resolved.keep(asked, Requested(self._model, asked))
         return known
+
+
+def outputs_by_name(net: Net, feeds: Any) -> dict[str, Array]:
+    """The outputs of a net for some feeds by name, also where there is only one."""
+    found = net(feeds)
+    return found if isinstance(found, dict) else {net.outputs[0]: found}
 
 
 _NETS: weakref.WeakSet[Net] = weakref.WeakSet()

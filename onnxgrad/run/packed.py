@@ -10,10 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxgrad.graph import io, protos
+from onnxgrad.graph.data import is_large, reference
 from onnxgrad.graph.errors import ModelError
-
-# Smaller weights stay in the model's message.
-_LARGE = 1024
 
 
 class Source:
@@ -93,11 +91,11 @@ class Content(NamedTuple):
             if isinstance(tensor, ir.ExternalTensor):
                 place = os.fspath(tensor.base_dir), os.fspath(tensor.location)
                 weights.append((*place, tensor.offset, tensor.length))
-            elif tensor.nbytes >= _LARGE and tensor.dtype != ir.DataType.STRING:
+            elif is_large(tensor):
                 weights.append((tensor.numpy(), tensor.dtype.name))
             else:
                 return tensor
-            return _external(tensor, "", str(len(weights) - 1), None, None)
+            return reference(tensor, "", str(len(weights) - 1), None, None)
 
         private = io.load(model)
         io.replace_tensors(private, apart)
@@ -111,7 +109,7 @@ class Content(NamedTuple):
                 return tensor
             place = self.weights[int(os.fspath(tensor.location))]
             if len(place) == 4:
-                return _external(tensor, *place)
+                return reference(tensor, *place)
             array, dtype = place
             return ir.Tensor(array, dtype=ir.DataType[dtype], name=tensor.name)
 
@@ -119,21 +117,6 @@ class Content(NamedTuple):
         model = io.deserialize(proto, list(protos.walk(proto)), "what was pickled")
         io.replace_tensors(model, back)
         return model
-
-
-def _external(
-    tensor: ir.TensorProtocol, folder: str, location: str, offset: int | None, length: int | None
-) -> ir.ExternalTensor:
-    assert isinstance(tensor.shape, ir.Shape)
-    return ir.ExternalTensor(
-        location,
-        offset,
-        length,
-        tensor.dtype,
-        shape=tensor.shape,
-        name=tensor.name or "",
-        base_dir=folder,
-    )
 
 
 def _stamp(file: str) -> tuple[int, int] | None:

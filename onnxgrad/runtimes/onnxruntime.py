@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.data import embedded
+from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.data import embedded, reference
 from onnxgrad.graph.errors import (
     ArgumentError,
     FeedError,
@@ -104,11 +105,11 @@ class OnnxRuntime:
         self._providers, self._weights = available(providers), Weights()
         self._options = dict(options or {})
         if threads is not None:
-            if not isinstance(threads, int) or threads < 0:
+            if not is_count(threads):
                 raise ArgumentError(
                     f"threads is a whole number, 0 for onnxruntime's choice, not {threads!r}"
                 )
-            self._options.setdefault("intra_op_num_threads", threads)
+            self._options.setdefault("intra_op_num_threads", int(threads))
         ort = onnxruntime()
         configure(ort.SessionOptions(), self._options)  # complain at once
         self._run_options = configure(ort.RunOptions(), run_options) if run_options else None
@@ -327,15 +328,16 @@ def session_options(given: Mapping[str, Any], *, saves_memory: bool) -> Any:
     """The options of a session: those given, else this package's.
 
     Args:
-        saves_memory: Let the arena give out again what is free, as a gradient needs it: a plan of
-            one block for all of a backward pass doubles the peak (docs/bounds.md).
+        saves_memory: Let the arena give out again what is free, as a gradient needs it. A plan of
+            one block for all of a backward pass doubles the peak, and a buffer that is kept for a
+            later tensor of the same size raises it by up to a third (docs/bounds.md).
     """
     options = onnxruntime().SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     # Else on some processors int8 becomes uint8, in nodes that are not valid from opset 21 on:
     # https://github.com/microsoft/onnxruntime/issues/25526
     options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.enable_mem_pattern = not saves_memory
+    options.enable_mem_pattern = options.enable_mem_reuse = not saves_memory
     return configure(options, given)
 
 
@@ -416,9 +418,7 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
             continue  # not a type that an OrtValue can be made of from numpy
         taken[name] = weights.value(array)
         value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-        value.const_value = ir.ExternalTensor(
-            "weights", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
-        )
+        value.const_value = reference(tensor, "", "weights", 0, array.nbytes)
     return taken
 
 

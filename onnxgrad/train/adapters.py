@@ -273,7 +273,7 @@ def merge(model: Any, state: Mapping[str, Any] | None = None) -> Any:
             left alone. None for those that the model has.
 
     Returns:
-        A model of the same kind (for a path a `ModelProto`): the file as it was before `lora`, with
+        A model of the same kind (for a path a `ModelProto`), the file as it was before `lora` with
         other weights, in their own dtypes.
 
     Raises:

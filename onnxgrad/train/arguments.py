@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from onnxgrad.graph.counts import is_count
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.ports import Array
 
@@ -36,7 +37,7 @@ def require_count(name: str, value: Any, first: int = 0) -> None:
     Raises:
         ArgumentError: It is not.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < first:
+    if not is_count(value, first):
         raise ArgumentError(f"{name} is an integer from {first} on, not {value!r}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from onnxgrad.train.release import free, known_weights, losses, with_weights
 from onnxgrad.train.states import INITIAL, STATE
 from onnxgrad.train.steps import step
 from onnxgrad.transforms.asked import outputs_of
+from onnxgrad.transforms.metadata import table
 from onnxgrad.transforms.options import Options, TensorSpecs, Wrt, uncollected
 
 # What a model that gives a state is written for.
@@ -144,8 +144,8 @@ def parts(
         net = io.load(model)
         hold_weights(net)
         stepping = step(net, loss, optimizer, wrt, of=of, **options)
-        following = json.loads(stepping.metadata_props[STATE])
-        numbers = json.loads(stepping.metadata_props[INITIAL])
+        following = table(stepping, STATE)
+        numbers = table(stepping, INITIAL)
         weights = tuple(name for name in following if name not in numbers)
         traced = {key: options[key] for key in ("straight_through", "example") if key in options}
         modes = {key: options[key] for key in ("batch_norm", "dropout") if key in options}

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from onnxgrad.graph.arrays import read_npz
+from onnxgrad.graph.counts import is_count
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.runtimes.ports import Array, Port, arrays
 
@@ -182,7 +183,7 @@ def counted(name: str, given: Any, least: int) -> int:
     Raises:
         ArgumentError: It is none, or less than the least.
     """
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
+    if not is_count(given, least):
         raise ArgumentError(f"{name} is a whole number, {least} or more, not {given!r}")
     return int(given)
 

@@ -62,7 +62,7 @@ class Treatment:
             factor: What the gradients are still to be multiplied with, a scalar.
 
         Returns:
-            The gradients, their factor, and whether it is time for an update: None where it always
+            The gradients, their factor, and whether it is time for an update; None where it always
             is.
         """
         if self.accumulate == 1:

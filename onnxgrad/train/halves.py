@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from onnxgrad.train.groups import group_of, listed
 from onnxgrad.train.optimizers import Optimizer, State
 from onnxgrad.train.states import INITIAL, STATE
 from onnxgrad.train.steps import step
+from onnxgrad.transforms.metadata import table
 from onnxgrad.transforms.options import TensorSpecs, Wrt
 
 # What changes the update alone; the other options change the gradients.
@@ -73,8 +73,8 @@ def halves(
     plain = [replace(group, lr_scale=1.0, weight_decay=None) for group in several]
     own = {key: value for key, value in options.items() if key not in _OF_THE_UPDATE}
     gradients = step(net, loss, _Gradient(), wrt, of=of, groups=plain, **own)
-    added = json.loads(gradients.metadata_props[INITIAL])
-    found = json.loads(gradients.metadata_props[STATE])
+    added = table(gradients, INITIAL)
+    found = table(gradients, STATE)
     gradient_of = {name: output for name, output in found.items() if name not in added}
     trained = {v.name: v for v in gradients.graph.inputs if v.name in gradient_of}
     own_groups = [
@@ -92,7 +92,7 @@ def halves(
         groups=own_groups,
         **of_update,
     )
-    return Halves(gradients, gradient_of, update, json.loads(update.metadata_props[STATE]))
+    return Halves(gradients, gradient_of, update, table(update, STATE))
 
 
 class _Gradient(Optimizer):

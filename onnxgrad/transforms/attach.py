@@ -39,8 +39,9 @@ def attach(
         function: Called as ``function(op, *tensors)`` with a builder and the tensors of `inputs`.
             ``op.Name(*operands, **attributes)`` adds a node of the standard's operator of that
             name, tensors have arithmetic, ``op.const(array, like=tensor)`` is a constant of the
-            tensor's dtype, and ``op.input(name, shape, dtype)`` a new graph input. It returns a
-            dict of the new outputs: tensors by name. In its place: a head or a loss, whose result
+            tensor's dtype, ``op.weight(name, array, like=tensor)`` a weight, which training can
+            change, and ``op.input(name, shape, dtype)`` a new graph input. It returns a dict of the
+            new outputs: tensors by name. In its place: a head or a loss, whose result
             becomes an output of its name, which `Head.named` changes; or a model or an onnxscript
             function, whose outputs the result has too. Its inputs are the tensors of their names,
             or else new inputs.

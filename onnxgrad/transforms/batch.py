@@ -90,7 +90,7 @@ def vmap(
         example: Feeds of the model as it is: as for `gradient`.
 
     Returns:
-        A model of the same kind: each input `x` of `batched` has shape [batch, *x.shape], and so
+        A model of the same kind. Each input `x` of `batched` has shape [batch, *x.shape], and so
         has each output. Inside, a Scan runs the net once for each example.
 
     Raises:

@@ -52,7 +52,7 @@ def family(
         example: As for `gradient`.
 
     Returns:
-        The paths of the files: the model, the adjoint, the forward derivative of the adjoint.
+        The paths of the model, of the adjoint, and of the forward derivative of the adjoint.
 
     Raises:
         ModelError: The model cannot be read or is not valid.

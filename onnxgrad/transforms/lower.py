@@ -122,7 +122,7 @@ def _substitute(
     """Compute anew what depends on values that have substitutes.
 
     Returns:
-        The nodes between all sources and the target, the target, and the substitute of each value:
+        The nodes between all sources and the target, the target, and the substitute of each value,
         a copy, because one tensor can be given for several, or be used by the nodes already.
     """
     for named, given in substitutes.items():

@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 from onnxgrad.declare.registry import declared
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
+from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.names import resolve, resolve_all
 from onnxgrad.heads.head import Head
@@ -105,6 +106,8 @@ def check_on(
     if precision not in ("auto", *STEPS):
         raise ArgumentError(f"precision is 'auto', 'float64' or 'float32', not {precision!r}.")
     net = io.load(model)
+    if any(map(_is_misrun, all_nodes(net.graph))):
+        runtimes = {k: r for k, r in runtimes.items() if k != "onnxruntime"} or runtimes
     imposed = _imposed(net, ograd) if isinstance(ograd, Mapping) else {}
     case = _case(runtimes, net, feeds, wrt, of, list(imposed), constant, precision)
     given = dict(zip(case.of, imposed.values(), strict=True)) if imposed else {}
@@ -122,6 +125,14 @@ def check_on(
         tuple(compare(name, found[name], analytic, moved, rng) for name in case.wrt),
         f"gradients in {analytic} on {runtime}, "
         f"differences in {moved.precision} on {moved.runtime}",
+    )
+
+
+def _is_misrun(node: ir.Node) -> bool:
+    """Whether onnxruntime 1.32 computes a node wrong: a DFT from half a spectrum of any length."""
+    flags = ("inverse", "onesided")
+    return node.op_type == "DFT" and all(
+        (a := node.attributes.get(f)) is not None and a.as_int() for f in flags
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgrad.graph.names import printable
+from onnxgrad.graph.errors import printable
 from onnxgrad.runtimes.ports import Port
 from onnxgrad.verify.table import aligned
 
@@ -107,6 +107,7 @@ class Diagnosis:
         runtimes: By runtime, the first release that takes such a file; None if none is known to.
         commands: Commands that make something of a file on disk; none where an option has asked
             about other tensors, or in another way.
+        calls: Calls of Python that do so; in the same cases.
     """
 
     file: str
@@ -133,6 +134,7 @@ class Diagnosis:
     result_ir_version: int | None
     runtimes: dict[str, str | None]
     commands: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -184,7 +186,7 @@ def _lines(found: Diagnosis, advice: Callable[[str], str]) -> Iterator[str]:
         "Gradients": [*_gradients(found)],
         "To know": [*_notes(found)],
         "Result": [*_result(found)],
-        "Next": [*found.commands],
+        "Next": [*found.commands, *(f"in Python: {call}" for call in found.calls)],
     }
     for label, texts in sections.items():
         for k, text in enumerate(texts):
@@ -269,7 +271,7 @@ def _notes(found: Diagnosis) -> Iterator[str]:
     if found.classes and found.classes not in found.softmax and found.commands:
         yield (
             f"- {found.classes!r} is taken for scores by class below, by its shape. If it is none, "
-            "leave out --of-class, and take --loss mse."
+            "leave out --of-class and pgd, and take --loss mse."
         )
     whole = [p.name for p in found.inputs if p.dtype is not None and p.dtype.kind in "iub"]
     if whole:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxgrad.graph.errors import ModelError
 from onnxgrad.runtimes.ports import Array
 from onnxgrad.verify.check_report import TensorRow, Verdict
 from onnxgrad.verify.moved import MovedNet
@@ -30,6 +31,11 @@ def compare(
     The result is that of the worse one.
     """
     gradient = np.asarray(gradient, np.float64)
+    if gradient.shape != np.shape(net.values[name]):
+        raise ModelError(
+            f"the gradient of {name!r} has the shape {gradient.shape}, and {name!r} itself "
+            f"{np.shape(net.values[name])}: sizes in the net do not fit the feeds"
+        )
     tolerance = max(_TOLERANCE[precision], _TOLERANCE[net.precision])
     if not np.all(np.isfinite(gradient)):
         return TensorRow(name, math.nan, math.nan, math.inf, tolerance, "wrong")

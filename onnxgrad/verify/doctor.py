@@ -27,7 +27,7 @@ from onnxgrad.transforms.options import Of, Traced, Wrt, spelt_out
 from onnxgrad.transforms.probabilities import scores_of
 from onnxgrad.verify.diagnosis import Blocked, Diagnosis, Differentiated, Weights
 from onnxgrad.verify.inspect import InspectReport, OperatorRow, inspect
-from onnxgrad.verify.suggestions import suggestions
+from onnxgrad.verify.suggestions import suggested_calls, suggested_commands
 
 # What tells how a net was quantised, by the operators that it then has.
 _QUANTISED = {
@@ -49,7 +49,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     """What to know of a file before anything is built of it, in a page to read.
 
     It says what the file is, what can be differentiated and what stands in the way, where a
-    gradient would mean nothing, which runtimes take what is written, and which commands come next.
+    gradient would mean nothing, which runtimes take what is written, and what to type next.
 
     Args:
         model: A path, an `onnx.ModelProto`, its bytes or an `onnx_ir.Model`; it is not changed.
@@ -57,7 +57,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
             left out, and what their integers pick from tables where no input is in floating point.
 
     Returns:
-        The diagnosis: `print` shows the page, `as_dict` gives it as JSON has it.
+        The diagnosis. `print` shows the page, `as_dict` gives it as JSON has it.
 
     Raises:
         ModelError: The model cannot be read or is not valid.
@@ -107,9 +107,13 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
         result_ir_version=found.ir_version if found else None,
         runtimes=first_releases(found.opset, found.ir_version) if found else {},
     )
-    if asked:
-        return diagnosis
-    return dataclasses.replace(diagnosis, commands=suggestions(diagnosis))
+    return diagnosis if asked else _advised(diagnosis)
+
+
+def _advised(found: Diagnosis) -> Diagnosis:
+    """The same, with what to type and to call next."""
+    commands, calls = suggested_commands(found), suggested_calls(found)
+    return dataclasses.replace(found, commands=commands, calls=calls)
 
 
 def _differentiated(

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from onnxgrad.emit.steps import is_step
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.graph import io
 from onnxgrad.graph.constants import constant_of
@@ -105,6 +104,11 @@ def _is_reversed(node: ir.Node) -> bool:
 
 def _captures(node: ir.Node) -> bool:
     return node.op_type == "Scan" and bool(captures(node))
+
+
+def _has_no_beta(node: ir.Node) -> bool:
+    beta = node.attributes.get("beta") if node.op_type == "HardSigmoid" else None
+    return beta is not None and beta.as_float() == 0
 
 
 def _has_open_axes(node: ir.Node) -> bool:
@@ -259,7 +263,7 @@ RUNTIMES: dict[str, list[Limit]] = {
             "may be wrong",
             _shared_weights,
         ),
-        Limit("a steep HardSigmoid (target cpu)", "may be wrong", _nodes(is_step)),
+        Limit("a HardSigmoid with a beta of 0", "may be wrong", _nodes(_has_no_beta)),
         Limit("a Scan that captures values", "is refused", _nodes(_captures)),
         _OPEN_AXES,
     ],

@@ -1,4 +1,4 @@
-"""The page and the docstrings of the bridges, which run where a framework is installed."""
+"""The page, the tutorials and the docstrings of the bridges, which run where a framework is."""
 
 from __future__ import annotations
 
@@ -23,10 +23,20 @@ def run_part(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = dict(part.split("\n", 1) for part in PAGE.read_text().split("\n## ")[1:])
     written = folder / "part.md"
     written.write_text(parts[title])
+    run_page(written, folder, monkeypatch)
+
+
+def run_tutorial(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a tutorial in the same way."""
+    run_page(ROOT / "docs" / "tutorials" / f"{name}.md", folder, monkeypatch)
+
+
+def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the blocks of a page in a folder with the nets; compare what is printed."""
     shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("*.py"))
     monkeypatch.chdir(folder)
     namespace: dict[str, object] = {"__name__": "page"}
-    for code, text in blocks(written, "python"):
+    for code, text in blocks(page, "python"):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(code, code, "exec"), namespace)
         if text is not None:

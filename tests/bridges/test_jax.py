@@ -13,7 +13,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad import bridges
-from tests.bridges.page import run_part
+from tests.bridges.page import run_part, run_tutorial
 
 jax = pytest.importorskip("jax", reason="JAX is not installed: make bridges")
 test_util = pytest.importorskip("jax.test_util", reason="JAX is not installed: make bridges")
@@ -207,3 +207,8 @@ def test_errors_are_ours() -> None:
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with jax.enable_x64(False):
         run_part("JAX", tmp_path, monkeypatch)
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with jax.enable_x64(False):
+        run_tutorial("jax", tmp_path, monkeypatch)

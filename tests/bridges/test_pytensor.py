@@ -14,7 +14,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad import bridges
-from tests.bridges.page import run_part
+from tests.bridges.page import run_part, run_tutorial
 
 pytensor = pytest.importorskip("pytensor", reason="PyTensor is not installed: make bridges")
 pt = pytest.importorskip("pytensor.tensor", reason="PyTensor is not installed: make bridges")
@@ -128,3 +128,8 @@ def test_pymc_samples_the_posterior_of_the_example(monkeypatch: pytest.MonkeyPat
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_part("PyTensor and PyMC", tmp_path, monkeypatch)
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pymc", reason="PyMC is not installed: make bridges")
+    run_tutorial("pymc", tmp_path, monkeypatch)

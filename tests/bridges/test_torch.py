@@ -16,7 +16,7 @@ import pytest
 
 import onnxgrad as og
 from onnxgrad import bridges
-from tests.bridges.page import run_part
+from tests.bridges.page import run_part, run_tutorial
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
 nn, functional = torch.nn, torch.nn.functional
@@ -322,3 +322,12 @@ def test_the_example_of_the_docstring_runs() -> None:
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("captum", reason="Captum is not installed: make explainers")
     run_part("PyTorch", tmp_path, monkeypatch)
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # where others compute too, more are ten times slower for small nets
+    try:
+        run_tutorial("torch", tmp_path, monkeypatch)
+    finally:
+        torch.set_num_threads(threads)

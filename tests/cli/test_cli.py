@@ -34,6 +34,20 @@ class Result(NamedTuple):
 Run = Callable[..., Result]
 
 
+def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *first: str) -> Run:
+    """Calls the command line; `first` stands before all arguments."""
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["onnxgrad", *first, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return Result(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command line in a folder with a few files."""
@@ -42,16 +56,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     save("two.onnx", [helper.make_node("Mul", ["a", "b"], ["y"])], {"a": ["N"], "b": ["N"]}, {})
     save("image.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": ["N", 3, 4, 6]}, {})
     np.save("x.npy", X)
-
-    def call(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["onnxgrad", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
-
-    return call
+    return caller(monkeypatch, capsys)
 
 
 def save(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +16,21 @@ from PIL import Image
 from typing_extensions import Unpack
 
 import onnxgrad as og
-from onnxgrad import cli
 from onnxgrad.cli.files import read_names
 from onnxgrad.explain.method import METHODS, Explaining, ExplainOptions, Explanation
 from onnxgrad.transforms.options import published
-from tests.cli.test_cli import Result, refused
+from tests.cli.test_cli import Run, caller, refused
 
 pytest.importorskip("matplotlib")
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS, DIGIT = str(MODELS / "digits.onnx"), str(MODELS / "digit.npy")
-Run = Callable[..., Result]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["onnxgrad", "explain", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
-
-    return call
+    return caller(monkeypatch, capsys, "explain")
 
 
 def layer_map(net: ir.Model, layer: str, *, power: int = 1, **options: Unpack[Explaining]) -> None:

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import onnxgrad as og
-from onnxgrad import cli
-from tests.cli.test_cli import Result
+from tests.cli.test_cli import Run, caller
 
 MODELS = Path(__file__).parents[2] / "models"
 MLP = str(MODELS / "mlp.onnx")
-Run = Callable[..., Result]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["onnxgrad", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
-
-    return call
+    return caller(monkeypatch, capsys)
 
 
 def times(folder: str) -> dict[str, int]:

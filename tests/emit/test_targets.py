@@ -19,6 +19,11 @@ from tests.samples import Sample, distinct, load_samples, normal, sample_id
 # The operators whose rules, or the masks and sums in them, depend on the target.
 CHOOSE = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "Clip", "Add", "Mul", "Max")
 CONV = Sample("Conv", [normal(2, 4, 3, 3), normal(4, 4, 3, 3)], {"pads": [1, 1, 1, 1]})
+DEPTHWISE = Sample(
+    "Conv",
+    [normal(2, 4, 6, 5), normal(4, 1, 3, 2)],
+    {"group": 4, "pads": [2, 1, 0, 1], "dilations": [1, 2]},
+)
 POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
 SAMPLES = [s for s in load_samples() if s.op in CHOOSE and not s.single and not s.reference]
 
@@ -70,6 +75,7 @@ def test_formulations():
         ("one_hot_taps", 8, CONV),
         ("flipped_filters", 1, Sample("Conv", [normal(1, 2, 5, 5), normal(4, 2, 3, 3)])),
         ("windows_of_fewer", False, CONV),
+        ("summed_taps", (0, 2**21), DEPTHWISE),
         ("transposed_batch", False, Sample("Conv", [normal(2, 8, 2, 1), normal(8, 8, 1, 1)])),
         ("resized_axes", 1, Sample("AveragePool", [normal(2, 3, 8, 8)], POOL)),
         ("searched_window", 3, Sample("MaxPool", [distinct(2, 3, 8, 8)], POOL)),

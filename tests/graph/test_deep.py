@@ -66,6 +66,17 @@ def test_deep(net, end: str) -> None:
     assert np.isfinite(gradient).all()
 
 
+def test_deep_step() -> None:
+    """A training step seeks what is cheap to compute again a few nodes back, not all the way."""
+    nodes = chain(DEPTH)
+    for node in nodes:
+        node.op_type = "Neg"
+    nodes[0].op_type = "Mul"
+    nodes[0].input.append("w")
+    step = og.train.step(model_of(nodes, "gather"), og.losses.mse("y"), og.train.SGD())
+    assert "w_next" in [port.name for port in step.graph.output]
+
+
 def test_linear_time() -> None:
     """Four times the nodes take four times as long to build, not sixteen."""
 

@@ -20,6 +20,8 @@ from onnxgrad.graph import limits
 from onnxgrad.graph.guard import REPORT
 from tests.cli.test_cli import Run, refused, run  # noqa: F401 - `run` is a fixture
 
+PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+
 
 def model_of(body: str, opset: int = 21) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}')
@@ -103,6 +105,45 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], list[str]]] = {
         lambda: net('Softmax <axis = "last"> (x)'),
         ["Softmax", "axis", "INT, not STRING"],
     ),
+    "an operator of a later opset": (
+        lambda: net("GridSample(x, k)", opset=11),
+        ["GridSample", "opset 11", "no such operator"],
+    ),
+    "a dtype that is none": (
+        lambda: changed("Cast(x)", to=100),
+        ["Cast", "to is a dtype", "100"],
+    ),
+    "pads of other axes": (lambda: net("Pad(x, i)"), ["Pad", "'pads' has 1 numbers for 3 axes"]),
+    "lists of other lengths": (
+        lambda: model_of(
+            "net (float[4, 4] x) => (float y) <int64[2] a = {0, 0}, int64[1] b = {1}> "
+            "{ y = Slice(x, a, a, b) }"
+        ),
+        ["Slice", "'axes': 1"],
+    ),
+    "a list that onnx would take apart for minutes": (
+        lambda: model_of(
+            "net (float[4] x, int64[4] q) => (float y) <int64[1] n = {2147483648}> "
+            "{ l = Reshape(q, n) m = Cast <to = 7> (l) y = Pad(x, m) }"
+        ),
+        ["Pad", "'m' lists more than 65536 numbers"],
+    ),
+    "weights for other channels": (
+        lambda: net("Conv <group = 9223372036854775807> (x, k)"),
+        ["Conv", "3 channels", "group"],
+    ),
+    "a size below 0": (
+        lambda: net("MaxPool <kernel_shape = [9223372036854775807]> (x)"),
+        ["MaxPool", "would have the size -"],
+    ),
+    "a size that no machine holds": (
+        lambda: model_of("net (float[2, 9223372036854775807] x) => (float y) { y = Elu(x) }"),
+        ["'x'", "no machine holds"],
+    ),
+    "an operand of more axes than the result": (
+        lambda: model_of("net (float[1] x, float[2, 3] s) => (float y) { y = PRelu(x, s) }"),
+        ["PRelu", "'x' has 1 axes, its cotangent 2"],
+    ),
     "scores of no mode": (
         lambda: model_of(
             "net (float[1, 2, 3, 4] x) => (float y) "
@@ -142,6 +183,7 @@ def weighted(**fields: Any) -> onnx.ModelProto:
     return model
 
 
+@PIPES
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -171,6 +213,7 @@ def test_weights(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
         assert "'w'" in str(error.value) and REPORT not in str(error.value)
 
 
+@PIPES
 def test_files_that_are_no_models(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "m.ort").write_bytes(b"\x20\0\0\0ORTM" + bytes(99))
@@ -219,6 +262,7 @@ def huge() -> bytes:
     return file.getvalue()
 
 
+@PIPES
 def test_feeds_of_the_command_line(
     run: Run,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("no other system limits the memory of a process", allow_module_level=True)
+
 from tests.mutants import FINE, Workers
 
 

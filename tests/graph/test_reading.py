@@ -17,7 +17,7 @@ from onnxruntime import InferenceSession
 
 import onnxgrad as og
 from onnxgrad import cli
-from onnxgrad.declare.expansions import _TABLE
+from onnxgrad.declare.expansions import _TABLE, expandable
 from onnxgrad.passes.flags import FLAGS
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -373,6 +373,7 @@ OWN_NUMBERS = set(_OWN_NUMBERS.split())
 
 
 def test_each_integer_that_an_expansion_takes_is_known_as_a_flag_or_a_number() -> None:
+    assert expandable()  # fills the table
     integers = {
         parameter.name
         for function in _TABLE.values()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -216,3 +217,25 @@ def test_a_failed_move_puts_all_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return
         assert sorted(os.listdir(folder)) == ["a.onnx", "c.onnx"] and contents(folder) == {1.0}
     raise AssertionError("it always failed")
+
+
+@pytest.mark.parametrize("what", ["one", "apart"])
+def test_data_that_windows_lets_nobody_replace(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is mapped stays where it has the same content, and is an error where not."""
+    folder, real = tmp_path if what == "one" else tmp_path / "models", os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if str(target).endswith(".data") and os.path.exists(target):
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    write(what, folder, 1.0)
+    monkeypatch.setattr(os, "replace", replace)
+    write(what, folder, 1.0)
+    assert contents(folder) == {1.0}
+    (data,) = folder.glob("*.data")
+    data.write_bytes(b"other")
+    with pytest.raises(og.SaveError, match="Permission denied"):
+        write(what, folder, 1.0)

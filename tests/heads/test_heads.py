@@ -177,6 +177,23 @@ def test_attach() -> None:
     assert [v.name for v in model.graph.output] == ["logits", "energy", "h", "scaled"]
 
 
+def test_attach_weights() -> None:
+    """Equal ones stay apart, and a step moves each by its own gradient, as numpy has it."""
+
+    def scaled(op: Any, y: Any) -> dict[str, Any]:
+        weights = [op.weight(name, np.ones(3), like=y) for name in ("scale", "shift")]
+        return {"z": y * weights[0] + weights[1]}
+
+    model = og.attach(MLP, scaled)
+    onnx.checker.check_model(model, full_check=True)
+    y = run(model, input=X)["logits"]
+    trainer = og.train.Trainer(model, og.losses.mse("z"), og.train.SGD(lr=0.1), ["scale", "shift"])
+    trainer.fit({"input": X, "labels": np.zeros_like(y)}, batch_size=len(X))
+    z_grad = 2 * (y + 1) / y.size
+    np.testing.assert_allclose(trainer.state["scale"], 1 - 0.1 * (z_grad * y).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(trainer.state["shift"], 1 - 0.1 * z_grad.sum(0), rtol=1e-5)
+
+
 def test_attach_a_model() -> None:
     other = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 13]> g (float[N,3] y, float[N] logits_more)'
@@ -378,6 +395,7 @@ def test_attach_gives_the_same_kind() -> None:
         (lambda op, y: {3: y + 1}, None, "a dict of tensors by name"),
         (lambda op, x: {"input": x}, "input", "'input' already: give the new output"),
         (lambda op, y: {"z": y + op.input("input", [3], np.float32)}, None, "another name"),
+        (lambda op, y: {"z": y + op.weight("fc3.bias", [3], like=y)}, None, "the weight otherwise"),
     ],
 )
 def test_attach_mistakes(function: Any, inputs: Any, says: str) -> None:

@@ -1,21 +1,31 @@
-"""The page of clusters: each part runs where its library is installed, in a process of its own."""
+"""The page of clusters, each part where its library is installed, and the tutorial of Triton.
+
+Each runs in a process of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import itertools
+import json
+import re
 import shutil
 import sys
+import threading
 import types
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import onnxgrad as og
-from tests.project.test_docs import PARALLEL, blocks, folder, run_groups
+from tests.project.test_docs import PARALLEL, ROOT, blocks, folder, run_groups
 
 __all__ = ["folder"]
 
@@ -83,3 +93,45 @@ def test_the_explainer_of_kserve_explains(folder: Path, tmp_path, monkeypatch) -
     found = asyncio.run(explainer.explain({"instances": x.tolist()}))
     expected = og.Net(path)(x)["image_attribution"]
     np.testing.assert_allclose(np.array(found["explanations"], np.float32), expected, rtol=1e-6)
+
+
+@contextlib.contextmanager
+def serving(repository: Path) -> Iterator[str]:
+    """A stand-in for Triton: the JSON of its protocol, and what config.pbtxt says."""
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            name = re.fullmatch(r"/v2/models/(\w+)/infer", self.path)[1]
+            config = (repository / name / "config.pbtxt").read_text()
+            file = re.search(r'default_model_filename: "(.*)"', config)[1]
+            given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            feeds = {}
+            for x in given:
+                port = f'input [ {{ name: "{x["name"]}" data_type: TYPE_{x["datatype"]} '
+                assert f"{port}dims: {x['shape'][1:]} }} ]" in config
+                feeds[x["name"]] = np.reshape(np.array(x["data"], np.float32), x["shape"])
+            session = onnxruntime.InferenceSession(repository / name / "1" / file)
+            names = [y.name for y in session.get_outputs()]
+            outputs = [
+                {"name": name, "shape": y.shape, "datatype": "FP32", "data": y.ravel().tolist()}
+                for name, y in zip(names, session.run(None, feeds), strict=True)
+            ]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"model_name": name, "outputs": outputs}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_tutorial_of_triton_runs(folder: Path) -> None:
+    """Its client asks a stand-in for the server, which reads the repository that it has written."""
+    here, page = "http://localhost:8000", ROOT / "docs" / "tutorials" / "triton.md"
+    with serving(folder / "0" / "repository") as there:
+        group = [(code.replace(here, there), text) for code, text in blocks(page, "python")]
+        run_groups([group], folder)

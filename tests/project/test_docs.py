@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = [ROOT / "README.md", ROOT / "docs" / "recipes.md"]  # each block runs by itself
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+# Those that a framework or a server is needed for: tests/bridges and tests/parallel run them.
+APART = [ROOT / "docs" / "tutorials" / f"{name}.md" for name in ("jax", "pymc", "torch", "triton")]
 GALLERY = ROOT / "docs" / "gallery" / "index.md"  # of scripts that tests/examples runs in small
 BRIDGES = ROOT / "docs" / "bridges.md"  # each part runs where its framework is installed
 PARALLEL = ROOT / "docs" / "parallel.md"  # so does each part of it
@@ -114,7 +116,7 @@ def test_examples_run(page: Path, folder: Path) -> None:
 
 
 def test_tutorials_run(folder: Path) -> None:
-    run_groups([blocks(page, "python") for page in TUTORIALS], folder)
+    run_groups([blocks(page, "python") for page in TUTORIALS if page not in APART], folder)
 
 
 def test_recipes_run_each_by_itself(folder: Path) -> None:

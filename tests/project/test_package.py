@@ -108,7 +108,7 @@ def test_the_command_line_comes_with_each_runtime() -> None:
 
 
 def test_each_bridge_has_an_extra() -> None:
-    assert set(og.bridges.EXTRAS.values()) <= set(project()["project"]["optional-dependencies"])
+    assert set(og.bridges.__all__) <= set(project()["project"]["optional-dependencies"])
 
 
 def commands(workflow: dict[str, Any]) -> list[str]:

@@ -140,12 +140,14 @@ def test_the_least_recently_used_goes(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(*arguments, **options)
 
     monkeypatch.setattr(net_module, "gradient", counting)
-    opened = Net(net(), max_sessions=2)
+    opened = Net(net(), threads=np.int64(1), max_sessions=np.int64(2))
     for name in ("a", "b", "a", "w", "a", "b"):
         opened(FEEDS, NetPortGradient(name), of="y")
     assert built == [("a",), ("b",), ("w",), ("b",)]
     with pytest.raises(og.ArgumentError, match="max_sessions"):
         Net(net(), max_sessions=0)
+    with pytest.raises(og.ArgumentError, match="threads"):
+        Net(net(), threads=True)
 
 
 def test_large_weights_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

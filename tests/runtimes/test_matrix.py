@@ -1,4 +1,4 @@
-"""What runtimes make of the 50 files is what docs/runtimes.md promises: `make runtimes`.
+"""What runtimes make of the files of 25 gradients is what docs/runtimes.md promises: `make runtimes`.
 
 The right numbers of the files are held against finite differences of the nets in float64.
 """
@@ -37,7 +37,7 @@ def test_promises(name: str) -> None:
     for target, least in zip(("portable", "cpu"), JUDGED[name].least, strict=True):
         right, wrong, _ = counted(files, target)
         assert right >= least, {n: v for n, v in files.items() if v[0] != "right"}
-        assert not wrong or (target == "cpu" and least < 20)
+        assert not wrong or (target == "cpu" and least < 30)
 
 
 @pytest.mark.parametrize("name", [n for n in JUDGED if JUDGED[n].limits])
@@ -46,7 +46,7 @@ def test_what_stops_a_file_is_known(name: str) -> None:
         pytest.skip("it has not been measured")
     judged = JUDGED[name]
     for file, (verdict, why) in FOUND[name][1].items():
-        found = obstacles(FILES / judged.kind / f"{file}.onnx", judged.limits)
+        found = obstacles(FILES / f"{file}.onnx", judged.limits)
         assert bool(found) >= (verdict != "right"), (file, why)
         refused = {o.effect for o in found} == {"is refused"}
         assert not (refused and verdict == "right"), (file, found)
@@ -82,7 +82,7 @@ class Double:
 
 @pytest.mark.parametrize("gradient", IN_FLOAT, ids=lambda g: g.name)
 def test_right_numbers_agree_with_finite_differences(gradient: Gradient) -> None:
-    run = json.loads((FILES / "values.json").read_text())[f"{gradient.name}-cpu"][0]
+    run = json.loads((FILES / "values.json").read_text())[gradient.name][0]
     feeds, outputs = read(run["feeds"]), read(run["outputs"])
     ends = {"jacobian": "_jacobian", "hvp": "_hvp"}
     found = {n: g for n, g in outputs.items() if n.endswith(ends.get(gradient.of, "_grad"))}

@@ -2,10 +2,11 @@
 
     python -m tools.runtimes.files FOLDER
 
-FOLDER/open has 50 files whose sizes are open, FOLDER/fixed the same of nets whose sizes are fixed,
-and FOLDER/values.json for each the feeds of a run or two and what a runtime has to give:
-what onnxruntime gives of the file for the target cpu. tests/runtimes/test_matrix.py holds these
-numbers against finite differences in float64.
+Of each gradient and target there is a file whose sizes are open, in FOLDER/open, and two of nets
+whose sizes are fixed, in FOLDER/fixed and FOLDER/other. FOLDER/values.json has for each gradient
+the feeds of two runs, one of either sizes, and what a runtime has to give: what onnxruntime gives
+of the open file for the target cpu. tests/runtimes/test_matrix.py holds these numbers against
+finite differences in float64.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import onnx
 import onnxruntime
 
 import onnxgrad as og
-from tools.runtimes.nets import FLOATS, GRADIENTS, NETS, OTHERS, SIZES, TARGETS, Gradient
+from tools.runtimes.nets import FLOATS, GRADIENTS, KINDS, NETS, OTHERS, SIZES, TARGETS, Gradient
 
 Arrays = dict[str, np.ndarray]
 
 
-def differentiated(gradient: Gradient, target: str, fixed: bool) -> onnx.ModelProto:
+def differentiated(gradient: Gradient, target: str, kind: str) -> onnx.ModelProto:
     """The model of one of the 25, for a target."""
-    model = NETS[gradient.net].model(gradient.dtype, SIZES if fixed else None)
+    model = NETS[gradient.net].model(gradient.dtype, KINDS[kind])
     if gradient.of == "jacobian":
         return og.jacobian(model, gradient.wrt, target=target)
     if gradient.of == "hvp":
@@ -38,7 +39,7 @@ def differentiated(gradient: Gradient, target: str, fixed: bool) -> onnx.ModelPr
 
 def values(gradient: Gradient) -> list[tuple[Arrays, Arrays]]:
     """The feeds of the runs, and what onnxruntime gives."""
-    model = differentiated(gradient, "cpu", fixed=False)
+    model = differentiated(gradient, "cpu", "open")
     session = onnxruntime.InferenceSession(model.SerializeToString())
     names = [o.name for o in session.get_outputs()]
     runs = []
@@ -64,15 +65,14 @@ def written(arrays: Arrays) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Write all files."""
     listed = {}
-    for kind in ("open", "fixed"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
     for gradient in GRADIENTS:
         runs = [{"feeds": written(a), "outputs": written(b)} for a, b in values(gradient)]
+        listed[gradient.name] = runs
         for target in TARGETS:
-            listed[name := f"{gradient.name}-{target}"] = runs
-            for kind in ("open", "fixed"):
-                model = differentiated(gradient, target, kind == "fixed")
-                onnx.save(model, folder / kind / f"{name}.onnx")
+            for kind in KINDS:
+                path = folder / kind / f"{gradient.name}-{target}.onnx"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                onnx.save(differentiated(gradient, target, kind), path)
     (folder / "values.json").write_text(json.dumps(listed))
 
 

@@ -20,6 +20,8 @@ Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Sequence[np.ndarray]]
 """What a loaded file computes of feeds: its outputs in their order."""
 SECONDS = 100  # for one file
+# The runs of a file, by its kind.
+RUNS = {"open": slice(2), "fixed": slice(1), "other": slice(1, 2)}
 ROUNDING = {"float16": 2e-2}  # of the largest element, and for other dtypes:
 USUAL = 1e-3
 
@@ -105,11 +107,25 @@ def write(output: Path, version: str, files: dict[str, tuple[str, str]]) -> None
     print(f"{output.stem} {version}: {count}", flush=True)
 
 
+def files(folder: Path, wanted: str) -> dict[str, list[dict[str, Any]]]:
+    """The files of a folder as KIND/NAME-TARGET, each with its runs.
+
+    `wanted` is a list as in "open-portable,fixed-portable,open-cpu".
+    """
+    values = json.loads((folder / "values.json").read_text())
+    pairs = [one.split("-") for one in wanted.split(",")]
+    return {
+        f"{kind}/{name}-{target}": runs[RUNS[kind]]
+        for kind, target in pairs
+        for name, runs in values.items()
+    }
+
+
 def main(version: str, load: Callable[[Path], Run]) -> None:
-    """Judge all files of a folder: `python on_RUNTIME.py FOLDER open|fixed OUTPUT`."""
-    folder, kind, output = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    files = {}
-    for name, runs in json.loads((folder / "values.json").read_text()).items():
-        runs = runs[:1] if kind == "fixed" else runs
-        files[name] = _apart(load, folder / kind / f"{name}.onnx", runs)
-    write(output, version, files)
+    """Judge files of a folder: `python on_RUNTIME.py FOLDER WANTED OUTPUT`."""
+    folder, output = Path(sys.argv[1]), Path(sys.argv[3])
+    judged = {
+        name: _apart(load, folder / f"{name}.onnx", runs)
+        for name, runs in files(folder, sys.argv[2]).items()
+    }
+    write(output, version, judged)

@@ -16,9 +16,11 @@ import onnx
 OPSET, IR_VERSION = 17, 8
 FLOATS = {"float": np.float32, "float16": np.float16, "double": np.float64}
 SIZES = {"N": 2, "T": 3, "H": 8, "W": 8}
-"""The sizes of the first run, and of the files whose sizes are fixed."""
+"""The sizes of the first run."""
 OTHERS = {"N": 3, "T": 4, "H": 4, "W": 12}
-"""Those of a second run, which the same loaded file has to get right."""
+"""Those of a second run, which the same loaded file has to get right where its sizes are open."""
+KINDS = {"open": None, "fixed": SIZES, "other": OTHERS}
+"""The kinds of files, with the sizes that are fixed in them."""
 
 
 @dataclass(frozen=True)

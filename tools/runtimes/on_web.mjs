@@ -1,5 +1,5 @@
 // onnxruntime-web in headless Chromium: `node on_web.mjs CHROMIUM ADDRESS wasm|webgpu` prints what
-// it gives of each file of ADDRESS/files/values.json, as JSON.
+// it gives of each file of ADDRESS/feeds.json, as JSON.
 
 import { createRequire } from "node:module";
 
@@ -18,11 +18,11 @@ async function outputs({ address, provider, name }) {
   ort.env.logLevel = "fatal";
   ort.env.wasm.numThreads = 1;
   const types = { float32: Float32Array, int64: BigInt64Array, float16: globalThis.Float16Array };
-  window.values ??= await (await fetch(`${address}files/values.json`)).json();
-  const file = `${address}files/open/${name}.onnx`;
+  window.feeds ??= await (await fetch(`${address}feeds.json`)).json();
+  const file = `${address}files/${name}.onnx`;
   const session = await ort.InferenceSession.create(file, { executionProviders: [provider] });
   const found = [];
-  for (const { feeds } of window.values[name]) {
+  for (const feeds of window.feeds[name]) {
     const tensors = {};
     for (const [key, { dtype, shape, data }] of Object.entries(feeds)) {
       const numbers = dtype === "int64" ? data.map(BigInt) : data;
@@ -42,13 +42,13 @@ async function outputs({ address, provider, name }) {
 const browser = await chromium.launch({ executablePath, args });
 const open = async () => {
   const page = await browser.newPage();
-  await page.goto(`${address}files/values.json`); // any file: a page of that origin
+  await page.goto(`${address}feeds.json`); // any file: a page of that origin
   return page;
 };
 const late = (seconds) => new Promise((_, fail) =>
   setTimeout(() => fail(new Error(`not done after ${seconds} s`)), seconds * 1000));
 
-const names = Object.keys(await (await fetch(`${address}files/values.json`)).json());
+const names = Object.keys(await (await fetch(`${address}feeds.json`)).json());
 const seen = Object.fromEntries(names.map((name) => [name, null])); // in that order
 async function work() {
   let page = await open();

@@ -1,4 +1,4 @@
-"""onnxruntime-web in headless Chromium: `on_web.py FOLDER wasm|webgpu OUTPUT CHROMIUM ORT VERSION`.
+"""onnxruntime-web in headless Chromium: `on_web.py FOLDER WANTED OUTPUT PROVIDER CHROMIUM ORT VERSION`.
 
 ORT is the folder of its files. Started where playwright-core lies.
 """
@@ -26,10 +26,15 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def main(folder: Path, provider: str, output: Path, chromium: str, ort: Path, version: str) -> None:
+def main(
+    folder: Path, wanted: str, output: Path, provider: str, chromium: str, ort: Path, version: str
+) -> None:
+    files = judge.files(folder, wanted)
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "files").symlink_to(folder.resolve())
         (Path(root) / "ort").symlink_to(ort.resolve())
+        feeds = {name: [run["feeds"] for run in runs] for name, runs in files.items()}
+        (Path(root) / "feeds.json").write_text(json.dumps(feeds))
         server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=root))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
@@ -41,8 +46,7 @@ def main(folder: Path, provider: str, output: Path, chromium: str, ort: Path, ve
             check=True,
         )
         server.shutdown()
-    files = {}
-    values = json.loads((folder / "values.json").read_text())
+    judged = {}
     for name, seen in json.loads(done.stdout).items():
 
         def outcome(k: int, seen: dict = seen) -> list[np.ndarray]:
@@ -50,10 +54,10 @@ def main(folder: Path, provider: str, output: Path, chromium: str, ort: Path, ve
                 raise RuntimeError(seen["refused"])
             return [judge.array(written) for written in seen["outputs"][k]]
 
-        files[name] = judge.judged(outcome, values[name])
-    judge.write(output, version, files)
+        judged[name] = judge.judged(outcome, files[name])
+    judge.write(output, version, judged)
 
 
 if __name__ == "__main__":
-    folder, provider, output, chromium, ort, version = sys.argv[1:]
-    main(Path(folder), provider, Path(output), chromium, Path(ort), version)
+    folder, wanted, output, provider, chromium, ort, version = sys.argv[1:]
+    main(Path(folder), wanted, Path(output), provider, chromium, Path(ort), version)

@@ -1,0 +1,3 @@
+from . import art, jax, pytensor, saliency, scipy, torch
+
+__all__ = ["art", "jax", "pytensor", "saliency", "scipy", "torch"]

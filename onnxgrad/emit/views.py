@@ -1,0 +1,182 @@
+"""Nodes that change nothing but a shape are emitted once where several follow each other.
+
+Rules reshape what they are given, as the rule of LSTM takes away the axis of its directions. A
+runtime moves no elements for that, but a node takes it half a microsecond. So a Reshape, Squeeze,
+Unsqueeze or Flatten behind another one reads what that one reads, or is left out where that has the
+shape already. A Pad that adds nothing and an Expand that repeats nothing are left out too.
+
+Cotangents of parts of a tensor, each padded to its size, are joined in the place of padded and added.
+
+Only shapes that are written in the graph count. One that is computed may be there to make a runtime
+wait: see `order`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.emit.rewrites import Call, rewrite
+from onnxgrad.graph.constants import SMALL
+from onnxgrad.graph.facts import Dim, dims_of
+
+if TYPE_CHECKING:
+    from onnxgrad.emit.builder import Builder
+    from onnxgrad.emit.tensor import Tensor
+
+_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+
+
+@rewrite(*_VIEWS)
+def _of_its_origin(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """A view of a view as one of its origin."""
+    x = call.inputs[0]
+    if x is None or x.shape is None:
+        return call
+    origin = _origin(x.value)
+    operands = [None if t is None else t.value for t in call.inputs]
+    dims = _viewed(call.op_type, operands, call.attributes) if origin is not x.value else None
+    if dims is None or None in dims:
+        return call
+    if tuple(dims) == dims_of(origin):
+        return (op.tensor(origin),)
+    open_ = [k for k, d in enumerate(dims) if not isinstance(d, int)]
+    if len(open_) > 1 or (open_ and 0 in dims):
+        return call
+    sizes = op.const([-1 if k in open_ else d for k, d in enumerate(dims)])
+    attributes = {"allowzero": 1} if 0 in dims else {}
+    return call._replace(
+        op_type="Reshape", inputs=(op.tensor(origin), sizes), attributes=attributes
+    )
+
+
+@rewrite("Pad")
+def _of_nothing(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """What it pads, where the pads are known to be 0."""
+    x, pads = call.inputs[0], call.inputs[1]
+    known = None if pads is None else _written(pads.value)
+    return call if x is None or known is None or known.any() else (x,)
+
+
+@rewrite("Expand")
+def _to_its_shape(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
+    """What it expands, where it is of that shape."""
+    x, sizes = call.inputs[0], call.inputs[1]
+    known = None if sizes is None else _written(sizes.value)
+    if x is None or known is None or x.shape is None or len(known) > len(x.shape):
+        return call
+    mine = x.shape[len(x.shape) - len(known) :]
+    same = all(n == 1 or n == d for n, d in zip(known.tolist(), mine, strict=True))
+    return (x,) if same else call
+
+
+def side_by_side(op: Builder, gs: Sequence[Tensor]) -> list[Tensor]:
+    """Terms of a sum; those that Pads have put side by side along an axis are joined to one."""
+    parts: dict[tuple[int, int], list[tuple[int, int, ir.Value, Tensor]]] = {}
+    for g in gs:
+        if (place := _padded(op, g.value)) is not None:
+            axis, begin, end, x = place
+            parts.setdefault((axis, begin + end + (dims_of(x) or ())[axis]), []).append(  # type: ignore[operator,index]
+                (begin, end, x, g)
+            )
+    terms = list(gs)
+    for (axis, size), found in parts.items():
+        found.sort(key=lambda p: p[0])
+        begins, ends = [b for b, *_ in found], [size - e for _, e, *_ in found]
+        if len(found) > 1 and begins == [0, *ends[:-1]] and ends[-1] == size:
+            whole = op.Concat(*(op.tensor(x) for *_, x, _ in found), axis=axis)
+            terms = [t for t in terms if all(t is not g for *_, g in found)]
+            terms.append(op.typed(whole, gs[0]))
+    return terms
+
+
+def _padded(op: Builder, value: ir.Value) -> tuple[int, int, int, ir.Value] | None:
+    """What a Pad of this pass puts zeros around, along which axis, and how many on both sides."""
+    node = value.producer()
+    if node is None or node.op_type != "Pad" or value not in op.emitted or len(node.inputs) > 3:
+        return None
+    x, pads, filled = (*node.inputs, None)[:3]
+    known = None if pads is None else _written(pads)
+    zero = filled is None or ((c := _written(filled)) is not None and not c.any())
+    if x is None or known is None or not zero or "mode" in node.attributes:
+        return None
+    begins, ends = known.reshape(2, -1)
+    axes = np.flatnonzero(begins | ends)
+    dims = dims_of(x)
+    if len(axes) != 1 or min(known) < 0 or dims is None or not isinstance(dims[axes[0]], int):
+        return None
+    axis = int(axes[0])
+    return axis, int(begins[axis]), int(ends[axis]), x
+
+
+def _origin(value: ir.Value) -> ir.Value:
+    """What a tensor shows in another shape."""
+    while (node := value.producer()) is not None and node.op_type in _VIEWS and not node.domain:
+        before = node.inputs[0]
+        shapes = [v for v in node.inputs[1:] if v is not None and _written(v) is None]
+        if before is None or shapes or dims_of(before) is None:
+            return value
+        value = before
+    return value
+
+
+def _written(value: ir.Value) -> np.ndarray | None:
+    """The contents of a constant that stands in the graph."""
+    tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+    return None if tensor is None or tensor.size > SMALL else tensor.numpy()
+
+
+def _viewed(
+    op_type: str, operands: Sequence[ir.Value | None], attributes: dict[str, Any]
+) -> list[Dim] | None:
+    """The shape that an operator gives to its first operand; None where one is not known."""
+    x, given = operands[0], operands[1] if len(operands) > 1 else None
+    dims = None if x is None else dims_of(x)
+    sizes = None if given is None else _written(given)
+    if dims is None or None in dims or (op_type != "Flatten" and sizes is None):
+        return None
+    if op_type == "Flatten":
+        axis = attributes.get("axis", 1)
+        axis += len(dims) if axis < 0 else 0
+        return [_product(dims[:axis]), _product(dims[axis:])]
+    assert sizes is not None
+    numbers = [int(n) for n in sizes.ravel()]
+    if op_type == "Squeeze":
+        axes = {n % len(dims) for n in numbers}
+        return [d for a, d in enumerate(dims) if a not in axes]
+    if op_type == "Unsqueeze":
+        rank, rest = len(dims) + len(numbers), iter(dims)
+        axes = {n % rank for n in numbers}
+        return [1 if a in axes else next(rest) for a in range(rank)]
+    return _reshaped(dims, numbers, bool(attributes.get("allowzero")))
+
+
+def _product(dims: Sequence[Dim], over: Sequence[Dim] = ()) -> Dim:
+    """The product of some sizes, divided by that of others; None where it has no name."""
+    names = [d for d in dims if not isinstance(d, int)]
+    for d in over:
+        if not isinstance(d, int):
+            if d not in names:
+                return None
+            names.remove(d)
+    count, divisor = (math.prod(d for d in part if isinstance(d, int)) for part in (dims, over))
+    if not divisor or count % divisor:
+        return None
+    if not names:
+        return count // divisor
+    return names[0] if len(names) == 1 and count == divisor else None
+
+
+def _reshaped(dims: tuple[Dim, ...], sizes: list[int], allowzero: bool) -> list[Dim]:
+    """The shape that a Reshape to `sizes` gives."""
+    found: list[Dim] = [
+        dims[k] if n == 0 and not allowzero and k < len(dims) else n for k, n in enumerate(sizes)
+    ]
+    if -1 in sizes:
+        rest = sizes.index(-1)
+        found[rest] = _product(dims, found[:rest] + found[rest + 1 :])
+    return found

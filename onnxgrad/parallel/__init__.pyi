@@ -1,0 +1,3 @@
+from . import ray, triton
+
+__all__ = ["ray", "triton"]
