@@ -37,7 +37,7 @@ class Target:
             it is a ConvTranspose.
         spread_steps: The most steps, of all axes multiplied, with which the cotangent of the input
             of a depthwise Conv is a Conv too, of what has zeros between its elements; with more,
-            with unknown sizes, or where a runtime has no blocked layout, it is a ConvTranspose.
+            or where there is no blocked layout, it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
         sliced_taps: The largest window, in elements, that Slices take apart, one for each element:

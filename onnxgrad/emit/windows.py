@@ -87,11 +87,14 @@ def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
 
 
 def spread(g: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
-    """`g` with zeros between its elements, and axes of stride 1 along which windows see them."""
+    """`g` with zeros between its elements, and axes of stride 1 along which windows see them.
+
+    Where sizes are not known, these end where the largest input that has as many windows does.
+    """
     found = []
     for k, a in enumerate(axes, 2):
         end = shapes.dim(g, k) * a.stride + a.reach - a.begin - a.size
-        found.append(replace(a, stride=1, end=end))
+        found.append(replace(a, stride=1, end=end if isinstance(end, int) else a.end))
         g = dilated(g, k, a.stride)
     return g, found
 
