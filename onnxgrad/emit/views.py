@@ -5,7 +5,7 @@ runtime moves no elements for that, but a node takes it half a microsecond. So a
 Unsqueeze or Flatten behind another one reads what that one reads, or is left out where that has the
 shape already. A Pad that adds nothing and an Expand that repeats nothing are left out too.
 
-Cotangents of parts of a tensor, each padded to its size, are joined in the place of padded and added.
+Cotangents of parts of a tensor, each padded to its size, are joined in place of a sum.
 
 Only shapes that are written in the graph count. One that is computed may be there to make a runtime
 wait: see `order`.

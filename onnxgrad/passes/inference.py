@@ -24,8 +24,8 @@ from onnxgrad.passes.example import declare_inputs, feeds_of, learn, pin, roots
 from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
 from onnxgrad.passes.opsets import HIDDEN
 from onnxgrad.passes.plain import make_plain
-from onnxgrad.passes.written_sizes import write_sizes
 from onnxgrad.passes.types import type_own_operators, type_sequences
+from onnxgrad.passes.written_sizes import write_sizes
 
 
 def infer(model: ir.Model, example: Any = None) -> None:
