@@ -145,7 +145,8 @@ def _replacing(op: Builder, kept: Collection[ir.Value]) -> Iterator[None]:
         op: Collects the replacements.
         kept: Values that stay, since they are differentiated themselves.
     """
-    outer, op.replaced, op.guards = op.replaced, {}, True
+    outer = op.replaced, op.kept
+    op.replaced, op.kept, op.guards = {}, kept, True
     try:
         yield
         for old, new in op.replaced.items():
@@ -157,7 +158,7 @@ def _replacing(op: Builder, kept: Collection[ir.Value]) -> Iterator[None]:
         if op.replaced:
             op.graph.sort()
     finally:
-        op.replaced = outer
+        op.replaced, op.kept = outer
 
 
 @contextlib.contextmanager
