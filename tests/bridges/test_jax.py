@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,8 +165,11 @@ def test_dtypes_are_kept() -> None:
             net(x, i * 100_000)
 
 
-def test_threads_share_a_function() -> None:
+def test_threads_share_a_function_and_another_process_can_have_it() -> None:
     net, x = bridges.jax.function(MLP, threads=1), jnp.asarray(np.ones((2, 4)), jnp.float32)
+    again = pickle.loads(pickle.dumps(net))
+    agree(jax.grad(lambda w: again(x, params=w).sum())(net.params),
+          jax.grad(lambda w: net(x, params=w).sum())(again.params))  # fmt: skip
     gradient = jax.jit(jax.grad(lambda x: net(x).sum()))
     with ThreadPoolExecutor(8) as pool:
         first, *others = pool.map(lambda _: np.asarray(gradient(x)), range(16))
