@@ -83,7 +83,8 @@ class House(griffe.Extension):
         for folder in (m for m in pkg.members.values() if isinstance(m, griffe.Module)):
             public = set(map(str, folder.exports or ()))
             for module in [folder.modules[name] for name in public & folder.modules.keys()]:
-                if module.name in module.members:
+                own = module.members.get(module.name)
+                if own is not None and not own.is_alias:  # as of `import torch` in torch.py
                     for name in public & module.members.keys():
                         folder.set_member(name, module.members[name])
 

@@ -32,6 +32,7 @@ from onnxgrad.emit.shapes import (
     vector,
 )
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.windows import dilated
 
 _MIN, _MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -144,7 +145,7 @@ def _(op, g, data, starts, ends, axes, steps, node):
         if step < 0:
             _check_end(op, ends, k, length)
             g, start = flip(g, axis), clamp(op, start - (length - 1) * stride, 0, size)
-        g = _dilate(g, axis, stride)
+        g = dilated(g, axis, stride)
         around[axis] = start, size - start - length * stride
     return pad(g, around) if around else op.typed(g, data)
 
@@ -162,17 +163,6 @@ def flip(x: Tensor, axis: int) -> Tensor:
     """`x` flipped along one axis."""
     op = x.op
     return op.Slice(x, op.const([-1]), op.const([_MIN]), op.const([axis]), op.const([-1]))
-
-
-def _dilate(x: Tensor, axis: int, step: Size) -> Tensor:
-    """`x` with `step` - 1 zeros after every element along one axis."""
-    if step == 1:
-        return x
-    sizes = dims(x)
-    lead, size, rest = sizes[:axis], sizes[axis], sizes[axis + 1 :]
-    zeros = full(x, [*lead, size, step - 1, *rest], 0)
-    dilated = x.op.Concat(reshape(x, [*lead, size, 1, *rest]), zeros, axis=axis + 1)
-    return reshape(dilated, [*lead, size * step, *rest])
 
 
 def _unslice_flat(op: Builder, g: Tensor, data: Tensor, node: ir.Node) -> Tensor:

@@ -1,4 +1,4 @@
-"""What runtimes make of the files of 25 gradients is what docs/runtimes.md promises: `make runtimes`.
+"""What runtimes make of 25 gradients' files is what docs/runtimes.md promises: `make runtimes`.
 
 The right numbers of the files are held against finite differences of the nets in float64.
 """

@@ -1,4 +1,4 @@
-"""onnxruntime-web in headless Chromium: `on_web.py FOLDER WANTED OUTPUT PROVIDER CHROMIUM ORT VERSION`.
+"""onnxruntime-web in Chromium: `on_web.py FOLDER WANTED OUTPUT PROVIDER CHROMIUM ORT VERSION`.
 
 ORT is the folder of its files. Started where playwright-core lies.
 """
