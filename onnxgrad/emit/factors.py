@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from onnxgrad.emit.tensor import Tensor
 
 _ROOMY = FLOATS - HALVES
+# More products than that are not looked at: a power written as thousands of them has as many terms.
+_MOST = 32
 # Beyond these bounds a product of numbers might overflow where single ones do not.
 _SMALL, _LARGE = 1e-12, 1e12
 
@@ -54,7 +56,7 @@ def _of_one_number(op: Builder, call: Call) -> Call:
 
 def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     """The sum of cotangents of one value that are products with a common factor; else None."""
-    if len(gs) < 2 or gs[0].dtype not in _ROOMY:
+    if not 1 < len(gs) <= _MOST or gs[0].dtype not in _ROOMY:
         return None
     expanded = _expanded(op, [g.value for g in gs])
     terms = [Counter(_leaves(op, g.value, expanded)) for g in gs]
@@ -89,10 +91,10 @@ def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _expanded(op: Builder, roots: Sequence[ir.Value]) -> set[ir.Node | None]:
-    """The products among the factors of `roots` that nothing else uses."""
+    """The first products among the factors of `roots` that nothing else uses."""
     found: set[ir.Node | None] = set()
     more = [v for v in roots if _factors(op, v) and not v.uses()]
-    while more:
+    while more and len(found) + len(more) <= _MOST:
         found.update(v.producer() for v in more)
         inner = [v for n in found if n is not None for v in n.inputs if v is not None]
         more = [

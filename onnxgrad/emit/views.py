@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from onnxgrad.emit.tensor import Tensor
 
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+# The most of them, one behind the other, that are followed.
+_MOST = 8
 
 
 @rewrite(*_VIEWS)
@@ -111,7 +113,10 @@ def _padded(op: Builder, value: ir.Value) -> tuple[ir.Value, np.ndarray] | None:
 
 def _origin(value: ir.Value) -> ir.Value:
     """What a tensor shows in another shape."""
-    while (node := value.producer()) is not None and node.op_type in _VIEWS and not node.domain:
+    for _ in range(_MOST):
+        node = value.producer()
+        if node is None or node.op_type not in _VIEWS or node.domain:
+            break
         before = node.inputs[0]
         shapes = [v for v in node.inputs[1:] if v is not None and _written(v) is None]
         if before is None or shapes or dims_of(before) is None:
