@@ -12,6 +12,7 @@ from onnxgrad.bridges.frameworks import needs
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError, UnknownNameError
+from onnxgrad.graph.facts import may_agree
 from onnxgrad.graph.names import resolve
 from onnxgrad.heads.scores import class_score
 from onnxgrad.losses.classification import cross_entropy
@@ -51,7 +52,7 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
     Raises:
         RuntimeMissingError: ART is not installed.
         ArgumentError: The net has not one input, or the number of classes or the shape of an
-            example is not known.
+            example is not known, or the file has another; or there is one class alone.
         OnnxGradError: As `Net`.
 
     Example:
@@ -97,9 +98,10 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
         self._dtype = rows[self._scores].dtype
         self._input_shape = _known("input_shape", input_shape, (self._port.shape or (None,))[1:])
         of_scores = rows[self._scores].shape or (None,)
-        (self.nb_classes,) = _known(
-            "nb_classes", None if nb_classes is None else [nb_classes], of_scores[-1:]
-        )
+        self.nb_classes = _count(self._scores, nb_classes, of_scores[-1:])
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.net!r})"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -156,7 +158,7 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
             )
             classes = range(self.nb_classes)
             return np.stack([self._back(x, found[:, k]) for k in classes], axis=1)
-        target = np.broadcast_to(np.asarray(label, np.int64), (len(x),))
+        target = self._classes(label, len(x))
         score = class_score(self._scores, target="input:label")
         found = self._in_batches(
             lambda x, label: self.net.gradient({name: x, "label": label}, name, of=score),
@@ -208,10 +210,12 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
         Raises:
             UnknownNameError: There is no such layer.
             FeedError: As for `predict`.
-            ArgumentError: `framework` is true.
+            ArgumentError: `framework` is true, or `layer` neither an index nor a name.
         """
         if framework:
             raise ArgumentError("framework: an ONNX net has arrays alone; leave it False")
+        if not isinstance(layer, int | np.integer | str):
+            raise ArgumentError(f"layer is an index of layer_names or a name, not {layer!r}")
         names = self._layer_names
         if not isinstance(layer, str):
             if not -len(names) <= layer < len(names):
@@ -246,7 +250,8 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
 
     def _back(self, x: Array, gradients: Array) -> Array:
         """Gradients at the examples, of those at what the net takes."""
-        return self._apply_preprocessing_gradient(x, gradients).astype(np.asarray(x).dtype)
+        found = self._apply_preprocessing_gradient(x, gradients)
+        return found.astype(x.dtype) if np.asarray(x).dtype.kind == "f" else found
 
     def _labels(self, y: Array) -> Array:
         """The probabilities of the classes.
@@ -257,13 +262,25 @@ class Classifier(ClassifierNeuralNetwork):  # type: ignore[misc]
         y = np.asarray(y)
         if y.ndim == 2 and y.shape[1] == self.nb_classes:
             return y
-        classes = y.reshape(len(y)) if y.size == len(y) else None
-        if classes is None or not np.isin(classes, range(self.nb_classes)).all():
+        count = y.shape[0] if y.ndim else -1
+        return np.eye(self.nb_classes)[
+            self._classes(y.reshape(count) if y.ndim and y.size == count else y, count)
+        ]
+
+    def _classes(self, label: Any, count: int) -> Array:
+        """A class for each example.
+
+        Raises:
+            FeedError: There are others, or not as many.
+        """
+        given = np.asarray(label)
+        if given.shape not in ((), (count,)) or not np.isin(given, range(self.nb_classes)).all():
             raise FeedError(
-                f"y holds one of {self.nb_classes} classes for each example, or their "
-                f"probabilities, [N, {self.nb_classes}]; an array of shape {y.shape} was given."
+                f"The classes are 0 to {self.nb_classes - 1}, one for each of {count} examples; y "
+                f"may be probabilities too, [N, {self.nb_classes}]. {given.dtype.name} of shape "
+                f"{given.shape} was given: {np.array2string(given, threshold=9, edgeitems=3)}."
             )
-        return np.eye(self.nb_classes)[classes.astype(np.int64)]
+        return np.broadcast_to(given.astype(np.int64), (count,))
 
     def _labelled(self, x: Array, labels: Array) -> dict[str, Array]:
         return {self._port.name: x, "labels": labels.astype(self._dtype)}
@@ -303,9 +320,22 @@ def _known(
 ) -> tuple[int, ...]:
     """Sizes that are given, or else those that the file declares."""
     sizes = tuple(declared if given is None else given)
+    if not may_agree(sizes, declared if declared != (None,) else None):
+        raise ArgumentError(f"{argument}: the file has {tuple(declared)}, not {sizes}")
     if not all(isinstance(size, int) for size in sizes):
         raise ArgumentError(f"{argument}: the file does not tell it, but {sizes}; give it")
     return tuple(int(size) for size in sizes if size is not None)
+
+
+def _count(scores: str, given: int | None, declared: Sequence[int | str | None]) -> int:
+    """The number of classes, of which ART has two at least."""
+    (count,) = _known("nb_classes", None if given is None else [given], declared)
+    if count < 2:
+        raise ArgumentError(
+            f"{scores!r} has {count} score for each example, and a classifier of ART has two "
+            "classes at least: name others by of=, or attach the score of the other class"
+        )
+    return count
 
 
 def _filled(part: Array, size: int) -> Array:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxgrad.bridges.batches import batch_inputs
 from onnxgrad.bridges.partition import partition
-from onnxgrad.bridges.program import Program
+from onnxgrad.bridges.program import Program, with_own_ends
 from onnxgrad.bridges.weights import release
 from onnxgrad.engine.flow import Flow
 from onnxgrad.engine.straight_through import StraightThrough
@@ -36,6 +36,8 @@ from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
 
 # Indices of inputs or outputs; None for all floating-point ones.
 Some: TypeAlias = Sequence[int] | None
+# What a message advises that is no option of a framework.
+_ZEROS = ", or pass unreachable='zeros'"
 
 
 class Function(Program):
@@ -145,20 +147,15 @@ class Function(Program):
             tangents = zip(sources, self._behind(sources), strict=True)
             return [*self.batch, *(k for source, k in tangents if source in self.batch)]
 
-        def model() -> ir.Model:
-            asked = self._asked(sources, targets)
-            try:
-                return jvp(self.model, **asked, forward=False)
-            except UnreachableError:
-                if len(targets) < 2:
-                    raise
-            # An output that depends on none of the inputs does not move.
-            return jvp(self.model, **{**asked, "unreachable": "zeros"}, forward=False)
+        def make(model: ir.Model, asked: Mapping[str, Any]) -> ir.Model:
+            ends = with_own_ends(model)
+            named = [ends.graph.outputs[k].name for k in targets]
+            return jvp(ends, **{**asked, "of": named}, forward=False)
 
         return self.once(
             ("jvp", sources, targets),
             lambda: self._made_of(
-                model(),
+                self._derived_model(make, sources, targets, apart=len(targets) > 1),
                 lambda given: [*given, *(given[k] for k in sources)],
                 batch,
             ),
@@ -170,7 +167,7 @@ class Function(Program):
         return self.once(
             ("vmapped", *batched),
             lambda: self._made_of(
-                vmap(self.model, batched=names, example=self._named_example()),
+                vmap(with_own_ends(self.model), batched=names, example=self._named_example()),
                 lambda given: [a[None] if k in batched else a for k, a in enumerate(given)],
                 lambda: list(batched),
             ),
@@ -246,7 +243,41 @@ class Function(Program):
         }
 
     def _with_gradients(self, wrt: Sequence[int], of: Sequence[int], *, forward: bool) -> ir.Model:
-        return vjp(self.model, **self._asked(wrt, of), forward=forward)
+        def make(model: ir.Model, asked: Mapping[str, Any]) -> ir.Model:
+            return vjp(model, **asked, forward=forward)
+
+        return self._derived_model(make, wrt, of)
+
+    def _derived_model(
+        self,
+        make: Callable[[ir.Model, Mapping[str, Any]], ir.Model],
+        wrt: Sequence[int],
+        of: Sequence[int],
+        *,
+        apart: bool = False,
+    ) -> ir.Model:
+        """What a transform makes of the model; zeros where no path leads.
+
+        Args:
+            apart: Whether zeros are right too where operators of zero derivative end all paths.
+
+        Raises:
+            UnreachableError: Such operators end all paths.
+        """
+        asked = self._asked(wrt, of)
+        try:
+            return make(self.model, asked)
+        except UnreachableError as error:
+            if not apart and self._is_blocked(asked):
+                raise UnreachableError(str(error).replace(_ZEROS, "")) from None
+        return make(self.model, {**asked, "unreachable": "zeros"})
+
+    def _is_blocked(self, asked: dict[str, Any]) -> bool:
+        """Whether operators of zero derivative, and not only a lack of nodes, end all paths."""
+        options = {name: value for name, value in asked.items() if name != "wrt"}
+        job = Job(io.load(self.model), asked["wrt"], Options(**{**options, "unreachable": "zeros"}))
+        flows = [(v, Flow.of(job.op.graph, [v], job.of)) for v in job.wrt]
+        return any(flow.blocked and not flow.matters(v) for v, flow in flows)
 
     def _made_of(
         self,

@@ -6,11 +6,12 @@ call of the jvp's file, its transpose one of the vjp's file. So any order and an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxgrad.bridges.batches import with_free_batch
 from onnxgrad.bridges.frameworks import needs
@@ -76,19 +77,14 @@ def function(
     net = io.load(model)
     if of is not None:
         net = give(net, of)
-
-    def build(weights: Wrt) -> tuple[Function, dict[str, Array]]:
-        return Function.of(
-            with_free_batch(net),
-            weights,
-            providers=providers,
-            threads=threads,
-            straight_through=straight_through,
-            constant=constant,
-            example=example,
-        )
-
-    return JaxFunction([Port.of(v) for v in net.graph.inputs], build, trainable)
+    options = {
+        "providers": providers,
+        "threads": threads,
+        "straight_through": straight_through,
+        "constant": constant,
+        "example": example,
+    }
+    return JaxFunction(net, trainable, options)
 
 
 class JaxFunction:
@@ -102,19 +98,22 @@ class JaxFunction:
         inputs, outputs: The names of the inputs and the outputs, in order.
     """
 
-    def __init__(
-        self,
-        ports: Sequence[Port],
-        build: Callable[[Wrt], tuple[Function, dict[str, Array]]],
-        trainable: Wrt,
-    ) -> None:
-        self._build, self._trainable = build, trainable
-        self._fixed = build(None)[0]
+    def __init__(self, net: ir.Model, trainable: Wrt, options: Mapping[str, Any]) -> None:
+        self._net, self._trainable, self._options = net, trainable, options
+        self._fixed = self._build(None)[0]
         self._released: tuple[Function, dict[str, Array]] | None = None
         required = {port.name for port in self._fixed.inputs}
-        self._ports = [port for port in ports if port.name in required]
+        self._ports = [Port.of(v) for v in net.graph.inputs if v.name in required]
         self.inputs = tuple(port.name for port in self._ports)
         self.outputs = tuple(port.name for port in self._fixed.outputs)
+
+    def __reduce__(self) -> Any:
+        """It is pickled as its model, and what runs it."""
+        content = io.to_proto(self._net).SerializeToString()
+        return _again, (content, self._trainable, self._options)
+
+    def _build(self, weights: Wrt) -> tuple[Function, dict[str, Array]]:
+        return Function.of(with_free_batch(self._net), weights, **self._options)
 
     @property
     def params(self) -> dict[str, jax.Array]:
@@ -167,6 +166,11 @@ class JaxFunction:
         if self._released is None:
             self._released = self._build(self._trainable)
         return self._released
+
+
+def _again(content: bytes, trainable: Wrt, options: Mapping[str, Any]) -> JaxFunction:
+    """A function that was pickled."""
+    return JaxFunction(io.load(content), trainable, options)
 
 
 def _fitting(port: Port, value: Any) -> jax.Array:
@@ -296,6 +300,12 @@ def _evaluate(*arrays: Any, call: _Call) -> list[jax.Array]:
 
 def _abstract(*avals: Any, call: _Call) -> list[Any]:
     shapes = call.function.shapes([a.shape for a in avals])
+    for port, shape in zip(call.function.outputs, shapes, strict=True):
+        if None in shape:
+            raise FeedError(
+                f"The sizes of {port.name!r} depend on the values of inputs, so that JAX can "
+                "neither compile nor differentiate the net: call it outside of transforms."
+            )
     dtypes = [_held(port) for port in call.function.outputs]
     return [jax.core.ShapedArray(s, d) for s, d in zip(shapes, dtypes, strict=True)]
 
@@ -303,7 +313,18 @@ def _abstract(*avals: Any, call: _Call) -> list[Any]:
 def _compiled(*arrays: Any, call: _Call) -> Sequence[Any]:
     _ = call.function.session  # an error of the runtime is raised here, not out of the program
     results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _abstract(*arrays, call=call)]
-    return jax.pure_callback(lambda *given: _run(call.function, given), results, *arrays)
+    if not all(isinstance(size, int) for result in results for size in result.shape):
+        raise FeedError(
+            "The net is called for sizes that JAX knows, and not for symbols as jax.export has "
+            "them: what is exported cannot call it. Export the net's own file with it."
+        )
+
+    def run(*given: Any) -> list[Array]:
+        found = _run(call.function, given)
+        call.function.require_told(found, [a.shape for a in given])
+        return found
+
+    return jax.pure_callback(run, results, *arrays)
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
@@ -11,7 +12,8 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError
-from onnxgrad.graph.facts import is_float
+from onnxgrad.graph.facts import is_float, may_agree
+from onnxgrad.graph.fresh import Names
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime, Session
 from onnxgrad.transforms.batch import vmap
@@ -41,6 +43,7 @@ class Program:
         self.float_outputs = [k for k, v in enumerate(graph.outputs) if is_float(v)]
         self._lock = threading.RLock()
         self._made: dict[Hashable, Any] = {}
+        self._tried: dict[Hashable, list[tuple[int | None, ...]]] = {}  # by the inputs' shapes
 
     def __call__(self, arrays: Sequence[Any]) -> list[Array]:
         """The outputs, in order.
@@ -61,26 +64,53 @@ class Program:
             raise FeedError(f"{len(self.inputs)} arrays are needed, {named}, not {len(arrays)}.")
         return {p.name: p.array(a) for p, a in zip(self.inputs, arrays, strict=True)}
 
-    def shapes(self, shapes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-        """The shapes of the outputs for inputs of these shapes.
+    def shapes(self, shapes: Sequence[Sequence[int]]) -> list[tuple[int | None, ...]]:
+        """The shapes of the outputs for inputs of these shapes; None where values decide on a size.
 
-        They are those that the names of sizes tell, else those of a run on zeros.
+        They are those that the names of sizes tell, else those that runs on zeros and ones have in
+        common, which `require_told` checks later.
 
         Raises:
             FeedError: The net cannot be run on zeros of these shapes.
         """
+        told = [
+            shape for shape in self.told_shapes(shapes) if shape is not None and None not in shape
+        ]
+        if len(told) == len(self.outputs):
+            return told
+        key = tuple(map(tuple, shapes))
+        with self._lock:
+            if key not in self._tried:
+                self._tried[key] = self._try(shapes)
+        return self._tried[key]
 
-        def run() -> list[tuple[int, ...]]:
+    def _try(self, shapes: Sequence[Sequence[int]]) -> list[tuple[int | None, ...]]:
+        def run(value: int) -> list[tuple[int, ...]]:
             pairs = zip(self.inputs, shapes, strict=True)
-            return [
-                np.shape(y) for y in self([np.zeros(shape, port.dtype) for port, shape in pairs])
-            ]
+            return [np.shape(y) for y in self([np.full(s, value, p.dtype) for p, s in pairs])]
 
-        told = [shape for shape in self.told_shapes(shapes) if shape is not None]
-        known = [tuple(d for d in shape if d is not None) for shape in told]
-        if known == told and len(known) == len(self.outputs):
-            return known
-        return self.once(("shapes", tuple(map(tuple, shapes))), run)
+        zeros = ones = run(0)
+        with contextlib.suppress(FeedError):  # a net may not take ones, as indices
+            ones = run(1)
+        return [
+            tuple(a if a == b else None for a, b in zip(*two, strict=True))
+            for two in zip(zeros, ones, strict=True)
+        ]
+
+    def require_told(self, found: Sequence[Any], shapes: Sequence[Sequence[int]]) -> None:
+        """Check that results have the shapes that `shapes` has told.
+
+        Raises:
+            FeedError: One has not, as values of inputs decide on it.
+        """
+        told = self._tried.get(tuple(map(tuple, shapes)), ()) if self._tried else ()
+        for port, y, shape in zip(self.outputs, found, told, strict=False):
+            if not may_agree(shape, y.shape):
+                raise FeedError(
+                    f"The sizes of {port.name!r} depend on the values of inputs: "
+                    f"{tuple(y.shape)}, where {shape} was compiled for. Call the net outside of "
+                    "what is compiled."
+                )
 
     def told_shapes(self, shapes: Sequence[Sequence[T]]) -> list[tuple[int | T | None, ...] | None]:
         """The shapes of the outputs, as far as the names of the sizes of the inputs tell."""
@@ -108,7 +138,8 @@ class Program:
         """
         names = [self.inputs[k].name for k in batched]
         return self.once(
-            ("vmapped", *batched), lambda: Program(vmap(self.model, batched=names), self.runtime)
+            ("vmapped", *batched),
+            lambda: Program(vmap(with_own_ends(self.model), batched=names), self.runtime),
         )
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -126,3 +157,17 @@ class Program:
                 if key not in self._made:
                     self._made[key] = make()
         return self._made[key]
+
+
+def with_own_ends(model: ir.Model) -> ir.Model:
+    """The model, where an output that is an input becomes a tensor of its own, a copy."""
+    if not any(y.is_graph_input() for y in model.graph.outputs):
+        return model
+    model = io.load(model)
+    graph, names = model.graph, Names(model.graph)
+    for k, y in enumerate(graph.outputs):
+        if y.is_graph_input():
+            end = ir.Value(name=names.fresh(y.name or ""), type=y.type, shape=y.shape)
+            graph.append(ir.Node("", "Identity", [y], outputs=[end]))
+            graph.outputs[k] = end
+    return model

@@ -10,7 +10,7 @@ import numpy as np
 from onnxgrad.bridges.frameworks import needs
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.names import resolve
 from onnxgrad.heads.head import Head
 from onnxgrad.heads.scores import class_score
@@ -100,10 +100,18 @@ class _Call:
         if self._channels_first and x.ndim == 4:
             x = np.moveaxis(x, -1, 1)
         feeds = {self._port.name: x if self._port.dtype is None else x.astype(self._port.dtype)}
+        if not expected_keys:
+            return {}
         if target is not None:
-            feeds["target"] = np.broadcast_to(np.asarray(target, np.int64), (len(x),))
+            classes = np.asarray(target)
+            if classes.dtype.kind not in "iu" or classes.shape not in ((), (len(x),)):
+                raise FeedError(
+                    f"target is the number of a class, or one for each of the {len(x)} examples, "
+                    f"not {target!r}."
+                )
+            feeds["target"] = np.broadcast_to(classes.astype(np.int64), (len(x),))
         score = class_score(self._of, "argmax" if target is None else "input")
-        asked = {key: self._request(key, score) for key in expected_keys or ()}
+        asked = {key: self._request(key, score) for key in expected_keys}
         gradients = any(isinstance(one, NetPortGradient) for one in asked.values())
         found = self._net(feeds, list(asked.values()), of=score if gradients else None)
         results = found.values() if isinstance(found, Mapping) else found

@@ -111,6 +111,7 @@ class Objective:
     ) -> None:
         self.wrt, self.of = tuple(wrt), tuple(of)
         self._net, self._fixed, self._scalar = net, dict(feeds), scalar
+        self._scalars: dict[Any, bool] = {}  # by the shapes of all that is fed
         self._starts = {name: self._fixed.pop(name) for name in wrt if name in feeds}
         self._shapes = {name: self._shape(name) for name in self.wrt}
 
@@ -212,7 +213,10 @@ class Objective:
 
     def _parts(self, x: Any) -> dict[str, Array]:
         """The vector parted in tensors, in the dtypes of the inputs."""
-        vector = np.asarray(x, np.float64)
+        given = np.asarray(x)
+        if given.dtype.kind not in "biuf":
+            raise FeedError(f"The vector is of real numbers, not of {given.dtype.name}.")
+        vector = given.astype(np.float64, copy=False)
         counts = [abs(int(np.prod(shape))) for shape in self._shapes.values()]
         free = any(-1 in shape for shape in self._shapes.values())
         fits = vector.size % max(counts[0], 1) == 0 if free else vector.size == sum(counts)
@@ -230,10 +234,13 @@ class Objective:
         }
 
     def _is_scalar(self, fed: Feeds, found: Array | None = None) -> bool:
-        """Whether the function is a scalar, which the first value tells where nothing else does."""
-        if self._scalar is None:
-            self._scalar = (self._vector(fed) if found is None else found).size == 1
-        return self._scalar
+        """Whether the function is a scalar, which a value tells where nothing else does."""
+        if self._scalar is not None:
+            return self._scalar
+        shapes = tuple(np.shape(value) for value in fed.values())
+        if shapes not in self._scalars:
+            self._scalars[shapes] = (self._vector(fed) if found is None else found).size == 1
+        return self._scalars[shapes]
 
     def _values(self, fed: Feeds) -> list[Array]:
         return list(self._net(fed, [Value(name) for name in self.of]).values())

@@ -1,16 +1,7 @@
-"""The bridge to PyTorch: a net as a module whose backward pass is the file's gradient.
-
-A function of the core is called by one `torch.autograd.Function`. Where a gradient is wanted, the
-forward part of a split is called in its place, and the backward part reads what it has kept. Where
-PyTorch traces, for `torch.compile`, the call is an operator of its own, `onnxgrad::run`, which
-knows a program by its number: https://docs.pytorch.org/docs/stable/library.html.
-"""
+"""The bridge to PyTorch: a net as a module whose backward pass is the file's gradient."""
 
 from __future__ import annotations
 
-import inspect
-import itertools
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,29 +9,22 @@ import numpy as np
 
 from onnxgrad.bridges.frameworks import needs
 from onnxgrad.bridges.function import Function
-from onnxgrad.bridges.program import Program
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
-from onnxgrad.graph.facts import may_agree
 from onnxgrad.graph.names import ALL, resolve_all
 from onnxgrad.run.values import give
 from onnxgrad.runtimes.onnxruntime import Provider
-from onnxgrad.runtimes.ports import Array, Port
+from onnxgrad.runtimes.ports import Array
 from onnxgrad.transforms.options import Of, TensorSpecs, Wrt
 
 with needs("torch"):
     import torch
     from torch import Tensor, nn
-    from torch._C import _functorch
-    from torch.autograd import forward_ad
-    from torch.utils.dlpack import from_dlpack
+
+    from onnxgrad.bridges import autograd
 
 __all__ = ["Layer", "layer"]
-
-# Every call by its number; those of a layer live as long as it does.
-_calls: weakref.WeakValueDictionary[int, _Call] = weakref.WeakValueDictionary()
-_numbers = itertools.count()
 
 
 def layer(
@@ -102,7 +86,7 @@ def layer(
         if name not in names or names.index(name) not in function.float_inputs:
             raise ArgumentError(f"wrt: {name!r} is no floating-point input of the net")
     for port in (*function.inputs, *function.outputs):
-        _dtype(port)
+        autograd.dtype_of(port)
     return Layer(function, {name: _tensor(a) for name, a in weights.items()}, chosen)
 
 
@@ -114,6 +98,9 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self._function, self._outputs = function, len(function.outputs)
+        self._identity = next(
+            autograd.numbers
+        )  # torch.compile looks at autograd.numbers, not at which layer it is
         names = [port.name for port in function.inputs]
         self._inputs = [name for name in names if name not in weights]
         self._constant = [wrt is not None and name not in wrt for name in self._inputs]
@@ -134,23 +121,26 @@ class Layer(nn.Module):
         given = [t.detach() if fixed else t for t, fixed in zip(given, self._constant, strict=True)]
         tensors = given + [getattr(module, name) for module, name in self._places]
         if torch.compiler.is_compiling():
-            found = _operator(tensors, self._number(self._wanted(tensors)))
+            found = autograd.operator(tensors, self._number(self._wanted(tensors), self._identity))
         else:
-            # vmap and forward mode take functions without residuals.
-            gradients = all(level == _functorch.TransformType.Grad for level in _levels())
-            wanted = self._wanted(tensors) if gradients else ()
-            found = _called(_forward(self._function, wanted), tensors)
+            wanted = self._wanted(tensors) if autograd.keeps_residuals() else ()
+            call = autograd.call_of(self._function, wanted)
+            found = autograd.called(call, tensors, autograd.traced())
         return found[0] if self._outputs == 1 else tuple(found[: self._outputs])
 
     def _wanted(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
         """The tensors that a gradient may be asked for."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and torch._C._get_tracing_state() is None:
             return ()
         return tuple([k for k in self._floats if tensors[k].requires_grad])
 
     @torch.compiler.assume_constant_result
-    def _number(self, wrt: tuple[int, ...]) -> int:
-        return _forward(self._function, wrt).number
+    def _number(self, wrt: tuple[int, ...], identity: int) -> int:
+        return autograd.call_of(self._function, wrt).number
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._identity = next(autograd.numbers)
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
@@ -177,267 +167,9 @@ def _place(root: nn.Module, name: str, parameter: nn.Parameter) -> tuple[nn.Modu
     return module, last
 
 
-class _Call:
-    """A program as autograd knows it.
-
-    Args:
-        program: What is run.
-        function: What is differentiated in its place; the program has its inputs and outputs, and
-            may have others behind them. None for what has no derivative.
-        checked: Whether what is given is checked: what other calls have given fits.
-
-    Attributes:
-        number: What the operator knows it by.
-        reads: How many of the inputs the derivatives read.
-        kept: Which of the outputs the backward pass reads.
-        differentiable: Which of the outputs have a derivative.
-    """
-
-    def __init__(
-        self, program: Program, function: Function | None = None, *, checked: bool = True
-    ) -> None:
-        self.program, self._function, self._checked = program, function, checked
-        self.reads = len(function.inputs) if function else 0
-        self.differentiable = function.float_outputs if function else []
-        self.kept: list[int] = []
-        self._dtypes = [_dtype(port) for port in program.inputs]
-        kinds = {port.dtype.kind for port in (*program.inputs, *program.outputs) if port.dtype}
-        self._beyond_numpy = "V" in kinds  # bfloat16 and the like
-        self.number = next(_numbers)
-        _calls[self.number] = self
-
-    @property
-    def function(self) -> Function:
-        """What is differentiated."""
-        if self._function is None:
-            raise ArgumentError("A backward pass that torch.func has batched has no derivative.")
-        return self._function
-
-    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The results, on the device of the first tensor. Nothing is copied on the CPU.
-
-        Raises:
-            FeedError: A tensor has another dtype or shape than its input.
-        """
-        device: torch.device = tensors[0].device
-        session: Any = self.program.session  # of onnxruntime, which takes tensors by DLPack
-        pairs = list(zip(self.program.inputs, tensors, strict=True))
-        if self._checked:
-            for (port, t), dtype in zip(pairs, self._dtypes, strict=True):
-                # Most are weights, whose shape is known.
-                if t.dtype != dtype or (
-                    t.shape != port.shape and not may_agree(port.shape, t.shape)
-                ):
-                    raise FeedError(
-                        f"{port.name!r} takes {dtype} of shape {port.shape_text()}, and {t.dtype} "
-                        f"of shape {tuple(t.shape)} was given."
-                    )
-        try:
-            if self._beyond_numpy:
-                given = {p.name: t.detach().cpu().contiguous() for p, t in pairs}
-                found = [from_dlpack(y) for y in session.exchange(given)]
-            else:
-                arrays = {p.name: t.numpy(force=True) for p, t in pairs}
-                found = [torch.from_numpy(y) for y in session.run(arrays)]
-        except (RuntimeError, TypeError) as error:
-            raise FeedError(f"Only tensors with numbers in memory can be fed: {error}") from error
-        return found if device.type == "cpu" else [t.to(device) for t in found]
-
-    def pulled(self, wrt: list[int]) -> _Call:
-        """The backward pass, which takes what is read, cotangents and what is kept."""
-        return _whole(self.function.vjp(wrt))
-
-    def pushed(self, wrt: list[int]) -> _Call:
-        """Forward mode, which takes what is read and tangents."""
-        return _whole(self.function.jvp(wrt))
-
-    def vmapped(self, batched: list[int]) -> _Call:
-        """The same with a new first axis on some inputs and on all outputs."""
-        program = self.program.vmapped(batched)
-        return _whole(program) if isinstance(program, Function) else _Call(program)
-
-
-class _Forward(_Call):
-    """A function that gives its residuals out too, for gradients with respect to some inputs."""
-
-    def __init__(self, function: Function, wrt: tuple[int, ...]) -> None:
-        self._split, self._wrt = function.split(wrt), wrt
-        super().__init__(self._split.forward, function)
-        self.kept = self._split.residuals
-
-    def pulled(self, wrt: list[int]) -> _Call:
-        """The backward pass that reads them; its own derivatives are those of the whole vjp."""
-        program, vjp = self._split.backward(wrt), self.function.vjp(wrt)
-        key = ("torch", self._wrt, tuple(wrt))
-        return self.function.once(key, lambda: _Call(program, vjp, checked=False))
-
-
-def _whole(function: Function) -> _Call:
-    return function.once("torch", lambda: _Call(function, function))
-
-
-def _forward(function: Function, wrt: tuple[int, ...]) -> _Call:
-    """What a layer calls, given the inputs that a gradient is wanted for."""
-    if not wrt:
-        return _whole(function)
-    return function.once(("torch", wrt), lambda: _Forward(function, wrt))
-
-
-class _Run(torch.autograd.Function):
-    """A call on tensors, for autograd and `torch.func`."""
-
-    @staticmethod
-    def forward(call: _Call, traced: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if not traced:
-            return tuple(call.run(tensors))
-        with torch._C._AutoDispatchBelowAutograd():
-            return tuple(torch.ops.onnxgrad.run(tensors, call.number))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
-        ctx.call, ctx.traced, *tensors = inputs
-        call = ctx.call
-        ctx.save_for_backward(*tensors[: call.reads], *(output[k] for k in call.kept))
-        ctx.save_for_forward(*tensors)
-        ctx.mark_non_differentiable(
-            *(y for k, y in enumerate(output) if k not in call.differentiable)
-        )
-        ctx.likes = [(output[k].shape, output[k].dtype) for k in call.differentiable]
-        ctx.outputs, ctx.inputs = len(output), len(tensors)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        call, saved = ctx.call, ctx.saved_tensors
-        wrt = [k for k, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        pulled = call.pulled(wrt)
-        seeds = [
-            saved[0].new_zeros(shape, dtype=dtype) if (g := cotangents[k]) is None else g
-            for k, (shape, dtype) in zip(call.differentiable, ctx.likes, strict=True)
-        ]
-        found = _called(pulled, [*saved[: call.reads], *seeds, *saved[call.reads :]], ctx.traced)
-        gradients: list[Tensor | None] = [None] * (2 + ctx.inputs)
-        for k, g in zip(wrt, found, strict=True):
-            gradients[2 + k] = g
-        return tuple(gradients)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        wrt = [k for k, t in enumerate(tangents[2:]) if t is not None]
-        moved = [t for t in tangents[2:] if t is not None]
-        read = ctx.saved_tensors[: ctx.call.reads]
-        found = _called(ctx.call.pushed(wrt), [*read, *moved], ctx.traced)
-        results: list[Tensor | None] = [None] * ctx.outputs
-        for k, t in zip(ctx.call.differentiable, found, strict=True):
-            results[k] = t
-        return tuple(results)
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, call: _Call, traced: bool, *tensors: Tensor) -> Any:
-        found = _batched(call, info.batch_size, dims[2:], tensors, traced)
-        return tuple(found), (0,) * len(found)
-
-
-# PyTorch looks it up at each call, which takes as long as the call of a small net.
-_Run.forward.__signature__ = inspect.signature(_Run.forward)  # type: ignore[attr-defined]
-
-
-def _called(call: _Call, tensors: Sequence[Tensor], traced: bool = False) -> Sequence[Tensor]:
-    """Call with derivatives: by the operator where PyTorch traces."""
-    if traced:
-        return _operator(tensors, call.number)
-    if torch.is_grad_enabled() or forward_ad._current_level >= 0 or _levels():
-        return _Run.apply(call, False, *tensors)
-    return call.run(tensors)
-
-
-def _levels() -> list[Any]:
-    """The transforms of torch.func at work, the outermost first."""
-    active = torch._C._are_functorch_transforms_active()
-    return [level.key() for level in _functorch.get_interpreter_stack() or ()] if active else []
-
-
-def _batched(
-    call: _Call, n: int, dims: Sequence[int | None], tensors: Sequence[Tensor], traced: bool
-) -> Sequence[Tensor]:
-    """Several calls as one: along the batch of the net where it has one, else by a Scan."""
-    batched = [k for k, d in enumerate(dims) if d is not None]
-    moved = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
-    program = call.program
-    if not (isinstance(program, Function) and set(batched) <= set(program.batch)):
-        return _called(call.vmapped(batched), moved, traced)
-    for k in program.batch:
-        t = moved[k] if dims[k] is not None else moved[k].expand(n, *moved[k].shape)
-        moved[k] = t.reshape(n * t.shape[1], *t.shape[2:])
-    found = _called(call, moved, traced)
-    return [y.reshape(n, y.shape[0] // n, *y.shape[1:]) for y in found]
-
-
-_library = torch.library.Library("onnxgrad", "FRAGMENT")
-_library.define("run(Tensor[] tensors, int number) -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
-_operator = torch.ops.onnxgrad.run
-
-
-def _numbered(number: int) -> _Call:
-    try:
-        return _calls[number]
-    except KeyError:
-        raise ArgumentError(
-            "A graph of PyTorch calls a layer that is no more: keep the layer with the graph."
-        ) from None
-
-
-@torch.library.impl(_library, "run", "CompositeExplicitAutograd")
-def _(tensors: list[Tensor], number: int) -> list[Tensor]:
-    return _numbered(number).run(tensors)
-
-
-@torch.library.impl(_library, "run", "Autograd")
-def _(tensors: list[Tensor], number: int) -> list[Tensor]:
-    return list(_Run.apply(_numbered(number), True, *tensors))
-
-
-@torch.library.register_fake("onnxgrad::run", lib=_library)
-def _(tensors: list[Tensor], number: int) -> list[Tensor]:
-    return _unrun(_numbered(number).program, tensors)
-
-
-@torch.library.register_vmap("onnxgrad::run", lib=_library)
-def _(info: Any, dims: Any, tensors: list[Tensor], number: int) -> Any:
-    found = _batched(_numbered(number), info.batch_size, dims[0], tensors, True)
-    return list(found), [0] * len(found)
-
-
-def _dtype(port: Port) -> torch.dtype:
-    """PyTorch's dtype of a port, which has numpy's name.
-
-    Raises:
-        ArgumentError: PyTorch has none, as for strings and sequences.
-    """
-    found = getattr(torch, port.dtype.name, None) if port.dtype is not None else None
-    if not isinstance(found, torch.dtype):
-        raise ArgumentError(f"{port.name!r} is no tensor of a dtype that PyTorch has")
-    return found
-
-
 def _tensor(array: Array) -> Tensor:
     """A copy of a weight, whose dtype numpy may not have of its own."""
     if array.dtype.kind != "V":
         return torch.tensor(array)
     content = torch.tensor(array.reshape(-1).view(np.uint8))
     return content.view(getattr(torch, array.dtype.name)).reshape(array.shape)
-
-
-def _unrun(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors like the results, without a run: where sizes are not known they are new symbols."""
-    shapes = [t.shape for t in tensors]
-    if all(isinstance(d, int) for shape in shapes for d in shape):
-        found: list[Any] = list(program.shapes(shapes))
-    else:
-        found = program.told_shapes(shapes)
-    dtypes = map(_dtype, program.outputs)
-    new = torch.library.get_ctx().new_dynamic_size
-    return [
-        tensors[0].new_empty([new() if d is None else d for d in shape], dtype=dtype)
-        for shape, dtype in zip(found, dtypes, strict=True)
-    ]

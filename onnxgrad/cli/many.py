@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.cli.files import name_and_file, whole
-from onnxgrad.cli.printing import quietly, say, steps
+from onnxgrad.cli.printing import quietly, say
 from onnxgrad.graph.errors import ArgumentError, FeedError, OnnxGradError, SaveError
+from onnxgrad.run.progress import progress_bar
 
 # What an output's name has in the place of the name of an item.
 PLACE = "{}"
@@ -150,9 +151,12 @@ def each(
         stage.write_text(text, "utf-8")
     places = [(item, output.with_name(output.name.replace(PLACE, item.name))) for item in items]
     left = [(item, path) for item, path in places if not _is_done(item, path)]
-    with quietly():
-        yield from steps("Running the net", left, done=len(items) - len(left))
-    say(f"Wrote {len(left)} files; {len(items) - len(left)} were there already.")
+    done = len(items) - len(left)
+    with quietly(), progress_bar("Running the net", len(items), done, None, "items") as advance:
+        for item, path in left:
+            yield item, path
+            advance()
+    say(f"Wrote {len(left)} files; {done} were there already.")
 
 
 def _folders(items: Sequence[Item], output: Path) -> set[str]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from onnxgrad.graph.errors import printable
-
-T = TypeVar("T")
 
 _out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -44,16 +42,6 @@ def working(what: str) -> Iterator[None]:
     with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
         progress.add_task(what, total=None)
         yield
-
-
-def steps(what: str, items: Sequence[T], done: int = 0) -> Iterator[T]:
-    """The items, and a bar of how far they are; none where nobody looks."""
-    total = done + len(items)
-    with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
-        task = progress.add_task(what, total=total, completed=done)
-        for item in items:
-            yield item
-            progress.advance(task)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,9 @@ class Target:
             stride 1 is a Conv with flipped filters, which the runtime flips when it loads the file,
             as it is in several groups; with fewer channels, of filters of twice as many at least,
             it is a ConvTranspose.
+        spread_steps: The most steps, of all axes multiplied, with which the cotangent of the input
+            of a depthwise Conv is a Conv too, of what has zeros between its elements; with more,
+            or where there is no blocked layout, it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
         sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
@@ -77,6 +80,7 @@ class Target:
     product_sums: frozenset[ir.DataType] = frozenset()
     transposed_rows: bool = False
     flipped_filters: float = math.inf
+    spread_steps: int = 1
     one_hot_taps: int = 32
     sliced_taps: int = 0
     summed_taps: tuple[int, int] | None = None
@@ -102,6 +106,7 @@ _TARGETS: dict[str, Target] = {
         product_sums=frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE}),
         transposed_rows=True,
         flipped_filters=9,
+        spread_steps=4,
         summed_taps=(2**20, 2**21),
         searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         searched_window=4,

@@ -86,6 +86,19 @@ def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
     ]
 
 
+def spread(g: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
+    """`g` with zeros between its elements, and axes of stride 1 along which windows see them.
+
+    Where sizes are not known, these end where the largest input that has as many windows does.
+    """
+    found = []
+    for k, a in enumerate(axes, 2):
+        end = shapes.dim(g, k) * a.stride + a.reach - a.begin - a.size
+        found.append(replace(a, stride=1, end=end if isinstance(end, int) else a.end))
+        g = dilated(g, k, a.stride)
+    return g, found
+
+
 def one_hot(like: Tensor, kernel: Sequence[Size], flip: bool = False) -> Tensor:
     """The filters [K, 1, *kernel] that pick each of the K elements of a window."""
     op, elements, sizes = like.op, shapes.product(kernel), known(kernel)
@@ -186,6 +199,17 @@ def untapped(found: list[Tensor], x: Tensor, axes: list[Axis]) -> Tensor:
 def _phase_size(a: Axis) -> Size:
     """How many elements of the padded axis a phase holds; some may lie beyond its end."""
     return (a.size + (a.begin + a.end + a.stride - 1)) // a.stride
+
+
+def dilated(x: Tensor, axis: int, step: Size) -> Tensor:
+    """`x` with `step` - 1 zeros after every element along one axis."""
+    if step == 1:
+        return x
+    sizes = shapes.dims(x)
+    lead, size, rest = sizes[:axis], sizes[axis], sizes[axis + 1 :]
+    zeros = shapes.full(x, [*lead, size, step - 1, *rest], 0)
+    parted = x.op.Concat(shapes.reshape(x, [*lead, size, 1, *rest]), zeros, axis=axis + 1)
+    return shapes.reshape(parted, [*lead, size * step, *rest])
 
 
 def strided(x: Tensor, axes: list[Axis]) -> Tensor:

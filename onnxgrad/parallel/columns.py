@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.graph import io
+from onnxgrad.graph.constants import is_random
 from onnxgrad.graph.errors import ArgumentError, FeedError
+from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.names import All, parameters, resolve
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.run.net import Net, NetPortGradient, outputs_by_name
@@ -19,7 +21,7 @@ from onnxgrad.train.data import declared_batch, padded
 from onnxgrad.transforms.options import Of
 
 
-@dataclass(frozen=True)
+@dataclass
 class Columns:
     """What a net gives for the rows of a table: a function of columns that gives more of them.
 
@@ -28,12 +30,14 @@ class Columns:
         asked: By a request, the name of its column; empty for the net's outputs.
         of: What is differentiated.
         read: By what is fed, the name of its column.
+        checked: Whether it is not to be checked (any more) that rows do not influence each other.
     """
 
     net: Net
     asked: Mapping[Any, str]
     of: Of
     read: Mapping[Any, str]
+    checked: bool = False
 
     @classmethod
     def of_net(
@@ -62,7 +66,8 @@ class Columns:
             raise ArgumentError(
                 f"columns: the net has no input {unknown[0]!r}, only {', '.join(map(repr, own))}"
             )
-        return cls(net, asked, of, {name: columns.get(name, name) for name in own} | imposed)
+        read = {name: columns.get(name, name) for name in own} | imposed
+        return cls(net, asked, of, read, _draws(model))
 
     @property
     def batch(self) -> int | None:
@@ -73,7 +78,8 @@ class Columns:
         """The columns, and those of the results.
 
         Raises:
-            FeedError: A column lacks or does not fit, or a result is not one a row.
+            FeedError: A column lacks or does not fit, a result is not one a row, or rows influence
+                each other.
             ArgumentError: There is a column of a result's name already.
         """
         if missing := [name for name in self.read.values() if name not in rows]:
@@ -84,7 +90,7 @@ class Columns:
         feeds = {key: _dense(rows[name]) for key, name in self.read.items()}
         count = len(next(iter(feeds.values())))
         size = self.batch or count
-        results = self._results(padded(self.net.ports, feeds, size))
+        results = self._results(feeds, size)
         if taken := [name for name in results if name in rows]:
             raise ArgumentError(
                 f"the table has a column {taken[0]!r} already, the name of a result: drop or "
@@ -96,14 +102,45 @@ class Columns:
                     f"{name!r} has the shape {np.shape(array)} for {size} rows, and a column has "
                     "one element a row: ask for tensors with a batch axis"
                 )
+        if not self.checked and count > 1:
+            self._require_apart(feeds, count // 2, results)
+            self.checked = True
         return {**rows, **{name: array[:count] for name, array in results.items()}}
 
-    def _results(self, feeds: Mapping[Any, Any]) -> dict[str, Array]:
+    def _require_apart(
+        self, feeds: Mapping[Any, Any], some: int, results: Mapping[str, Array]
+    ) -> None:
+        """Check that some rows have the results that they had among more.
+
+        Raises:
+            FeedError: They have not, so that results would depend on how a table is cut in batches.
+        """
+        part = {key: array[:some] for key, array in feeds.items()}
+        for name, array in self._results(part, self.batch or some).items():
+            if np.asarray(array).dtype.kind not in "fV":
+                continue
+            a, b = (np.asarray(y[:some], np.float64) for y in (array, results[name]))
+            if a.shape != b.shape or np.linalg.norm(a - b) > 0.01 * np.linalg.norm(a):
+                raise FeedError(
+                    f"the rows of a batch influence each other's {name!r}, so that results depend "
+                    "on how the table is cut: give batch_size=1 for rows by themselves"
+                )
+
+    def _results(self, feeds: dict[Any, Any], size: int) -> dict[str, Array]:
+        feeds = padded(self.net.ports, feeds, size)
         if not self.asked:
             return outputs_by_name(self.net, feeds)
         found = self.net(feeds, list(self.asked), of=self.of)
         arrays = found.values() if isinstance(found, dict) else found
         return dict(zip(self.asked.values(), arrays, strict=True))
+
+
+def _draws(model: Any) -> bool:
+    """Whether a net draws random numbers, so that no two runs are alike."""
+    return any(
+        is_random(node) and (node.op_type != "Dropout" or len(node.inputs) > 2)
+        for node in all_nodes(io.load(model).graph)
+    )
 
 
 def _dense(column: Array) -> Array | list[Any]:

@@ -84,8 +84,8 @@ def map(
     Raises:
         RuntimeMissingError: Ray is not installed.
         ModelError: The model cannot be read.
-        FeedError: A column lacks, has another dtype or shape, or a result is not one a row; some
-            of that shows when the dataset is used.
+        FeedError: A column lacks, has another dtype or shape, a result is not one a row, or the
+            rows of a batch influence each other; some of that shows when the dataset is used.
         ArgumentError: A gradient is not one a row, the arguments make no sense together, or a
             result has the name of a column.
 
@@ -102,7 +102,7 @@ def map(
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
     return dataset.map_batches(
         Columns,
-        fn_constructor_args=(made.net, made.asked, made.of, made.read),
+        fn_constructor_args=(made.net, made.asked, made.of, made.read, made.checked),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         batch_size=made.batch or batch_size or 32,
         batch_format="numpy",

@@ -18,6 +18,9 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.emit.windows import Axis
 from onnxgrad.graph.facts import HALVES
 
+# The channels that onnxruntime convolves at a time.
+_BLOCK = 16
+
 
 def _kernel(W: Tensor, kernel_shape: Sequence[int] | None) -> list[Size]:
     return list(kernel_shape) if kernel_shape else shapes.dims(W)[2:]
@@ -93,16 +96,32 @@ def _transposed(
 def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | None:
     """The adjoint at stride 1: a convolution with flipped filters.
 
-    The runtime folds the flip where W is a constant. None where it does not apply.
+    The runtime folds the flip where W is a constant. Steps of a depthwise Conv are spread first,
+    where the target says so. None where it does not apply.
     """
     least, channels = g.op.target.flipped_filters, windows.known(shapes.dims(W)[1::-1])
     few = group == 1 and channels and channels[0] < least and 2 * channels[0] <= channels[1]
+    sizes = [a.size for a in axes]
+    if steps := _is_spread(g, W, axes, group):
+        g, axes = windows.spread(g, axes)
     back = None if few or least == math.inf else windows.adjoint(g, axes)
     if back is None:
         return None
     flipped = [k + 2 for k, a in enumerate(axes) if a.kernel != 1]
     W = shapes.reversed_along(_swapped(W, group), *flipped)
-    return g.op.Conv(g, W, group=group, **windows.attributes(back))
+    y = g.op.Conv(g, W, group=group, **windows.attributes(back))
+    if not steps or sizes == shapes.dims(y)[2:]:
+        return y
+    ends, spatial = shapes.vector(g, sizes), list(range(2, g.rank))
+    return g.op.Slice(y, g.op.const([0] * len(sizes)), ends, g.op.const(spatial))
+
+
+def _is_spread(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> bool:
+    """Whether a depthwise Conv has steps that the target takes by zeros in the cotangent."""
+    target, steps = g.op.target, math.prod(a.stride for a in axes)
+    is_depthwise = windows.known(shapes.dims(W)[:2]) == [group, 1]
+    is_blocked = g.dtype in target.steep_masks and group >= _BLOCK
+    return is_depthwise and is_blocked and 1 < steps <= target.spread_steps
 
 
 def _swapped(W: Tensor, group: int) -> Tensor:
@@ -147,6 +166,8 @@ def _has_summed_taps(x: Tensor, W: Tensor, axes: list[Axis], group: int) -> bool
     sizes = windows.known([*shapes.dims(x), *shapes.dims(W), *(a.stride for a in axes)])
     limits, target = x.op.target.summed_taps, x.op.target
     if sizes is None or limits is None or x.dtype in HALVES:
+        return False
+    if x.op.numbers.may_fail(x.value):  # each of the products would be guarded
         return False
     elements, taps = math.prod(sizes[: x.rank]), math.prod(sizes[x.rank + 2 : x.rank + W.rank])
     is_depthwise = group == sizes[1] == sizes[x.rank] and sizes[x.rank + 1] == 1

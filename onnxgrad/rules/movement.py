@@ -28,9 +28,11 @@ from onnxgrad.emit.shapes import (
     reduce_sum,
     reshape,
     reshape_like,
+    same_dim,
     vector,
 )
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.windows import dilated
 
 _MIN, _MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -134,6 +136,8 @@ def _(op, g, data, starts, ends, axes, steps, node):
     around = {}
     for k, start in enumerate(_entries(starts, n)):
         axis, step = axis_of(int(known_axes[k]), data), int(known_steps[k])
+        if start == 0 and step == 1 and data.shape and same_dim(g.dim(axis), data.dim(axis)):
+            continue
         length, size = dim(g, axis), dim(data, axis)
         # A longer step, such as INT_MAX, leads beyond the end as one of `size` does.
         stride = clamp(op, min(abs(step), _MAX), 1, at_least(size, 1))
@@ -141,9 +145,9 @@ def _(op, g, data, starts, ends, axes, steps, node):
         if step < 0:
             _check_end(op, ends, k, length)
             g, start = flip(g, axis), clamp(op, start - (length - 1) * stride, 0, size)
-        g = _dilate(g, axis, stride)
+        g = dilated(g, axis, stride)
         around[axis] = start, size - start - length * stride
-    return pad(g, around)
+    return pad(g, around) if around else op.typed(g, data)
 
 
 def _check_end(op: Builder, ends: Tensor, k: int, length: Size) -> None:
@@ -159,17 +163,6 @@ def flip(x: Tensor, axis: int) -> Tensor:
     """`x` flipped along one axis."""
     op = x.op
     return op.Slice(x, op.const([-1]), op.const([_MIN]), op.const([axis]), op.const([-1]))
-
-
-def _dilate(x: Tensor, axis: int, step: Size) -> Tensor:
-    """`x` with `step` - 1 zeros after every element along one axis."""
-    if step == 1:
-        return x
-    sizes = dims(x)
-    lead, size, rest = sizes[:axis], sizes[axis], sizes[axis + 1 :]
-    zeros = full(x, [*lead, size, step - 1, *rest], 0)
-    dilated = x.op.Concat(reshape(x, [*lead, size, 1, *rest]), zeros, axis=axis + 1)
-    return reshape(dilated, [*lead, size * step, *rest])
 
 
 def _unslice_flat(op: Builder, g: Tensor, data: Tensor, node: ir.Node) -> Tensor:

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, overload
 
 import onnx_ir as ir
@@ -27,6 +27,7 @@ from onnxgrad.run.derivatives import Derivatives
 from onnxgrad.run.feeds import Feeder, Feeds
 from onnxgrad.run.many import called, can_join
 from onnxgrad.run.packed import Content, File, Source
+from onnxgrad.run.progress import Progress, shown
 from onnxgrad.run.recent import Recent
 from onnxgrad.run.requests import NetPortGradient, One, Request, Requested, Value, requests
 from onnxgrad.run.sessions import Sessions, hold_weights
@@ -290,14 +291,15 @@ class Net(Derivatives):
         of: Of = None,
         batch: int = 1,
         workers: int = 1,
+        progress: Progress = False,
     ) -> Iterator[Any]:
         """What a call gives for each of many items: ``(net(item, request) for item in items)``.
 
             for gradient in net.map(images, NetPortGradient("x"), batch=32): ...
-            list(tqdm(net.map(images, batch=32), total=len(images)))        with a bar
+            list(net.map(images, batch=32, progress=True))                  with a bar
 
         Items are read, and results are there, as they are needed: in memory are those of at most
-        ``2 * workers + 2`` runs.
+        ``2 * workers + 2`` runs. An array that was given stays as it is until its result is there.
 
         Args:
             items: The feeds of a call each, such as an array [1, 3, 224, 224] or a dict of arrays.
@@ -308,12 +310,16 @@ class Net(Derivatives):
                 run alone.
             workers: How many runs to make at once, on threads. Each run uses several already, see
                 `threads`.
+            progress: Show a bar, which rich draws; None where the standard error is a terminal. Or
+                a function, called with the number of results so far and the number of items, which
+                is None where `items` has no length.
 
         Returns:
             An iterator over the results, in the order of the items.
 
         Raises:
             ArgumentError: `batch` or `workers` is no number from 1 on.
+            RuntimeMissingError: A bar is to be shown, and rich is not installed.
             OnnxGradError: A call does not take an item, whose number is in the message. All results
                 before it are given first.
 
@@ -326,12 +332,14 @@ class Net(Derivatives):
         for name, number in (("batch", batch), ("workers", workers)):
             if not is_count(number, 1):
                 raise ArgumentError(f"{name} is a number from 1 on, not {number!r}")
+        total = len(items) if isinstance(items, Sized) else None
         several = iter(items)
         first = list(itertools.islice(several, 1))
         if not first or batch == 1 or not self._can_join(first[0], request, of):
             batch = 1
         call = functools.partial(self, request=request, of=of)
-        return called(call, itertools.chain(first, several), batch, workers)
+        results = called(call, itertools.chain(first, several), batch, workers)
+        return shown("Running the net", results, total, progress)
 
     def _can_join(self, item: Any, request: Request | None, of: Of) -> bool:
         """Whether a run of several items gives what runs of each give."""

@@ -14,6 +14,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.guard import guarded_methods
 from onnxgrad.heads.head import Head
+from onnxgrad.run.progress import progress_bar
 from onnxgrad.run.sessions import hold_weights
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array
@@ -38,7 +39,6 @@ from onnxgrad.train.finite import finite_rate, require_finite
 from onnxgrad.train.loaded import RATE, Loaded
 from onnxgrad.train.metrics import Metric
 from onnxgrad.train.optimizers import Optimizer
-from onnxgrad.train.progress import progress_bar
 from onnxgrad.train.schedules import Schedule
 from onnxgrad.train.stopping import EarlyStopping
 from onnxgrad.transforms.options import Wrt
@@ -271,13 +271,13 @@ class Trainer:
         order = np.random.default_rng([self._seed, self.epoch]) if shuffle else None
         title = f"epoch {self.epoch + 1}/{epochs}"
         lr = finite_rate(rate, self.steps, title)
-        with progress_bar(title, given.count, self.batch, progress) as advance:
+        with progress_bar(title, given.count, self.batch, progress, "examples") as advance:
             for batch in given.batches(order, self.batch):
                 lr = finite_rate(rate, self.steps, self._where())
                 count, loss = self._take_step(batch, lr)
                 self._sum, self._seen = self._sum + loss * count, self._seen + count
                 self.batch, self.steps = self.batch + 1, self.steps + 1
-                advance(count, self._sum / self._seen)
+                advance(count, f"loss {self._sum / self._seen:.4g}")
         if not self._seen:
             raise FeedError("the data has no batches")
         return {"loss": self._sum / self._seen, "lr": lr}

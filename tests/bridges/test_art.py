@@ -81,6 +81,8 @@ def test_gradients_are_those_of_arts_own_classifier(points: Array) -> None:
     hidden = ours.get_activations(points, "v_Tanh_1", batch_size=3)
     np.testing.assert_allclose(hidden, og.Net(MLP)((points - 0.2) / 1.5, og.Value("v_Tanh_1")))
     assert ours.layer_names[1] == "v_Tanh_1"
+    whole = Classifier(MLP).loss_gradient(np.ones((1, 4), np.int64), y[:1])  # no whole numbers
+    np.testing.assert_array_equal(whole, Classifier(MLP).loss_gradient(np.ones((1, 4)), y[:1]))
     np.testing.assert_array_equal(ours.get_activations(points, 1), hidden)
 
 
@@ -167,15 +169,27 @@ def test_refusals(digits: Array) -> None:
     classifier = Classifier(DIGITS)
     with pytest.raises(og.ArgumentError, match=r"train the net with onnxgrad\.train"):
         classifier.fit(digits, np.arange(3))
-    with pytest.raises(og.FeedError):
-        classifier.class_gradient(digits, 10)
+    for label in (10, -1, [1, 2], "three", [0.5, 1, 2]):
+        with pytest.raises(og.FeedError, match="The classes are 0 to 9, one for each of 3"):
+            classifier.class_gradient(digits, label)
     for y in (np.array([1, 2, 10]), np.eye(3)):
-        with pytest.raises(og.FeedError, match="y holds one of 10 classes for each example"):
+        with pytest.raises(og.FeedError, match="The classes are 0 to 9, one for each of 3"):
             classifier.loss_gradient(digits, y)
     with pytest.raises(og.FeedError, match="'image' has the shape"):
         classifier.predict(digits[:, 0])
     with pytest.raises(og.UnknownNameError, match="there are 9, see layer_names"):
         classifier.get_activations(digits, 9)
+    with pytest.raises(og.ArgumentError, match="layer is an index"):
+        classifier.get_activations(digits, 1.5)
+    with pytest.raises(og.ArgumentError, match=r"nb_classes: the file has \(10,\), not \(7,\)"):
+        Classifier(DIGITS, nb_classes=7)
+    with pytest.raises(og.ArgumentError, match="'y' has 1 score for each example"):
+        Classifier(
+            onnx.parser.parse_model(
+                '<ir_version: 10, opset_import: ["" : 21]>'
+                "g (float[N,1] x) => (float[N,1] y) {y = Sin(x)}"
+            )
+        )
     with pytest.raises(og.ArgumentError, match="reduction is"):
         classifier.compute_loss(digits, np.arange(3), reduction="most")
     with pytest.raises(og.ArgumentError, match="one input, the examples, and this one 'a', 'b'"):

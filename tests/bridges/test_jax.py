@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.bridges.page import run_part, run_tutorial
 jax = pytest.importorskip("jax", reason="JAX is not installed: make bridges")
 test_util = pytest.importorskip("jax.test_util", reason="JAX is not installed: make bridges")
 jnp = jax.numpy
+pytest.importorskip("jax.export", reason="JAX is not installed: make bridges")
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>'
 MLP = "models/mlp.onnx"
@@ -163,8 +165,11 @@ def test_dtypes_are_kept() -> None:
             net(x, i * 100_000)
 
 
-def test_threads_share_a_function() -> None:
+def test_threads_share_a_function_and_another_process_can_have_it() -> None:
     net, x = bridges.jax.function(MLP, threads=1), jnp.asarray(np.ones((2, 4)), jnp.float32)
+    again = pickle.loads(pickle.dumps(net))
+    agree(jax.grad(lambda w: again(x, params=w).sum())(net.params),
+          jax.grad(lambda w: net(x, params=w).sum())(again.params))  # fmt: skip
     gradient = jax.jit(jax.grad(lambda x: net(x).sum()))
     with ThreadPoolExecutor(8) as pool:
         first, *others = pool.map(lambda _: np.asarray(gradient(x)), range(16))
@@ -187,6 +192,30 @@ def test_losses_and_the_straight_through_gradient() -> None:
         assert mode(function_of(text, straight_through=True))(jnp.ones(1)) == 1
 
 
+def test_inputs_that_nothing_uses_and_inputs_that_are_outputs(double: None) -> None:
+    unused = function_of(" f (double[N] x, double[N] u) => (double[N] y) { y = Mul(x, x) }")
+    found = jax.grad(lambda x, u: unused(x, u).sum(), (0, 1))(X[0], X[1])
+    agree(found, (2 * X[0], 0 * X[1]))
+    through = function_of(" f (double[N] x) => (double[N] x, double[N] y) { y = Mul(x, x) }")
+    agree(jax.vmap(jax.grad(lambda x: through(x)["x"].sum() + through(x)["y"].sum()))(X), 1 + 2 * X)
+
+
+def test_sizes_that_depend_on_values_are_no_silent_zeros(double: None) -> None:
+    part = function_of(
+        """ f (double[N] x, int64[1] k) => (double[M] y) {
+            zero = Constant<value_ints = [0]>()
+            y = Slice(x, zero, k)
+        }"""
+    )
+    assert part(X[0], jnp.array([2])).shape == (2,)
+    with pytest.raises(og.FeedError, match="depend on the values"):
+        jax.jit(part)(X[0], jnp.array([2]))
+    # Runs on zeros and on ones tell that here as many numbers are distinct, which is not so.
+    distinct = function_of(" f (double[N] x) => (double[M] y) { y = Unique<sorted = 1>(x) }")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="depend on the values"):
+        jax.jit(distinct)(X[0]).block_until_ready()
+
+
 def test_errors_are_ours() -> None:
     net = bridges.jax.function(MLP)
     for given, said in (
@@ -202,6 +231,9 @@ def test_errors_are_ours() -> None:
         net(jnp.ones((2, 4)), params={"fc1.wait": 1})
     with jax.enable_x64(False), pytest.raises(og.FeedError, match="jax_enable_x64"):
         function_of(NET)(X)
+    symbols = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 4"), jnp.float32)
+    with pytest.raises(og.FeedError, match="not for symbols"):
+        jax.export.export(jax.jit(net))(symbols)
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,9 @@ def test_refusals() -> None:
         call(image, {"target": 3}, ["SOMETHING"])
     with pytest.raises(og.FeedError):
         call(image, {"target": 10}, [saliency.INPUT_OUTPUT_GRADIENTS])
+    with pytest.raises(og.FeedError, match="target is the number of a class"):
+        call(image, {"target": 2.5}, [saliency.INPUT_OUTPUT_GRADIENTS])
+    assert call(image, {"target": 3}, []) == {}
     with pytest.raises(og.ArgumentError, match="has 'a', 'b'"):
         bridges.saliency.call_model_function("models/two_in_two_out.onnx")
 

@@ -148,6 +148,11 @@ def test_sizes_that_nobody_tells_are_asked_for() -> None:
         bridges.scipy.objective(net, "x", feeds={"x": np.ones((2, 1))}).fun(f.x0)
     empty = bridges.scipy.objective(net, ["c", "x"], feeds={"c": np.ones(0), "x": np.ones((0, 2))})
     assert empty.fun([]).tolist() == [0, 0] and empty.jac([]).shape == (2, 0)
+    free = bridges.scipy.objective(parse("g (double[N] x) => (double[N] y) { y = Mul(x, x) }"))
+    assert free.fun([3]) == 9 and free.fun([3, 4]).tolist() == [9, 16]  # as if it were the first
+    for wrong in ([1j], "x", None):
+        with pytest.raises(og.FeedError, match="The vector is of real numbers"):
+            free.fun(wrong)
 
 
 def test_threads_share_one() -> None:

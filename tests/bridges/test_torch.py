@@ -100,20 +100,22 @@ def test_forward_over_reverse_outside_of_torch_func() -> None:
 @pytest.mark.parametrize("wrt", [(), (0, 2)])
 def test_the_operator_passes_opcheck(wrt: tuple[int, ...]) -> None:
     layer, (x, u, w) = double()
-    torch.library.opcheck(torch.ops.onnxgrad.run, ([x, u.detach(), w], layer._number(wrt)))
+    torch.library.opcheck(torch.ops.onnxgrad.run, ([x, u.detach(), w], layer._number(wrt, 0)))
 
 
 def test_a_gradient_runs_no_second_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, (x, u, _) = double()
     y, _ = layer(x, u)
     ran = []
-    run = bridges.torch._Call.run
+    from onnxgrad.bridges.autograd import Call
+
+    run = Call.run
 
     def counted(call: Any, tensors: Any) -> Any:
         ran.append([node.op_type for node in call.program.model.graph])
         return run(call, tensors)
 
-    monkeypatch.setattr(bridges.torch._Call, "run", counted)
+    monkeypatch.setattr(Call, "run", counted)
     y.sum().backward()
     assert len(ran) == 1 and "Tanh" not in ran[0]
     torch.func.grad(lambda x: layer(x, u)[0].sum())(x)
@@ -144,6 +146,102 @@ def test_the_transforms_of_torch_func(twin: Any) -> None:
         )
     for ours, theirs in zip(*found, strict=True):
         same(ours, theirs)
+
+
+def native(x: Any, u: Any, w: Any) -> tuple[Any, Any]:
+    """`NET` in PyTorch."""
+    b = torch.tanh(x @ w)
+    return b * (x @ u), b.sum(1)
+
+
+def test_what_vmap_has_made_of_a_backward_pass_has_derivatives() -> None:
+    """A backward pass that reads residuals, batched by jacrev, is differentiated in turn."""
+    layer, (x, u, w) = double()
+    f, found = torch.func, []
+    for net in (lambda x, w: f.functional_call(layer, {"w": w}, (x, u))[0],
+                lambda x, w: native(x, u, w)[0]):  # fmt: skip
+        second = f.jacrev(f.jacrev(lambda w, net=net: net(x, w).square().sum()))(w.detach())
+        jacobian = f.jacrev(lambda x, net=net: net(x, w))(x)
+        found.append([second, *torch.autograd.grad(jacobian.square().sum(), (x, u, w))])
+        empty = f.vmap(lambda x, net=net: net(x, w))(torch.zeros(0, 4, 3, dtype=torch.float64))
+        assert empty.shape == (0, 4, 2)
+    for ours, theirs in zip(*found, strict=True):
+        same(ours, theirs)
+
+
+def test_what_records_a_layer_records_a_call_and_not_its_results() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    layer, (x, u, w) = double()
+    x, u, f = x.detach(), u.detach(), torch.func
+    gradient = f.grad(lambda x: layer(x, u)[0].sum())
+    same(make_fx(gradient)(x)(2 * x), f.grad(lambda x: native(x, u, w)[0].sum())(2 * x))
+    recorded = torch.jit.trace(layer, (x, u))
+    for ours, theirs in (
+        (make_fx(layer)(x, u)(2 * x, u)[0], native(2 * x, u, w)[0]),
+        (recorded(2 * x, u)[0], native(2 * x, u, w)[0]),
+        (
+            f.linearize(lambda x: layer(x, u)[0], x)[1](u.T[:1].expand(4, 3)),
+            f.jvp(lambda x: native(x, u, w)[0], (x,), (u.T[:1].expand(4, 3),))[1],
+        ),
+        (f.functionalize(lambda x: layer(x, u)[0])(x), native(x, u, w)[0]),
+    ):
+        same(ours, theirs)
+    moved = x.clone().requires_grad_()  # which was not, when the layer was recorded
+    (ours,) = torch.autograd.grad(recorded(moved, u)[0].sum(), moved)
+    same(ours, f.grad(lambda x: native(x, u, w)[0].sum())(x))
+
+
+def test_what_is_compiled_tells_layers_apart_and_keeps_what_vmap_needs() -> None:
+    def compiled(layer: Any) -> Any:
+        return torch.compile(lambda x: torch.vmap(layer)(x).sum(), backend="aot_eager")
+
+    for op, function in (("Exp", torch.exp), ("Sin", torch.sin)):
+        layer = layer_of(
+            " f (double[N,2] x) => (double[N,2] y) <double[2] w = {1, 2}> "
+            f"{{ a = Mul(x, w) y = {op}(a) }}",
+            trainable="w",
+        )
+        x = torch.ones(3, 2, 2, dtype=torch.float64)
+        y = compiled(copy.deepcopy(layer) if op == "Sin" else layer)(x)
+        same(y, function(x * layer.w).sum())
+        (ours,) = torch.autograd.grad(compiled(layer)(x), layer.w)
+        (theirs,) = torch.autograd.grad(function(x * layer.w).sum(), layer.w)
+        same(ours, theirs)
+
+
+def test_sizes_that_depend_on_values_are_compiled() -> None:
+    layer = layer_of(
+        """ f (double[N] x, int64[1] k) => (double[M] y) {
+            zero = Constant<value_ints = [0]>()
+            y = Slice(x, zero, k)
+        }"""
+    )
+    x = torch.arange(5, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(
+        lambda x, k: (2 * layer(x, k)).sum(), fullgraph=True, backend="aot_eager"
+    )
+    y = compiled(x, torch.tensor([3]))
+    y.backward()
+    assert y == 6 and x.grad.tolist() == [2, 2, 2, 0, 0]
+    # Runs on zeros and on ones tell that here as many numbers are distinct, which is not so.
+    distinct = layer_of(" f (double[N] x) => (double[M] y) { y = Unique<sorted = 1>(x) }")
+    with pytest.raises(og.FeedError, match="depend on the values"):
+        torch.compile(lambda x: distinct(x) + 1, backend="aot_eager")(x.detach())
+
+
+def test_inputs_that_nothing_uses_and_inputs_that_are_outputs() -> None:
+    f, x = torch.func, torch.arange(3, dtype=torch.float64)
+    unused = layer_of(
+        " f (double[N] x, double[N] u) => (double[N] y) { y = Mul(x, x) }", wrt=["x", "u"]
+    )
+    found = f.grad(lambda x, u: unused(x, u).sum(), (0, 1))(x, x)
+    same(torch.stack(found), torch.stack([2 * x, 0 * x]))
+    same(f.jvp(lambda u: unused(x, u), (x,), (x,))[1], 0 * x)
+    through = layer_of(" f (double[N] x) => (double[N] x, double[N] y) { y = Mul(x, x) }")
+    (_, y), (first, second) = f.jvp(through, (x,), (x,))
+    same(torch.stack([y, first, second]), torch.stack([x * x, x, 2 * x * x]))
+    same(f.vmap(f.jacfwd(lambda x: through(x)[0]))(x[:, None]).flatten(), torch.ones_like(x))
 
 
 def test_compiled_whole_for_batches_of_any_size(twin: Any) -> None:

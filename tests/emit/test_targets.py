@@ -25,6 +25,11 @@ DEPTHWISE = Sample(
     {"group": 4, "pads": [2, 1, 0, 1], "dilations": [1, 2]},
 )
 POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
+STEPS = Sample(
+    "Conv",
+    [normal(2, 16, 7, 6), normal(16, 1, 3, 4)],
+    {"group": 16, "pads": [1, 0, 0, 2], "strides": [2, 1], "dilations": [1, 2]},
+)
 SAMPLES = [s for s in load_samples() if s.op in CHOOSE and not s.single and not s.reference]
 
 
@@ -74,6 +79,7 @@ def test_formulations():
     [
         ("one_hot_taps", 8, CONV),
         ("flipped_filters", 1, Sample("Conv", [normal(1, 2, 5, 5), normal(4, 2, 3, 3)])),
+        ("spread_steps", 1, STEPS),
         ("windows_of_fewer", False, CONV),
         ("summed_taps", (0, 2**21), DEPTHWISE),
         ("transposed_batch", False, Sample("Conv", [normal(2, 8, 2, 1), normal(8, 8, 1, 1)])),
@@ -84,7 +90,7 @@ def test_formulations():
 )
 def test_rules_ask_the_target(field, value, sample, monkeypatch):
     """Another value of a field is another formulation, of the same gradient."""
-    sample = dataclasses.replace(sample, single=field == "searched_window")
+    sample = dataclasses.replace(sample, single=field in ("searched_window", "spread_steps"))
     model, feeds = sample_model(sample, symbolic=False, fed=False)
     before = og.gradient(model, floats(sample))
     other = dataclasses.replace(targets.target_of("cpu"), **{field: value})

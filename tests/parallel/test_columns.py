@@ -70,3 +70,20 @@ def test_what_is_no_column_is_refused() -> None:
         columns()({"input": X, "logits": X})
     with pytest.raises(og.FeedError, match="one element a row"):
         columns(og.gradient(MLP, "fc1.bias"))({"input": X})
+
+
+@pytest.mark.parametrize("batch", ["N", 8])
+def test_rows_that_influence_each_other_are_refused(batch: object) -> None:
+    """Less the mean of all rows, those that fill a batch up too; not so for each by itself."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 21]>
+        f (float[{batch},4] x) => (float[{batch},4] y) {{
+            first = Constant<value_ints = [0]>()
+            m = ReduceMean(x, first)
+            y = Sub(x, m)
+        }}"""
+    )
+    with pytest.raises(og.FeedError, match="influence each other's 'y'"):
+        columns(model)({"x": X})
+    if batch == "N":
+        assert not columns(model)({"x": X[:1]})["y"].any()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import onnx
 import pytest
 
+import onnxgrad as og
+from tests.oracle import runner
 from tests.samples import Sample, ints, normal, sample_id
 from tests.torch_gradients import assert_like_torch, torch
 
@@ -65,3 +69,27 @@ def test_convolution(sample, function):
 def test_blocks():
     sample = Sample("Col2Im", [normal(2, 12, 15), ints(6, 7), ints(2, 3)], {"strides": [2, 1]})
     assert_like_torch(sample, lambda x, *_: F.fold(x, (6, 7), (2, 3), stride=(2, 1)))
+
+
+@pytest.mark.parametrize("dims", ["2, 16, 7, 9", "N, 16, H, W"])
+@pytest.mark.parametrize(
+    ("kernel", "strides", "pads"),
+    [((3, 3), (2, 2), (1, 1)), ((5, 4), (2, 1), (0, 2)), ((2, 3), (1, 4), (1, 0))],
+)
+def test_steps_of_a_depthwise_convolution(dims, kernel, strides, pads):
+    """On the CPU they are zeros in the cotangent, of which a Conv follows."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s, np.float32) for s in ((2, 16, 7, 9), (16, 1, *kernel)))
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[{dims}] x, float[{", ".join(map(str, w.shape))}] w) => (y) {{
+            y = Conv<group = 16, strides = {list(strides)}, pads = {[*pads, *pads]}>(x, w)
+        }}""")
+    leaf = torch.tensor(x, requires_grad=True)
+    y = F.conv2d(leaf, torch.tensor(w), None, strides, pads, 1, 16)
+    g = rng.standard_normal(y.shape, np.float32)
+    (want,) = torch.autograd.grad(y, leaf, torch.tensor(g))
+    built = og.gradient(model, "x", ograd=True, forward=False)
+    assert "ConvTranspose" not in [n.op_type for n in built.graph.node]
+    (got,) = runner(built)({"x": x, "w": w, "y_ograd": g})
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-5)

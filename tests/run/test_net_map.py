@@ -39,6 +39,23 @@ def net(mixes: bool = False, batch: Any = "N") -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
+def test_progress_is_a_bar_or_calls_a_function(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich", reason="the bar is drawn by rich: pip install onnxgrad[cli]")
+    made, given, calls = Net(net()), items(1, 2, 1), []
+    results = made.map(given, batch=2, progress=lambda done, total: calls.append((done, total)))
+    next(results)
+    assert calls == [(1, 3)]
+    list(results)
+    list(made.map(iter(given), progress=lambda done, total: calls.append((done, total))))
+    assert calls == [(1, 3), (2, 3), (3, 3), (1, None), (2, None), (3, None)]
+    list(made.map(given))
+    list(made.map(given, progress=None))  # the standard error is no terminal
+    assert not capsys.readouterr().err
+    list(made.map(given, progress=True))
+    shown = capsys.readouterr().err
+    assert "3/3" in shown and "items/s" in shown and "loss" not in shown
+
+
 def items(*rows: int) -> list[np.ndarray]:
     return [RNG.standard_normal((n, 4)).astype(np.float32) for n in rows]
 
