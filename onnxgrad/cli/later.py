@@ -29,13 +29,14 @@ class Later(TyperCommand):
 
     def command(self) -> Any:
         """The command itself."""
-        app = self._load()
-        if not isinstance(app, typer.Typer):
-            function, app = app, typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(self.name)(function)
-        found = typer.main.get_command(app)
-        found.help = found.help or self.short_help
-        return found
+        loaded = self._load()
+        if isinstance(loaded, typer.Typer):
+            group = typer.main.get_command(loaded)
+            group.help = self.short_help
+            return group
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(self.name)(loaded)
+        return typer.main.get_command(app)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any

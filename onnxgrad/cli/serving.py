@@ -11,7 +11,7 @@ from onnxgrad.cli.printing import say
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.parallel.triton import repository
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

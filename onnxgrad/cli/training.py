@@ -30,7 +30,7 @@ from onnxgrad.train import schedules
 from onnxgrad.train.checkpoints import state_in
 from onnxgrad.train.data import read_arrays
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 _OPTIMIZERS = {
     name.lower(): kind

@@ -8,7 +8,7 @@ error shows at the line that caused it. Equal nodes are emitted once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,6 @@ class Builder:
         self.emitted: set[ir.Value] = parent.emitted if parent else set()
         # Values of the forward pass, and what takes their place once the walk is over.
         self.replaced: dict[ir.Value, ir.Value] = {}
-        # Values that are differentiated themselves in the pass that is emitted.
-        self.kept: Collection[ir.Value] = ()
         # By the name of a dimension that one input alone declares: that input and its axis, from
         # which shapes.dim reads the size.
         self.declared: dict[str, tuple[ir.Value, int]] = (

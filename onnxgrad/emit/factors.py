@@ -10,6 +10,10 @@ Half precision is left as it is: it has no room for products in another order.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,13 +22,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
+from onnxgrad.emit.steps import is_above
 from onnxgrad.graph.constants import constant_of
-from onnxgrad.graph.facts import HALVES
+from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
     from onnxgrad.emit.tensor import Tensor
 
+_ROOMY = FLOATS - HALVES
 # Beyond these bounds a product of numbers might overflow where single ones do not.
 _SMALL, _LARGE = 1e-12, 1e12
 
@@ -33,40 +39,39 @@ _SMALL, _LARGE = 1e-12, 1e12
 def _of_one_number(op: Builder, call: Call) -> Call:
     """A product with two numbers, one after the other, as one with their product."""
     for x, number in (call.inputs, call.inputs[::-1]):
-        if x is None or number is None or x.dtype in HALVES or (k := _number(number.value)) is None:
+        k = None if number is None else _number(number.value)
+        if x is None or number is None or k is None or x.dtype not in _ROOMY:
             continue
         for inner, other in _factors(op, x.value):
-            if (its := _number(other)) is not None and _SMALL < abs(k * its) < _LARGE:
-                shape = max(np.shape(constant_of(other)), np.shape(constant_of(number.value)))
-                product = op.const(np.full(shape, k * its), like=x)
+            its = _number(other)
+            if its is not None and _SMALL < abs(k * its) < _LARGE:
+                # Both may have axes of size 1 that the tensor lacks.
+                rank = max(len(dims_of(other) or ()), number.rank)
+                product = op.const(np.full([1] * rank, k * its), like=x)
                 return call._replace(inputs=(op.tensor(inner), product))
     return call
 
 
 def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     """The sum of cotangents of one value that are products with a common factor; else None."""
-    if len(gs) < 2 or gs[0].dtype in HALVES:
+    if len(gs) < 2 or gs[0].dtype not in _ROOMY:
         return None
     expanded = _expanded(op, [g.value for g in gs])
-    terms = [_leaves(op, g.value, expanded) for g in gs]
-    numbers = {tuple(sorted(k for v in term if (k := _number(v)) is not None)) for term in terms}
-    if len(numbers) != 1:
+    terms = [Counter(_leaves(op, g.value, expanded)) for g in gs]
+    numbers = [{v: n for v, n in term.items() if _number(v) is not None} for term in terms]
+    if any(its != numbers[0] for its in numbers):
         return None
-    k = float(np.prod(numbers.pop()))
-    parts = [Counter(v for v in term if _number(v) is None) for term in terms]
-    common = parts[0].copy()
-    for part in parts[1:]:
-        common &= part
-    *spare, first = [*reversed(common)] or [None]
-    for v in spare:  # a term needs a factor of its own: 1 would have to be added
-        if v is not None and any(part == common for part in parts):
+    k = math.prod(_number(v) or 0.0 for v in Counter(numbers[0]).elements())
+    parts = [Counter({v: n for v, n in t.items() if v not in numbers[0]}) for t in terms]
+    common = functools.reduce(operator.and_, parts)
+    for v in [*common][:0:-1]:  # each term needs a factor of its own, else 1 would be added
+        if any(part == common for part in parts):
             common -= Counter([v])
-    rests = [part - common for part in parts]
-    if first is None or not all(rests) or not _SMALL < abs(k) < _LARGE:
+    rests = [[*(part - common).elements()] for part in parts]
+    if not common or not all(rests) or not _SMALL < abs(k) < _LARGE:
         return None
-    inner = op.sum([_product(op, [*rest.elements()]) for rest in rests])
-    y = _product(op, [*common.elements()]) * inner * k
-    return op.typed(y, gs[0])
+    inner = op.sum([_product(op, rest) for rest in rests])
+    return op.typed(_product(op, [*common.elements()]) * inner * k, gs[0])
 
 
 def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +81,7 @@ def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     it loads the file.
     """
     op = g.op
-    if op.parent is None and g.dtype not in HALVES and W.value.is_initializer():
+    if op.parent is None and g.dtype in _ROOMY and W.value.is_initializer():
         for x, other in _factors(op, g.value):
             if not W.value.is_graph_input() and (k := _number(other)) is not None:
                 return op.tensor(x), W * k
@@ -129,19 +134,27 @@ def _number(value: ir.Value) -> float | None:
     return float(c.item())
 
 
-def _product(op: Builder, factors: list[ir.Value]) -> Tensor:
+def _product(op: Builder, factors: Sequence[ir.Value]) -> Tensor:
     """The product of factors; of two whose product exists already, that one."""
-    for k, a in enumerate(factors):
-        for use in a.uses():
-            known = use.node.outputs[0] if use.node.op_type == "Mul" else None
-            others = [v for v in use.node.inputs if v is not a]
-            if known is None or known in op.emitted or known.graph is not op.graph or not others:
-                continue
-            rest = factors[:k] + factors[k + 1 :]
-            if others[0] in rest:
-                rest.remove(others[0])  # type: ignore[arg-type]
-                return _product(op, [known, *rest])
+    for a, b in itertools.permutations(factors, 2):
+        if (known := _known(op, a, b)) is not None:
+            rest = [*factors]
+            rest.remove(a)
+            rest.remove(b)
+            return _product(op, [known, *rest])
     y = op.tensor(factors[0])
     for v in factors[1:]:
         y = y * op.tensor(v)
     return y
+
+
+def _known(op: Builder, a: ir.Value, b: ir.Value) -> ir.Value | None:
+    """The product of two factors where the forward pass has it, or one pass makes it of `a`."""
+    if (bound := is_above(b, a)) is not None:
+        return op.ThresholdedRelu(op.tensor(a), alpha=bound).value
+    for use in a.uses():
+        y = use.node.outputs[0]
+        is_product = use.node.op_type == "Mul" and {*use.node.inputs} == {a, b}
+        if is_product and y not in op.emitted and y.graph is op.graph:
+            return y
+    return None

@@ -38,6 +38,30 @@ def is_steep(slope: float) -> bool:
     return abs(slope) >= _ELSEWHERE
 
 
+def is_above(value: ir.Value, x: ir.Value) -> float | None:
+    """The number above which `x` has to lie for a step `value` to be 1, where it depends on that.
+
+    Followed are Clips at 0 and sums with a number, whose sign rounding does not change.
+    """
+    node = value.producer()
+    if not is_step(node) or node is None or node.attributes["alpha"].as_float() != _AT_ZERO:
+        return None
+    at, bound = node.inputs[0], 0.0
+    if at is None or node.attributes["beta"].as_float() > 0:
+        return None
+    if (node := at.producer()) is not None and node.op_type == "Clip" and len(node.inputs) > 1:
+        low = None if node.inputs[1] is None else constant_of(node.inputs[1])
+        at = node.inputs[0] if low is not None and not low.any() else at
+    node = None if at is None else at.producer()
+    if at is not x and node is not None and node.op_type == "Add" and x in node.inputs:
+        other = node.inputs[1 - node.inputs.index(x)]
+        number = None if other is None else constant_of(other)
+        if number is None or number.size != 1:
+            return None
+        at, bound = x, -float(number.item())
+    return bound if at is x else None
+
+
 def ones(passes: Tensor, like: Tensor) -> Tensor:
     """1 where `passes`, else 0, in the dtype of `like`."""
     op = passes.op

@@ -5,7 +5,7 @@ runtime moves no elements for that, but a node takes it half a microsecond. So a
 Unsqueeze or Flatten behind another one reads what that one reads, or is left out where that has the
 shape already. A Pad that adds nothing and an Expand that repeats nothing are left out too.
 
-Cotangents of parts of a tensor, each padded to its size, are joined in place of a sum.
+The cotangents of parts that make up a tensor are joined, not padded and added.
 
 Only shapes that are written in the graph count. One that is computed may be there to make a runtime
 wait: see `order`.
@@ -76,41 +76,37 @@ def _to_its_shape(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
 
 def side_by_side(op: Builder, gs: Sequence[Tensor]) -> list[Tensor]:
     """Terms of a sum; those that Pads have put side by side along an axis are joined to one."""
-    parts: dict[tuple[int, int], list[tuple[int, int, ir.Value, Tensor]]] = {}
+    found: dict[Any, list[tuple[int, int, ir.Value, Tensor]]] = {}
     for g in gs:
-        if (place := _padded(op, g.value)) is not None:
-            axis, begin, end, x = place
-            parts.setdefault((axis, begin + end + (dims_of(x) or ())[axis]), []).append(  # type: ignore[operator,index]
-                (begin, end, x, g)
-            )
-    terms = list(gs)
-    for (axis, size), found in parts.items():
-        found.sort(key=lambda p: p[0])
-        begins, ends = [b for b, *_ in found], [size - e for _, e, *_ in found]
-        if len(found) > 1 and begins == [0, *ends[:-1]] and ends[-1] == size:
-            whole = op.Concat(*(op.tensor(x) for *_, x, _ in found), axis=axis)
-            terms = [t for t in terms if all(t is not g for *_, g in found)]
-            terms.append(op.typed(whole, gs[0]))
-    return terms
+        x, pads = _padded(op, g.value) or (None, np.zeros((2, 0), np.int64))
+        for axis in np.flatnonzero(pads.any(axis=0)).tolist():
+            (begin, end), length = pads[:, axis].tolist(), (dims_of(x) or ())[axis]  # type: ignore[arg-type]
+            if x is not None and isinstance(length, int):
+                others = np.insert(np.delete(pads, axis, axis=1), axis, 0, axis=1)
+                key = (axis, begin + length + end, *others.ravel().tolist())
+                found.setdefault(key, []).append((begin, begin + length, x, g))
+    for (axis, size, *pads_of_others), parts in found.items():
+        parts.sort(key=lambda part: part[0])
+        begins, ends, xs, padded = zip(*parts, strict=True)
+        if len(parts) > 1 and [*begins, size] == [0, *ends]:
+            whole = op.Concat(*map(op.tensor, xs), axis=axis)
+            whole = op.Pad(whole, op.const(pads_of_others), op.const(-0.0, like=whole))
+            rest = [g for g in gs if g not in padded]
+            return side_by_side(op, [*rest, op.typed(whole, gs[0])])
+    return list(gs)
 
 
-def _padded(op: Builder, value: ir.Value) -> tuple[int, int, int, ir.Value] | None:
-    """What a Pad of this pass puts zeros around, along which axis, and how many on both sides."""
+def _padded(op: Builder, value: ir.Value) -> tuple[ir.Value, np.ndarray] | None:
+    """What a Pad of this pass puts zeros around, and how many before and after each axis."""
     node = value.producer()
     if node is None or node.op_type != "Pad" or value not in op.emitted or len(node.inputs) > 3:
         return None
     x, pads, filled = (*node.inputs, None)[:3]
     known = None if pads is None else _written(pads)
     zero = filled is None or ((c := _written(filled)) is not None and not c.any())
-    if x is None or known is None or not zero or "mode" in node.attributes:
+    if x is None or known is None or not zero or "mode" in node.attributes or dims_of(x) is None:
         return None
-    begins, ends = known.reshape(2, -1)
-    axes = np.flatnonzero(begins | ends)
-    dims = dims_of(x)
-    if len(axes) != 1 or min(known) < 0 or dims is None or not isinstance(dims[axes[0]], int):
-        return None
-    axis = int(axes[0])
-    return axis, int(begins[axis]), int(ends[axis]), x
+    return None if (known < 0).any() else (x, known.reshape(2, -1))
 
 
 def _origin(value: ir.Value) -> ir.Value:

@@ -145,8 +145,7 @@ def _replacing(op: Builder, kept: Collection[ir.Value]) -> Iterator[None]:
         op: Collects the replacements.
         kept: Values that stay, since they are differentiated themselves.
     """
-    outer = op.replaced, op.kept
-    op.replaced, op.kept, op.guards = {}, kept, True
+    outer, op.replaced, op.guards = op.replaced, {}, True
     try:
         yield
         for old, new in op.replaced.items():
@@ -158,7 +157,7 @@ def _replacing(op: Builder, kept: Collection[ir.Value]) -> Iterator[None]:
         if op.replaced:
             op.graph.sort()
     finally:
-        op.replaced, op.kept = outer
+        op.replaced = outer
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph.constants import dims_in
+from onnxgrad.graph.constants import constant_of, dims_in
 from onnxgrad.graph.corrections import Found, misjudged, size
 from onnxgrad.graph.facts import Dim, dims_of
 
@@ -50,6 +51,57 @@ def _reshape(node: ir.Node) -> Found:
     if count % divisor == 0:
         rest = _product([count // divisor, *(d for d in left if isinstance(d, str))])
         yield node.outputs[0], [rest if d == -1 else None for d in target]
+
+
+@size("Slice")
+def _slice(node: ir.Node) -> Found:
+    """Keep the names of sizes along axes of which all is taken, as exporters write x[:, :n]."""
+    operands = [None if v is None else constant_of(v) for v in node.inputs[1:]]
+    dims = None if node.inputs[0] is None else dims_of(node.inputs[0])
+    present = [v is None for v in node.inputs[1:]]
+    if dims is None or any(o is None and not p for o, p in zip(operands, present, strict=True)):
+        return
+    starts, ends, axes, steps = (*operands, None, None)[:4]
+    assert starts is not None and ends is not None
+    n = len(starts)
+    axes = np.arange(n) if axes is None else axes % len(dims)
+    steps = np.ones(n, np.int64) if steps is None else steps
+    cut = {a for a, b, e, s in zip(axes, starts, ends, steps, strict=True) if not _is_all(b, e, s)}
+    yield node.outputs[0], [None if a in cut else d for a, d in enumerate(dims)]
+
+
+def _is_all(start: int, end: int, step: int) -> bool:
+    """Whether a Slice takes all of an axis, whatever its size."""
+    return start == 0 and end >= 2**31 - 1 and step == 1
+
+
+@size("Pad")
+def _pad(node: ir.Node) -> Found:
+    """Name padded sizes, and keep the names of those that are not padded."""
+    x, pads, _, axes = (*node.inputs, None, None)[:4]
+    dims, known = None if x is None else dims_of(x), None if pads is None else constant_of(pads)
+    at = None if axes is None else constant_of(axes)
+    if dims is None or known is None or (axes is not None and at is None):
+        return
+    added = dict.fromkeys(range(len(dims)), 0)
+    places = range(len(dims)) if at is None else [int(a) % len(dims) for a in at]
+    added |= dict(zip(places, known.reshape(2, -1).sum(axis=0).tolist(), strict=True))
+    yield node.outputs[0], [_sum(d, added[a]) for a, d in enumerate(dims)]
+
+
+def _sum(dim: Dim, number: int) -> Dim:
+    """A size with a number added; None where it is not known."""
+    if isinstance(dim, int):
+        return dim + number
+    return f"[{dim}]{number:+d}" if dim and number else dim
+
+
+def keeps_names(node: ir.Node) -> bool:
+    """Whether a node gives sizes of its operand, of which one is named."""
+    if node.domain or node.op_type not in ("Slice", "Pad"):
+        return False
+    found = _slice(node) if node.op_type == "Slice" else _pad(node)
+    return any(isinstance(d, str) for _, dims in found for d in dims)
 
 
 def multiplies_names(node: ir.Node) -> bool:

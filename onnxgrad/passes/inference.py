@@ -18,7 +18,7 @@ from onnxgrad.graph.facts import Dim, dims_of, is_sequence, subgraphs
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.schemas import onnx_schema
-from onnxgrad.graph.sizes import multiplies_names
+from onnxgrad.graph.sizes import keeps_names, multiplies_names
 from onnxgrad.graph.window_sizes import is_window
 from onnxgrad.passes.example import declare_inputs, feeds_of, learn, pin, roots
 from onnxgrad.passes.inner_shapes import agree_on_states, inner_states, see_outer_constants
@@ -110,7 +110,8 @@ def _complete_all_ranks(graph: ir.Graph) -> bool:
 
 def _name_sizes(graph: ir.Graph) -> None:
     """Name sizes by formulas of named ones, behind windows and Reshapes, and infer what follows."""
-    if not any(_slides_along_names(node) or multiplies_names(node) for node in graph):
+    named = (_slides_along_names, multiplies_names, keeps_names)
+    if not any(names_sizes(node) for node in graph for names_sizes in named):
         return
     inference, names = Inference(graph.opset_imports[""]), _Names(graph)
     for node in graph:

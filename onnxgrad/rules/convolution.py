@@ -167,6 +167,8 @@ def _has_summed_taps(x: Tensor, W: Tensor, axes: list[Axis], group: int) -> bool
     limits, target = x.op.target.summed_taps, x.op.target
     if sizes is None or limits is None or x.dtype in HALVES:
         return False
+    if x.op.numbers.may_fail(x.value):  # each of the products would be guarded
+        return False
     elements, taps = math.prod(sizes[: x.rank]), math.prod(sizes[x.rank + 2 : x.rank + W.rank])
     is_depthwise = group == sizes[1] == sizes[x.rank] and sizes[x.rank + 1] == 1
     is_small = taps <= target.one_hot_taps and elements <= limits[1]

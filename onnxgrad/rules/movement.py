@@ -28,6 +28,7 @@ from onnxgrad.emit.shapes import (
     reduce_sum,
     reshape,
     reshape_like,
+    same_dim,
     vector,
 )
 from onnxgrad.emit.tensor import Tensor
@@ -135,6 +136,8 @@ def _(op, g, data, starts, ends, axes, steps, node):
     around = {}
     for k, start in enumerate(_entries(starts, n)):
         axis, step = axis_of(int(known_axes[k]), data), int(known_steps[k])
+        if start == 0 and step == 1 and data.shape and same_dim(g.dim(axis), data.dim(axis)):
+            continue
         length, size = dim(g, axis), dim(data, axis)
         # A longer step, such as INT_MAX, leads beyond the end as one of `size` does.
         stride = clamp(op, min(abs(step), _MAX), 1, at_least(size, 1))
@@ -144,7 +147,7 @@ def _(op, g, data, starts, ends, axes, steps, node):
             g, start = flip(g, axis), clamp(op, start - (length - 1) * stride, 0, size)
         g = dilated(g, axis, stride)
         around[axis] = start, size - start - length * stride
-    return pad(g, around)
+    return pad(g, around) if around else op.typed(g, data)
 
 
 def _check_end(op: Builder, ends: Tensor, k: int, length: Size) -> None:

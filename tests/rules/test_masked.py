@@ -274,19 +274,3 @@ def test_what_cannot_fail_is_not_guarded(body: str) -> None:
         }}""")
     nodes = [n.op_type for n in og.gradient(model, "x", forward=False).graph.node]
     assert "And" not in nodes, nodes
-
-
-@pytest.mark.parametrize(
-    ("body", "wrt", "expected"),
-    [
-        ("q = Mul(x, x) n = ReduceSum(q) y = Sqrt(n)", "x", [0, 0, 0]),
-        ("q = Pow(x, two) n = Add(q, q) r = Sqrt(n) y = ReduceSum(r)", "x", [0, 0, 0]),
-        ("q = Mul(x, x) n = ReduceSum(q) y = Sqrt(n)", "n", [np.inf]),
-    ],
-)
-def test_the_root_of_squares_alone_has_slope_0_at_0(body, wrt, expected) -> None:
-    model = onnx.parser.parse_model(f"""
-        <ir_version: 10, opset_import: ["": 21]>
-        net (float[3] x) => (float[M] y) <float two = {{2.0}}> {{ {body} }}""")
-    found = results(og.gradient(model, wrt, forward=False), {"x": np.zeros(3, np.float32)})
-    np.testing.assert_array_equal(np.ravel(found[f"{wrt}_grad"]), expected)

@@ -501,3 +501,15 @@ def test_options_of_the_runtime(tmp_path: Path) -> None:
         og.Net(MLP_FILE, options={"enable_mem_pattern": "yes"})
     with pytest.raises(og.ArgumentError, match="options"):
         og.Net(MLP_FILE, runtime="reference", options={"enable_mem_pattern": True})
+
+
+def test_gradients_keep_no_buffers_but_where_that_is_asked_for() -> None:
+    def options(net: og.Net, *request: Any) -> Any:
+        session, _, _ = net._prepared(np.zeros((1, 4), np.float32), *request, of=None)
+        return session.inner.get_session_options()
+
+    net, asked = og.Net(MLP_FILE), og.Net(MLP_FILE, options={"enable_mem_reuse": True})
+    gradient = options(net, og.NetPortGradient("input"))
+    assert not gradient.enable_mem_pattern and not gradient.enable_mem_reuse
+    assert options(net, None).enable_mem_reuse
+    assert options(asked, og.NetPortGradient("input")).enable_mem_reuse

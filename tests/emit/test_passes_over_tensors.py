@@ -1,0 +1,117 @@
+"""Gradients have no more passes over tensors than they need, and the numbers that they had."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxgrad as og
+from tests.oracle import runner
+
+
+def net(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]> ' + text)
+
+
+def count(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+SWISH = "net (float[N, 6] x) => (float[N, 6] y) { s = Sigmoid(x)  y = Mul(x, s) }"
+HARD = """net (float[N, 6] x) => (float[N, 6] y)
+    <float three = {3}, float zero = {0}, float six = {6}, float[1] k = {0.5}, float[1] j = {2}> {
+    a = Mul(x, k)  b = Add(a, three)  u = Clip(b, zero, six)  m = Mul(a, u)  d = Div(m, six)
+    y = Mul(d, j) }"""
+X = np.array([[-7, -6, -1.5, 0, 2, 6], [7, 8, 0.25, -0.5, -5.5, 3]], np.float32)
+
+
+def swish(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    s = 1 / (1 + np.exp(-x))
+    first = s * (1 - s)
+    return s + x * first, first * (2 + x * (1 - 2 * s))
+
+
+def hard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """2/6 a clip(a + 3, 0, 6) of a = x / 2; a clipped at neither of both ends counts."""
+    a = x / 2
+    inside = (a > -3) & (a < 3)
+    return (np.clip(a + 3, 0, 6) + a * inside) / 6, inside / 6
+
+
+@pytest.mark.parametrize(("text", "expected", "products"), [(SWISH, swish, 2), (HARD, hard, 3)])
+def test_parts_of_a_cotangent_share_their_factor(text, expected, products):
+    """x f(x) has the cotangent g (f(x) + x f'(x)): one product with g, and one with all numbers."""
+    model = net(text)
+    grad = og.gradient(model, ograd=True)
+    assert (count(grad) - count(model))["Mul"] == products
+    g = np.linspace(-1, 2, X.size, dtype=np.float32).reshape(X.shape)
+    first, second = expected(X.astype(np.float64))
+    np.testing.assert_allclose(
+        runner(grad)({"x": X, "y_ograd": g})[1], g * first, rtol=1e-5, atol=1e-6
+    )
+    twice = og.gradient(og.gradient(model, forward=False), "x", forward=False)
+    np.testing.assert_allclose(runner(twice)({"x": X})[0], second, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_side_by_side_are_joined():
+    """The parts of slices that make up a tensor; those that overlap are padded and added."""
+    text = """net (float[N, 6, 4] x) => (float[N, 2, 4] a, float[N, K, 3] b)
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] end = {100}> {
+        a = Slice(x, zero, two, one)  c = Slice(x, two, end, one)  d = Slice(c, one, end, two)
+        b = Exp(d) }"""
+    x = np.random.default_rng(0).standard_normal((2, 6, 4)).astype(np.float32)
+    for start in (2, 1):
+        model = net(text if start == 2 else text.replace("Slice(x, two", "Slice(x, one"))
+        grad = og.gradient(model, ograd=True, forward=False)
+        want = np.zeros_like(x)
+        want[:, :2] = 1
+        want[:, start:, 1:] += np.exp(x[:, start:, 1:])
+        seeds = {"a_ograd": np.ones((2, 2, 4)), "b_ograd": np.ones((2, 6 - start, 3))}
+        feeds = {"x": x} | {k: v.astype(np.float32) for k, v in seeds.items()}
+        np.testing.assert_allclose(runner(grad)(feeds)[0], want, rtol=1e-6)
+        assert (count(grad)["Concat"], count(grad)["Add"]) == ((1, 0) if start == 2 else (0, 1))
+        assert not count(grad)["Shape"]
+
+
+def test_sizes_that_follow_from_constants_are_known():
+    """Pads as PyTorch's exporter computes them: no size is left to a run, nor an empty Pad."""
+    model = net("""net (float[2, 8] x) => (float[2, L] y)
+        <int64[2] given = {2, 1}, int64[1] two = {2}, int64[2] pairs = {-1, 2}, int64[1] zero = {0},
+        int64[1] last = {-1}, int64[1] far = {-9223372036854775807}, int64[1] one = {1}> {
+        none = ConstantOfShape(two)  all = Concat<axis = 0>(given, none)  p = Reshape(all, pairs)
+        r = Slice(p, last, far, zero, last)  t = Transpose<perm = [1, 0]>(r)  f = Reshape(t, last)
+        pads = Cast<to = 7>(f)  w = Pad<mode = "reflect">(x, pads)  u = Unsqueeze(w, one)
+        q = Squeeze(u, one)  y = Mul(q, q) }""")
+    grad = og.gradient(model, ograd=True, forward=False)
+    assert "Shape" not in count(grad)
+    assert {n.op_type for n in grad.graph.node if "eeze/grad" in n.name} == set()
+    x = np.arange(16, dtype=np.float32).reshape(2, 8)
+    want = 2 * x
+    want[:, 1:3] *= 2
+    want[:, 6] *= 2
+    seed = np.ones((2, 11), np.float32)
+    np.testing.assert_allclose(runner(grad)({"x": x, "y_ograd": seed})[0], want)
+
+
+def test_an_operand_beside_scalars_is_not_summed():
+    """Whatever its rank: broadcasting with a number stretches nothing."""
+    model = net("""net (float[A, B] x, int64[R] target) => (float[D] y)
+        <float two = {2}> { r = Reshape(x, target)  y = Mul(r, two) }""")
+    grad = og.gradient(model, "x", forward=False)
+    assert "ReduceSum" not in count(grad)
+    feeds = {"x": np.ones((2, 3), np.float32), "target": np.array([3, 1, 2])}
+    np.testing.assert_array_equal(runner(grad)(feeds)[0], np.full((2, 3), 2))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_sums_found_at_run_time_are_over_stretched_axes(shape):
+    model = net("net (float[A, B] x, float[C, D] z) => (float[E, F] y) { y = Mul(x, z) }")
+    z = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    found = runner(og.gradient(model, "x", forward=False))(
+        {"x": np.ones(shape, np.float32), "z": z}
+    )
+    axes = tuple(a for a in (0, 1) if shape[a] == 1)
+    np.testing.assert_allclose(found[0], z.sum(axis=axes, keepdims=True), rtol=1e-6)
