@@ -56,7 +56,7 @@ def load(model: ModelLike) -> ir.Model:
     check_sources(private.graph)
     put_in_order(private.graph)
     for holder in holders:
-        check_nodes(holder)
+        check_nodes(holder, private.functions)
     own_outputs(private)
     READ_AS.set(private, private.graph.opset_imports.get("", 0))
     return private

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -138,8 +138,14 @@ def _require_utf8(names: Iterable[object]) -> None:
             raise ModelError(f"The model holds the name {name!r}, which is not UTF-8: rename it.")
 
 
-def check_nodes(graph: ir.Graph | ir.Function) -> None:
+def check_nodes(
+    graph: ir.Graph | ir.Function, functions: Collection[ir.OperatorIdentifier]
+) -> None:
     """Check the nodes of a graph and of all graphs within it.
+
+    Args:
+        graph: What holds the nodes.
+        functions: The model's own; a node that calls one has not the form of an operator.
 
     Raises:
         ModelError: A node has too few or too many operands, or an attribute of another kind or
@@ -157,6 +163,8 @@ def check_nodes(graph: ir.Graph | ir.Function) -> None:
                 refuse(node, f"the attribute {name!r} has no type")
             if a.type == ir.AttributeType.TENSOR and not a.is_ref() and not a.value.dtype:
                 refuse(node, f"the attribute {name!r} has no tensor")
+        if node.op_identifier() in functions:
+            continue
         version = opsets.get(node.domain, 0)
         form = _form(node.domain, node.op_type, version)
         if form is None and version and (newest := onnx_schema(node.domain, node.op_type)):

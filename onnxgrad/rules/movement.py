@@ -53,6 +53,7 @@ def _(op, g, data, axes):
 
 @rule("Unsqueeze", "data")
 def _(op, g, data, axes):
+    axes = axes if axes.rank == 1 else op.Reshape(axes, op.const([-1]))  # a runtime takes a number
     return op.typed(op.Squeeze(g, axes), data)
 
 
