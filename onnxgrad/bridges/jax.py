@@ -20,6 +20,7 @@ from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError, nearest
 from onnxgrad.graph.names import ALL
+from onnxgrad.run.packed import Content
 from onnxgrad.run.values import give
 from onnxgrad.runtimes.onnxruntime import Provider
 from onnxgrad.runtimes.ports import Array, Port
@@ -109,8 +110,7 @@ class JaxFunction:
 
     def __reduce__(self) -> Any:
         """It is pickled as its model, and what runs it."""
-        content = io.to_proto(self._net).SerializeToString()
-        return _again, (content, self._trainable, self._options)
+        return _again, (Content.of(self._net), self._trainable, self._options)
 
     def _build(self, weights: Wrt) -> tuple[Function, dict[str, Array]]:
         return Function.of(with_free_batch(self._net), weights, **self._options)
@@ -168,9 +168,9 @@ class JaxFunction:
         return self._released
 
 
-def _again(content: bytes, trainable: Wrt, options: Mapping[str, Any]) -> JaxFunction:
+def _again(content: Content, trainable: Wrt, options: Mapping[str, Any]) -> JaxFunction:
     """A function that was pickled."""
-    return JaxFunction(io.load(content), trainable, options)
+    return JaxFunction(io.load(content.model()), trainable, options)
 
 
 def _fitting(port: Port, value: Any) -> jax.Array:

@@ -14,6 +14,7 @@ from onnxgrad.graph import io
 from onnxgrad.graph.errors import FeedError
 from onnxgrad.graph.facts import is_float, may_agree
 from onnxgrad.graph.fresh import Names
+from onnxgrad.graph.holders import passed
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime, Session
 from onnxgrad.transforms.batch import vmap
@@ -167,7 +168,5 @@ def with_own_ends(model: ir.Model) -> ir.Model:
     graph, names = model.graph, Names(model.graph)
     for k, y in enumerate(graph.outputs):
         if y.is_graph_input():
-            end = ir.Value(name=names.fresh(y.name or ""), type=y.type, shape=y.shape)
-            graph.append(ir.Node("", "Identity", [y], outputs=[end]))
-            graph.outputs[k] = end
+            graph.outputs[k] = passed(graph, y, y, names)
     return model

@@ -61,7 +61,7 @@ def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
             run = []
         if s is not None:
             parts.append(s)
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
+    return joined(parts, 0)
 
 
 def from_front(index: Size, size: Size) -> Size:

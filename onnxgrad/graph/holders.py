@@ -113,7 +113,7 @@ def _own_outputs(graph: ir.Graph, names: Names, outer: Mapping[str | None, ir.Va
             _own_outputs(inner, names, seen)
             for k, v in enumerate(inner.outputs):
                 if v.producer() is None or v.graph is not inner or v in inner.outputs[:k]:
-                    inner.outputs[k] = _passed(inner, v, _source(node, v, seen), names)
+                    inner.outputs[k] = passed(inner, v, _source(node, v, seen), names)
 
 
 def _source(node: ir.Node, value: ir.Value, seen: Mapping[str | None, ir.Value]) -> ir.Value:
@@ -128,8 +128,8 @@ def _source(node: ir.Node, value: ir.Value, seen: Mapping[str | None, ir.Value])
     return seen[value.name]
 
 
-def _passed(graph: ir.Graph, value: ir.Value, source: ir.Value, names: Names) -> ir.Value:
-    """A copy of `source`, to be the output of an inner graph in the place of `value`."""
+def passed(graph: ir.Graph, value: ir.Value, source: ir.Value, names: Names) -> ir.Value:
+    """A copy of `source`, to be the output of a graph in the place of `value`."""
     node = ir.node("Identity", [source], name=names.fresh(f"{value.name}/Identity"))
     out = node.outputs[0]
     out.name, out.type, out.shape = names.fresh(f"{value.name}_out"), value.type, value.shape
