@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,7 @@ def _package() -> Path:
     return Path(onnxgrad.__file__).parent
 
 
+@functools.cache
 def _functions(path: Path) -> list[ast.FunctionDef]:
     """The functions of a module, which is not imported."""
     tree = ast.parse(path.read_text("utf-8"))

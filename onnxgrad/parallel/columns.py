@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxgrad.graph import io
-from onnxgrad.graph.constants import is_random
+from onnxgrad.graph.constants import draws
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.names import All, parameters, resolve
@@ -137,10 +137,7 @@ class Columns:
 
 def _draws(model: Any) -> bool:
     """Whether a net draws random numbers, so that no two runs are alike."""
-    return any(
-        is_random(node) and (node.op_type != "Dropout" or len(node.inputs) > 2)
-        for node in all_nodes(io.load(model).graph)
-    )
+    return any(map(draws, all_nodes(io.load(model).graph)))
 
 
 def _dense(column: Array) -> Array | list[Any]:
