@@ -61,7 +61,8 @@ def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
             run = []
         if s is not None:
             parts.append(s)
-    return joined(parts, 0)
+    # Not `joined`: a size may come from a graph around this one, where its own builder emits.
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
 
 
 def from_front(index: Size, size: Size) -> Size:
