@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit import shapes
+from onnxgrad.emit.factors import factors_of
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.facts import Dim
+from onnxgrad.graph.facts import Dim, dims_of
+from onnxgrad.graph.sizes import is_multiple
+
+# The elements of a matrix from which a product with it is faster than its elements, summed.
+_LEAST = 64
 
 
 def unbroadcast(
@@ -43,13 +50,16 @@ def unbroadcast(
             (1, 1) if _is_alone(a, others) else (o, d)
             for a, (o, d) in enumerate(zip(out[lead:], shape_of_x, strict=True), -len(shape_of_x))
         ]
-        if all(shapes.same_dim(o, d) or isinstance(d, int) for o, d in pairs):
+        if all(shapes.same_dim(o, d) or isinstance(d, int) or is_multiple(d) for o, d in pairs):
             stretched = [
                 a + lead for a, (o, d) in enumerate(pairs) if d == 1 and not shapes.same_dim(o, d)
             ]
+            axes = [*range(lead), *stretched]
+            if (y := _contracted(g, axes)) is not None:
+                return shapes.reshape_like(y, x) if lead else op.typed(y, x)
             if not lead:
                 return op.typed(shapes.reduce_sum(g, stretched, keepdims=1), x)
-            y = shapes.reduce_sum(g, [*range(lead), *stretched])
+            y = shapes.reduce_sum(g, axes)
             return shapes.reshape_like(y, x) if stretched else op.typed(y, x)
         if not op.target.axes_at_run_time:
             return _unbroadcast_open(g, out, x)
@@ -65,6 +75,58 @@ def unbroadcast(
     axes = op.Squeeze(op.NonZero(~size.equals(whole)), op.const([0]))
     y = shapes.reduce_sum(g, axes, keepdims=1)
     return shapes.reshape_like(y, x) if lead else op.typed(y, x)
+
+
+def _contracted(g: Tensor, axes: Sequence[int]) -> Tensor | None:
+    """The sum of a product over `axes`, which remain as 1, as a product of matrices.
+
+    So it is if one factor is the same along other axes, and these and the summed ones come last.
+    None where it is not, or where the matrices are too small to be worth it.
+    """
+    op, out = g.op, g.shape
+    if out is None or None in out or g.dtype not in op.target.product_sums:
+        return None
+    for p, q in factors_of(op, g.value):
+        kinds = _kinds(out, dims_of(q), axes) if dims_of(p) == out else {}
+        inner = [out[a] for a, kind in kinds.items() if kind != "b"]
+        known = [d for d in inner if isinstance(d, int)]
+        small = 0 in known or (len(known) == len(inner) and math.prod(known) < _LEAST)
+        fits = re.fullmatch("b*(f+k+|k+f+)", "".join(kinds.values()))
+        if fits and not small and not any(map(op.numbers.may_fail, (p, q))):
+            return _product(op.tensor(p), op.tensor(q), kinds)
+    return None
+
+
+def _kinds(out: Sequence[Dim], other: Sequence[Dim] | None, axes: Sequence[int]) -> dict[int, str]:
+    """What each axis of a product is that is longer than 1, `other` being one factor's dimensions.
+
+    "k" is summed, "b" is an axis of both factors, and "f" one along which this factor is the same.
+    """
+    if other is None:
+        return {}
+    its = (*[1] * (len(out) - len(other)), *other)
+    kinds = {(True, True): "k", (True, False): "b", (False, False): "f"}
+    return {
+        a: kinds.get((its[a] == d, a in axes), "?") if its[a] in (1, d) else "?"
+        for a, d in enumerate(out)
+        if d != 1
+    }
+
+
+def _product(p: Tensor, q: Tensor, kinds: dict[int, str]) -> Tensor:
+    """The sum over the axes of kind "k" of p q, where q is the same along those of kind "f"."""
+    op, sizes = p.op, shapes.dims(p)
+    batch, f, k = (
+        [sizes[a] for a, kind in kinds.items() if kind == wanted] for wanted in ("b", "f", "k")
+    )
+    rows, columns = shapes.product(f), shapes.product(k)
+    if list(kinds.values())[-1] == "k":
+        matrix, vector = [*batch, rows, columns], [*batch, columns, 1]
+        y = op.MatMul(shapes.reshape(p, matrix), shapes.reshape(q, vector))
+    else:
+        matrix, vector = [*batch, columns, rows], [*batch, 1, columns]
+        y = op.MatMul(shapes.reshape(q, vector), shapes.reshape(p, matrix))
+    return shapes.reshape(y, [1 if kinds.get(a) == "k" else s for a, s in enumerate(sizes)])
 
 
 def _is_alone(axis: int, others: Sequence[Sequence[Dim] | None] | None) -> bool:

@@ -3,7 +3,8 @@
 Where a net multiplies a tensor with a function of itself, as x sigmoid(x) or x clip(x + 3, 0, 6),
 its cotangent comes in two parts, g f(x) and g x f'(x). One product with f(x) + x f'(x) is a pass
 less, and of a product that the forward pass has computed, such as x f(x), nothing is computed
-anew. Numbers that a net scales by are collected in a single product at the end.
+anew. Numbers that a net scales by are collected in a single product at the end, and they, as
+constants for each channel, are factors of the filters behind them.
 
 Half precision is left as it is: it has no room for products in another order.
 """
@@ -23,8 +24,8 @@ import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.emit.steps import is_above
-from onnxgrad.graph.constants import constant_of
-from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
+from onnxgrad.graph.constants import constant_of, is_random
+from onnxgrad.graph.facts import FLOATS, HALVES, dims_of, subgraphs
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
@@ -44,7 +45,7 @@ def _of_one_number(op: Builder, call: Call) -> Call:
         k = None if number is None else _number(number.value)
         if x is None or number is None or k is None or x.dtype not in _ROOMY:
             continue
-        for inner, other in _factors(op, x.value):
+        for inner, other in factors_of(op, x.value):
             its = _number(other)
             if its is not None and _SMALL < abs(k * its) < _LARGE:
                 # Both may have axes of size 1 that the tensor lacks.
@@ -76,24 +77,64 @@ def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     return op.typed(_product(op, [*common.elements()]) * inner * k, gs[0])
 
 
-def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
-    """What a product or convolution of `g` and `W` has for operands.
+def scaled(g: Tensor, W: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
+    """What a convolution of `g` with the filters `W` has for operands.
 
-    A number that `g` is multiplied with is one for a constant `W`, which a runtime multiplies when
-    it loads the file.
+    Constants that `g` is multiplied with, a number or one for each channel, are factors of constant
+    filters, which a runtime multiplies when it loads the file.
+
+    Args:
+        g: The cotangent.
+        W: The filters.
+        axis: The one along which they have what belongs to each channel of `g`.
     """
     op = g.op
-    if op.parent is None and g.dtype in _ROOMY and W.value.is_initializer():
-        for x, other in _factors(op, g.value):
-            if not W.value.is_graph_input() and (k := _number(other)) is not None:
-                return op.tensor(x), W * k
-    return g, W
+    if op.parent is not None or g.dtype not in _ROOMY or not _is_fixed(W.value):
+        return g, W
+    while True:
+        for x, other in factors_of(op, g.value):
+            if (k := _by_channel(op, other, g, axis)) is not None:
+                g, W = op.tensor(x), W * k
+                break
+        else:
+            return g, W
+
+
+def _by_channel(op: Builder, value: ir.Value, g: Tensor, axis: int) -> Tensor | float | None:
+    """A constant factor of `g` as one of filters; None where it is not one for each channel."""
+    if (number := _number(value)) is not None:
+        return number
+    dims, channels = dims_of(value), g.dim(1)
+    fits = dims is not None and dims[-g.rank :] in {
+        (channels,) + (1,) * (g.rank - 2),
+        (1, channels) + (1,) * (g.rank - 2),
+    }
+    if not isinstance(channels, int) or not fits or not _is_fixed(value):
+        return None
+    return op.Reshape(op.tensor(value), op.const([channels] + [1] * (g.rank - 1 - axis)))
+
+
+def _is_fixed(value: ir.Value) -> bool:
+    """Whether a value follows from constants by a few nodes, which a runtime computes once."""
+    waiting = [value]
+    for _ in range(_MOST):
+        if not waiting:
+            return True
+        v = waiting.pop()
+        node = v.producer()
+        if v.is_graph_input() or (node is None and not v.is_initializer()):
+            return False
+        if node is not None:
+            if is_random(node) or any(subgraphs(node)):
+                return False
+            waiting += [u for u in node.inputs if u is not None]
+    return False
 
 
 def _expanded(op: Builder, roots: Sequence[ir.Value]) -> set[ir.Node | None]:
     """The first products among the factors of `roots` that nothing else uses."""
     found: set[ir.Node | None] = set()
-    more = [v for v in roots if _factors(op, v) and not v.uses()]
+    more = [v for v in roots if factors_of(op, v) and not v.uses()]
     while more and len(found) + len(more) <= _MOST:
         found.update(v.producer() for v in more)
         inner = [v for n in found if n is not None for v in n.inputs if v is not None]
@@ -101,7 +142,7 @@ def _expanded(op: Builder, roots: Sequence[ir.Value]) -> set[ir.Node | None]:
             v
             for v in inner
             if v.producer() not in found
-            and _factors(op, v)
+            and factors_of(op, v)
             and all(u.node in found for u in v.uses())
         ]
     return found
@@ -111,10 +152,10 @@ def _leaves(op: Builder, value: ir.Value, expanded: set[ir.Node | None]) -> list
     """The factors of a value."""
     if value.producer() not in expanded:
         return [value]
-    return [leaf for v, _ in _factors(op, value) for leaf in _leaves(op, v, expanded)]
+    return [leaf for v, _ in factors_of(op, value) for leaf in _leaves(op, v, expanded)]
 
 
-def _factors(op: Builder, value: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
+def factors_of(op: Builder, value: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
     """Each factor with the other one, where `value` is a product that this pass has emitted."""
     node = value.producer()
     if (

@@ -145,7 +145,8 @@ def divided(g: Tensor, size: Size) -> Tensor:
     if isinstance(size, int):
         return g / size if size else g
     promoted = g.op.promoted(g)
-    return g.op.cast(promoted * inverse(size, like=promoted), g.dtype)
+    number = g.op.Cast(size, to=promoted.dtype) if g.shape else as_float(size, like=promoted)
+    return g.op.cast(g.op.bounded(promoted / number), g.dtype)
 
 
 def shared(g: Tensor, x: Tensor, best: Tensor, axes: Axes) -> Tensor:

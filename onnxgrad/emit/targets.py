@@ -27,8 +27,8 @@ class Target:
             is a Where.
         steep_masks: The dtypes in which the zeros and ones of such a product are a steep
             HardSigmoid of what is compared; in others a comparison is cast.
-        product_sums: The dtypes in which a sum over rows is a product with ones; in others it is a
-            ReduceSum.
+        product_sums: The dtypes in which a sum over rows is a product with ones, and sums over
+            blocks a Conv with ones; in others they are a ReduceSum and an AveragePool.
         transposed_rows: Whether a Transpose of its own transposes `a` in the sum over a batch of
             aᵀg; else the Gemm does.
         flipped_filters: The least number of channels of a Conv's input from which its cotangent at

@@ -13,13 +13,16 @@ wait: see `order`.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.emit import steps
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.facts import Dim, dims_of
@@ -64,6 +67,21 @@ def _of_nothing(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
     return call if x is None or known is None or known.any() else (x,)
 
 
+@rewrite("Mul")
+def _of_what_repeats(op: Builder, call: Call) -> Call:
+    """A product with what an Expand repeats as one with its operand, where shapes tell as much."""
+    for k, t in enumerate(call.inputs):
+        other = call.inputs[1 - k]
+        origin = None if t is None else _repeated(op, t.value)
+        if t is None or other is None or origin is None or t.value is other.value:
+            continue
+        if t.shape is not None and None not in t.shape and t.shape == other.shape:
+            inputs = [origin, origin]
+            inputs[1 - k] = other
+            return call._replace(inputs=inputs)
+    return call
+
+
 @rewrite("Expand")
 def _to_its_shape(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
     """What it expands, where it is of that shape."""
@@ -96,6 +114,38 @@ def side_by_side(op: Builder, gs: Sequence[Tensor]) -> list[Tensor]:
             rest = [g for g in gs if g not in padded]
             return side_by_side(op, [*rest, op.typed(whole, gs[0])])
     return list(gs)
+
+
+def added(op: Builder, gs: Sequence[Tensor]) -> Tensor:
+    """The sum of terms of equal shape. What an Expand repeats is added as it is."""
+    origins = [_repeated(op, g.value) for g in gs]
+    small = [t for t in origins if t is not None]
+    rest = [g for g, t in zip(gs, origins, strict=True) if t is None]
+    if not small or not rest:
+        return op.sum(gs)
+    y, offset = op.sum(rest), functools.reduce(operator.add, small)
+    return op.typed(_line(op, y, offset), gs[0])
+
+
+def _line(op: Builder, y: Tensor, offset: Tensor) -> Tensor:
+    """`y` + `offset`; in one pass where `y` is a product with a factor that repeats as it does."""
+    node = y.value.producer() if y.value in op.emitted else None
+    if node is not None and node.op_type == "Mul" and offset.static is not None:
+        for x, slope in (node.inputs, node.inputs[::-1]):
+            if x is None or slope is None or dims_of(slope) != offset.static:
+                continue
+            if not op.numbers.may_fail(slope):
+                return steps.line(op.tensor(x), op.tensor(slope), offset)
+    return y + offset
+
+
+def _repeated(op: Builder, value: ir.Value) -> Tensor | None:
+    """What an Expand of this pass repeats."""
+    node = value.producer()
+    if node is None or node.op_type != "Expand" or value not in op.emitted:
+        return None
+    x = node.inputs[0]
+    return None if x is None or dims_of(x) is None or dims_of(value) is None else op.tensor(x)
 
 
 def _padded(op: Builder, value: ir.Value) -> tuple[ir.Value, np.ndarray] | None:

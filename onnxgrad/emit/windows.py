@@ -86,7 +86,7 @@ def adjoint(g: Tensor, axes: list[Axis]) -> list[Axis] | None:
     ]
 
 
-def spread(g: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
+def spread(g: Tensor, axes: list[Axis], channels: int) -> tuple[Tensor, list[Axis]]:
     """`g` with zeros between its elements, and axes of stride 1 along which windows see them.
 
     Where sizes are not known, these end where the largest input that has as many windows does.
@@ -95,8 +95,10 @@ def spread(g: Tensor, axes: list[Axis]) -> tuple[Tensor, list[Axis]]:
     for k, a in enumerate(axes, 2):
         end = shapes.dim(g, k) * a.stride + a.reach - a.begin - a.size
         found.append(replace(a, stride=1, end=end if isinstance(end, int) else a.end))
-        g = dilated(g, k, a.stride)
-    return g, found
+    steps, ones = [a.stride for a in axes], shapes.full(g, [channels] + [1] * (g.rank - 1), 1)
+    behind = [s - 1 for s in steps]
+    y = g.op.ConvTranspose(g, ones, strides=steps, output_padding=behind, group=channels)
+    return y, found
 
 
 def one_hot(like: Tensor, kernel: Sequence[Size], flip: bool = False) -> Tensor:

@@ -89,6 +89,29 @@ def _pad(node: ir.Node) -> Found:
     yield node.outputs[0], [_sum(d, added[a]) for a, d in enumerate(dims)]
 
 
+@size("Resize")
+def _resize(node: ir.Node) -> Found:
+    """Keep the names of sizes that are not scaled, and name whole multiples of others."""
+    x, _, scales = (*node.inputs, None, None)[:3]
+    dims, known = None if x is None else dims_of(x), None if scales is None else constant_of(scales)
+    how = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    if dims is None or known is None or not known.size or how == "tf_crop_and_resize":
+        return
+    axes = node.attributes.get_ints("axes") or range(len(dims))
+    times = dict(zip((a % len(dims) for a in axes), known.tolist(), strict=True))
+    yield node.outputs[0], [_times(d, times.get(a, 1.0)) for a, d in enumerate(dims)]
+
+
+def _times(dim: Dim, scale: float) -> Dim:
+    """A size multiplied with a whole number; None where it is another one."""
+    return _product([int(scale), dim]) if scale.is_integer() and scale > 0 else None
+
+
+def is_multiple(dim: Dim) -> bool:
+    """Whether a size is by its name a multiple of a number above 1, so that it is not 1."""
+    return isinstance(dim, str) and dim.partition("*[")[0].isdigit()
+
+
 def _sum(dim: Dim, number: int) -> Dim:
     """A size with a number added; None where it is not known."""
     if isinstance(dim, int):
@@ -96,12 +119,14 @@ def _sum(dim: Dim, number: int) -> Dim:
     return f"[{dim}]{number:+d}" if dim and number else dim
 
 
+_KEEPERS = {"Pad": _pad, "Resize": _resize, "Slice": _slice}
+
+
 def keeps_names(node: ir.Node) -> bool:
     """Whether a node gives sizes of its operand, of which one is named."""
-    if node.domain or node.op_type not in ("Slice", "Pad"):
+    if node.domain or node.op_type not in _KEEPERS:
         return False
-    found = _slice(node) if node.op_type == "Slice" else _pad(node)
-    return any(isinstance(d, str) for _, dims in found for d in dims)
+    return any(isinstance(d, str) for _, dims in _KEEPERS[node.op_type](node) for d in dims)
 
 
 def multiplies_names(node: ir.Node) -> bool:

@@ -76,7 +76,7 @@ def _(op, g, X, Y, alpha, beta):
         return None
     if all(0 <= alpha * end + beta <= 1 for end in op.numbers.bounds.of(X.value)):
         return g * alpha
-    return op.mask(g * alpha, between_bounds(Y))
+    return op.mask(g, between_bounds(Y)) * alpha
 
 
 def between_bounds(Y: Tensor) -> Tensor:
@@ -84,10 +84,17 @@ def between_bounds(Y: Tensor) -> Tensor:
     return (Y > 0) & (Y < 1)
 
 
-@elementwise("HardSwish")  # 0 at -3, 1 at 3
-def _(op, X):
-    y = op.HardSigmoid(X, alpha=1 / 6, beta=0.5)
-    return y + op.mask(steps.line(y, 1, -0.5), (X > -3) & (X < 3))
+@rule("HardSwish", "X")  # 0 at -3, 1 at 3
+def _(op, node, g, X, Y):
+    """With the gate s = x / 6 + 1/2, cut off at 0 and 1, it is 0, then 2 s - 1/2, and 1 in the end.
+
+    The gate takes the operator's place, whose standard body is x s.
+    """
+    s = op.HardSigmoid(X, alpha=1 / 6, beta=0.5)
+    if op.holds(Y) and X.dtype in op.target.steep_masks:
+        op.replace(node, [X * s])
+    above = steps.line(steps.ones(X >= 3, like=X), -0.25, -0.25)
+    return op.scale(g, op.mask(above + s, X > -3)) * 2
 
 
 def _swish(op: Builder, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,7 @@ def conv_w(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
 @rule("ConvTranspose", "X")
 def _(op, g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape, group):
     axes = _transposed(g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape)
+    g, W = scaled(g, W, axis=1) if group == 1 else (g, W)
     g, axes = windows.padded(g, axes)
     return op.typed(op.Conv(g, W, group=group, **windows.attributes(axes)), X)
 
@@ -103,7 +104,7 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
     few = group == 1 and channels and channels[0] < least and 2 * channels[0] <= channels[1]
     sizes = [a.size for a in axes]
     if steps := _is_spread(g, W, axes, group):
-        g, axes = windows.spread(g, axes)
+        g, axes = windows.spread(g, axes, group)
     back = None if few or least == math.inf else windows.adjoint(g, axes)
     if back is None:
         return None

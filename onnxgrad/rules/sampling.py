@@ -52,9 +52,7 @@ def _(
         repeats = mode == "nearest" and (coordinate_transformation_mode, nearest_mode) in _REPEATS
         blocks = _blocks(g, X, axes, scales) if repeats and not joint else None
         if blocks:
-            # Every element fills a block: the sum over it.
-            mean = op.AveragePool(g, kernel_shape=blocks, strides=blocks)
-            result["X"] = op.typed(mean * math.prod(blocks), X)
+            result["X"] = op.typed(_summed(g, blocks), X)  # every element fills a block
         else:
             result["X"] = op.typed(resize.back(g), X)
     if "roi" in wanted and resize.crop is not None and mode != "nearest":
@@ -163,6 +161,14 @@ def _blocks(g: Tensor, X: Tensor, axes: list[int], scales: Tensor | None) -> lis
     if factors.get(0, 1) != 1 or factors.get(1, 1) != 1:
         return None
     return [factors.get(a, 1) for a in range(2, X.rank)]
+
+
+def _summed(g: Tensor, blocks: list[int]) -> Tensor:
+    """The sums over blocks of an image."""
+    op, channels, how = g.op, g.dim(1), {"kernel_shape": blocks, "strides": blocks}
+    if isinstance(channels, int) and g.dtype in op.target.product_sums:
+        return op.Conv(g, shapes.full(g, [channels, 1, *blocks], 1), group=channels, **how)
+    return op.AveragePool(g, **how) * math.prod(blocks)
 
 
 def _given(x: Tensor | None) -> Tensor | None:

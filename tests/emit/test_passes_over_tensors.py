@@ -115,3 +115,41 @@ def test_sums_found_at_run_time_are_over_stretched_axes(shape):
     )
     axes = tuple(a for a in (0, 1) if shape[a] == 1)
     np.testing.assert_allclose(found[0], z.sum(axis=axes, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "products"),
+    [
+        ("N, 12, 1", "N, 1, 8", 2),  # columns and rows
+        ("12, 1", "N, 1, 8", 0),  # of all examples, and of all elements of each
+        ("N, 2, 6, 1", "N, 1, 1, 8", 2),  # several axes that are one
+        ("N, 12, 1", "8", 2),
+        ("N, 12, 1", "N, 12, 8", 0),  # no matrix: each number has a row of its own
+    ],
+)
+def test_sums_of_products_are_products_of_matrices(a, b, products):
+    """Where one factor is the same along axes of the result: those of first and second order."""
+    model = net(f"net (float[{a}] a, float[{b}] b) => (y) {{ y = Mul(a, b) }}")
+    grad = og.gradient(model, ["a", "b"], ograd=True, forward=False)
+    assert count(grad)["MatMul"] == products
+    rng = np.random.default_rng(0)
+    sizes = [[int(d.replace("N", "3")) for d in dims.split(",")] for dims in (a, b)]
+    x = [rng.standard_normal(s).astype(np.float32) for s in sizes]
+    g = rng.standard_normal((x[0] * x[1]).shape, dtype=np.float32)
+
+    def summed(t: np.ndarray, like: np.ndarray) -> np.ndarray:
+        t = t.sum(axis=tuple(range(t.ndim - like.ndim)))
+        return t.sum(axis=tuple(k for k, n in enumerate(like.shape) if n == 1), keepdims=True)
+
+    feeds = {"a": x[0], "b": x[1], "y_ograd": g}
+    want = [summed(g * x[1], x[0]), summed(g * x[0], x[1])]
+    for got, its in zip(runner(grad)(feeds), want, strict=True):
+        np.testing.assert_allclose(got, its, rtol=1e-5, atol=1e-5)
+    twice = og.gradient(grad, "b", of="a_grad", ograd=True, forward=False)
+    seed = rng.standard_normal(x[0].shape, dtype=np.float32)
+    feeds = {"y_ograd": g, "a_grad_ograd": seed, "b": x[1]}
+    asked = {i.name: feeds[i.name] for i in twice.graph.input if i.name in feeds}
+    asked |= {"a": x[0]} if "a" in {i.name for i in twice.graph.input} else {}
+    np.testing.assert_allclose(
+        runner(twice)(asked)[0], summed(g * seed, x[1]), rtol=1e-5, atol=1e-5
+    )
