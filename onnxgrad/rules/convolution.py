@@ -36,8 +36,10 @@ def conv_b(g):
 def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
     g, W = scaled(g, W)
-    y = _correlate(g, W, axes, group) or windows.conv_transpose(g, W, axes, group)
-    return g.op.typed(y, X)
+    y = _correlate(g, W, axes, group)
+    if y is None and (at := _stepped(g, W, axes, group)) is not None:
+        y = _by_phases(g, W, axes, at)
+    return g.op.typed(y or windows.conv_transpose(g, W, axes, group), X)
 
 
 @rule("Conv", "W")
@@ -123,6 +125,45 @@ def _is_spread(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> bool:
     is_depthwise = windows.known(shapes.dims(W)[:2]) == [group, 1]
     is_blocked = g.dtype in target.steep_masks and group >= _BLOCK
     return is_depthwise and is_blocked and 1 < steps <= target.spread_steps
+
+
+def _stepped(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> int | None:
+    """The one axis, of the spatial ones, along which filters of few channels have a size and steps.
+
+    None where it is not so, or where the convolution by phases would compute too many channels, as
+    a runtime computes blocks of them.
+    """
+    channels, found = windows.known(shapes.dims(W)[:2]), [a.kernel != 1 for a in axes]
+    if g.dtype not in g.op.target.steep_masks or group > 1 or not channels or found.count(True) > 1:
+        return None
+    at = found.index(True) if True in found else 0
+    a, others = axes[at], [*axes[:at], *axes[at + 1 :]]
+    if any((b.stride, b.begin, b.end) != (1, 0, 0) for b in others) or a.dilation > 1:
+        return None
+    m, phases = channels[0], channels[1] * a.stride
+    few = 0 < m * -(-phases // _BLOCK) <= phases
+    return at if few and a.stride > 1 and isinstance(a.kernel, int) else None
+
+
+def _by_phases(g: Tensor, W: Tensor, axes: list[Axis], at: int) -> Tensor:
+    """The adjoint with steps along one axis, as a Conv whose channels are the phases of a step.
+
+    The place s q + r has from window q - t what the filter has at its element s t + r. So the
+    elements of each phase r are filters, which are flipped, and the phases are laid side by side.
+    """
+    op, a, k = g.op, axes[at], at + 2
+    (m, c), s, taps = shapes.dims(W)[:2], a.stride, -(-a.kernel // a.stride)
+    W = shapes.reshape(shapes.pad(W, {k: (0, taps * s - a.kernel)}), [m, c, taps, s])
+    W = op.Transpose(W, perm=[1, 3, 0, 2])
+    W = shapes.reshape(W, [c * s, m, *(taps if b is a else 1 for b in axes)])
+    before, behind = ([n if b is a else 0 for b in axes] for n in (taps - 1, taps))
+    y = op.Conv(g, shapes.reversed_along(W, k), pads=[*before, *behind])  # to beyond the last place
+    n, _, *places = shapes.dims(y)
+    order = [*range(3, 3 + len(places))]
+    order.insert(at + 1, 2)
+    y = op.Transpose(shapes.reshape(y, [n, c, s, *places]), perm=[0, 1, *order])
+    places[at] = places[at] * s
+    return shapes.part(shapes.reshape(y, [n, c, *places]), a.begin, a.begin + a.size, k)
 
 
 def _swapped(W: Tensor, group: int) -> Tensor:

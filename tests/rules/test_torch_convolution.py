@@ -93,3 +93,40 @@ def test_steps_of_a_depthwise_convolution(dims, kernel, strides, pads):
     assert [n.op_type for n in built.graph.node if "Conv" in n.op_type] == ["ConvTranspose", "Conv"]
     (got,) = runner(built)({"x": x, "w": w, "y_ograd": g})
     np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(2, 41), ("N", "L")])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "pads"),
+    [((1, 1), 16, 3, (4, 5)), ((3, 2), 8, 8, (0, 0)), ((1, 2), 3, 5, (1, 0))],
+)
+@pytest.mark.parametrize("images", [False, True])
+def test_steps_along_a_signal_of_few_channels(sizes, channels, kernel, stride, pads, images):
+    """The places between two steps are channels; the signal ends behind or within a window."""
+    rng, (n, length), (m, c) = np.random.default_rng(0), sizes, channels
+    one = [1] * images
+    w = rng.standard_normal((m, c, *one, kernel)).astype(np.float32)
+    dims = ", ".join(map(str, (n, c, *one, length)))
+    attributes = (
+        f"strides = {[*one, stride]}, pads = {[0] * images + [pads[0]] + [0] * images + [pads[1]]}"
+    )
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[{dims}] x) => (y) {{ s = Mul(x, x)  y = Conv<{attributes}>(s, w) }}""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    built = og.gradient(model, "x", ograd=True, forward=False)
+    assert "ConvTranspose" not in [n.op_type for n in built.graph.node]
+    twice = og.gradient(built, "x", of="x_grad", ograd=True, forward=False)
+    for size in (41, 42, 45):
+        x = rng.standard_normal((2, c, *one, size if length == "L" else 41), np.float32)
+        leaf = torch.tensor(x, requires_grad=True)
+        flat = F.pad((leaf * leaf).flatten(2), pads)
+        y = F.conv1d(flat, torch.tensor(w).flatten(2), stride=stride)
+        g = rng.standard_normal(y.shape, np.float32)
+        (want,) = torch.autograd.grad(y, leaf, torch.tensor(g), create_graph=True)
+        feeds = {"x": x, "y_ograd": g.reshape(*g.shape[:2], *one, -1)}
+        np.testing.assert_allclose(runner(built)(feeds)[0], want.detach(), rtol=1e-4, atol=1e-4)
+        (second,) = torch.autograd.grad(want, leaf, torch.tensor(x))
+        feeds["x_grad_ograd"] = x
+        got = runner(twice)({i.name: feeds[i.name] for i in twice.graph.input})[0]
+        np.testing.assert_allclose(got, second, rtol=1e-4, atol=1e-3)
