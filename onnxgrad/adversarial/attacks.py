@@ -17,6 +17,7 @@ from onnxgrad.emit.subgraphs import copy_graph, loop
 from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head, Input, Place, input_of
 from onnxgrad.heads.targets import logits
@@ -208,9 +209,7 @@ def _count(op: Builder, steps: int | str) -> Size:
     """
     if given := input_of(steps, "steps"):
         return op.Unsqueeze(given.added(op, [], np.int64), op.const([0]))
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ArgumentError(f"steps is a number from 1 on or 'input', not {steps!r}")
-    return steps
+    return counted("steps", steps, 1, " or 'input'")
 
 
 def _noise(job: Job, ball: Ball, start: bool | str, seed: int) -> Tensor:
@@ -219,8 +218,7 @@ def _noise(job: Job, ball: Ball, start: bool | str, seed: int) -> Tensor:
     Raises:
         ArgumentError: It is said in another way.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ArgumentError(f"seed is a whole number, not {seed!r}")
+    seed = counted("seed", seed)
     if start is True:
         return ball.drawn(seed)
     if start != "input":

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.data import embedded, reference
 from onnxgrad.graph.errors import (
     ArgumentError,
@@ -105,11 +105,7 @@ class OnnxRuntime:
         self._providers, self._weights = available(providers), Weights()
         self._options = dict(options or {})
         if threads is not None:
-            if not is_count(threads):
-                raise ArgumentError(
-                    f"threads is a whole number, 0 for onnxruntime's choice, not {threads!r}"
-                )
-            self._options.setdefault("intra_op_num_threads", int(threads))
+            self._options.setdefault("intra_op_num_threads", counted("threads", threads))
         ort = onnxruntime()
         configure(ort.SessionOptions(), self._options)  # complain at once
         self._run_options = configure(ort.RunOptions(), run_options) if run_options else None
