@@ -142,7 +142,6 @@ def pgd(
     """
     job = _job(net, x, of, loss, Options(**options))
     op, source = job.op, job.op.tensor(job.wrt[0])
-    job.trace(job.of, job.wrt)
     ball = Ball(source, norm, eps, clip_min, clip_max)
     count = _count(op, steps)
     start = ball.x
@@ -165,6 +164,7 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | Place, options: Option
 
     Raises:
         ArgumentError: `x` is no graph input, or there are several; both `of` and `loss` are given.
+        UnreachableError, NoRuleError: No gradient flows from the loss to `x`.
     """
     if loss is not None and of is not None:
         raise ArgumentError("of: the loss says itself what it is of; leave one of both out")
@@ -178,6 +178,7 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | Place, options: Option
         )
     if not job.wrt[0].is_graph_input():
         raise ArgumentError(f"x: {job.wrt[0].name!r} is no graph input, so it cannot be moved")
+    job.trace(job.of, job.wrt)
     return job
 
 
