@@ -6,7 +6,7 @@ import ctypes
 import importlib
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnxgrad.graph.errors import (
     ModelError,
     RuntimeMissingError,
 )
-from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.ports import Array, foreign
 from onnxgrad.runtimes.protocol import require_numbers
 from onnxgrad.runtimes.registry import runtime
 from onnxgrad.runtimes.settings import configure
@@ -147,6 +147,7 @@ class Session:
     ) -> None:
         self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
+        self._foreign = foreign([*model.graph.inputs, *model.graph.outputs])
         io.replace_tensors(model, embedded)  # the session knows no folder
         taken = _take_out(model, weights)
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
@@ -176,7 +177,8 @@ class Session:
         try:
             return list(self.inner.run(outputs, {**self.fed, **feeds}, self.run_options))
         except Exception as error:  # as above
-            raise _cannot_run(error) from error
+            asked = [*feeds, *(self.outputs if outputs is None else outputs)]
+            raise _cannot_run(error, filter(None, map(self._foreign.get, asked))) from error
 
     def exchange(self, feeds: Mapping[str, Any]) -> list[Any]:
         """As `run`, with tensors of other libraries, which DLPack hands over uncopied both ways.
@@ -348,7 +350,12 @@ def _give_back() -> None:
             trim(0)
 
 
-def _cannot_run(error: Exception) -> FeedError:
+def _cannot_run(error: Exception, dtypes: Iterable[str] = ()) -> FeedError:
+    if shown := ", ".join(dtypes):
+        return FeedError(
+            f"onnxruntime exchanges no arrays with numpy of the dtype of {shown}. "
+            "onnxgrad.to_double(model) makes a net in float64, which it runs."
+        )
     return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
 
 
