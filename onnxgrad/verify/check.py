@@ -182,6 +182,6 @@ def _prepare(net: ir.Model) -> None:
     """Functions inlined, constants where they can be moved, dtypes known; else the net as it is."""
     inline(net, lambda f: declared(f.domain, f.name))
     inline_holders(net)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True)(net)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(net)
     common.LiftSubgraphInitializersToMainGraphPass()(net)
     infer(net)

@@ -106,6 +106,18 @@ def test_a_missing_term_is_caught(wrong: Callable[[str, Any], None]) -> None:
     assert [row.verdict for row in report.rows] == ["wrong", "wrong"]
 
 
+def test_numbers_in_constant_nodes() -> None:
+    """They are moved, and calculated in double precision, as weights are, in a branch too."""
+    net = model("""g (float[N,3] x, bool c) => (float[N,3] y) {
+        k = Constant<value_float = 1.5>()  h = Mul(x, k)
+        y = If(c)<
+            then_branch = t () => (o) { two = Constant<value_float = 2.0>() o = Pow(h, two) },
+            else_branch = e () => (o2) { o2 = Identity(h) }> }""")
+    report = check(net, {"x": X, "c": True}, ["k", "two"])
+    assert report.rows[0].ok and report.rows[1].name == "two"
+    assert report.method.count("float64 on onnxruntime") == 2
+
+
 def test_inner_tensors_and_seeds() -> None:
     assert check(DENSE, X, ["h", "y", "x"], ograd=True)
     assert check(DENSE, X, "x", of="h", ograd={"h": np.ones((2, 2), np.float32)})
