@@ -36,9 +36,11 @@ _PREFERRED = ("CUDAExecutionProvider", _CPU)
 SHARE_BYTES = 1024
 
 # Above this size together, the sessions of gradients take the weights as inputs, in place. Then
-# they add nothing to the memory; constants are copied into every session and packed, see
-# docs/bounds.md.
+# they add nothing to the memory; constants are packed for every session, see docs/bounds.md.
 _COPY_LIMIT = 2**28
+
+# The weights that a session is given are read where they are; releases before 1.32 copy them.
+_IN_PLACE = "session.use_external_initializer_file_buffers_directly"
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
@@ -151,12 +153,15 @@ class Session:
     ) -> None:
         self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
+        in_files = bool(io.data_files(model))
         io.replace_tensors(model, embedded)  # the session knows no folder
-        taken = _take_out(model, weights)
-        # SessionOptions.add_initializer cannot share them: it would replace tensors that
-        # onnxruntime's optimizer has made of a weight under the same name.
+        taken, writable = _take_out(model, weights)
         on_cpu = all(_name(provider) == _CPU for provider in providers)
         self.fed = _feed_weights(model, taken) if lean and on_cpu else {}
+        if on_cpu and not (writable or in_files):  # else a copy, which nobody changes
+            options.add_session_config_entry(_IN_PLACE, "1")
+        # SessionOptions.add_initializer cannot share them: it would replace tensors that
+        # onnxruntime's optimizer has made of a weight under the same name.
         if taken:
             options.add_external_initializers(list(taken), list(taken.values()))
         self.device = device_of(providers)
@@ -404,9 +409,13 @@ def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
-    """Replace the large initializers by references to nowhere, and return their values."""
-    taken = {}
+def _take_out(model: ir.Model, weights: Weights) -> tuple[dict[str, Any], bool]:
+    """Replace the large initializers by references to nowhere.
+
+    Returns:
+        Their values by name, and whether others could write some of them.
+    """
+    taken, writable = {}, False
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < SHARE_BYTES or value.is_graph_input():
@@ -417,9 +426,10 @@ def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
         if not array.dtype.isnative or array.dtype.kind not in "fiu":
             continue  # not a type that an OrtValue can be made of from numpy
         taken[name] = weights.value(array)
+        writable |= array.flags.writeable
         value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
         value.const_value = reference(tensor, "", "weights", 0, array.nbytes)
-    return taken
+    return taken, writable
 
 
 def _feed_weights(model: ir.Model, taken: dict[str, Any]) -> dict[str, Any]:

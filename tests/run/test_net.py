@@ -358,10 +358,10 @@ def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch, limit: int)
     given: list[dict[str, int]] = []
     take_out = runtime._take_out
 
-    def recording(model: ir.Model, weights: runtime.Weights) -> dict[str, Any]:
-        taken = take_out(model, weights)
+    def recording(model: ir.Model, weights: runtime.Weights) -> tuple[dict[str, Any], bool]:
+        taken, writable = take_out(model, weights)
         given.append({name: value.data_ptr() for name, value in taken.items()})
-        return taken
+        return taken, writable
 
     monkeypatch.setattr(runtime, "_take_out", recording)
     net = Net(model(nodes, {"x": [size]}, {"y": [size]}, {"w": weight}))
