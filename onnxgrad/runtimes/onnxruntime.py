@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.counts import is_count
-from onnxgrad.graph.data import embedded, reference
+from onnxgrad.graph.data import embedded
 from onnxgrad.graph.errors import (
     ArgumentError,
     FeedError,
@@ -25,6 +24,7 @@ from onnxgrad.runtimes.ports import Array
 from onnxgrad.runtimes.protocol import require_numbers
 from onnxgrad.runtimes.registry import runtime
 from onnxgrad.runtimes.settings import configure
+from onnxgrad.runtimes.weights import Weights, feed_weights, take_out
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 
@@ -32,17 +32,8 @@ _CPU = "CPUExecutionProvider"
 
 _PREFERRED = ("CUDAExecutionProvider", _CPU)
 
-# Smaller weights stay in the model's message: shape inference reads some of them.
-SHARE_BYTES = 1024
-
-# Above this size together, the sessions of gradients take the weights as inputs, in place. Then
-# they add nothing to the memory; constants are packed for every session, see docs/bounds.md.
-_COPY_LIMIT = 2**28
-
 # The weights that a session is given are read where they are; releases before 1.32 copy them.
 _IN_PLACE = "session.use_external_initializer_file_buffers_directly"
-
-_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 def onnxruntime() -> Any:
@@ -58,25 +49,6 @@ def onnxruntime() -> Any:
             "Running a net needs onnxruntime. Install one of onnxgrad[cpu], onnxgrad[gpu] and "
             f"onnxgrad[training] (they share one import name: one per environment). ({error})"
         ) from error
-
-
-class Weights:
-    """One `OrtValue` per weight, over the array's own memory, for as long as a session uses it."""
-
-    def __init__(self) -> None:
-        self._values: weakref.WeakValueDictionary[tuple[Any, ...], Any]
-        self._values = weakref.WeakValueDictionary()
-
-    def value(self, array: Array) -> Any:
-        """The `OrtValue` of a C-contiguous array: the same one for the same memory.
-
-        An `OrtValue` keeps its array alive.
-        """
-        key = (array.__array_interface__["data"][0], array.dtype.str, array.shape)
-        value = self._values.get(key)
-        if value is None:
-            value = self._values[key] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
-        return value
 
 
 @runtime("onnxruntime")
@@ -104,7 +76,8 @@ class OnnxRuntime:
         options: Mapping[str, Any] | None = None,
         run_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._providers, self._weights = available(providers), Weights()
+        self._providers = available(providers)
+        self._weights = Weights(onnxruntime().OrtValue.ortvalue_from_numpy)
         self._options = dict(options or {})
         if threads is not None:
             if not is_count(threads):
@@ -153,12 +126,11 @@ class Session:
     ) -> None:
         self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
-        in_files = bool(io.data_files(model))
         io.replace_tensors(model, embedded)  # the session knows no folder
-        taken, writable = _take_out(model, weights)
+        taken, fixed = take_out(model, weights)
         on_cpu = all(_name(provider) == _CPU for provider in providers)
-        self.fed = _feed_weights(model, taken) if lean and on_cpu else {}
-        if on_cpu and not (writable or in_files):  # else a copy, which nobody changes
+        self.fed = feed_weights(model, taken) if lean and on_cpu else {}
+        if on_cpu and fixed:  # else a copy, which nobody changes
             options.add_session_config_entry(_IN_PLACE, "1")
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
         # onnxruntime's optimizer has made of a weight under the same name.
@@ -407,44 +379,3 @@ def device_of(providers: Sequence[Provider]) -> str:
 
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
-
-
-def _take_out(model: ir.Model, weights: Weights) -> tuple[dict[str, Any], bool]:
-    """Replace the large initializers by references to nowhere.
-
-    Returns:
-        Their values by name, and whether others could write some of them.
-    """
-    taken, writable = {}, False
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < SHARE_BYTES or value.is_graph_input():
-            continue
-        if not value.uses():
-            continue  # onnxruntime drops it before it looks for its value
-        array = np.require(tensor.numpy(), requirements=["C", "A"])
-        if not array.dtype.isnative or array.dtype.kind not in "fiu":
-            continue  # not a type that an OrtValue can be made of from numpy
-        taken[name] = weights.value(array)
-        writable |= array.flags.writeable
-        value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-        value.const_value = reference(tensor, "", "weights", 0, array.nbytes)
-    return taken, writable
-
-
-def _feed_weights(model: ir.Model, taken: dict[str, Any]) -> dict[str, Any]:
-    """Make inputs of the floating-point weights, in place, if they are large together.
-
-    Returns:
-        By name, the values to feed, which are removed from `taken`.
-    """
-    tensors = (model.graph.initializers[name].const_value for name in taken)
-    if sum(tensor.nbytes for tensor in tensors if tensor is not None) <= _COPY_LIMIT:
-        return {}
-    fed = {}
-    for name in [n for n, value in taken.items() if value.data_type() in _FLOATS]:
-        value = model.graph.initializers.pop(name)
-        value.const_value = None
-        model.graph.inputs.append(value)
-        fed[name] = taken.pop(name)
-    return fed
