@@ -331,7 +331,7 @@ def _cannot_run(error: Exception, dtypes: Iterable[str] = ()) -> FeedError:
     if shown := ", ".join(dtypes):
         return FeedError(
             f"onnxruntime exchanges no arrays with numpy of the dtype of {shown}. "
-            "onnxgrad.to_double(model) makes a net in float64, which it runs."
+            "onnxgrad.to_double(model) makes a net of float64, of which it takes arrays."
         )
     return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
 
