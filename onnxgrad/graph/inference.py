@@ -16,7 +16,7 @@ from onnxgrad.graph import ranks, sizes, types, window_sizes  # noqa: F401 - the
 from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.corrections import complete_ranks, complete_sizes, is_misjudged
 from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import dims_of, is_sequence, type_proto
+from onnxgrad.graph.facts import dims_of, is_sequence, type_proto, without_invented
 from onnxgrad.graph.schemas import onnx_schema
 
 # The type and the shape of each output, None where inference does not tell them.
@@ -167,7 +167,8 @@ def _shown(value: ir.Value | None) -> str:
         return "none"
     dtype, dims = value.dtype.name if value.dtype else "?", dims_of(value)
     kind = f"sequence of {dtype}" if is_sequence(value) else dtype
-    shape = "" if dims is None else f" [{', '.join('?' if d is None else str(d) for d in dims)}]"
+    named = ["?" if d is None else str(d) for d in without_invented(dims or ())]
+    shape = "" if dims is None else f" [{', '.join(named)}]"
     held = _sizes_in(value)
     content = f" = {held.numpy().tolist()}" if held is not None and held.size <= 8 else ""
     return f"{value.name!r} {kind}{shape}{content}"
