@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.chosen import added
 from onnxgrad.emit.factors import factored
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
@@ -234,6 +235,10 @@ def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[i
 
 def total(op: Builder, gs: Sequence[Tensor]) -> Tensor:
     """The sum of cotangents of one value. Sequences are summed element by element."""
+    if len(gs) == 1:
+        return gs[0]
+    if (found := added(gs, functools.partial(total, op))) is not None:
+        return found
     if not is_sequence(gs[0].value):
         return factored(op, gs) or op.sum(side_by_side(op, gs))
     return functools.reduce(lambda a, b: each(op, lambda _, x, y: [x + y], [a, b])[0], gs)

@@ -124,16 +124,18 @@ def _(op, g, X):
 # clipped to it; where min > max, which clips all to max, that is all for max and none for min.
 # A Clip from 0 to 6 is what a relu6 was: it passes at neither, and the mask needs the output alone,
 # so that the runtime can still fuse the Clip with the Conv in front of it.
-@rule("Clip", "input", broadcast=True)
-def _(op, g, input, output, min, max):
+def _clip_passes(op, input, output, min, max):
     if min is None:
-        return g if max is None else op.mask(g, input <= max)
+        return 1 if max is None else input <= max
     if max is not None and _is(min.const, 0) and _is(max.const, 6):
-        return op.mask(g, op.Cast(output, to=ir.DataType.BOOL) & (output < max))
+        return op.Cast(output, to=ir.DataType.BOOL) & (output < max)
     if max is not None and _ordered(min.const, max.const):
-        return op.mask(g, input.equals(output))  # one comparison in place of two
+        return input.equals(output)  # one comparison in place of two
     above = input >= min
-    return op.mask(g, above if max is None else above & (input <= max))
+    return above if max is None else above & (input <= max)
+
+
+elementwise("Clip", _clip_passes)
 
 
 def _is(bound: np.ndarray | None, number: float) -> bool:
