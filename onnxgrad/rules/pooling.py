@@ -336,7 +336,10 @@ def _rest(axes: list[Axis], g: Tensor, ceil_mode: int) -> list[Size] | None:
         return None
     if any(a.stride != a.kernel or a.dilation != 1 for a in axes):
         return None
-    rest = [a.size - a.stride * n for a, n in zip(axes, shapes.dims(g)[2:], strict=True)]
+    rest = [
+        0 if a.stride == 1 else a.size - a.stride * n
+        for a, n in zip(axes, shapes.dims(g)[2:], strict=True)
+    ]
     return None if ceil_mode and windows.known(rest) != [0] * len(rest) else rest
 
 
