@@ -23,8 +23,8 @@ import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.emit.steps import is_above
-from onnxgrad.graph.constants import constant_of
-from onnxgrad.graph.facts import FLOATS, HALVES, dims_of
+from onnxgrad.graph.constants import constant_of, draws
+from onnxgrad.graph.facts import FLOATS, HALVES, dims_of, subgraphs
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
@@ -77,17 +77,46 @@ def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
 
 
 def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
-    """What a product or convolution of `g` and `W` has for operands.
+    """What a convolution of `g` with constant filters W has for operands.
 
-    A number that `g` is multiplied with is one for a constant `W`, which a runtime multiplies when
-    it loads the file.
+    What `g` is multiplied with, a number or one for each channel, the filters are multiplied with,
+    which a runtime does when it loads the file.
     """
-    op = g.op
-    if op.parent is None and g.dtype in _ROOMY and W.value.is_initializer():
-        for x, other in _factors(op, g.value):
-            if not W.value.is_graph_input() and (k := _number(other)) is not None:
-                return op.tensor(x), W * k
+    op, filters = g.op, W.value
+    if op.parent is not None or g.dtype not in _ROOMY or not _is_constant(filters):
+        return g, W
+    while (found := _factor_of_filters(g, W)) is not None:
+        x, factor = found
+        g, W = op.tensor(x), W * factor
     return g, W
+
+
+def _factor_of_filters(g: Tensor, W: Tensor) -> tuple[ir.Value, float | Tensor] | None:
+    """A product's factor that the filters can have in its place, and the other factor."""
+    for x, other in _factors(g.op, g.value):
+        if (k := _number(other)) is not None:
+            return x, k
+        dims, channels = dims_of(other), W.dim(0)
+        rest = [1] * (len(W.shape or ()) - 2)
+        if dims in ((channels, *rest), (1, channels, *rest)) and _is_constant(other):
+            return x, g.op.Reshape(g.op.tensor(other), g.op.const([channels, 1, *rest]))
+    return None
+
+
+def _is_constant(value: ir.Value) -> bool:
+    """Whether a value is computed from initializers alone, in a few nodes."""
+    stack, seen = [value], 0
+    while stack:
+        v = stack.pop()
+        if v.is_graph_input():
+            return False
+        if v.is_initializer():
+            continue
+        node, seen = v.producer(), seen + 1
+        if node is None or seen > _MOST or draws(node) or any(subgraphs(node)):
+            return False
+        stack += [u for u in node.inputs if u is not None]
+    return True
 
 
 def _expanded(op: Builder, roots: Sequence[ir.Value]) -> set[ir.Node | None]:

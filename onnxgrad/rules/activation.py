@@ -84,10 +84,16 @@ def between_bounds(Y: Tensor) -> Tensor:
     return (Y > 0) & (Y < 1)
 
 
-@elementwise("HardSwish")  # 0 at -3, 1 at 3
-def _(op, X):
+@rule("HardSwish", "X")  # 0 at -3, 1 at 3
+def _(op, node, g, X, Y):
+    """Where steps are one pass, 2 y - 1 plus halves for the bounds above X; y X is Y then, too."""
     y = op.HardSigmoid(X, alpha=1 / 6, beta=0.5)
-    return y + op.mask(steps.line(y, 1, -0.5), (X > -3) & (X < 3))
+    if X.dtype not in op.target.steep_masks:
+        return g * (y + op.mask(y - 0.5, (X > -3) & (X < 3)))
+    if op.holds(Y):
+        op.replace(node, [X * y])
+    above = op.sum([steps.ones(X <= -3, like=X), steps.ones(X < 3, like=X)])
+    return g * (y + steps.line(above, 0.25, -0.5)) * 2
 
 
 def _swish(op: Builder, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
