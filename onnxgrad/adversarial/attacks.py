@@ -17,6 +17,7 @@ from onnxgrad.emit.subgraphs import copy_graph, loop
 from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head, Input, Place, input_of
 from onnxgrad.heads.targets import logits
@@ -141,7 +142,6 @@ def pgd(
     """
     job = _job(net, x, of, loss, Options(**options))
     op, source = job.op, job.op.tensor(job.wrt[0])
-    job.trace(job.of, job.wrt)
     ball = Ball(source, norm, eps, clip_min, clip_max)
     count = _count(op, steps)
     start = ball.x
@@ -164,6 +164,7 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | Place, options: Option
 
     Raises:
         ArgumentError: `x` is no graph input, or there are several; both `of` and `loss` are given.
+        UnreachableError, NoRuleError: No gradient flows from the loss to `x`.
     """
     if loss is not None and of is not None:
         raise ArgumentError("of: the loss says itself what it is of; leave one of both out")
@@ -177,6 +178,7 @@ def _job(net: ir.Model, x: Place, of: Place, loss: Head | Place, options: Option
         )
     if not job.wrt[0].is_graph_input():
         raise ArgumentError(f"x: {job.wrt[0].name!r} is no graph input, so it cannot be moved")
+    job.trace(job.of, job.wrt)
     return job
 
 
@@ -208,9 +210,7 @@ def _count(op: Builder, steps: int | str) -> Size:
     """
     if given := input_of(steps, "steps"):
         return op.Unsqueeze(given.added(op, [], np.int64), op.const([0]))
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ArgumentError(f"steps is a number from 1 on or 'input', not {steps!r}")
-    return steps
+    return counted("steps", steps, 1, " or 'input'")
 
 
 def _noise(job: Job, ball: Ball, start: bool | str, seed: int) -> Tensor:
@@ -219,8 +219,7 @@ def _noise(job: Job, ball: Ball, start: bool | str, seed: int) -> Tensor:
     Raises:
         ArgumentError: It is said in another way.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ArgumentError(f"seed is a whole number, not {seed!r}")
+    seed = counted("seed", seed)
     if start is True:
         return ball.drawn(seed)
     if start != "input":

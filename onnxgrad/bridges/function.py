@@ -36,8 +36,6 @@ from onnxgrad.transforms.options import Options, TensorSpecs, Wrt
 
 # Indices of inputs or outputs; None for all floating-point ones.
 Some: TypeAlias = Sequence[int] | None
-# What a message advises that is no option of a framework.
-_ZEROS = ", or pass unreachable='zeros'"
 
 
 class Function(Program):
@@ -269,7 +267,8 @@ class Function(Program):
             return make(self.model, asked)
         except UnreachableError as error:
             if not apart and self._is_blocked(asked):
-                raise UnreachableError(str(error).replace(_ZEROS, "")) from None
+                error.keep(self._options)
+                raise
         return make(self.model, {**asked, "unreachable": "zeros"})
 
     def _is_blocked(self, asked: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxgrad.cli.files import name_and_file, whole
 from onnxgrad.cli.printing import quietly, say
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError, FeedError, OnnxGradError, SaveError
 from onnxgrad.run.progress import progress_bar
 
@@ -69,9 +70,9 @@ def items_of(texts: Sequence[str], rows: int | None, read: Read) -> list[Item] |
     files = [_files(text) for text in texts]
     counts = {len(some) for some in files if some is not None}
     if rows is not None:
-        if counts or rows < 1:
-            raise ArgumentError("--rows is a number from 1 on, of one file for each input")
-        return _parts(list(texts), rows, read)
+        if counts:
+            raise ArgumentError("--rows: give one file for each input, no folder and no pattern")
+        return _parts(list(texts), counted("--rows", rows, 1), read)
     if not counts:
         return None
     if len(counts) > 1:

@@ -72,6 +72,10 @@ class Builder:
             raise AttributeError(op_type)
 
         def emit(*inputs: Tensor | None, outputs: int | None = None, **attributes: Any) -> Any:
+            for t in inputs:
+                if t is not None and not isinstance(t, Tensor):
+                    kind = type(t).__name__
+                    raise RuleError(f"{op_type} takes tensors, as op.const makes them, no {kind}")
             values = self.node(op_type, inputs, outputs or 1, attributes)
             return values[0] if outputs is None else values
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.constants import dims_in
+from onnxgrad.graph.constants import constant_of, dims_in
 from onnxgrad.graph.facts import Dim
 
 Size = int | Tensor
@@ -32,12 +32,23 @@ def dim(x: Tensor, axis: int) -> Size:
     size = None if known is None else known[axis]
     if isinstance(size, int):
         return size
+    if known is None and _is_new(x.value, axis):
+        return 1
     source, at = x.op.declared.get(size or "", (x.value, axis))
     if source.graph is not x.value.graph:
         source, at = x.value, axis
     found = x.op.Shape(x.op.tensor(source), start=at, end=at + 1 if at != -1 else None)
     found.value.shape = ir.Shape([1])  # inference does not see it where the rank is not known
     return found
+
+
+def _is_new(value: ir.Value, axis: int) -> bool:
+    """Whether an Unsqueeze has put an axis, counted from the front, into a value of any rank."""
+    node = value.producer()
+    if node is None or node.op_type != "Unsqueeze" or node.inputs[1] is None:
+        return False
+    axes = constant_of(node.inputs[1])
+    return axes is not None and axis in axes
 
 
 def dims(x: Tensor) -> list[Size]:
@@ -133,11 +144,15 @@ def inverse(size: Size, like: Tensor) -> float | Tensor:
     """1 / size as a number in the dtype of `like`: a float, or a tensor of shape []."""
     if isinstance(size, int):
         return 1 / size if size else 0.0
+    return _inverse(size.op.Squeeze(size, size.op.const([0])) if size.rank else size, like)
+
+
+def _inverse(size: Tensor, like: Tensor) -> Tensor:
+    """1 / size in the shape of the size."""
     op = like.op
-    scalar = op.Squeeze(size, op.const([0])) if size.rank else size
     # float16 ends at 65504; sizes may be larger.
     promoted = like.dtype if like.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
-    return op.cast(op.bounded(1 / op.Cast(scalar, to=promoted)), like.dtype)
+    return op.cast(op.bounded(1 / op.Cast(size, to=promoted)), like.dtype)
 
 
 def divided(g: Tensor, size: Size) -> Tensor:
@@ -145,7 +160,8 @@ def divided(g: Tensor, size: Size) -> Tensor:
     if isinstance(size, int):
         return g / size if size else g
     promoted = g.op.promoted(g)
-    return g.op.cast(promoted * inverse(size, like=promoted), g.dtype)
+    factor = _inverse(size, promoted) if g.shape else inverse(size, promoted)
+    return g.op.cast(promoted * factor, g.dtype)
 
 
 def shared(g: Tensor, x: Tensor, best: Tensor, axes: Axes) -> Tensor:

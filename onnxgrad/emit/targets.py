@@ -38,6 +38,9 @@ class Target:
         spread_steps: The most steps, of all axes multiplied, with which the cotangent of the input
             of a depthwise Conv is a Conv too, of what has zeros between its elements; with more,
             or where there is no blocked layout, it is a ConvTranspose.
+        long_steps: The least step with which the cotangent of the one channel of a 1-D Conv, as of
+            a spectrum, is a product of matrices whose rows are added where windows overlap; with
+            shorter steps, or where the filter is no multiple of them, it is a ConvTranspose.
         one_hot_taps: The largest filter, in elements, whose cotangent is a product with the columns
             that a Conv with one-hot filters picks; that of a larger filter is a Conv.
         sliced_taps: The largest window, in elements, that Slices take apart, one for each element:
@@ -81,6 +84,7 @@ class Target:
     transposed_rows: bool = False
     flipped_filters: float = math.inf
     spread_steps: int = 1
+    long_steps: float = math.inf
     one_hot_taps: int = 32
     sliced_taps: int = 0
     summed_taps: tuple[int, int] | None = None
@@ -107,6 +111,7 @@ _TARGETS: dict[str, Target] = {
         transposed_rows=True,
         flipped_filters=9,
         spread_steps=4,
+        long_steps=64,
         summed_taps=(2**20, 2**21),
         searched_dtypes=frozenset({ir.DataType.FLOAT, *HALVES}),
         searched_window=4,

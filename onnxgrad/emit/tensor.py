@@ -46,10 +46,10 @@ class Tensor:
         """The number of axes.
 
         Raises:
-            RuleError: it is not known when the graph is built.
+            RankUnknown: It is not known when the graph is built.
         """
         if (shape := self.value.shape) is None:
-            raise Refusal(
+            raise RankUnknown(
                 f"the rank of {self.value.name!r} is not known when the graph is built. "
                 "Give an example: feeds in example=, with which the net runs once"
             )
@@ -168,3 +168,7 @@ def _is(x: Any, number: int) -> bool:
 
 class Refusal(NoRuleError):
     """The error of `Builder.refuse`. The engine turns it into one that names the node."""
+
+
+class RankUnknown(Refusal):
+    """A rule asks for the number of axes of a tensor, which only an example tells."""

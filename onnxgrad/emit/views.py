@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.graph.constants import SMALL
-from onnxgrad.graph.facts import Dim, dims_of
+from onnxgrad.graph.facts import dims_of
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
@@ -39,12 +39,12 @@ def _of_its_origin(op: Builder, call: Call) -> Call | tuple[Tensor, ...]:
     x = call.inputs[0]
     if x is None or x.shape is None:
         return call
-    origin = _origin(x.value)
+    origin, own, shown = _origin(x.value)
     operands = [None if t is None else t.value for t in call.inputs]
-    dims = _viewed(call.op_type, operands, call.attributes) if origin is not x.value else None
+    dims = None if origin is x.value else _viewed(call.op_type, shown, operands, call.attributes)
     if dims is None or None in dims:
         return call
-    if tuple(dims) == dims_of(origin):
+    if dims == own:
         return (op.tensor(origin),)
     open_ = [k for k, d in enumerate(dims) if not isinstance(d, int)]
     if len(open_) > 1 or (open_ and 0 in dims):
@@ -80,7 +80,7 @@ def side_by_side(op: Builder, gs: Sequence[Tensor]) -> list[Tensor]:
     """Terms of a sum; those that Pads have put side by side along an axis are joined to one."""
     found: dict[Any, list[tuple[int, int, ir.Value, Tensor]]] = {}
     for g in gs:
-        x, pads = _padded(op, g.value) or (None, np.zeros((2, 0), np.int64))
+        x, pads = padding_of(op, g.value) or (None, np.zeros((2, 0), np.int64))
         for axis in np.flatnonzero(pads.any(axis=0)).tolist():
             (begin, end), length = pads[:, axis].tolist(), (dims_of(x) or ())[axis]  # type: ignore[arg-type]
             if x is not None and isinstance(length, int):
@@ -91,14 +91,23 @@ def side_by_side(op: Builder, gs: Sequence[Tensor]) -> list[Tensor]:
         parts.sort(key=lambda part: part[0])
         begins, ends, xs, padded = zip(*parts, strict=True)
         if len(parts) > 1 and [*begins, size] == [0, *ends]:
-            whole = op.Concat(*map(op.tensor, xs), axis=axis)
-            whole = op.Pad(whole, op.const(pads_of_others), op.const(-0.0, like=whole))
+            whole = _joined(op, xs, axis, np.array(pads_of_others))
             rest = [g for g in gs if g not in padded]
             return side_by_side(op, [*rest, op.typed(whole, gs[0])])
     return list(gs)
 
 
-def _padded(op: Builder, value: ir.Value) -> tuple[ir.Value, np.ndarray] | None:
+def _joined(op: Builder, xs: Sequence[ir.Value], axis: int, pads: np.ndarray) -> Tensor:
+    """Values side by side with zeros around them, and around each of them if they are the same."""
+    inner = [found for x in xs if (found := padding_of(op, x)) is not None]
+    its = inner[0][1] if len(inner) == len(xs) else None
+    if its is not None and not its[:, axis].any() and all((p == its).all() for _, p in inner):
+        xs, pads = [x for x, _ in inner], pads + its.ravel()
+    whole = op.Concat(*map(op.tensor, xs), axis=axis)
+    return op.Pad(whole, op.const(pads), op.const(-0.0, like=whole))
+
+
+def padding_of(op: Builder, value: ir.Value) -> tuple[ir.Value, np.ndarray] | None:
     """What a Pad of this pass puts zeros around, and how many before and after each axis."""
     node = value.producer()
     if node is None or node.op_type != "Pad" or value not in op.emitted or len(node.inputs) > 3:
@@ -111,18 +120,31 @@ def _padded(op: Builder, value: ir.Value) -> tuple[ir.Value, np.ndarray] | None:
     return None if (known < 0).any() else (x, known.reshape(2, -1))
 
 
-def _origin(value: ir.Value) -> ir.Value:
-    """What a tensor shows in another shape."""
+def _origin(value: ir.Value) -> tuple[ir.Value, list[Any], list[Any]]:
+    """What a tensor of known rank shows in another shape, the dimensions there, and those it shows.
+
+    An object of its own stands for each size that has no name, so that it is known again.
+    """
+    chain: list[ir.Node] = []
     for _ in range(_MOST):
         node = value.producer()
         if node is None or node.op_type not in _VIEWS or node.domain:
             break
         before = node.inputs[0]
-        shapes = [v for v in node.inputs[1:] if v is not None and _written(v) is None]
-        if before is None or shapes or dims_of(before) is None:
-            return value
+        computed = [v for v in node.inputs[1:] if v is not None and _written(v) is None]
+        if before is None or computed or dims_of(before) is None:
+            break
         value = before
-    return value
+        chain.append(node)
+    own = [object() if d is None else d for d in dims_of(value) or ()]
+    dims: list[Any] = own
+    for node in reversed(chain):
+        attributes = {name: a.value for name, a in node.attributes.items()}
+        viewed = _viewed(node.op_type, dims, node.inputs, attributes)
+        dims = list(dims_of(node.outputs[0]) or ())
+        if viewed is not None:
+            dims = [k if d is None else d for d, k in zip(viewed, dims, strict=True)]
+    return value, own, dims
 
 
 def _written(value: ir.Value) -> np.ndarray | None:
@@ -132,13 +154,15 @@ def _written(value: ir.Value) -> np.ndarray | None:
 
 
 def _viewed(
-    op_type: str, operands: Sequence[ir.Value | None], attributes: dict[str, Any]
-) -> list[Dim] | None:
-    """The shape that an operator gives to its first operand; None where one is not known."""
-    x, given = operands[0], operands[1] if len(operands) > 1 else None
-    dims = None if x is None else dims_of(x)
+    op_type: str,
+    dims: list[Any],
+    operands: Sequence[ir.Value | None],
+    attributes: dict[str, Any],
+) -> list[Any] | None:
+    """The dimensions that a view of a tensor with others has; None where one is not known."""
+    given = operands[1] if len(operands) > 1 else None
     sizes = None if given is None else _written(given)
-    if dims is None or None in dims or (op_type != "Flatten" and sizes is None):
+    if None in dims or (op_type != "Flatten" and sizes is None):
         return None
     if op_type == "Flatten":
         axis = attributes.get("axis", 1)
@@ -156,7 +180,7 @@ def _viewed(
     return _reshaped(dims, numbers, bool(attributes.get("allowzero")))
 
 
-def _product(dims: Sequence[Dim], over: Sequence[Dim] = ()) -> Dim:
+def _product(dims: Sequence[Any], over: Sequence[Any] = ()) -> Any:
     """The product of some sizes, divided by that of others; None where it has no name."""
     names = [d for d in dims if not isinstance(d, int)]
     for d in over:
@@ -172,9 +196,9 @@ def _product(dims: Sequence[Dim], over: Sequence[Dim] = ()) -> Dim:
     return names[0] if len(names) == 1 and count == divisor else None
 
 
-def _reshaped(dims: tuple[Dim, ...], sizes: list[int], allowzero: bool) -> list[Dim]:
+def _reshaped(dims: list[Any], sizes: list[int], allowzero: bool) -> list[Any]:
     """The shape that a Reshape to `sizes` gives."""
-    found: list[Dim] = [
+    found = [
         dims[k] if n == 0 and not allowzero and k < len(dims) else n for k, n in enumerate(sizes)
     ]
     if -1 in sizes:

@@ -250,20 +250,29 @@ def conv_transpose(g: Tensor, filters: Tensor, axes: list[Axis], group: int = 1)
 
     Where the sizes are known, attributes say how much to cut off or to fill up with zeros at the
     end: by how much the last window overhangs the input, or falls short of it. Where they are not,
-    the result is larger than needed, and cut by a Slice.
+    it may overhang by less than the padding and fall short by less than a stride: the result is as
+    large as that asks for, and cut by a Slice.
     """
     sizes = {k: v for k, v in attributes(axes).items() if k != "pads"}
     over = known(_overhang(a, o) for a, o in zip(axes, shapes.dims(g)[2:], strict=True))
     begins = known(a.begin for a in axes)
-    if over is not None and begins is not None:
-        pads = begins + [max(o, 0) for o in over]
-        short = [max(-o, 0) for o in over]
-        return g.op.ConvTranspose(g, filters, pads=pads, output_padding=short, group=group, **sizes)
-    short = [a.stride - 1 for a in axes]
-    y = g.op.ConvTranspose(g, filters, output_padding=short, group=group, **sizes)
-    begin = shapes.vector(g, [a.begin for a in axes])
-    end = shapes.vector(g, [a.begin + a.size for a in axes])
-    return g.op.Slice(y, begin, end, g.op.const(list(range(2, g.rank))))
+    ends = known(a.end for a in axes)
+    least = over or (ends and [e - a.stride + 1 for e, a in zip(ends, axes, strict=True)])
+    if begins is None or least is None:
+        short = [a.stride - 1 for a in axes]
+        y = g.op.ConvTranspose(g, filters, output_padding=short, group=group, **sizes)
+        return _cut(y, [a.begin for a in axes], axes)
+    pads = begins + [max(o, 0) for o in least]
+    short = [max(-o, 0) for o in least]
+    y = g.op.ConvTranspose(g, filters, pads=pads, output_padding=short, group=group, **sizes)
+    return y if over is not None else _cut(y, [0] * len(axes), axes)
+
+
+def _cut(y: Tensor, begins: list[Size], axes: list[Axis]) -> Tensor:
+    """The part of a tensor that is of the size of what windows slide over."""
+    begin = shapes.vector(y, begins)
+    end = shapes.vector(y, [b + a.size for b, a in zip(begins, axes, strict=True)])
+    return y.op.Slice(y, begin, end, y.op.const(list(range(2, y.rank))))
 
 
 def _overhang(axis: Axis, outputs: Size) -> Size | None:

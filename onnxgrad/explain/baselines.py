@@ -13,6 +13,7 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import copy_dependent
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.stopped import is_gate
+from onnxgrad.explain.rescale import centred
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
 from onnxgrad.graph.facts import Dim, dims_of, is_float
 from onnxgrad.transforms.examples import new_dim
@@ -165,12 +166,29 @@ class Reference:
         self.op = op
         self._stands = dict(baselines)
         nodes = [node for node in job.net.graph if self._differs(job, node)]
-        self.copies = copy_dependent(op, nodes, self._stands, "reference")
+        self.copies: dict[ir.Node, ir.Node] = {}
+        for node in nodes:
+            self.copies |= copy_dependent(op, [node], self._stands, "reference")
+            if node.op_type == "MeanVarianceNormalization" and node in self.copies:
+                self._stands[node.outputs[0]] = self._standardised(node)
 
     @staticmethod
     def _differs(job: Job, node: ir.Node) -> bool:
         chosen = node in job.head_nodes and not any(map(is_float, node.outputs))
         return not (chosen or is_gate(node) or (not node.domain and node.op_type in _SHAPES))
+
+    def _standardised(self, node: ir.Node) -> Tensor:
+        """What a MeanVarianceNormalization gives: 0 for equal elements, as a baseline often has.
+
+        onnxruntime gives NaN for these.
+        """
+        op, source = self.op, node.inputs[0]
+        assert source is not None
+        x, axes = op.promoted(self.at(source)), node.attributes["axes"].as_ints()
+        c = centred(x, axes)
+        v = shapes.reduce_mean(c * c, axes, keepdims=1)
+        y = c / op.Sqrt(op.Where(v.equals(0), op.const(1, like=v), v))
+        return op.cast(y, self.at(source).dtype)
 
     def at(self, value: ir.Value) -> Tensor:
         """A value as it is at the baselines."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxgrad.explain.layouts import image_layout, kind_of
 from onnxgrad.graph.arrays import require_file, unreadable
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError, FeedError, RuntimeMissingError
 from onnxgrad.run.net import Net
 from onnxgrad.runtimes.ports import Array, Port
@@ -282,9 +283,7 @@ def _side(axis: str, sizes: dict[str, Any], size: int | tuple[int, int] | None) 
     own = sizes[axis] if isinstance(sizes[axis], int) else None
     if size is None:
         return own
-    side = size if isinstance(size, int) else size["HW".index(axis)]
-    if side < 1:
-        raise ArgumentError(f"size is at least 1, not {side}")
+    side = counted("size", size["HW".index(axis)] if isinstance(size, tuple) else size, 1)
     if own not in (None, side):
         raise ArgumentError(f"size {side}: the net takes {own}")
     return side

@@ -15,7 +15,6 @@ from onnxgrad.emit.targets import TargetName
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import Rules
 from onnxgrad.engine.straight_through import StraightThrough
-from onnxgrad.graph.counts import is_count
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.heads.head import Head
 from onnxgrad.heads.scores import class_score
@@ -118,17 +117,6 @@ def explained(
     taken = inspect.signature(call.func).parameters
     given = {"wrt": list(wrt), **options} if wrt else options
     return call(net, **{name: value for name, value in given.items() if name in taken})
-
-
-def count_of(argument: str, given: Any) -> int:
-    """A number of things, from 1 on, as Python has it.
-
-    Raises:
-        ArgumentError: It is none.
-    """
-    if not is_count(given, 1):
-        raise ArgumentError(f"{argument} is a number from 1 on, not {given!r}")
-    return int(given)
 
 
 class Explanation:

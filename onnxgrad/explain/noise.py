@@ -19,12 +19,12 @@ from onnxgrad.explain.method import (
     Explanation,
     MovedExplanation,
     called,
-    count_of,
     explained,
     method,
 )
 from onnxgrad.explain.paths import gradients_of, rows_at_once
 from onnxgrad.explain.points import Elsewhere, weighted_sum
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import by_name
 from onnxgrad.transforms.metadata import ATTRIBUTIONS, table
@@ -93,8 +93,8 @@ def noise_tunnel(
     if nt_type not in get_args(NoiseType):
         raise ArgumentError(f"nt_type is one of {', '.join(get_args(NoiseType))}, not {nt_type!r}")
     at = MovedExplanation(net, wrt, **options)
-    count, at_once = count_of("nt_samples", nt_samples), nt_samples_batch_size
-    at_once = None if at_once is None else count_of("nt_samples_batch_size", at_once)
+    count, at_once = counted("nt_samples", nt_samples, 1), nt_samples_batch_size
+    at_once = None if at_once is None else counted("nt_samples_batch_size", at_once, 1)
     draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
     tunnel = _Tunnel(at, method, draw_baseline_from_distrib)
     there = tunnel.elsewhere(count, at_once, batched)
@@ -149,7 +149,7 @@ def gradient_shap(
         ['logits', 'input_attribution']
     """
     at = MovedExplanation(net, wrt, **options)
-    count = count_of("n_samples", n_samples)
+    count = counted("n_samples", n_samples, 1)
     draws, given = Draws(at, count, seed), _stdevs_of(at, stdevs)
     pool = distributions_of(at.op, at.job.wrt, baselines)
     explain = functools.partial(gradients_of, names=at.job.wrt_names)
@@ -280,11 +280,8 @@ class Draws:
     """
 
     def __init__(self, at: Explanation, count: int, seed: Seed) -> None:
-        if isinstance(seed, np.integer):
-            seed = int(seed)
-        number = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
-        if not number and not (seed is None or (isinstance(seed, str) and seed == "input")):
-            raise ArgumentError(f"seed is a number from 0 on, 'input' or None, not {seed!r}")
+        if seed is not None and not (isinstance(seed, str) and seed == "input"):
+            seed = counted("seed", seed, 0, ", 'input' or None")
         self._op, self._count, self._seed = at.op, count, seed
         self._drawn = 0
 

@@ -16,9 +16,10 @@ from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.flow import operands
 from onnxgrad.explain.baselines import Reference, baselines_of
-from onnxgrad.explain.method import Explaining, Explanation, MovedExplanation, count_of, method
+from onnxgrad.explain.method import Explaining, Explanation, MovedExplanation, method
 from onnxgrad.explain.points import Elsewhere, column, weighted_sum
 from onnxgrad.explain.quadrature import Rule, places
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.facts import by_name
 from onnxgrad.graph.names import resolve_all
 from onnxgrad.transforms.asked import float_inputs
@@ -204,7 +205,7 @@ class Path:
         batched: Inputs | None,
         ends: int = 0,
     ) -> None:
-        n_steps = count_of("n_steps", n_steps)
+        n_steps = counted("n_steps", n_steps, 1)
         self._at, self._count, self._batched = at, n_steps + ends, batched
         self._alphas, self._weights = places(rule, n_steps, ends)
         self._at_once = rows_at_once(internal_batch_size)
@@ -329,7 +330,7 @@ def rows_at_once(internal_batch_size: int | None) -> Callable[[Size], Size] | No
     """
     if internal_batch_size is None:
         return None
-    most = count_of("internal_batch_size", internal_batch_size)
+    most = counted("internal_batch_size", internal_batch_size, 1)
 
     def at_once(size: Size) -> Size:
         size = shapes.at_least(size, 1)

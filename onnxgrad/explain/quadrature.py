@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 
 Rule = Literal[
@@ -26,9 +27,7 @@ def places(method: Rule, n_steps: int, ends: int = 0) -> tuple[np.ndarray, np.nd
         ArgumentError: There is no such rule, or it has fewer steps.
     """
     least = 1 if method == "gausslegendre" else 2
-    if n_steps < least:
-        raise ArgumentError(f"n_steps is a number from {least} on, not {n_steps!r}")
-    n = n_steps + ends
+    n = counted("n_steps", n_steps, least) + ends
     weights = np.full(n, 1 / n)
     match method:
         case "gausslegendre":

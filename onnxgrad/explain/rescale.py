@@ -55,7 +55,9 @@ def rescale(copies: Mapping[ir.Node, ir.Node], eps: float) -> Rules:
     rules |= dict.fromkeys(_MAXIMA | _MINIMA, _extreme)
     rules |= dict.fromkeys(_QUADRATIC, _quadratic)
     rules |= dict.fromkeys(_DEFINED, _by_definition)
-    rules |= {"Div": _quotient, "LayerNormalization": _standardised, "Softmax": _softmax}
+    rules |= {"Div": _quotient, "Softmax": _softmax}
+    rules["LayerNormalization"] = _layer_normalization
+    rules["MeanVarianceNormalization"] = _mean_variance_normalization
 
     def bound(rule: _Rule) -> Rule:
         def apply(visit: Visit) -> dict[int, Tensor]:
@@ -218,24 +220,59 @@ def _by_definition(change: _Change) -> dict[int, Tensor]:
     return {k: found[v] for k, v in sources.items() if v in found}
 
 
-def _standardised(change: _Change) -> dict[int, Tensor]:
-    """The multipliers of c r for c = x less its mean, and r = 1 / √v of v = mean(c²) + epsilon.
-
-    A product, of which Δr / Δv = -(r r₀)² / (r + r₀) and Δv = mean((c + c₀) Δc).
-    """
-    op, attributes = change.op, change.visit.node.attributes
+def _layer_normalization(change: _Change) -> dict[int, Tensor]:
+    """With v = mean(c²) + epsilon."""
     if change.varying != [0] or any(g is not None for g in change.visit.gs[1:]):
         return change.visit.vjp()
-    x, reference = change.operand(0)
+    attributes, (x, reference) = change.visit.node.attributes, change.operand(0)
     axes = shapes.axes_from(x, attributes.get_int("axis", -1))
+    c, c0 = (t - _mean(t, axes) for t in (x, reference))
+    v, v0 = (_mean(t * t, axes) + attributes.get_float("epsilon", 1e-5) for t in (c, c0))
+    return _standardised(change, change.g() * change.operand(1)[0], (c, c0), (v, v0), axes)
 
-    def mean(t: Tensor) -> Tensor:
-        return shapes.reduce_mean(t, axes, keepdims=1)
 
-    c, c0 = x - mean(x), reference - mean(reference)
-    epsilon = attributes.get_float("epsilon", 1e-5)
-    r, r0 = (op.bounded(1 / op.Sqrt(mean(t * t) + epsilon)) for t in (c, c0))
-    g, both = change.g() * change.operand(1)[0], c + c0
-    slope = op.bounded((r * r0) * (r * r0) / (r + r0))
-    m = g * (r + r0) * 0.5 - both * (mean(g * both) * 0.5 * slope)
-    return {0: op.cast(m - mean(m), change.dtype(0))}
+def _mean_variance_normalization(change: _Change) -> dict[int, Tensor]:
+    """With v = mean(c²). Where it is 0, so is c; then any v gives c / √v, such as the other one."""
+    op, axes = change.op, change.visit.node.attributes["axes"].as_ints()
+    c, c0 = (centred(t, axes) for t in change.operand(0))
+    v, v0 = (_mean(t * t, axes) for t in (c, c0))
+    some, differ = op.Max(v, v0), ~(v.equals(0) | v0.equals(0))
+    some = op.Where(some.equals(0), op.const(1, like=v), some)
+    v, v0 = (op.Where(differ, t, some) for t in (v, v0))
+    return _standardised(change, change.g(), (c, c0), (v, v0), axes, differ)
+
+
+def centred(x: Tensor, axes: shapes.Axes) -> Tensor:
+    """`x` less its mean, exactly 0 where all elements are equal, whose mean may be rounded."""
+    op, vector = x.op, shapes.axes_vector(x, axes)
+    equal = op.ReduceMax(x, vector, keepdims=1).equals(op.ReduceMin(x, vector, keepdims=1))
+    return op.Where(equal, op.const(0, like=x), x - _mean(x, axes))
+
+
+def _mean(t: Tensor, axes: shapes.Axes) -> Tensor:
+    return shapes.reduce_mean(t, axes, keepdims=1)
+
+
+def _standardised(
+    change: _Change,
+    g: Tensor,
+    cs: tuple[Tensor, Tensor],
+    vs: tuple[Tensor, Tensor],
+    axes: shapes.Axes,
+    differ: Tensor | None = None,
+) -> dict[int, Tensor]:
+    """The multipliers of c r for c = x less its mean, and r = 1 / √v.
+
+    A product, of which Δr / Δv = -(r r₀)² / (r + r₀) and Δv = mean((c + c₀) Δc).
+
+    Args:
+        g: The multipliers of c r.
+        cs, vs: c and v at the input and at the reference.
+        differ: Where Δv is the difference of these v; None for everywhere. Elsewhere it is 0.
+    """
+    op, (c, c0) = change.op, cs
+    r, r0 = (op.bounded(1 / op.Sqrt(v)) for v in vs)
+    both, slope = c + c0, op.bounded((r * r0) * (r * r0) / (r + r0))
+    slope = slope if differ is None else op.mask(slope, differ)
+    m = g * (r + r0) * 0.5 - both * (_mean(g * both, axes) * 0.5 * slope)
+    return {0: op.cast(m - _mean(m, axes), change.dtype(0))}

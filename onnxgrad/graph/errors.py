@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 
 class OnnxGradError(Exception):
@@ -30,7 +30,24 @@ class UnknownNameError(ArgumentError):
 
 
 class UnreachableError(OnnxGradError):
-    """The chosen outputs do not depend on the tensor, or only through zero derivatives."""
+    """The chosen outputs do not depend on the tensor, or only through zero derivatives.
+
+    Args:
+        what: What is wrong, and where.
+        advice: What else the caller can do, each by the option that it takes.
+    """
+
+    def __init__(self, what: str, advice: Mapping[str, str]) -> None:
+        super().__init__(what, advice)
+
+    def __str__(self) -> str:
+        what, advice = self.args
+        return f"{what}. Choose other names{''.join(advice.values())}."
+
+    def keep(self, options: Collection[str]) -> None:
+        """Leave out the advice that a call with these options cannot follow."""
+        what, advice = self.args
+        self.args = what, {option: text for option, text in advice.items() if option in options}
 
 
 class NoRuleError(OnnxGradError):

@@ -67,9 +67,18 @@ def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
     return dims  # type: ignore[return-value]
 
 
+# How the names begin that onnx's shape inference makes up for sizes.
+_INVENTED = "unk__"
+
+
+def invented(value: ir.Value, axis: int) -> str:
+    """A name for a size that has none, which counts as one that inference has made up."""
+    return f"{_INVENTED}{value.name}_{axis}"
+
+
 def without_invented(dims: Iterable[Dim]) -> tuple[Dim, ...]:
-    """Dimensions, None in the place of names that onnx's shape inference has made up."""
-    return tuple(None if str(d).startswith("unk__") else d for d in dims)
+    """Dimensions, None in the place of names that inference has made up, or made of these."""
+    return tuple(None if _INVENTED in str(d) else d for d in dims)
 
 
 def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:

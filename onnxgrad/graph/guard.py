@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import onnx_ir as ir
 
-from onnxgrad.graph.errors import ModelError, OnnxGradError
+from onnxgrad.graph.errors import ModelError, OnnxGradError, UnreachableError
 from onnxgrad.graph.inference import Inference
 from onnxgrad.graph.schemas import joined_name
 
@@ -36,12 +37,16 @@ _OURS = {
 }
 
 
-def guarded(function: Callable[P, T]) -> Callable[P, T]:
+def guarded(function: Callable[P, T], options: Collection[str] = ()) -> Callable[P, T]:
     """A public function that raises no other exception for a model than an `OnnxGradError`.
 
     What is raised in a function of the caller's, such as a rule, passes; so do warnings that the
     caller has made errors, and a call that does not fit the signature. In the meantime the
-    libraries underneath log nothing.
+    libraries underneath log nothing. Errors advise options that the function takes.
+
+    Args:
+        function: The function.
+        options: The options that its signature does not tell.
     """
 
     @functools.wraps(function)
@@ -49,7 +54,7 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
         with quiet():
             return checked(*args, **kwargs)
 
-    checked = _checked(function)
+    checked = _checked(function, options)
     return call
 
 
@@ -64,15 +69,21 @@ def guarded_methods(kind: Class) -> Class:
         elif name == "__init__":
             setattr(kind, name, guarded(method))
         elif callable(method) and (name == "__call__" or not name.startswith("_")):
-            setattr(kind, name, _checked(method))
+            setattr(kind, name, _checked(method, is_method=True))
     return kind
 
 
-def _checked(function: Callable[P, T]) -> Callable[P, T]:
+def _checked(
+    function: Callable[P, T], options: Collection[str] = (), *, is_method: bool = False
+) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
+        except UnreachableError as error:
+            own = inspect.signature(type(args[0])).parameters if is_method else ()
+            error.keep({*inspect.signature(function).parameters, *own, *options})
+            raise
         except (OnnxGradError, Warning):
             raise
         except Exception as error:

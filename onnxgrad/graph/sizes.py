@@ -55,7 +55,10 @@ def _reshape(node: ir.Node) -> Found:
 
 @size("Slice")
 def _slice(node: ir.Node) -> Found:
-    """Keep the names of sizes along axes of which all is taken, as exporters write x[:, :n]."""
+    """Keep the names of sizes along axes of which all is taken, as exporters write x[:, :n].
+
+    What is left of another axis has the name of what is taken, so that equal names are equal sizes.
+    """
     operands = [None if v is None else constant_of(v) for v in node.inputs[1:]]
     dims = None if node.inputs[0] is None else dims_of(node.inputs[0])
     present = [v is None for v in node.inputs[1:]]
@@ -66,13 +69,18 @@ def _slice(node: ir.Node) -> Found:
     n = len(starts)
     axes = np.arange(n) if axes is None else axes % len(dims)
     steps = np.ones(n, np.int64) if steps is None else steps
-    cut = {a for a, b, e, s in zip(axes, starts, ends, steps, strict=True) if not _is_all(b, e, s)}
-    yield node.outputs[0], [None if a in cut else d for a, d in enumerate(dims)]
+    left = list(dims)
+    for a, *taken in zip(axes, starts, ends, steps, strict=True):
+        left[a] = _taken(dims[a], *map(int, taken))
+    yield node.outputs[0], left
 
 
-def _is_all(start: int, end: int, step: int) -> bool:
-    """Whether a Slice takes all of an axis, whatever its size."""
-    return start == 0 and end >= 2**31 - 1 and step == 1
+def _taken(dim: Dim, start: int, end: int, step: int) -> Dim:
+    """The size that a Slice leaves of one; None where inference tells it, or nothing."""
+    end = min(end, 2**31 - 1)  # the end of the axis
+    if (start, end, step) == (0, 2**31 - 1, 1):
+        return dim
+    return f"[{dim}] from {start} to {end} by {step}" if isinstance(dim, str) else None
 
 
 @size("Pad")
@@ -139,15 +147,25 @@ def _attention(node: ir.Node) -> bool:
 
 @misjudged("Einsum")
 def _einsum(node: ir.Node) -> bool:
-    """Inference takes the sizes in the first operand's ellipsis for those of all operands."""
-    parts = []
-    terms = node.attributes["equation"].as_string().split("->")[0].split(",")
-    for term, v in zip(terms, node.inputs, strict=True):
-        before, dots, after = term.replace(" ", "").partition("...")
+    """Inference takes the sizes of the first operand, or in its ellipsis, for those of the output.
+
+    One that is 1 there may be larger in another operand.
+    """
+    left, arrow, right = node.attributes["equation"].as_string().replace(" ", "").partition("->")
+    ellipses: list[tuple[Dim, ...]] = []
+    by_label: dict[str, list[Dim]] = {label: [] for label in (right if arrow else "")}
+    for term, v in zip(left.split(","), node.inputs, strict=True):
+        before, dots, after = term.partition("...")
         dims = None if v is None else dims_of(v)
-        if dots and dims is not None:
-            parts.append(dims[len(before) : len(dims) - len(after)])
-    return len(parts) > 1 and any(map(_may_differ, zip(*parts, strict=True)))
+        if dims is None:
+            continue
+        if dots:
+            ellipses.append(dims[len(before) : len(dims) - len(after)])
+        ends = [*dims[: len(before)], *dims[len(dims) - len(after) :]]
+        for label, d in zip(before + after, ends, strict=False):
+            by_label.get(label, []).append(d)
+    axes = [*by_label.values(), *(zip(*ellipses, strict=True) if len(ellipses) > 1 else ())]
+    return any(len(sizes) > 1 and _may_differ(tuple(sizes)) for sizes in axes)
 
 
 def _may_differ(sizes: tuple[Dim, ...]) -> bool:

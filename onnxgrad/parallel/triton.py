@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError, ModelError, SaveError
 from onnxgrad.graph.shared import write_together
 from onnxgrad.graph.stage import staged
@@ -77,8 +77,7 @@ def repository(
     """
     _require_names(models)
     for what, number in (("max_batch_size", max_batch_size), ("max_queue_delay", max_queue_delay)):
-        if not is_count(number):
-            raise ArgumentError(f"{what} is a whole number, 0 or more, not {number!r}")
+        counted(what, number)
     nets = {name: io.load(model) for name, model in models.items()}
     configs = {
         name: _config(name, net, max_batch_size, max_queue_delay) for name, net in nets.items()

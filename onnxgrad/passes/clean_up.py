@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxgrad.emit.subgraphs import prune
-from onnxgrad.graph.facts import all_nodes, inner_graphs
+from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, without_invented
 from onnxgrad.graph.marks import DECLARED
 from onnxgrad.graph.schemas import onnx_schema
 from onnxgrad.passes.fused import restore
@@ -18,7 +18,8 @@ from onnxgrad.passes.written import write_opset
 def optimise(model: ir.Model, opset: int | None = None) -> None:
     """Remove what nothing needs, functions and imports too, and put the rest in order, in place.
 
-    Outputs of the net whose shape nothing tells are declared as they were.
+    Outputs of the net whose shape nothing tells are declared as they were, and sizes of inputs and
+    outputs have the names that the file has given them, or none.
 
     Args:
         model: The model.
@@ -38,6 +39,9 @@ def optimise(model: ir.Model, opset: int | None = None) -> None:
     _results_last(model.graph)
     for v in model.graph.outputs:
         v.shape = DECLARED.of(v) if v.shape is None else v.shape  # an output needs one
+    for v in (*model.graph.inputs, *model.graph.outputs):
+        if (dims := dims_of(v)) is not None:
+            v.shape = ir.Shape(without_invented(dims))
     write_opset(model, opset)
 
 

@@ -25,7 +25,7 @@ from onnx_ir.passes import common
 
 from onnxgrad.declare.registry import Asked, declared
 from onnxgrad.graph.errors import ModelError
-from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, subgraphs
+from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs, invented, subgraphs
 from onnxgrad.graph.fits import TOO_MANY, check_fit
 from onnxgrad.graph.functions import inline_body
 from onnxgrad.graph.holders import check_counts
@@ -93,6 +93,7 @@ def _passes(
     return [
         part_constants_from_inputs,
         forget_anonymous_sizes,
+        name_sizes_of_inputs,
         bind_named_tensors,
         require_all_flags,
         functools.partial(inline_functions, straight_through=straight_through),
@@ -177,6 +178,17 @@ def _without_anonymous(shape: ir.Shape | None) -> ir.Shape | None:
 
 def _is_anonymous(dim: int | ir.SymbolicDim) -> bool:
     return str(dim.value if isinstance(dim, ir.SymbolicDim) else dim) in _ANONYMOUS
+
+
+def name_sizes_of_inputs(model: ir.Model) -> None:
+    """Name each size of an input that has no name, so that all sizes that follow have one too.
+
+    The names are among those that inference makes up. `clean_up` takes them away again.
+    """
+    for v in model.graph.inputs:
+        dims = dims_of(v)
+        if dims is not None and None in dims:
+            v.shape = ir.Shape([invented(v, k) if d is None else d for k, d in enumerate(dims)])
 
 
 def bind_named_tensors(model: ir.Model) -> None:

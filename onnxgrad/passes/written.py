@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import onnx
 import onnx_ir as ir
 
-from onnxgrad.graph.constants import constant_of
+from onnxgrad.graph.constants import constant_of, is_random
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import all_nodes, dims_of, inner_graphs
 from onnxgrad.graph.marks import READ_AS
@@ -24,6 +24,8 @@ from onnxgrad.graph.schemas import onnx_schema
 USUAL = 18
 # The oldest that can be asked for: before it Softmax, ReduceSum and Squeeze were others.
 OLDEST = 13
+# The newest whose random operators onnxruntime 1.32 runs: it has no kernels for those of opset 22.
+_RANDOM = 21
 
 # Operators that have the same form in the opset before this one, and another meaning.
 _CHANGED = {("GroupNormalization", 21), ("RoiAlign", 16)}
@@ -80,8 +82,9 @@ def require_opset(opset: int) -> None:
 def write_opset(model: ir.Model, asked: int | None = None) -> None:
     """Write a model in the opset that was asked for, or in an old one, in place.
 
-    That is the opset of the file that the model was read from, but at least `USUAL`; or the least
-    that all nodes allow. The IR version is the oldest that has this opset.
+    That is the opset of the file that the model was read from, but at least `USUAL`, and `_RANDOM`
+    where numbers are drawn; or the least that all nodes allow. The IR version is the oldest that
+    has this opset.
 
     Raises:
         ArgumentError: A node is not possible in the opset that was asked for.
@@ -91,7 +94,9 @@ def write_opset(model: ir.Model, asked: int | None = None) -> None:
         return
     wanted = min(now, asked or max(own or 0, USUAL))
     holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    plain = (n for holder in holders for n in all_nodes(holder) if not n.domain)
+    plain = [n for holder in holders for n in all_nodes(holder) if not n.domain]
+    if asked is None and any(is_random(n) and n.op_type != "Dropout" for n in plain):
+        wanted = min(wanted, _RANDOM)
     changed = [n for n in plain if (_since(n.op_type, now) or 0) > wanted]
     least = {node: _least(node, now, wanted) for node in changed}
     opset = max(least.values(), default=wanted)

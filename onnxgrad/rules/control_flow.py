@@ -6,17 +6,70 @@ what it captures, a step of a loop from its states before the step (`control_flo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+
 from onnxgrad.declare.registry import rule
+from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import reshape_like
-from onnxgrad.emit.subgraphs import copy_into, merged, zeros_like
+from onnxgrad.emit.subgraphs import copy_into, merged, total, zeros_like
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.facts import is_float
-from onnxgrad.rules.control_flow_steps import Steps, close_recomputed
+from onnxgrad.graph.facts import is_float, subgraphs
+from onnxgrad.graph.marks import STOPPED
+from onnxgrad.rules.control_flow_steps import Pull, Steps, close_recomputed
+
+# Operators that give the elements of their first operand in the same order.
+_VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 @rule("If")
 def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
-    sources = [(k, c) for k, c in enumerate(captures) if ("captures", k) in wanted]
+    sources = {c.value: k for k, c in enumerate(captures) if ("captures", k) in wanted}
+    parts: dict[ir.Value, list[Tensor]] = {v: [] for v in sources}
+    rest = list(g_outputs)
+    for place, g in enumerate(g_outputs):
+        shown = {_shown(b.outputs[place], b) for b in (then_branch, else_branch)}
+        v = shown.pop() if len(shown) == 1 else None
+        if g is not None and v is not None and v in sources:
+            parts[v].append(reshape_like(g, op.tensor(v)))
+            rest[place] = None
+    if any(g is not None for g in rest):
+        for v, g in _by_branches(op, cond, then_branch, else_branch, list(sources), pull, rest):
+            parts[v].append(g)
+    return {("captures", k): total(op, parts[v]) for v, k in sources.items() if parts[v]}
+
+
+def _shown(value: ir.Value | None, branch: ir.Graph) -> ir.Value | None:
+    """The outer value whose elements an output of a branch shows, in order and in any shape.
+
+    So exporters write a Squeeze of an axis that may be longer than 1. Its cotangent needs no If.
+    """
+    while value is not None and value.graph is branch:
+        node = value.producer()
+        if node is None or node.domain or STOPPED.on(value):
+            return None
+        if node.op_type in _VIEWS:
+            value = node.inputs[0]
+        elif node.op_type == "If":
+            place = value.index()
+            found = {_shown(b.outputs[place], b) for b in subgraphs(node)}  # type: ignore[index]
+            value = found.pop() if len(found) == 1 else None
+        else:
+            return None
+    return value
+
+
+def _by_branches(
+    op: Builder,
+    cond: Tensor,
+    then_branch: ir.Graph,
+    else_branch: ir.Graph,
+    sources: Sequence[ir.Value],
+    pull: Pull,
+    g_outputs: Sequence[Tensor | None],
+) -> Iterable[tuple[ir.Value, Tensor]]:
+    """The cotangents of captured values, by an If whose branches are the backward passes."""
     branches = []
     for branch in (then_branch, else_branch):
         inner = op.child("branch_back")
@@ -25,23 +78,18 @@ def _(op, cond, then_branch, else_branch, captures, wanted, pull, g_outputs):
             inner,
             [(y, g and _of_rank(y, g)) for y, g in zip(outputs, g_outputs, strict=True)],
         )
-        branches.append((inner, pull(inner, seeds, [c.value for _, c in sources])))
-    live = [(k, c) for k, c in sources if any(c.value in found for _, found in branches)]
+        branches.append((inner, pull(inner, seeds, sources)))
+    live = [op.tensor(v) for v in sources if any(v in found for _, found in branches)]
     if not live:
-        return {}
+        return []
     for inner, found in branches:
         close_recomputed(
-            op, inner, [found.get(c.value) or zeros_like(inner.tensor(c.value)) for _, c in live]
+            op, inner, [found.get(c.value) or zeros_like(inner.tensor(c.value)) for c in live]
         )
     then_back, else_back = (inner.graph for inner, _ in branches)
-    gs = op.node(
-        "If",
-        [cond],
-        len(live),
-        {"then_branch": then_back, "else_branch": else_back},
-        like=[c for _, c in live],
-    )
-    return {("captures", k): g for (k, _), g in zip(live, gs, strict=True)}
+    graphs = {"then_branch": then_back, "else_branch": else_back}
+    gs = op.node("If", [cond], len(live), graphs, like=live)
+    return zip((c.value for c in live), gs, strict=True)
 
 
 def _of_rank(y: Tensor, g: Tensor) -> Tensor:

@@ -10,11 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes, windows
 from onnxgrad.emit.factors import scaled
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.emit.views import padding_of
 from onnxgrad.emit.windows import Axis
 from onnxgrad.graph.facts import HALVES
 
@@ -36,8 +39,8 @@ def conv_b(g):
 def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
     g, W = scaled(g, W)
-    y = _correlate(g, W, axes, group) or windows.conv_transpose(g, W, axes, group)
-    return g.op.typed(y, X)
+    y = _correlate(g, W, axes, group) or _by_rows(g, W, axes, group)
+    return g.op.typed(y or windows.conv_transpose(g, W, axes, group), X)
 
 
 @rule("Conv", "W")
@@ -114,6 +117,42 @@ def _correlate(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | N
         return y
     ends, spatial = shapes.vector(g, sizes), list(range(2, g.rank))
     return g.op.Slice(y, g.op.const([0] * len(sizes)), ends, g.op.const(spatial))
+
+
+def _by_rows(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> Tensor | None:
+    """The adjoint of a Conv of one channel with long steps: what each window adds is one row.
+
+    The rows come from a product of matrices. They are cut into steps, and the pieces of rows that
+    are a step apart are added up. None where it does not apply.
+    """
+    op, (a, *others) = g.op, axes
+    known = windows.known([*shapes.dims(W), a.begin, a.end])
+    if others or known is None or known[1] != 1 or group != 1 or a.dilation != 1:
+        return None
+    _, _, kernel, begin, end = known
+    if a.stride < op.target.long_steps or kernel % a.stride:
+        return None
+    filters = op.Squeeze(W, op.const([1]))
+    op.numbers.note_mask(filters.value, 0)  # its zeros are no mask's, as those of a Conv are not
+    g, before, behind = _without_ends(g)
+    rows, n = op.MatMul(op.Transpose(g, perm=[0, 2, 1]), filters), kernel // a.stride
+    pieces = op.Split(rows, axis=2, num_outputs=n, outputs=n) if n > 1 else [rows]
+    steps = before + shapes.dim(g, 2) + behind + (n - 1)
+    more = (begin + a.size + (a.stride - 1)) // a.stride - steps
+    behind += max(more, 0) if isinstance(more, int) else end < a.stride - 1
+    added = [shapes.pad(t, {1: (before + k, behind + n - 1 - k)}) for k, t in enumerate(pieces)]
+    y = op.Flatten(op.sum(added), axis=1)
+    if begin or y.dim(1) != a.size:
+        y = shapes.part(y, begin, begin + a.size, axis=1)
+    return op.Unsqueeze(y, op.const([1]))
+
+
+def _without_ends(g: Tensor) -> tuple[Tensor, int, int]:
+    """A tensor without zeros that a Pad has put around its last axis, and how many these are."""
+    value, pads = padding_of(g.op, g.value) or (g.value, np.zeros((2, g.rank), np.int64))
+    if pads[:, :-1].any():
+        return g, 0, 0
+    return g.op.tensor(value), int(pads[0, -1]), int(pads[1, -1])
 
 
 def _is_spread(g: Tensor, W: Tensor, axes: list[Axis], group: int) -> bool:

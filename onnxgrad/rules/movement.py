@@ -134,12 +134,15 @@ def _(op, g, data, starts, ends, axes, steps, node):
     moves = known_steps is not None and all(abs(step) == 1 for step in known_steps)
     if n is None or known_axes is None or known_steps is None or not (moves or data.shape):
         return _unslice_flat(op, g, data, node)
-    around = {}
+    around: dict[int, tuple[Size, Size]] = {}
     for k, start in enumerate(_entries(starts, n)):
         axis, step = axis_of(int(known_axes[k]), data), int(known_steps[k])
         if start == 0 and step == 1 and data.shape and same_dim(g.dim(axis), data.dim(axis)):
             continue
         length, size = dim(g, axis), dim(data, axis)
+        if step == 1 and ends.const is not None and ends.const[k] >= 2**31 - 1:
+            around[axis] = size - length, 0
+            continue
         # A longer step, such as INT_MAX, leads beyond the end as one of `size` does.
         stride = clamp(op, min(abs(step), _MAX), 1, at_least(size, 1))
         start = clamp(op, from_front(start, size), 0, size if step > 0 else size - 1)
@@ -241,9 +244,12 @@ def _fold(
     Pad itself, applied to positions, tells the origins.
     """
     length = dim(g, axis)
-    head, tail = clamp(op, before, 0, length), clamp(op, after, 0, length)
+    adds = isinstance(before, int) and isinstance(after, int) and min(before, after) >= 0
+    head, tail = (before, after) if adds else (clamp(op, n, 0, length) for n in (before, after))
     ends: list[tuple[Size, Size]] = [(0, head)] if head != 0 else []
-    ends += [(length - tail, length)] if tail != 0 else []
+    if tail != 0:  # without the length, where that would have to be read
+        from_end = adds and not isinstance(length, int)
+        ends.append((-tail, _MAX) if from_end else (length - tail, length))
     inner = _crop(op, g, vector(g, [before, after]), op.const([axis]))
     if not ends:
         return inner

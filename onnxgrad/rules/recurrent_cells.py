@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from onnxgrad.emit import shapes
@@ -103,14 +104,17 @@ def gru(one: Direction, activations: Sequence[Activation], linear: bool) -> Tens
     dH is one Gemm. What R does not multiply passes it through identities that are stacked below R.
     """
     f, g = activations
-    H, (z, r, hn, n), (az, ar, an), outputs = _gru_forward(one, f, g, linear)
-    kn = (1 - z) * g.slope(an, n)
-    kz = (H - n) * f.slope(az, z)
-    kr = (kn * hn if linear else H) * f.slope(ar, r)
+    H, gates, a, outputs = _gru_forward(one, f, g, linear)
     op = one.op
     Rz, Rr, Rn = split(one.R, 3, axis=0)
     identity = op.EyeLike(Rn)
     stack = op.Concat(Rz, Rr, Rn if linear else identity, identity, axis=0)
+
+    def coefficients(H, z, r, hn, n, az, ar, an):
+        kn = (1 - z) * g.slope(an, n)
+        kz = (H - n) * f.slope(az, z)
+        kr = (kn * hn if linear else H) * f.slope(ar, r)
+        return [op.Concat(kz, kr, kn * r if linear else r, z, axis=-1), kn]
 
     def back(op, dH, k, kn, g_Y):
         dan = dH * kn
@@ -118,16 +122,17 @@ def gru(one: Direction, activations: Sequence[Activation], linear: bool) -> Tens
         d = op.Concat(dH, e, e, dH, axis=-1) * k
         return [op.Gemm(d, stack, g_Y)], [d, dan]
 
+    def cotangents(d, dan):
+        daz, dar, dhn, _ = split(d, 4)
+        of_H = [daz, dar, dhn] if linear else [daz, dar]
+        return [op.Concat(daz, dar, dan, axis=-1), op.Concat(*of_H, axis=-1)]
+
     dH, g_Y = one.seeds(one.g_Y, one.g_Y_h)
-    k = op.Concat(kz, kr, kn * r if linear else r, z, axis=-1)
-    (dH,), (d, dan) = scan(op, back, [dH], [k, kn, g_Y], backwards=True)
-    daz, dar, dhn, _ = split(d, 4)
-    dx = op.Concat(daz, dar, dan, axis=-1)
-    if linear:
-        dh = op.Concat(daz, dar, dhn, axis=-1)
-        found = one.gradients(dx, dh, [(dh, H)])
-    else:
-        found = one.gradients(dx, dx, [(op.Concat(daz, dar, axis=-1), H), (dan, r * H)])
+    k = one.in_bulk(coefficients, H, *gates, *a)
+    (dH,), (d, dan) = scan(op, back, [dH], [*k, g_Y], backwards=True)
+    dx, dh = one.in_bulk(cotangents, d, dan)
+    blocks = [(dh, H)] if linear else [(dh, H), (dan, gates.r * H)]
+    found = one.gradients(dx, dh if linear else dx, blocks)
     return found | {"initial_h": dH} | outputs
 
 
@@ -268,7 +273,8 @@ def lstm(one: Direction, activations: Sequence[Activation], coupled: bool) -> Te
     f, g, h = activations
     cell = _LstmCell(f, g, h.unclipped(), coupled, one.P, shapes.dim(one.R, 1))
     forward = _lstm_by_steps(one, cell) if one.by_steps else _lstm_in_bulk(one, cell)
-    k = _lstm_coefficients(cell, forward)
+    _, *values, _ = forward
+    k = one.in_bulk(partial(_lstm_coefficients, cell), *values)
     op = one.op
 
     def back(op, dH, dC, gates, into_C, through_C, g_Y, g_C):
@@ -288,9 +294,16 @@ def lstm(one: Direction, activations: Sequence[Activation], coupled: bool) -> Te
     return found | {"initial_h": dH, "initial_c": dC} | forward.outputs
 
 
-def _lstm_coefficients(cell: _LstmCell, forward: _LstmForward) -> _LstmCoefficients:
+def _lstm_coefficients(
+    cell: _LstmCell,
+    C: Tensor,
+    C_new: Tensor,
+    a: Tensor | None,
+    s: Tensor,
+    c: Tensor,
+    t: Tensor,
+) -> _LstmCoefficients:
     """The factors in the backward equations, from the values of all steps."""
-    _, C, C_new, a, s, c, t, _ = forward
     op, (i, o, F), of_gates, of_c = C.op, cell.gates(s), None, None
     if a is not None:
         of_gates, of_c = cell.parted(a)

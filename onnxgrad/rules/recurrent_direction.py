@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -127,11 +127,26 @@ class Direction:
             steps, final = op.sum(parts) if parts else None, None
         if steps is None:
             return self.start(final), None
-        last = op.Gather(steps, op.const(-1), axis=0)
-        before = None if self.steps == 1 else self.before(steps, self.zeros)
+        if self.steps == 1:
+            last, before = op.Squeeze(steps, op.const([0])), None
+        else:
+            last, before = op.Gather(steps, op.const(-1), axis=0), self.before(steps, self.zeros)
         return last if final is None else last + final, before
 
-    # -- products over all steps -------------------------------------------------------------------
+    # -- over all steps ---------------------------------------------------------------------------
+
+    def in_bulk(
+        self, function: Callable[..., Sequence[Tensor]], *values: Tensor | None
+    ) -> Sequence[Tensor]:
+        """A function of tensors of all steps, that leaves the time axis as it is.
+
+        A single step is computed without that axis, as it comes and as it is read.
+        """
+        if self.steps != 1:
+            return function(*values)
+        op, first = self.op, self.op.const([0])
+        found = function(*(None if v is None else op.Squeeze(v, first) for v in values))
+        return [op.Unsqueeze(t, first) for t in found]
 
     def product(self, x: Tensor, W: Tensor, plus: Tensor | None) -> Tensor:
         """x Wᵀ + plus, of all steps; a Gemm adds at less cost than an Add."""
@@ -157,7 +172,7 @@ class Direction:
         """
         op, found = self.op, {}
         if "X" in self.wanted:
-            found["X"] = op.MatMul(dx, self.W)
+            (found["X"],) = self.in_bulk(lambda d: [op.MatMul(d, self.W)], dx)
         if "W" in self.wanted:
             found["W"] = _outer(dx, self.inputs)
         if "R" in self.wanted:

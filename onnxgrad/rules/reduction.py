@@ -20,8 +20,8 @@ def _(g, data, axes, keepdims, noop_with_empty_axes):
 @rule("ReduceMean", "data")
 def _(g, data, axes, keepdims, noop_with_empty_axes):
     axes = shapes.reduced_axes(data, axes, noop_with_empty_axes)
-    g = shapes.divided(g, shapes.count(data, axes))
-    return shapes.expand_like(shapes.unreduce(g, data, axes, keepdims), data)
+    g = shapes.unreduce(g, data, axes, keepdims)
+    return shapes.expand_like(shapes.divided(g, shapes.count(data, axes)), data)
 
 
 @rule("ReduceSumSquare", "data")

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from onnxgrad.declare.trainable import is_trainable
 from onnxgrad.engine.straight_through import StraightThrough
 from onnxgrad.graph import io, names
-from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError, printable
 from onnxgrad.graph.guard import guarded_methods
 from onnxgrad.graph.names import All
@@ -118,8 +118,7 @@ class Net(Derivatives):
         constant: TensorSpecs | None = None,
         max_sessions: int = 64,
     ) -> None:
-        if not is_count(max_sessions, 1):
-            raise ArgumentError(f"max_sessions is a number from 1 on, not {max_sessions!r}")
+        counted("max_sessions", max_sessions, 1)
         session = {"threads": threads, "options": options, "run_options": run_options}
         started = start(runtime, providers=providers, **session)
         self._arguments: dict[str, Any] = {
@@ -330,8 +329,7 @@ class Net(Derivatives):
             [(1, 3), (1, 3)]
         """
         for name, number in (("batch", batch), ("workers", workers)):
-            if not is_count(number, 1):
-                raise ArgumentError(f"{name} is a number from 1 on, not {number!r}")
+            counted(name, number, 1)
         total = len(items) if isinstance(items, Sized) else None
         several = iter(items)
         first = list(itertools.islice(several, 1))

@@ -6,14 +6,14 @@ import ctypes
 import importlib
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
-from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.data import embedded, reference
 from onnxgrad.graph.errors import (
     ArgumentError,
@@ -21,7 +21,7 @@ from onnxgrad.graph.errors import (
     ModelError,
     RuntimeMissingError,
 )
-from onnxgrad.runtimes.ports import Array
+from onnxgrad.runtimes.ports import Array, foreign
 from onnxgrad.runtimes.protocol import require_numbers
 from onnxgrad.runtimes.registry import runtime
 from onnxgrad.runtimes.settings import configure
@@ -105,11 +105,7 @@ class OnnxRuntime:
         self._providers, self._weights = available(providers), Weights()
         self._options = dict(options or {})
         if threads is not None:
-            if not is_count(threads):
-                raise ArgumentError(
-                    f"threads is a whole number, 0 for onnxruntime's choice, not {threads!r}"
-                )
-            self._options.setdefault("intra_op_num_threads", int(threads))
+            self._options.setdefault("intra_op_num_threads", counted("threads", threads))
         ort = onnxruntime()
         configure(ort.SessionOptions(), self._options)  # complain at once
         self._run_options = configure(ort.RunOptions(), run_options) if run_options else None
@@ -151,6 +147,7 @@ class Session:
     ) -> None:
         self.run_options = run_options
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
+        self._foreign = foreign([*model.graph.inputs, *model.graph.outputs])
         io.replace_tensors(model, embedded)  # the session knows no folder
         taken = _take_out(model, weights)
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
@@ -180,7 +177,8 @@ class Session:
         try:
             return list(self.inner.run(outputs, {**self.fed, **feeds}, self.run_options))
         except Exception as error:  # as above
-            raise _cannot_run(error) from error
+            asked = [*feeds, *(self.outputs if outputs is None else outputs)]
+            raise _cannot_run(error, filter(None, map(self._foreign.get, asked))) from error
 
     def exchange(self, feeds: Mapping[str, Any]) -> list[Any]:
         """As `run`, with tensors of other libraries, which DLPack hands over uncopied both ways.
@@ -352,7 +350,12 @@ def _give_back() -> None:
             trim(0)
 
 
-def _cannot_run(error: Exception) -> FeedError:
+def _cannot_run(error: Exception, dtypes: Iterable[str] = ()) -> FeedError:
+    if shown := ", ".join(dtypes):
+        return FeedError(
+            f"onnxruntime exchanges no arrays with numpy of the dtype of {shown}. "
+            "onnxgrad.to_double(model) makes a net in float64, which it runs."
+        )
     return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -123,6 +123,12 @@ def arrays(ports: Mapping[str, Port], required: Sequence[str], feeds: Any) -> di
     if missing := [name for name in required if name not in feeds]:
         raise FeedError(f"No value for the input {', '.join(map(repr, missing))}.")
     return {name: ports[name].array(value) for name, value in feeds.items()}
+
+
+def foreign(values: Iterable[ir.Value]) -> dict[str, str]:
+    """Those of a dtype that ml_dtypes adds to numpy, such as bfloat16, as a message shows them."""
+    ports = [p for p in map(Port.of, values) if p.dtype is not None and p.dtype.kind == "V"]
+    return {p.name: f"{p.name!r} ({p.dtype})" for p in ports}
 
 
 def _converts(array: Array, dtype: np.dtype) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph import io
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import FLOATS, HALVES, all_nodes
 from onnxgrad.graph.fresh import Names
@@ -24,7 +25,7 @@ from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.stage import staged
 from onnxgrad.runtimes.onnxruntime import write_adapter
 from onnxgrad.train.adaptable import Adaptable, Use, chosen, weights_of
-from onnxgrad.train.arguments import numbers, require_count, require_number
+from onnxgrad.train.arguments import numbers, require_number
 from onnxgrad.transforms.options import Source, published
 
 ADAPTERS = "onnxgrad.adapters"
@@ -81,9 +82,9 @@ def lora(
         >>> [x.name for x in model.graph.input]
         ['input', 'fc1.weight.lora_A', 'fc1.weight.lora_B']
     """
-    require_count("rank", rank, 1)
+    counted("rank", rank, 1)
     require_number("alpha", alpha, above=True)
-    require_count("seed", seed)
+    counted("seed", seed)
     listed = adapters_of(net)
     own = {v for a in listed.values() for v in (a["A"], a["B"])}
     found = [a for a in chosen(net, targets) if a.name not in own]

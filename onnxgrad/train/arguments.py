@@ -9,7 +9,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxgrad.graph.counts import is_count
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.ports import Array
 
@@ -29,16 +28,6 @@ def require_number(name: str, value: Any, *, above: bool = False) -> None:
     if not known or value < 0 or (above and value == 0):
         bound = "above 0" if above else "from 0 on"
         raise ArgumentError(f"{name} is a finite number {bound}, not {value!r}")
-
-
-def require_count(name: str, value: Any, first: int = 0) -> None:
-    """Check that a number is an integer from `first` on.
-
-    Raises:
-        ArgumentError: It is not.
-    """
-    if not is_count(value, first):
-        raise ArgumentError(f"{name} is an integer from {first} on, not {value!r}")
 
 
 def numbers(name: str, value: Any) -> Array:

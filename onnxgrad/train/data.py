@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from onnxgrad.graph.arrays import read_npz
-from onnxgrad.graph.counts import is_count
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.runtimes.ports import Array, Port, arrays
 
@@ -175,17 +175,6 @@ def batch_size(ports: Mapping[str, Port], given: int | None) -> int:
     if given is None:
         return declared_batch(ports) or _BATCH_SIZE
     return counted("batch_size", given, 1)
-
-
-def counted(name: str, given: Any, least: int) -> int:
-    """A whole number.
-
-    Raises:
-        ArgumentError: It is none, or less than the least.
-    """
-    if not is_count(given, least):
-        raise ArgumentError(f"{name} is a whole number, {least} or more, not {given!r}")
-    return int(given)
 
 
 def examples_in(ports: Mapping[str, Port], batch: Mapping[str, Any]) -> int:

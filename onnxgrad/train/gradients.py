@@ -13,7 +13,8 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import full_like, reshape_like
 from onnxgrad.emit.subgraphs import close
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.train.arguments import require_count, require_number
+from onnxgrad.graph.counts import counted
+from onnxgrad.train.arguments import require_number
 from onnxgrad.train.privacy import norm_of
 from onnxgrad.train.states import States
 
@@ -41,7 +42,7 @@ class Treatment:
             number = getattr(self, name)
             if number is not None:
                 require_number(name, number, above=True)
-        require_count("accumulate", self.accumulate, 1)
+        counted("accumulate", self.accumulate, 1)
         if self.loss_scale not in (None, "dynamic"):
             require_number("loss_scale, where it is not 'dynamic',", self.loss_scale, above=True)
 

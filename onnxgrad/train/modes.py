@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from onnxgrad.emit import shapes
 from onnxgrad.emit.tensor import Tensor
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.graph.facts import all_nodes
 from onnxgrad.graph.fresh import Names
-from onnxgrad.train.arguments import require_count
 from onnxgrad.train.states import States
 
 Mode = Literal["frozen", "train"]
@@ -36,7 +36,7 @@ class Modes:
             if getattr(self, name) not in get_args(Mode):
                 raise ArgumentError(f"{name} is 'frozen' or 'train', not {getattr(self, name)!r}")
         if self.seed is not None:
-            require_count("seed", self.seed)
+            counted("seed", self.seed)
 
     @property
     def change(self) -> bool:

@@ -15,9 +15,10 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import merged
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 from onnxgrad.runtimes.ports import Array, Port
-from onnxgrad.train.arguments import require_count, require_number
+from onnxgrad.train.arguments import require_number
 from onnxgrad.transforms.blocks import alike
 from onnxgrad.transforms.examples import batch_inputs, by_example
 from onnxgrad.transforms.job import Job
@@ -68,7 +69,7 @@ class DPSGD:
         if self.expected_batch_size is not None:
             require_number("expected_batch_size", self.expected_batch_size, above=True)
         if self.seed is not None:
-            require_count("seed", self.seed)
+            counted("seed", self.seed)
         if self.noise not in get_args(Noise):
             raise ArgumentError(f"noise is 'drawn' or 'input', not {self.noise!r}")
 

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
 
 Schedule = Callable[[int], float]
@@ -27,14 +28,14 @@ def linear(
         start_factor, end_factor: The factors.
 
     Raises:
-        ArgumentError: `total_iters` is not positive.
+        ArgumentError: `total_iters` is no whole number from 1 on.
 
     Example:
         >>> warm_up = og.train.schedules.linear(0.1, 4, start_factor=0.5)
         >>> [round(warm_up(step), 4) for step in range(6)]
         [0.05, 0.0625, 0.075, 0.0875, 0.1, 0.1]
     """
-    _require_positive("total_iters", total_iters)
+    counted("total_iters", total_iters, 1)
 
     def rate(step: int) -> float:
         done = min(step, total_iters) / total_iters
@@ -52,9 +53,9 @@ def cosine(lr: float, T_max: int, *, eta_min: float = 0.0) -> Schedule:
         eta_min: The least rate.
 
     Raises:
-        ArgumentError: `T_max` is not positive.
+        ArgumentError: `T_max` is no whole number from 1 on.
     """
-    _require_positive("T_max", T_max)
+    counted("T_max", T_max, 1)
     return lambda step: eta_min + (lr - eta_min) * (1 + math.cos(math.pi * step / T_max)) / 2
 
 
@@ -62,9 +63,9 @@ def step(lr: float, step_size: int, *, gamma: float = 0.1) -> Schedule:
     """The rate times `gamma` after every `step_size` steps.
 
     Raises:
-        ArgumentError: `step_size` is not positive.
+        ArgumentError: `step_size` is no whole number from 1 on.
     """
-    _require_positive("step_size", step_size)
+    counted("step_size", step_size, 1)
     return lambda step: lr * gamma ** (step // step_size)
 
 
@@ -90,10 +91,10 @@ def one_cycle(
         three_phase: Come down to the first rate as steeply as it rose, and then to the last one.
 
     Raises:
-        ArgumentError: `total_steps` is not positive, `pct_start` is not between 0 and 1, or there
-            is no such strategy.
+        ArgumentError: `total_steps` is no whole number from 1 on, `pct_start` is not between 0
+            and 1, or there is no such strategy.
     """
-    _require_positive("total_steps", total_steps)
+    counted("total_steps", total_steps, 1)
     if not 0 <= pct_start <= 1:
         raise ArgumentError(f"pct_start is between 0 and 1, not {pct_start!r}")
     if anneal_strategy not in ("cos", "linear"):
@@ -147,8 +148,3 @@ def _between(start: float, end: float, part: float, strategy: str) -> float:
     if strategy == "linear":
         return (end - start) * part + start
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
-
-
-def _require_positive(name: str, value: int) -> None:
-    if not value > 0:
-        raise ArgumentError(f"{name} is positive, not {value!r}")

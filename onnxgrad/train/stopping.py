@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.train.arguments import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,8 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise ArgumentError(f"mode is 'min' or 'max', not {self.mode!r}")
-        if self.patience < 1 or self.min_delta < 0:
-            raise ArgumentError("patience is at least 1, and min_delta at least 0")
+        counted("patience", self.patience, 1)
+        require_number("min_delta", self.min_delta)
 
     def waited(self, history: Sequence[Mapping[str, float]]) -> int:
         """For how many epochs the number has not become better.

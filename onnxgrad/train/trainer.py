@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxgrad.graph import io
+from onnxgrad.graph.counts import counted
 from onnxgrad.graph.errors import ArgumentError, FeedError
 from onnxgrad.graph.guard import guarded_methods
 from onnxgrad.heads.head import Head
@@ -25,7 +26,6 @@ from onnxgrad.train.data import (
     Batch,
     Source,
     checked,
-    counted,
     declared_batch,
     examples_in,
     padded,

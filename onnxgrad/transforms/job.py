@@ -300,35 +300,33 @@ def _kind(value: ir.Value) -> str:
 def _unreachable(graph: ir.Graph, value: ir.Value, targets: list[ir.Value]) -> UnreachableError:
     to = ", ".join(repr(t.name) for t in targets)
     flow = Flow.of(graph, [value], targets)
-    fix = "Choose other names, or pass unreachable='zeros'."
+    advice = {"unreachable": ", or pass unreachable='zeros'"}
     stopped = dict.fromkeys(repr(e.node.outputs[0].name) for e in flow.blocked if is_gate(e.node))
     blocked = [e for e in flow.blocked if not is_gate(e.node)]
     passes = [f"a tensor of constant: {', '.join(stopped)}"] if stopped else []
     if blocked:
         where = "; ".join(dict.fromkeys(f"{describe(e.node)} ({e.reason})" for e in blocked[:4]))
         passes.append(f"an operator of zero derivative: {where}")
-        fix += _straight_through(blocked)
+        advice["straight_through"] = _straight_through(blocked)
     if passes:
-        return UnreachableError(
-            f"every path from {value.name!r} to {to} passes {' or '.join(passes)}. {fix}"
-        )
-    return UnreachableError(
-        f"{to} does not depend on {value.name!r}: {_dead_end(graph, value)}. {fix}"
-    )
+        what = f"every path from {value.name!r} to {to} passes {' or '.join(passes)}"
+    else:
+        what = f"{to} does not depend on {value.name!r}: {_dead_end(graph, value)}"
+    return UnreachableError(what, advice)
 
 
 def _straight_through(blocked: list[Edge]) -> str:
-    """The sentence that offers a straight-through gradient, or an empty string."""
+    """The words that offer a straight-through gradient, or an empty string."""
     names = [joined_name(e.node.domain, e.node.op_type) for e in blocked]
     passable = set(names) & set(registry.straight_through())
     if passable:
-        return f" For a straight-through gradient pass straight_through={sorted(passable)}."
+        return f". For a straight-through gradient pass straight_through={sorted(passable)}"
     if not _same_type(blocked[0]):
         return ""
     return (
-        f" For a straight-through gradient declare one, "
+        f". For a straight-through gradient declare one, "
         f"onnxgrad.elementwise({names[0]!r}, lambda: 1, straight_through=True), and pass "
-        f"straight_through=True."
+        f"straight_through=True"
     )
 
 

@@ -191,7 +191,7 @@ def spelt_out(function: Callable[P, T], options: type[Any] = Options) -> Callabl
         given = signature.bind(*args, **kwargs)  # raises for an option that the function lacks
         return checked(*given.args, **given.kwargs)
 
-    checked = guarded(function)
+    checked = guarded(function, signature.parameters)
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,11 +25,20 @@ _TOLERANCE = {"float64": 1e-5, "float32": 2e-4}
 
 
 def compare(
-    name: str, gradient: Array, precision: str, net: MovedNet, rng: np.random.Generator
+    name: str,
+    gradient: Array,
+    precision: str,
+    net: MovedNet,
+    rng: np.random.Generator,
+    inner_terms: Callable[[], float],
 ) -> TensorRow:
     """Compare a gradient, calculated in a precision, along two directions.
 
     The result is that of the worse one.
+
+    Args:
+        inner_terms: Finds what the rounding inside of the net is relative to. It is asked before a
+            gradient is said to be wrong.
     """
     gradient = np.asarray(gradient, np.float64)
     if gradient.shape != np.shape(net.values[name]):
@@ -43,7 +53,7 @@ def compare(
     finite = np.isfinite(net.values[name])
     directions = [d * finite for d in (rng.standard_normal(gradient.shape), gradient)]
     rows = [
-        _along(name, d / _rms(d), gradient, net, tolerance, _EPSILON[precision])
+        _along(name, d / _rms(d), gradient, net, tolerance, _EPSILON[precision], inner_terms)
         for d in directions
         if np.any(d)
     ]
@@ -56,7 +66,13 @@ def compare(
 
 
 def _along(
-    name: str, d: Array, gradient: Array, net: MovedNet, tolerance: float, epsilon: float
+    name: str,
+    d: Array,
+    gradient: Array,
+    net: MovedNet,
+    tolerance: float,
+    epsilon: float,
+    inner_terms: Callable[[], float],
 ) -> TensorRow:
     """Compare the slopes along `d`, whose elements are about 1.
 
@@ -80,7 +96,8 @@ def _along(
     elif found.bend > max(distance / 4, tolerance * scale):
         verdict = "kink"
     elif distance > epsilon * found.terms and found.contradicts(analytic, distance):
-        verdict = "wrong"
+        inner = 2 * _EPSILON[net.precision] * inner_terms()
+        verdict = "wrong" if found.contradicts(analytic, distance, inner) else "noise"
     return TensorRow(name, analytic, found.slope, error, allowed, verdict)
 
 
@@ -93,18 +110,28 @@ class _Slope:
     terms: float = 0.0  # the size of the scalar's terms
     bend: float = 0.0  # by how much the slopes of the two sides differ as the step goes to zero
     agreed: bool = False  # whether two steps agree far within the tolerance
-    steps: list[tuple[float, float]] = field(default_factory=list)  # slope, its rounding
+    # Each step, its slope and the rounding of that.
+    steps: list[tuple[float, float, float]] = field(default_factory=list)
 
-    def contradicts(self, analytic: float, distance: float) -> bool:
+    def contradicts(self, analytic: float, distance: float, inner: float = 0.0) -> bool:
         """Whether the steps agree on a distance from `analytic`.
 
         The distance of a right gradient shrinks with the step, or changes at random where a
         step crosses kinks. That of a wrong one stays.
+
+        Args:
+            analytic, distance: The slope that the gradient predicts, and how far off it is.
+            inner: The rounding of a difference inside of the net.
         """
-        sharp = [analytic - s for s, rounding in self.steps[1:] if 5 * rounding <= distance][-3:]
+        sharp = [
+            analytic - slope
+            for step, slope, rounding in self.steps[1:]
+            if 5 * max(rounding, inner / step) <= distance
+        ][-3:]
         low, high = min(map(abs, sharp), default=0.0), max(map(abs, sharp), default=0.0)
         one_sided = all(d > 0 for d in sharp) or all(d < 0 for d in sharp)
-        return (self.agreed or len(sharp) == 3) and one_sided and low >= 0.85 * high
+        enough = len(sharp) >= (1 if self.agreed else 3)
+        return enough and one_sided and low >= 0.85 * high
 
 
 def _differences(net: MovedNet, name: str, move: Array, scale: float, tolerance: float) -> _Slope:
@@ -129,7 +156,7 @@ def _differences(net: MovedNet, name: str, move: Array, scale: float, tolerance:
                 found.slope = slope + (slope - before[1]) / (ratio**2 - 1)
                 # A curve's bend shrinks with the step, a kink's does not.
                 found.bend = max(0.0, (ratio * bend - before[2]) / (ratio - 1) - 10 * rounding)
-        found.steps.append((slope, rounding))
+        found.steps.append((step, slope, rounding))
         before = step, slope, bend
         found.agreed = 10 * found.doubt <= tolerance * scale
         if found.agreed:

@@ -78,7 +78,7 @@ def doctor(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced]
     found = first or second
     nodes = [*all_nodes(net.graph), *(n for f in net.functions.values() for n in all_nodes(f))]
     beyond, quantised, through = _beyond(net, nodes), _quantised(net, nodes), None
-    if quantised and (not inputs.possible or "straight_through" in inputs.caution):
+    if quantised and (not inputs.possible or (first is not None and first.rounds)):
         _, through = _differentiated(net, wrt, {**given, "straight_through": True})
     outputs = tuple(Port.of(v) for v in net.graph.outputs)
     softmax = {v.name or "": name for v in net.graph.outputs if (name := scores_of(v))}
@@ -130,9 +130,7 @@ def _differentiated(
         of=report.of,
         possible=not rows and len(report.unreached) < len(report.wrt),
         nodes=_sum((row.operator, row.count) for row in report if row.state == "rule"),
-        blocked=tuple(
-            sorted(map(_blocked, rows), key=lambda b: b.reason.startswith("the type of"))
-        ),
+        blocked=tuple(map(_blocked, sorted(rows, key=lambda row: row.lack == "type"))),
         unreached=report.unreached,
         caution=report.caution,
     )
@@ -147,9 +145,9 @@ def _sum(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 def _blocked(row: OperatorRow) -> Blocked:
     name = joined_name(row.domain, row.operator)
-    if row.reason.startswith("the type of"):
+    if row.lack == "type":
         advice = "That operator comes first."
-    elif "example" in row.reason:
+    elif row.lack == "rank":
         advice = "Pass feeds in example=, with which the net runs once."
     elif not _known(name):
         advice = f"Declare its gradient with onnxgrad.rule({name!r}, ...)."

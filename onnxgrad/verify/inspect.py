@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import onnx_ir as ir
 from typing_extensions import Unpack
@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from onnxgrad.declare.registry import State
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.subgraphs import captures
-from onnxgrad.emit.tensor import Refusal, Tensor
+from onnxgrad.emit.tensor import RankUnknown, Refusal, Tensor
 from onnxgrad.engine.flow import Edge, Flow, edge, operand_name, operands
 from onnxgrad.engine.reverse import vjp
 from onnxgrad.engine.straight_through import entry_of
@@ -25,6 +25,11 @@ from onnxgrad.transforms.job import Job
 from onnxgrad.transforms.options import Of, Options, Traced, Wrt, spelt_out
 from onnxgrad.verify.table import aligned
 from onnxgrad.verify.tensors import TensorTable, tensors_of
+
+# What a node without a rule lacks: the type of an operand, which the operator before it does not
+# tell; the number of axes of one, which an example tells; or the rule. "" where it lacks nothing.
+Lack: TypeAlias = Literal["", "type", "rank", "rule"]
+_Judged: TypeAlias = tuple[State, str, Lack]
 
 _ORDER = {"none": 0, "zero": 1, "rule": 2}
 _MEANING = {"none": "no rule", "zero": "zero derivative", "rule": "rule"}
@@ -40,6 +45,8 @@ class OperatorRow:
     reason: str
     count: int
     nodes: tuple[str, ...]
+    lack: Lack = ""
+    """What a node without a rule lacks: "rule", or the "type" or "rank" of an operand."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class InspectReport:
     """The tensors of `wrt` that no gradient reaches, unless `gradient` is told to give zeros."""
     caution: str = ""
     """What to know of a gradient that means next to nothing; else empty."""
+    rounds: bool = False
+    """Whether that is so because the gradient leaves out what is rounded on the paths."""
     unranked: tuple[str, ...] = ()
     """The tensors on a path from which on nothing tells how many axes there are, without `example`.
     """
@@ -127,18 +136,20 @@ def inspect(model: Any, wrt: Wrt = None, of: Of = None, **options: Unpack[Traced
     blocked: dict[ir.Node, list[Edge]] = {}
     for e in flow.blocked:
         blocked.setdefault(e.node, []).append(e)
-    found: dict[ir.Node, tuple[State, str]] = {}
+    found: dict[ir.Node, _Judged] = {}
     for node in flow.nodes:
         found |= _within(node, flow)  # before the trial, which can add to the inner graphs
         found[node] = _judge(op, node, flow, blocked.pop(node, []))
-    found |= {node: ("zero", edges[0].reason) for node, edges in blocked.items()}
+    found |= {node: ("zero", edges[0].reason, "") for node, edges in blocked.items()}
+    rounding = job.caution_of_rounding(flow)
     write_opset(net)
     return InspectReport(
         tuple(v.name or "" for v in job.wrt),
         tuple(v.name or "" for v in job.of),
         _rows(found),
         tuple(v.name or "" for v in job.wrt if not flow.matters(v)),
-        " ".join(filter(None, [job.caution, job.caution_of_rounding(flow)])),
+        " ".join(filter(None, [job.caution, rounding])),
+        bool(rounding),
         unranked,
         net.opset_imports[""],
         net.ir_version,
@@ -167,20 +178,27 @@ def _is_open(value: ir.Value) -> bool:
     return value.shape is None and isinstance(value.type, ir.TensorType | type(None))
 
 
-def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> tuple[State, str]:
+def _judge(op: Builder, node: ir.Node, flow: Flow, blocked: list[Edge]) -> _Judged:
     """The state of one node on a path, found by a trial of its rules."""
     edges = _edges(node, flow)
     if missing := _missing(edges):
-        return "none", missing
+        return "none", missing, "rule"
     if untyped := next((v for v in node.inputs if v is not None and v.type is None), None):
-        return "none", f"the type of {untyped.name!r} is unknown without a rule for what gives it"
+        reason = f"the type of {untyped.name!r} is unknown without a rule for what gives it"
+        return "none", reason, "type"
     gs = [_stand_in(op, v) if flow.matters(v) else None for v in node.outputs]
     try:
         vjp(op, node, gs, [e.index for e in edges if e.state == "rule"])
     except (Refusal, NoRuleError, RuleError) as e:
-        return "none", str(e)
-    return "rule", "; ".join(
-        [*dict.fromkeys(e.reason for e in edges if e.reason), *map(_remark, blocked)]
+        return "none", str(e), "rank" if _asks_for_rank(e) else "rule"
+    reasons = [*dict.fromkeys(e.reason for e in edges if e.reason), *map(_remark, blocked)]
+    return "rule", "; ".join(reasons), ""
+
+
+def _asks_for_rank(error: BaseException | None) -> bool:
+    """Whether a rank was asked for, in an inner graph too, which raises another error for it."""
+    return error is not None and (
+        isinstance(error, RankUnknown) or _asks_for_rank(error.__cause__ or error.__context__)
     )
 
 
@@ -190,17 +208,17 @@ def _stand_in(op: Builder, value: ir.Value) -> Tensor:
     return op.tensor(value) if dtype is None else op.cast(op.tensor(value), dtype)
 
 
-def _within(node: ir.Node, flow: Flow) -> dict[ir.Node, tuple[State, str]]:
+def _within(node: ir.Node, flow: Flow) -> dict[ir.Node, _Judged]:
     """The operators in the graphs of a node on a path, by what is declared of them."""
-    found: dict[ir.Node, tuple[State, str]] = {}
+    found: dict[ir.Node, _Judged] = {}
     outer = [v for v in captures(node) if flow.matters(v)]
     for graph in subgraphs(node):
         sources = [*outer, *(v for v in graph.inputs if carries(v))]
         inner = Flow.of(graph, sources, [v for v in graph.outputs if carries(v)])
-        found |= {e.node: ("zero", e.reason) for e in inner.blocked}
+        found |= {e.node: ("zero", e.reason, "") for e in inner.blocked}
         for n in inner.nodes:
             missing = _missing(_edges(n, inner))
-            found[n] = ("none", missing) if missing else ("rule", "")
+            found[n] = ("none", missing, "rule") if missing else ("rule", "", "")
             found |= _within(n, inner)
     return found
 
@@ -220,12 +238,13 @@ def _remark(e: Edge) -> str:
     return f"{operand_name(e.node, e.index)}: {e.reason}"
 
 
-def _rows(found: dict[ir.Node, tuple[State, str]]) -> tuple[OperatorRow, ...]:
-    groups: dict[tuple[str, str, State, str], list[str]] = {}
-    for node, (state, reason) in found.items():
-        key = (node.op_type, node.domain, state, reason)
+def _rows(found: dict[ir.Node, _Judged]) -> tuple[OperatorRow, ...]:
+    groups: dict[tuple[str, str, State, str, Lack], list[str]] = {}
+    for node, (state, reason, lack) in found.items():
+        key = (node.op_type, node.domain, state, reason, lack)
         groups.setdefault(key, []).append(node.name or "")
     rows = [
-        OperatorRow(*key, count=len(nodes), nodes=tuple(nodes)) for key, nodes in groups.items()
+        OperatorRow(name, domain, state, reason, len(nodes), tuple(nodes), lack)
+        for (name, domain, state, reason, lack), nodes in groups.items()
     ]
     return tuple(sorted(rows, key=lambda r: (_ORDER[r.state], r.domain, r.operator)))

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrad.emit.subgraphs import captures
 from onnxgrad.graph import io
-from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, RuleError
-from onnxgrad.graph.facts import all_nodes
+from onnxgrad.graph.errors import ArgumentError, FeedError, ModelError, OnnxGradError, RuleError
+from onnxgrad.graph.facts import all_nodes, is_float
 from onnxgrad.passes.inference import infer
 from onnxgrad.passes.precision import promote
 from onnxgrad.runtimes.ports import Array, Port
 from onnxgrad.runtimes.protocol import Runtime
 from onnxgrad.transforms.gradient import gradient
-from onnxgrad.transforms.metadata import OGRADS, table
+from onnxgrad.transforms.metadata import GRADIENTS, OGRADS, VALUES, table
 from onnxgrad.verify.differences import STEPS
 from onnxgrad.verify.moved import MovedNet, hold, move, value_of
 
@@ -103,12 +104,29 @@ def _ways_of_differences(case: Case) -> Iterator[tuple[str, str]]:
                 yield precision, name
 
 
-def gradients(case: Case, seeds: Mapping[str, Array]) -> tuple[dict[str, Array], str, str]:
-    """The gradients by tensor name, their precision and the title of the runtime.
+@dataclass(frozen=True)
+class Gradients:
+    """The side of the gradients.
+
+    Attributes:
+        gradients: By name of the tensors of `wrt`.
+        values: By name of the tensors that were asked for.
+        precision, runtime: In what they were calculated, and the title of the runtime.
+    """
+
+    gradients: dict[str, Array]
+    values: dict[str, Array]
+    precision: str
+    runtime: str
+
+
+def gradients(case: Case, seeds: Mapping[str, Array], values: Sequence[str] = ()) -> Gradients:
+    """The gradients of the tensors of `case.wrt`.
 
     Args:
         case: What is checked.
         seeds: What is imposed at tensors of `case.of`; nothing for the sum of all elements.
+        values: Tensors whose values are given too.
 
     Raises:
         ModelError: No runtime takes the gradient.
@@ -130,15 +148,45 @@ def gradients(case: Case, seeds: Mapping[str, Array]) -> tuple[dict[str, Array],
                 unreachable="zeros",
                 constant=case.held,
                 example=_feeds(promoted, case.values),
+                values=list(values) or None,
             )
             inputs = table(model, OGRADS)
             imposed = {inputs[name]: seed for name, seed in seeds.items()}
             feeds = _feeds(model, case.values | imposed)
-            found = runtime.load(model).run(feeds)
-            return dict(zip(case.wrt, found, strict=True)), precision, runtime.title
+            outputs = [v.name or "" for v in model.graph.outputs]
+            found = dict(zip(outputs, runtime.load(model).run(feeds), strict=True))
+            given, read = (
+                {name: found[output] for name, output in table(model, key).items()}
+                for key in (GRADIENTS, VALUES)
+            )
+            return Gradients(given, read, precision, runtime.title)
         except (ModelError, FeedError, RuleError) as error:
             refusals.append(f"{runtime.title} in {precision}: {error}")
     raise ModelError(f"The gradient cannot be run. {' '.join(refusals)}")
+
+
+def inner_terms(case: Case, seeds: Mapping[str, Array]) -> float:
+    """The size of the terms that the rounding of inner tensors is relative to.
+
+    An error of an element v of an inner tensor, relative to v, changes the scalar by that error
+    times v g, where g is the gradient of v: to first order, and as far as the rules are right.
+    """
+    moved = {value_of(case.net, name) for name in case.wrt}
+    inner = []
+    for node in case.net.graph:
+        if not moved.isdisjoint((*node.inputs, *captures(node))):
+            moved.update(node.outputs)
+            inner += [v.name for v in node.outputs if v.name and is_float(v)]
+    try:
+        found = gradients(replace(case, wrt=inner), seeds, inner)
+    except OnnxGradError:
+        return 0.0  # of some of them there is none
+    total = 0.0
+    with np.errstate(over="ignore"):
+        for name, g in found.gradients.items():
+            v, g = (np.asarray(a, np.float64) for a in (found.values[name], g))
+            total += float(np.sum(np.square(v[g != 0] * g[g != 0])))
+    return math.sqrt(total)
 
 
 def _require_sense(case: Case, moved: MovedNet) -> None:

@@ -155,6 +155,15 @@ def test_sizes_that_nobody_tells_are_asked_for() -> None:
             free.fun(wrong)
 
 
+def test_a_dtype_that_numpy_lacks_is_named() -> None:
+    text = "g (bfloat16[3] x) => (float y) { f = Cast<to=1>(x) y = ReduceSumSquare<keepdims=0>(f) }"
+    f = bridges.scipy.objective(parse(text), feeds={"x": [1, 2, 3]})
+    with pytest.raises(og.FeedError, match=r"of 'x' \(bfloat16\)\. onnxgrad.to_double\(model\)"):
+        f.fun(f.x0)
+    f = bridges.scipy.objective(og.to_double(parse(text)), feeds={"x": [1, 2, 3]})
+    assert f(f.x0)[0] == 14 and f(f.x0)[1].tolist() == [2, 4, 6]
+
+
 def test_threads_share_one() -> None:
     f = bridges.scipy.objective(parse(ROSENBROCK))
     points = np.random.default_rng(0).standard_normal((64, 3))

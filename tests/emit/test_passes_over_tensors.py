@@ -152,3 +152,42 @@ def test_constant_factors_of_channels_go_into_filters(gate, group):
     feeds = {i.name: feeds[i.name] for i in grad.graph.input}
     (got,) = runner(grad)(feeds)
     np.testing.assert_allclose(got, t["x"].grad.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("samples", "first", "read"), [("L", 0, 2), ("300", 1, 0)])
+def test_the_spectrum_of_samples_without_a_name(samples, first, read):
+    """In a branch, from a first frame on: few sizes are read, and no sum is found at run time.
+
+    They are the shape of the branch's result, for the seed, and where the Conv's cotangent ends.
+    What a Slice leaves out is not filled with zeros first.
+    """
+    model = net(f"""net (float[N, {samples}] x, bool c) => (float[M] y) {{
+        y = If(c) <then_branch = t () => (float[A, 2, B] s) {{
+            one = Constant<value_ints = [1]>()  axes = Constant<value_ints = [1, 2]>()
+            a = Constant<value_ints = [0, {first}]>()  b = Constant<value_ints = [2, {first}]>()
+            d = Constant<value_ints = [2, {2**31 - 1}]>()  u = Unsqueeze(x, one)
+            e = Constant<value_ints = [4, {2**31 - 1}]>()  f = Conv<strides = [64]>(u, w)
+            r = Slice(f, a, d, axes)  i = Slice(f, b, e, axes)
+            p = Mul(r, r)  q = Exp(i)  s = Add(p, q) }},
+        else_branch = o () => (float[C, D] z) {{ z = Identity(x) }}> }}""")
+    rng = np.random.default_rng(0)
+    w = (rng.standard_normal((4, 1, 128)) / 9).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    for dim in model.graph.input[0].type.tensor_type.shape.dim:
+        dim.ClearField("dim_param")
+    grad = og.gradient(model, "x", ograd=True, forward=False)
+    assert not any(d.dim_param for d in grad.graph.input[0].type.tensor_type.shape.dim)
+    (back,) = (a.g for n in grad.graph.node for a in n.attribute if a.name == "then_branch")
+    used = Counter(n.op_type for n in [*grad.graph.node, *back.node])
+    assert used["ReduceSum"] == used["ConvTranspose"] == 0 and used["Shape"] == read
+    assert used["Pad"] == 2  # of windows that overlap
+    x = rng.standard_normal((2, 300)).astype(np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(x, 128, axis=1)[:, 64 * first :: 64]
+    want = np.zeros_like(x)
+    for k, frame in enumerate(frames.transpose(1, 0, 2), first):
+        seen = frame @ w[:, 0].T
+        g = np.concatenate([2 * seen[:, :2], np.exp(seen[:, 2:])], axis=1)
+        want[:, 64 * k : 64 * k + 128] += g @ w[:, 0]
+    seed = np.ones((2, 2, frames.shape[1]), np.float32)
+    found = runner(grad)({"x": x, "c": np.array(True), "y_ograd": seed})
+    np.testing.assert_allclose(found[0], want, rtol=1e-4, atol=1e-5)

@@ -25,6 +25,7 @@ DEPTHWISE = Sample(
     {"group": 4, "pads": [2, 1, 0, 1], "dilations": [1, 2]},
 )
 POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
+LONG = {"strides": [64], "pads": [9, 5]}
 STEPS = Sample(
     "Conv",
     [normal(2, 16, 7, 6), normal(16, 1, 3, 4)],
@@ -80,6 +81,7 @@ def test_formulations():
         ("one_hot_taps", 8, CONV),
         ("flipped_filters", 1, Sample("Conv", [normal(1, 2, 5, 5), normal(4, 2, 3, 3)])),
         ("spread_steps", 1, STEPS),
+        ("long_steps", 65, Sample("Conv", [normal(2, 1, 201), normal(2, 1, 128)], LONG)),
         ("windows_of_fewer", False, CONV),
         ("summed_taps", (0, 2**21), DEPTHWISE),
         ("transposed_batch", False, Sample("Conv", [normal(2, 8, 2, 1), normal(8, 8, 1, 1)])),

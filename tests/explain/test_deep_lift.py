@@ -309,6 +309,30 @@ def test_where_onnx_has_no_evaluator_for_the_operator(formula: str, batch: str) 
     np.testing.assert_allclose(run(og.gradient(constant), {"x": X})["x_grad"], 1 / gelu, rtol=1e-5)
 
 
+@pytest.mark.parametrize("baseline", ["zeros", "flat", "any"])
+def test_mean_variance_normalization(baseline: str) -> None:
+    """For equal elements onnxruntime gives NaN, where the standard has 0."""
+    net = parsed(
+        "g (float[N, 2, 3] x) => (float[N, 2, 3] y) "
+        "{ n = MeanVarianceNormalization<axes = [2]>(x) s = Sigmoid(n) y = Mul(s, s) }",
+        21,
+    )
+    x, b = normal(3, 2, 3), normal(3, 2, 3)
+    x[0, 1], b[1, 0] = 2, 3  # a channel of equal elements, here and there
+    b = {"zeros": 0 * x, "flat": b[:, :, :1] + 0 * x, "any": b}[baseline]
+    lift = og.explain.deep_lift(net, target=None, baselines="input")
+    found = ReferenceEvaluator(lift).run(["x_attribution"], {"x": x, "x_baseline": b})[0]
+
+    def score(a: np.ndarray) -> np.ndarray:
+        c = a.astype(np.float64) - a.astype(np.float64).mean(2, keepdims=True)
+        n = c / np.maximum(np.sqrt((c * c).mean(2, keepdims=True)), 1e-9)
+        return (1 / (1 + np.exp(-n)) ** 2).sum(2)
+
+    np.testing.assert_allclose(found.sum(2), score(x) - score(b), rtol=1e-4, atol=1e-5)
+    on_ort = run(lift, {"x": x + 1e-3 * normal(3, 2, 3), "x_baseline": b})["x_attribution"]
+    assert np.isfinite(on_ort).all()
+
+
 DOMAINS = {"Acos": 0.2, "Asin": 0.2, "Atanh": 0.2}
 POSITIVE = {"Acosh": 1.1, "Log": 0.1, "Sqrt": 0.1, "Pow": 0.1}
 FUNCTIONS = [

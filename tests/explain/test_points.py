@@ -130,10 +130,10 @@ def test_numbers_of_numpy_and_others() -> None:
     explain.integrated_gradients(PRODUCT, n_steps=np.int64(3), internal_batch_size=np.int64(2))
     for wrong in (0, -3, 2.5, "a", True):
         for argument in ("nt_samples", "nt_samples_batch_size"):
-            with pytest.raises(og.ArgumentError, match=f"{argument} is a number from 1 on"):
+            with pytest.raises(og.ArgumentError, match=f"{argument} is a whole number, 1 or more"):
                 tunnel(**{argument: wrong})
         for argument in ("n_steps", "internal_batch_size"):
-            with pytest.raises(og.ArgumentError, match=f"{argument} is a number from 1 on"):
+            with pytest.raises(og.ArgumentError, match=f"{argument} is a whole number, 1 or more"):
                 explain.integrated_gradients(PRODUCT, **{argument: wrong})
     for stdev in (-1, float("nan"), True, "a"):
         with pytest.raises(og.ArgumentError, match="stdevs"):

@@ -176,6 +176,24 @@ def test_branches_of_equal_size_are_not_broadcast() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_an_axis_of_an_einsum_that_is_1_in_its_first_operand() -> None:
+    """Inference gives the result its name, though it may be larger in another operand."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 21]>
+        net (float[N, 3] a, float[M, 3, 2] b) => (float[K, 2] z) {
+            y = Einsum<equation = "bi,bij->bj">(a, b)
+            z = Mul(y, y)
+        }""")
+    once = og.gradient(model, ["a", "b"], forward=False)
+    twice = og.gradient(once, "a", forward=False)
+    b = np.random.default_rng(0).standard_normal((2, 3, 2)).astype(np.float32)
+    (found,) = runner(twice)({"a": np.ones((1, 3), np.float32), "b": b})
+    # Of the sum of 2 b y and 2 a y, with y = a b, for a in all of the batch.
+    of_a = 2 * np.einsum("bij,bkj->i", b, b)
+    of_b = 2 * (3 * b.sum(axis=(0, 2)) + b.sum())
+    np.testing.assert_allclose(found, (of_a + of_b)[None], 1e-4, 1e-5)
+
+
 def test_a_range_of_vectors() -> None:
     """As in onnx's function body of AffineGrid: onnxruntime refuses it where it sees the sizes."""
     text = """

@@ -39,6 +39,16 @@ def test_the_opset_of_a_result():
     assert versions(gelu) == (20, 9)
 
 
+def test_what_draws_numbers_is_written_for_the_kernels_that_there_are():
+    """onnxruntime has none for the random operators of opset 22 and later."""
+    net = parse("y = Exp(x)", 23)
+    made = og.explain.noise_tunnel(net, og.explain.saliency, target=None, stdevs=1e-6, seed=0)
+    assert versions(made) == (21, 10)
+    assert versions(og.gradient(net, opset=23)) == (23, 11)
+    y, slope = runner(made)({"x": X})
+    np.testing.assert_allclose(slope, y, rtol=1e-4)
+
+
 CASES = {
     "reductions": (
         17,

@@ -69,6 +69,21 @@ NESTED = """g (double[3] x, int64 M, double[3] w) => (double[3] y) <bool t = {1}
     > (even)
   }> (M, t, x)
 }"""
+# Branches that show what they capture in other shapes, one of them by another If.
+SHOWN = """g (double[N,1,3] x, bool c) => (double[K] y) <int64[1] one = {1}, int64[1] all = {-1}> {
+  h = Sin(x)
+  a, b = If <
+    then_branch = t () => (double[N,3] p, double[N,3] q) { p = Squeeze(h, one)
+      q = Mul(p, p) },
+    else_branch = e () => (double[N,1,3] r, double[N,1,3] s) {
+      r = If < then_branch = tt () => (double[N,3] u) { u = Squeeze(h, one) },
+               else_branch = ee () => (double[N,1,3] v) { v = Identity(h) } > (c)
+      s = Exp(h) }
+  > (c)
+  f = Reshape(a, all)
+  g = Reshape(b, all)
+  y = Mul(f, g)
+}"""
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -83,6 +98,7 @@ CASES = {
     "loop": (LOOP, {"x": normal(3), "M": np.array(3), "w": normal(3)}, ["x", "w"]),
     "loop of no step": (LOOP, {"x": normal(3), "M": np.array(0), "w": normal(3)}, ["x", "w"]),
     "while": (WHILE, {"x": np.array([0.5]), "w": np.array([1.7])}, ["x", "w"]),
+    "shown": (SHOWN, {"x": normal(4, 1, 3), "c": np.array(False)}, ["x"]),
     "nested": (NESTED, {"x": normal(3), "M": np.array(4), "w": normal(3)}, ["x", "w"]),
 }
 

@@ -29,6 +29,9 @@ SAMPLES = [
     # many places
     _conv((2, 2, 520), (3, 2, 3), dilations=[2], pads=[1, 2]),
     _conv((1, 1, 26, 24), (2, 1, 3, 2), kernel_shape=[3, 2]),
+    # one channel and long steps, as of a spectrum: windows that overlap, and that do not
+    _conv((2, 1, 201), (2, 1, 128), strides=[64], pads=[9, 5]),
+    _conv((1, 1, 140), (2, 1, 64), strides=[64]),
     # strides with every remainder
     *(_conv((1, 2, n), (3, 2, 3), kernel_shape=[3], strides=[3]) for n in (6, 7, 8, 9)),
     _conv((1, 2, 6, 7), (3, 2, 3, 3), strides=[2, 3], pads=[1, 0, 1, 2]),

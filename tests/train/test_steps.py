@@ -503,7 +503,7 @@ def test_inputs_of_the_noise_are_listed() -> None:
         ({"dropout": "train"}, "no Dropout"),
         ({"privacy": train.DPSGD(noise_multiplier=1, max_grad_norm=1), "loss_scale": 2}, "scale"),
         ({"loss": None}, "loss is one of"),
-        ({"accumulate": True}, "accumulate is an integer from 1"),
+        ({"accumulate": True}, "accumulate is a whole number, 1 or more"),
         ({"accumulate": 2.0}, "accumulate"),
         ({"clip_grad_norm": "1"}, "clip_grad_norm"),
         ({"clip_grad_value": math.nan}, "clip_grad_value"),

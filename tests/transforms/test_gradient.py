@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -344,6 +347,27 @@ def test_blocked_by_zero_derivative() -> None:
     with pytest.raises(og.UnreachableError, match=r"Round, node 'r'.*straight-through"):
         og.gradient(model)
     assert run(og.gradient(model, unreachable="zeros"), x=f32(1.2))["x_grad"].tolist() == [0]
+
+
+def test_a_refusal_advises_options_of_the_call() -> None:
+    model = parse("g (float[N] x) => (float[N] y) { [r] h = Round(x) y = Exp(h) }")
+    mse, x = og.losses.mse("y"), {"x": f32(1.2)}
+    objective = og.bridges.scipy.objective(model, feeds=x)
+    calls: list[tuple[Callable[[], Any], bool, bool]] = [
+        (lambda: og.jacobian(model), True, True),
+        (lambda: og.Net(model).gradient(x), False, True),
+        (lambda: og.Net(model)(x, og.NetPortGradient("x")), False, True),
+        (lambda: objective.jac(objective.x0), False, True),
+        (lambda: og.adversarial.fgsm(model, loss=mse, eps=1), False, True),
+        (lambda: og.check(model, x), False, False),
+    ]
+    for call, unreachable, straight_through in calls:
+        with pytest.raises(og.UnreachableError, match=r"Round, node 'r'.*Choose other") as raised:
+            call()
+        message = str(pickle.loads(pickle.dumps(raised.value)))
+        assert message.endswith(".")
+        assert ("pass unreachable='zeros'" in message) == unreachable
+        assert ("pass straight_through=['Round']" in message) == straight_through
 
 
 def test_zero_beside_a_real_path() -> None:

@@ -46,6 +46,16 @@ MESSAGES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         og.ArgumentError,
         "ALL is empty",
     ),
+    "operands": (
+        lambda: og.attach(PLAIN, lambda op, w: op.Reshape(w, op.const([3, -7])), ["w"]),
+        og.ArgumentError,
+        r"Reshape\('w' FLOAT \[2\], 'const' INT64 \[2\] = \[3, -7\]\) does not fit",
+    ),
+    "an array for a tensor": (
+        lambda: og.attach(PLAIN, lambda op, w: op.Add(w, np.ones(2)), ["w"]),
+        og.ArgumentError,
+        "Add takes tensors, as op.const makes them, no ndarray",
+    ),
     "no position": (lambda: og.NetPortGradient([]), og.ArgumentError, r"position, .* not \[\]"),
 }
 

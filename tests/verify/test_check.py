@@ -46,6 +46,7 @@ SIGMOID = model("g (float[N,3] x) => (float[N,3] y) { y = Sigmoid(x) }")
 @pytest.fixture
 def wrong() -> Iterator[Callable[[str, Any], None]]:
     """Replaces an operator's rule for the length of a test."""
+    registry.entries()  # loads the package's own
     kept = dict(registry._TABLE)
 
     def replace(name: str, derivative: Any) -> None:
@@ -105,6 +106,18 @@ def test_a_missing_term_is_caught(wrong: Callable[[str, Any], None]) -> None:
     assert [row.verdict for row in report.rows] == ["wrong", "wrong"]
 
 
+def test_numbers_in_constant_nodes() -> None:
+    """They are moved, and calculated in double precision, as weights are, in a branch too."""
+    net = model("""g (float[N,3] x, bool c) => (float[N,3] y) {
+        k = Constant<value_float = 1.5>()  h = Mul(x, k)
+        y = If(c)<
+            then_branch = t () => (o) { two = Constant<value_float = 2.0>() o = Pow(h, two) },
+            else_branch = e () => (o2) { o2 = Identity(h) }> }""")
+    report = check(net, {"x": X, "c": True}, ["k", "two"])
+    assert report.rows[0].ok and report.rows[1].name == "two"
+    assert report.method.count("float64 on onnxruntime") == 2
+
+
 def test_inner_tensors_and_seeds() -> None:
     assert check(DENSE, X, ["h", "y", "x"], ograd=True)
     assert check(DENSE, X, "x", of="h", ograd={"h": np.ones((2, 2), np.float32)})
@@ -126,6 +139,17 @@ def test_single_precision_says_when_it_cannot_tell() -> None:
     report = check(CONV, x, og.ALL, precision="float32")
     assert "differences in float32" in report.method
     assert all(row.verdict in ("ok", "noise") for row in report.rows)
+
+
+def test_terms_that_swamp_the_difference(wrong: Callable[[str, Any], None]) -> None:
+    head = "g (float[N,3] x) => (float[N,3] y) <float c = {1e38}, float[3] mask = {0, -3.4e38, 0}>"
+    for formula in ("y = Add(x, c)", "a = Add(x, c) y = Sub(a, c)", "a = Add(x, c) y = Log(a)"):
+        report = check(model(f"{head} {{ {formula} }}"), X)
+        assert [row.verdict for row in report.rows] == ["noise"]
+    net = model(f"{head} {{ s = Sigmoid(x) a = Add(s, mask) y = Softmax(a) }}")
+    assert check(net, X)
+    wrong("Sigmoid", lambda Y: Y)
+    assert [row.verdict for row in check(net, X).rows] == ["wrong"]
 
 
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -123,6 +124,26 @@ def test_a_rank_that_nothing_tells() -> None:
     assert og.doctor(model).unranked == ("s",)
     assert "pass feeds in example=" in " ".join(str(og.doctor(model)).split())
     assert og.doctor(model, example=np.ones((1, 2), np.float32)).unranked == ()
+
+
+def test_advice_follows_from_what_lacks_and_not_from_words() -> None:
+    """A rank is told by an example; a rule that speaks of one refuses for another reason."""
+    squared = (
+        "g (float[1,2] x, int64[k] s) => (float[a,b] y) { r = Reshape(x, s) y = MatMul(r, r) }"
+    )
+    (blocked,) = og.doctor(parse(squared), "x").inputs_gradient.blocked
+    assert blocked.next == "Pass feeds in example=, with which the net runs once."
+
+    @og.rule("com.acme::Ramp", "x")
+    def _(op: Any, g: Any) -> Any:
+        op.refuse("it is no ramp, for example")
+
+    try:
+        found = og.doctor(parse(CUSTOM, '"" : 21, "com.acme" : 1'))
+    finally:
+        og.forget("com.acme::Ramp")
+    assert "no ramp, for example" in str(found)
+    assert "example=" not in found.inputs_gradient.blocked[0].next
 
 
 def test_a_file_of_which_nothing_can_be_made() -> None:
