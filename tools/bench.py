@@ -64,9 +64,10 @@ commands give the quantile of the times that is taken, and how busy the machine 
 with fewer cores than processes that want to run, the times on two threads say little.
 
 Peak memory is that of a process that loads a gradient's file and runs it, libraries too, with the
-gradients of two calls; the file runs without a memory pattern and without reuse of buffers
-(docs/deploy.md). "Net" is a process that makes a `Net` of the net's own file and asks it for the
-gradient.
+gradients of two calls; the file runs as docs/deploy.md says: without a memory pattern and without
+reuse of buffers, memory that making the session has freed is given back, and large weights are not
+packed for products of 512 rows or more. "Net" is a process that makes a `Net` of the net's own file
+and asks it for the gradient.
 
 The peers come with `pip install -e ".[bench]"`, `make training-runtime` and `make onnxsim`; one
 that is not here is listed as absent. What bounds the times, and what was tried, is in

@@ -210,7 +210,7 @@ def _count(op: Builder, steps: int | str) -> Size:
     """
     if given := input_of(steps, "steps"):
         return op.Unsqueeze(given.added(op, [], np.int64), op.const([0]))
-    return counted("steps", steps, 1, " or 'input'")
+    return counted("steps", steps, 1, ", or 'input'")
 
 
 def _noise(job: Job, ball: Ball, start: bool | str, seed: int) -> Tensor:

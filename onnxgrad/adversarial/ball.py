@@ -16,7 +16,7 @@ from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import HALVES
+from onnxgrad.graph.facts import HALVES, shown
 from onnxgrad.heads.head import input_of
 
 Norm = Literal["Linf", "L2"]
@@ -107,7 +107,7 @@ class Ball:
         if not self.x.takes(array.shape):
             raise ArgumentError(
                 f"{name}: numbers of shape {[*array.shape]} do not broadcast to an example of "
-                f"{self.like.value.name!r} {self.like.value.shape}"
+                f"{shown(self.like.value)}"
             )
         return array
 

@@ -18,7 +18,7 @@ from onnxgrad.emit import factors, steps, views  # noqa: F401 - two of them decl
 from onnxgrad.emit.finite import FACTOR, Numbers
 from onnxgrad.emit.rewrites import Call, rewritten
 from onnxgrad.emit.targets import Target, TargetName, target_of
-from onnxgrad.emit.tensor import Refusal, Tensor
+from onnxgrad.emit.tensor import Refusal, Tensor, innermost
 from onnxgrad.graph.errors import ArgumentError, RuleError
 from onnxgrad.graph.facts import HALVES, Dim, dims_of
 from onnxgrad.graph.fresh import Names
@@ -72,10 +72,6 @@ class Builder:
             raise AttributeError(op_type)
 
         def emit(*inputs: Tensor | None, outputs: int | None = None, **attributes: Any) -> Any:
-            for t in inputs:
-                if t is not None and not isinstance(t, Tensor):
-                    kind = type(t).__name__
-                    raise RuleError(f"{op_type} takes tensors, as op.const makes them, no {kind}")
             values = self.node(op_type, inputs, outputs or 1, attributes)
             return values[0] if outputs is None else values
 
@@ -91,6 +87,7 @@ class Builder:
     ) -> tuple[Tensor, ...]:
         """Append a node of the standard's domain, or find an equal one.
 
+        It is of the inner graph that an operand is of, where this builder emits around it.
         `like` gives the outputs' dtypes and shapes for a node that holds graphs: the standard's
         inference of a single node does not find them.
 
@@ -98,6 +95,8 @@ class Builder:
             RuleError: no such operator, attribute or number of operands in this opset, or the
                 operands' dtypes or shapes do not fit it.
         """
+        if (inner := innermost(self, op_type, inputs)) is not self:
+            return inner.node(op_type, inputs, outputs, attributes, like)
         given = {k: v for k, v in (attributes or {}).items() if v is not None}
         found = rewritten(self, Call(op_type, inputs, outputs, given, like))
         if isinstance(found, Call):

@@ -14,8 +14,9 @@ import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.constants import constant_of, dims_in
+from onnxgrad.graph.constants import dims_in
 from onnxgrad.graph.facts import Dim
+from onnxgrad.graph.sizes import is_new_axis
 
 Size = int | Tensor
 # Axes that are known, or a vector of int64 at run time.
@@ -32,7 +33,7 @@ def dim(x: Tensor, axis: int) -> Size:
     size = None if known is None else known[axis]
     if isinstance(size, int):
         return size
-    if known is None and _is_new(x.value, axis):
+    if known is None and is_new_axis(x.value, axis):
         return 1
     source, at = x.op.declared.get(size or "", (x.value, axis))
     if source.graph is not x.value.graph:
@@ -40,15 +41,6 @@ def dim(x: Tensor, axis: int) -> Size:
     found = x.op.Shape(x.op.tensor(source), start=at, end=at + 1 if at != -1 else None)
     found.value.shape = ir.Shape([1])  # inference does not see it where the rank is not known
     return found
-
-
-def _is_new(value: ir.Value, axis: int) -> bool:
-    """Whether an Unsqueeze has put an axis, counted from the front, into a value of any rank."""
-    node = value.producer()
-    if node is None or node.op_type != "Unsqueeze" or node.inputs[1] is None:
-        return False
-    axes = constant_of(node.inputs[1])
-    return axes is not None and axis in axes
 
 
 def dims(x: Tensor) -> list[Size]:
@@ -72,8 +64,7 @@ def vector(like: Tensor, sizes: Sequence[Size]) -> Tensor:
             run = []
         if s is not None:
             parts.append(s)
-    # Not `joined`: a size may come from a graph around this one, where its own builder emits.
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
+    return joined(parts, 0)
 
 
 def from_front(index: Size, size: Size) -> Size:

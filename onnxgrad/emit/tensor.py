@@ -162,6 +162,33 @@ class Tensor:
         return self.op.Not(self)
 
 
+def innermost(op: Builder, op_type: str, operands: Sequence[Tensor | None]) -> Builder:
+    """The builder of a node: `op`, or that of an inner graph which `op` emits around.
+
+    An operand may be of such a graph, as a size that is read there and multiplied by one from here.
+
+    Raises:
+        RuleError: An operand is no tensor.
+    """
+    for t in operands:
+        if t is None or (isinstance(t, Tensor) and t.op is op):
+            continue
+        if not isinstance(t, Tensor):
+            kind = type(t).__name__
+            raise RuleError(f"{op_type} takes tensors, as op.const makes them, no {kind}")
+        inner: Builder | None = t.op
+        while inner is not None and inner is not op and t.value.graph is not inner.graph:
+            inner = inner.parent
+        if inner is not None and inner is not op and _is_inside(inner, op):
+            return inner
+    return op
+
+
+def _is_inside(inner: Builder, op: Builder) -> bool:
+    parent = inner.parent
+    return parent is not None and (parent is op or _is_inside(parent, op))
+
+
 def _is(x: Any, number: int) -> bool:
     return isinstance(x, int | float) and x == number
 

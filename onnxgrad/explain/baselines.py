@@ -15,7 +15,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.stopped import is_gate
 from onnxgrad.explain.rescale import centred
 from onnxgrad.graph.errors import ArgumentError, UnknownNameError, nearest
-from onnxgrad.graph.facts import Dim, dims_of, is_float
+from onnxgrad.graph.facts import Dim, dims_of, is_float, shown
 from onnxgrad.transforms.examples import new_dim
 from onnxgrad.transforms.job import Job
 
@@ -65,7 +65,7 @@ def distributions_of(op: Builder, wrt: Iterable[ir.Value], given: Any) -> dict[i
             found[x] = _added(op, x, one, "baselines", shape)
         elif np.ndim(one) == 0 or (dims is not None and np.ndim(one) != len(dims)):
             raise ArgumentError(
-                f"baselines of {x.name!r} {x.shape} are an array, or 'input', with "
+                f"baselines of {shown(x)} are an array, or 'input', with "
                 f"one more baseline in each row, not of shape {list(np.shape(one))}"
             )
         else:
@@ -126,7 +126,7 @@ def _array(x: ir.Value, given: Any, dims: Sequence[Dim] | None) -> np.ndarray:
     pairs = zip(reversed(array.shape), reversed(dims), strict=False)
     if array.ndim > len(dims) or any(isinstance(d, int) and n not in (1, d) for n, d in pairs):
         raise ArgumentError(
-            f"baselines of {x.name!r} {x.shape}: an array of shape {list(array.shape)} does not fit"
+            f"baselines of {shown(x)}: an array of shape {list(array.shape)} does not fit"
         )
     return array
 

@@ -24,6 +24,7 @@ from onnxgrad.explain.places import (
     sizes_of,
 )
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import shown
 from onnxgrad.transforms.asked import float_outputs
 from onnxgrad.transforms.options import TensorSpecs, Transform
 
@@ -130,16 +131,14 @@ class ClassMap:
         """
         tokens = self.given.tokens
         if t.rank < 3:
-            raise ArgumentError(
-                f"the layer {layer.name!r} {layer.shape} has no places.{self._candidates()}"
-            )
+            raise ArgumentError(f"the layer {shown(layer)} has no places.{self._candidates()}")
         if tokens is False:
             return t
         if tokens is not None:
             return from_tokens(t, tokens, self.given.class_tokens)
         if layer not in self.channels:
             raise ArgumentError(
-                f"no operator tells which axes of {layer.name!r} {layer.shape} are places: pass "
+                f"no operator tells which axes of {shown(layer)} are places: pass "
                 "tokens=True, or their numbers, for tokens [N, T, C]; tokens=False for [N, C, ...]"
             )
         return channels_first(t, self.channels[layer])

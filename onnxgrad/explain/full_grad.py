@@ -15,7 +15,7 @@ from onnxgrad.explain.layers import channels_of
 from onnxgrad.explain.method import Explaining, Explanation, method
 from onnxgrad.explain.places import channels_first, resized, scaled
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import dims_of
+from onnxgrad.graph.facts import dims_of, shown
 from onnxgrad.transforms.options import Wrt
 
 
@@ -77,7 +77,7 @@ def _with_places(wrt: list[ir.Value]) -> ir.Value:
     """The one tensor with places."""
     found = [v for v in wrt if len(dims_of(v) or ()) > 2]
     if len(found) != 1:
-        names = ", ".join(f"{v.name!r} {v.shape}" for v in wrt)
+        names = ", ".join(map(shown, wrt))
         raise ArgumentError(
             f"one input with channels and places, [N, C, H, W], is needed in wrt, not {names}"
         )

@@ -14,7 +14,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.layers import channels_of, input_named, inputs_before
 from onnxgrad.graph.constants import dims_in
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import dims_of
+from onnxgrad.graph.facts import dims_of, shown
 
 # How a layer's tokens lie: sizes of the places, True for a square, False for no tokens.
 Tokens: TypeAlias = bool | Sequence[int] | None
@@ -101,7 +101,7 @@ def image_of(graph: ir.Graph, layer: ir.Value, places: int, name: str | None) ->
             return found[0]
         if found:
             break
-    names = ", ".join(f"{v.name!r} {v.shape}" for v in graph.inputs if not v.is_initializer())
+    names = ", ".join(shown(v) for v in graph.inputs if not v.is_initializer())
     raise ArgumentError(
         f"the map of {layer.name!r} has {places} axes of places, and it is not one input that has "
         f"as many, beside examples and channels: name one in input. The inputs are {names}"

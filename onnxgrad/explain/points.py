@@ -17,7 +17,7 @@ from onnxgrad.emit.tensor import Tensor
 from onnxgrad.explain.examples import Examples
 from onnxgrad.explain.method import MovedExplanation
 from onnxgrad.graph.errors import ArgumentError, OnnxGradError
-from onnxgrad.graph.facts import Dim, by_name, dims_of, without_invented
+from onnxgrad.graph.facts import Dim, by_name, dims_of, shown, without_invented
 from onnxgrad.graph.fresh import Names
 from onnxgrad.heads.head import Head, parted
 from onnxgrad.heads.scores import class_of, with_classes
@@ -156,8 +156,9 @@ class Elsewhere:
         sizes = [self.size if self.in_rows else dims[0], *dims[1:]]
         if any(d is None or isinstance(d, str) for d in sizes):
             raise ArgumentError(
-                f"the size of {value.name!r} {value.shape} is not known when the graph is built: "
-                "take all points at once, as one batch that batched names"
+                f"the size of {shown(value)} is not known when the graph is built, and points are "
+                "computed one after the other: name the inputs that have a batch in batched, so "
+                "that all points are one batch"
             )
         example = op.const(0, dtype=value.dtype.numpy() if value.dtype else np.float32)
         return shapes.full(example, sizes, 0)  # type: ignore[arg-type]

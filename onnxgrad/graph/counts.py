@@ -15,7 +15,7 @@ def counted(name: str, given: Any, least: int = 0, other: str = "") -> int:
         name: Whose it is, for the message.
         given: The number.
         least: The least that it may be.
-        other: What may stand in its place, as " or 'input'", for the message.
+        other: What may stand in its place, as ", or 'input'", for the message.
 
     Raises:
         ArgumentError: It is none, or less than the least.

@@ -81,6 +81,19 @@ def without_invented(dims: Iterable[Dim]) -> tuple[Dim, ...]:
     return tuple(None if _INVENTED in str(d) else d for d in dims)
 
 
+def shape_text(value: ir.Value) -> str:
+    """The dimensions of a value as a message shows them, such as "[N,3,?]"; "" for any rank."""
+    dims = dims_of(value)
+    if dims is None:
+        return ""
+    return f"[{','.join('?' if d is None else str(d) for d in without_invented(dims))}]"
+
+
+def shown(value: ir.Value) -> str:
+    """The name and the dimensions of a value as a message shows them, such as "'x' [N,3,?]"."""
+    return f"{value.name!r} {shape_text(value)}".rstrip()
+
+
 def common_shape(a: ir.Shape | None, b: ir.Shape | None) -> ir.Shape | None:
     """The shape in which two agree, other sizes unknown; None where their ranks differ."""
     if a is None or b is None or len(a) != len(b):

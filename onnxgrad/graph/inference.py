@@ -16,7 +16,7 @@ from onnxgrad.graph import ranks, sizes, types, window_sizes  # noqa: F401 - the
 from onnxgrad.graph.constants import SMALL
 from onnxgrad.graph.corrections import complete_ranks, complete_sizes, is_misjudged
 from onnxgrad.graph.errors import RuleError
-from onnxgrad.graph.facts import dims_of, is_sequence, type_proto
+from onnxgrad.graph.facts import dims_of, is_sequence, shape_text, type_proto
 from onnxgrad.graph.schemas import onnx_schema
 
 # The type and the shape of each output, None where inference does not tell them.
@@ -99,7 +99,7 @@ class Inference:
             if v is not None:
                 if any(isinstance(d, int) and d < 0 for d in dims_of(v) or ()):
                     # onnx would crash
-                    raise RuleError(f"{node.op_type}: {_shown(v)} has a negative size")
+                    raise RuleError(f"{node.op_type}: {_operand(v)} has a negative size")
                 operands[v.name] = type_proto(v)
                 if (tensor := _sizes_in(v)) is not None:
                     contents[v.name] = ir.serde.serialize_tensor(tensor)
@@ -112,7 +112,7 @@ class Inference:
                 opset_imports=[onnx.helper.make_opsetid("", self.opset)],
             )
         except Exception as e:  # onnx's errors share no base class
-            given = ", ".join(map(_shown, node.inputs))
+            given = ", ".join(map(_operand, node.inputs))
             raise RuleError(f"{node.op_type}({given}) does not fit: {e}") from e
         found = (inferred.get(v.name or "") for v in node.outputs)
         return [
@@ -161,16 +161,14 @@ def _key(schema: onnx.defs.OpSchema, node: ir.Node) -> tuple[Any, ...]:
     return tuple(key)
 
 
-def _shown(value: ir.Value | None) -> str:
+def _operand(value: ir.Value | None) -> str:
     """An operand as a message shows it: its name, dtype, dimensions, and the few sizes in it."""
     if value is None:
         return "none"
-    dtype, dims = value.dtype.name if value.dtype else "?", dims_of(value)
+    dtype, held = value.dtype.name if value.dtype else "?", _sizes_in(value)
     kind = f"sequence of {dtype}" if is_sequence(value) else dtype
-    shape = "" if dims is None else f" [{', '.join('?' if d is None else str(d) for d in dims)}]"
-    held = _sizes_in(value)
     content = f" = {held.numpy().tolist()}" if held is not None and held.size <= 8 else ""
-    return f"{value.name!r} {kind}{shape}{content}"
+    return f"{value.name!r} {kind} {shape_text(value)}".rstrip() + content
 
 
 def _sizes_in(value: ir.Value) -> ir.TensorProtocol | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -24,6 +25,7 @@ from onnxgrad.graph.facts import inner_graphs
 from onnxgrad.graph.guard import guarded
 from onnxgrad.graph.holders import check_sources, own_outputs, put_in_order
 from onnxgrad.graph.marks import READ_AS
+from onnxgrad.graph.message import Data, read
 from onnxgrad.graph.nodes import check_names, check_nodes
 from onnxgrad.graph.stage import root, staged
 
@@ -66,7 +68,7 @@ def _load(model: ModelLike) -> ir.Model:
     if isinstance(model, ir.Model):
         return _load_ir(model)
     if isinstance(model, bytes | bytearray | memoryview):
-        model = _parse(bytes(model))
+        return _load_bytes(bytes(model))
     if isinstance(model, onnx.ModelProto):
         return _load_proto(model)
     return _load_path(model)
@@ -235,21 +237,21 @@ def _load_path(source: str | os.PathLike[str]) -> ir.Model:
     try:
         with open(path, "rb") as file:
             _require_onnx(repr(path), start := file.read(8))
-        empty = not start
-        proto = onnx.ModelProto() if empty else onnx.load(path, load_external_data=False)
+            if not start:
+                raise ModelError(f"{path!r} is an empty file.")
+            file.seek(0)
+            proto, data = read(file, os.path.splitext(path)[1])
     except ModelError:
         raise
     except OSError as error:
         raise ModelError(f"Cannot read {path!r}: {error.strerror or error}.") from error
     except Exception as error:  # the protobuf libraries' own errors share no base class
         raise ModelError(f"{path!r} is not an ONNX file, or it is truncated: {error}") from error
-    if empty:
-        raise ModelError(f"{path!r} is an empty file.")
     folder = os.path.dirname(os.path.abspath(path))
     messages = list(protos.walk(proto))
     for name, location in protos.external(messages):
         protos.require_inside(name, location, folder)
-    model = deserialize(proto, messages, repr(path), folder)
+    model = deserialize(proto, messages, repr(path), folder, data)
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
@@ -267,18 +269,19 @@ def _require_onnx(what: str, start: bytes) -> None:
         )
 
 
-def _parse(content: bytes) -> onnx.ModelProto:
+def _load_bytes(content: bytes) -> ir.Model:
     _require_onnx(f"The {len(content)} bytes given", content[:8])
     try:
-        return onnx.ModelProto.FromString(content)
+        proto, data = read(BytesIO(content))
     except Exception as error:  # the protobuf libraries' own errors share no base class
         raise ModelError(
             f"The {len(content)} bytes given are no ONNX model, or a truncated one. "
             "Of a file give the path, as a str."
         ) from error
+    return _load_proto(proto, data)
 
 
-def _load_proto(proto: onnx.ModelProto) -> ir.Model:
+def _load_proto(proto: onnx.ModelProto, data: Data | None = None) -> ir.Model:
     messages = list(protos.walk(proto))
     for name, location in protos.external(messages):
         raise ModelError(
@@ -286,7 +289,7 @@ def _load_proto(proto: onnx.ModelProto) -> ir.Model:
             "which folder. Give the model's path instead, or load it with onnx.load(path), which "
             "brings the weights."
         )
-    private = deserialize(proto, messages, "the ModelProto")
+    private = deserialize(proto, messages, "the ModelProto", data=data)
     replace_tensors(private, _detached)
     return private
 
@@ -307,7 +310,11 @@ def _load_ir(model: ir.Model) -> ir.Model:
 
 
 def deserialize(
-    proto: onnx.ModelProto, messages: Sequence[Message], what: str, folder: str = ""
+    proto: onnx.ModelProto,
+    messages: Sequence[Message],
+    what: str,
+    folder: str = "",
+    data: Data | None = None,
 ) -> ir.Model:
     """The model in a message.
 
@@ -316,20 +323,24 @@ def deserialize(
         messages: All messages in it that hold tensors: `protos.walk`.
         what: Where it is from, for errors.
         folder: Where the files of its sparse tensors lie.
+        data: The data that are missing in the message.
 
     Raises:
         ModelError: It is no model.
     """
-    protos.check_tensors(messages)
+    data = data or Data()
+    protos.check_tensors(messages, data.size)
     # Bytes that are not ONNX can be a valid message of unknown fields.
     if not proto.HasField("graph") or not proto.opset_import:
         missing = "graph" if not proto.HasField("graph") else "opset"
         raise ModelError(f"{what} is not an ONNX model, or it is truncated: it has no {missing}.")
     proto = _readable(proto, messages, folder)
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except Exception as error:  # whatever a malformed graph leads to
         raise ModelError(f"{what} is not a valid ONNX model: {root(error)}") from error
+    replace_tensors(model, data.attached)
+    return model
 
 
 def _readable(proto: onnx.ModelProto, messages: Sequence[Message], folder: str) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,8 @@ def _holders() -> frozenset[str]:
     return frozenset(found)
 
 
-_HOLDERS = _holders()
+# The messages that can hold a tensor.
+HOLDERS = _holders()
 
 
 def walk(proto: Message) -> Iterator[Message]:
@@ -56,19 +57,23 @@ def walk(proto: Message) -> Iterator[Message]:
         yield message
         if not isinstance(message, onnx.TensorProto):
             for field, value in message.ListFields():
-                if field.message_type and field.message_type.full_name in _HOLDERS:
+                if field.message_type and field.message_type.full_name in HOLDERS:
                     left += [value] if isinstance(value, Message) else value
 
 
-def check_tensors(messages: Iterable[Message]) -> None:
+def check_tensors(messages: Iterable[Message], size: Callable[[bytes], int] = len) -> None:
     """Check that each tensor among them has the data that its dtype and shape ask for.
+
+    Args:
+        messages: The messages.
+        size: Of raw data the number of bytes, which may stand elsewhere.
 
     Raises:
         ModelError: One has not, or has no dtype, or none that its data can lie in another file of.
     """
     for message in messages:
         if isinstance(message, onnx.TensorProto):
-            _check_tensor(message)
+            _check_tensor(message, size)
         elif (
             isinstance(message, onnx.AttributeProto)
             and message.type == message.TENSOR
@@ -81,7 +86,7 @@ def check_tensors(messages: Iterable[Message]) -> None:
 _LARGEST = 2**48
 
 
-def _check_tensor(tensor: onnx.TensorProto) -> None:
+def _check_tensor(tensor: onnx.TensorProto, size: Callable[[bytes], int]) -> None:
     weight = f"The weight {tensor.name!r}"
     if tensor.data_type not in _DTYPES:
         raise ModelError(f"{weight} is of the dtype {tensor.data_type}, which ONNX does not have.")
@@ -95,7 +100,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
     elif tensor.data_location == onnx.TensorProto.EXTERNAL:
         return
     elif tensor.HasField("raw_data"):
-        found, needed = len(tensor.raw_data), -(-count * dtype.bitwidth // 8)
+        found, needed = size(tensor.raw_data), -(-count * dtype.bitwidth // 8)
     else:
         field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
         found = len(getattr(tensor, field))

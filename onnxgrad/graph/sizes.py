@@ -53,6 +53,15 @@ def _reshape(node: ir.Node) -> Found:
         yield node.outputs[0], [rest if d == -1 else None for d in target]
 
 
+def is_new_axis(value: ir.Value, axis: int) -> bool:
+    """Whether an Unsqueeze has put an axis, counted from the front, into a value of any rank."""
+    node = value.producer()
+    if node is None or node.domain or node.op_type != "Unsqueeze" or node.inputs[1] is None:
+        return False
+    axes = constant_of(node.inputs[1])
+    return axes is not None and axis in axes
+
+
 @size("Slice")
 def _slice(node: ir.Node) -> Found:
     """Keep the names of sizes along axes of which all is taken, as exporters write x[:, :n].

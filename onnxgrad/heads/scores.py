@@ -12,6 +12,7 @@ from onnxgrad.emit import shapes
 from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.errors import ArgumentError
+from onnxgrad.graph.facts import shown
 from onnxgrad.heads.head import Head, Input, Place, input_of, make
 from onnxgrad.heads.targets import (
     Target,
@@ -267,7 +268,7 @@ def _weighted_sum(op: Builder, y: Tensor, weights: Any) -> Tensor:
         array = np.asarray(weights)
         if not y.takes(array.shape):
             raise ArgumentError(
-                f"weighted_sum does not fit {y.value.name!r} {y.value.shape}: weights of shape "
+                f"weighted_sum does not fit {shown(y.value)}: weights of shape "
                 f"{[*array.shape]} do not broadcast to it"
             )
         products = y * op.const(array, like=y)

@@ -52,9 +52,10 @@ class Net(Derivatives):
 
     A net can be pickled, and used in a forked process: it is opened again there, from the path that
     it was given, which has to hold the same file; weights in files are not copied into the pickle.
-    A copy of a net shares the memory of its weights. Where weights take more than 2 GB, all
-    sessions read them in place, and not in the packed form in which large batches are up to 1.3
-    times as fast.
+    A copy of a net shares the memory of its weights. Weights that lie in files of their own are
+    mapped: such a file may be removed or replaced, but where it is written in place, calls raise a
+    `ModelError`. Where weights take more than 2 GB, all sessions read them in place, and not in the
+    packed form in which large batches are up to 1.3 times as fast.
 
         net = Net("model.onnx")
         net(x)                                     the output, or a dict by name if there are more
@@ -138,7 +139,8 @@ class Net(Derivatives):
         private = io.load(model)
         self._source = Source(model, private)
         hold_weights(private, in_files=True)
-        super().__init__(private, Sessions(private, started, self._options, max_sessions))
+        check = self._source.require_unchanged
+        super().__init__(private, Sessions(private, started, self._options, max_sessions, check))
         self._resolved: Recent[Any, Requested] = Recent(max_sessions)
         self._title = started.title
         self.ports = self._feeder.ports
@@ -148,6 +150,7 @@ class Net(Derivatives):
         return _open, (type(self), self._source.packed(self._model), self._arguments)
 
     def __copy__(self) -> Self:
+        self._source.require_unchanged()
         copied = type(self)(self._model, **self._arguments)
         copied._source = self._source
         return copied

@@ -24,11 +24,28 @@ class Source:
 
     def __init__(self, given: io.ModelLike, model: ir.Model) -> None:
         self._path = None
-        files = io.data_files(model)
+        self._mapped = files = io.data_files(model)
         if isinstance(given, str | os.PathLike):
             self._path = os.path.abspath(os.fspath(given))
-            files |= {self._path}
+            files = files | {self._path}
         self._stamps = {file: _stamp(file) for file in files}
+
+    def require_unchanged(self) -> None:
+        """Check that weights that lie in files are what they were when the model was read.
+
+        They are mapped into memory. A file that is replaced or removed stays what it is there, but
+        one that is written in place changes.
+
+        Raises:
+            ModelError: One has been written.
+        """
+        for file in self._mapped:
+            stamp, found = self._stamps[file], _stamp(file)
+            if stamp and found and found != stamp and found[0] == stamp[0]:
+                raise ModelError(
+                    f"The file {file!r} has been written since the model was read, and its weights "
+                    "lie there. Read the model anew."
+                )
 
     def packed(self, model: ir.Model) -> File | Content:
         """The model as it can be pickled.
@@ -119,13 +136,13 @@ class Content(NamedTuple):
         return model
 
 
-def _stamp(file: str) -> tuple[int, int] | None:
-    """What changes with a file; None where there is none."""
+def _stamp(file: str) -> tuple[int, int, int] | None:
+    """Which file it is, and what changes with its content; None where there is none."""
     try:
         found = os.stat(file)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _digest(file: str) -> str:

@@ -38,12 +38,19 @@ class Sessions:
         runtime: What they run on.
         options: Those of every transform.
         most: How many transforms to keep; the least recently used goes.
+        check: Called before a session is made or used; raises if the net is not what it was.
     """
 
     def __init__(
-        self, model: ir.Model, runtime: Runtime, options: Mapping[str, Any], most: int
+        self,
+        model: ir.Model,
+        runtime: Runtime,
+        options: Mapping[str, Any],
+        most: int,
+        check: Callable[[], None],
     ) -> None:
         self._model, self._runtime, self._options, self._most = model, runtime, options, most
+        self._check = check
         self._lock = threading.Lock()
         self._forward: Session | None = None
         self.transformed: Recent[Any, TransformSession] = Recent(most)
@@ -53,10 +60,11 @@ class Sessions:
 
     def anew(self) -> Sessions:
         """The same with no session built."""
-        return Sessions(self._model, self._runtime, self._options, self._most)
+        return Sessions(self._model, self._runtime, self._options, self._most, self._check)
 
     def forward(self) -> Session:
         """That of the net itself."""
+        self._check()
         with self._lock:
             if self._forward is None:
                 with quiet():
@@ -97,6 +105,7 @@ class Sessions:
         tensors follow from the feeds alone, there is one session for each of their shapes. The
         order of names, which is that of the outputs, is the alphabet's.
         """
+        self._check()
         wrt, options = self._sorted(wrt), self._all_sorted(options)
         key = _key(transform, wrt, tuple(options.items()))
         if (known := self.transformed.get(key)) is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ import onnx_ir as ir
 
 from onnxgrad.graph import io
 from onnxgrad.graph.counts import counted
-from onnxgrad.graph.data import embedded, reference
+from onnxgrad.graph.data import embedded
 from onnxgrad.graph.errors import (
     ArgumentError,
     FeedError,
@@ -25,6 +24,7 @@ from onnxgrad.runtimes.ports import Array, foreign
 from onnxgrad.runtimes.protocol import require_numbers
 from onnxgrad.runtimes.registry import runtime
 from onnxgrad.runtimes.settings import configure
+from onnxgrad.runtimes.weights import Weights, feed_weights, take_out
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 
@@ -32,15 +32,8 @@ _CPU = "CPUExecutionProvider"
 
 _PREFERRED = ("CUDAExecutionProvider", _CPU)
 
-# Smaller weights stay in the model's message: shape inference reads some of them.
-SHARE_BYTES = 1024
-
-# Above this size together, the sessions of gradients take the weights as inputs, in place. Then
-# they add nothing to the memory; constants are copied into every session and packed, see
-# docs/bounds.md.
-_COPY_LIMIT = 2**28
-
-_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+# The weights that a session is given are read where they are; releases before 1.32 copy them.
+_IN_PLACE = "session.use_external_initializer_file_buffers_directly"
 
 
 def onnxruntime() -> Any:
@@ -56,25 +49,6 @@ def onnxruntime() -> Any:
             "Running a net needs onnxruntime. Install one of onnxgrad[cpu], onnxgrad[gpu] and "
             f"onnxgrad[training] (they share one import name: one per environment). ({error})"
         ) from error
-
-
-class Weights:
-    """One `OrtValue` per weight, over the array's own memory, for as long as a session uses it."""
-
-    def __init__(self) -> None:
-        self._values: weakref.WeakValueDictionary[tuple[Any, ...], Any]
-        self._values = weakref.WeakValueDictionary()
-
-    def value(self, array: Array) -> Any:
-        """The `OrtValue` of a C-contiguous array: the same one for the same memory.
-
-        An `OrtValue` keeps its array alive.
-        """
-        key = (array.__array_interface__["data"][0], array.dtype.str, array.shape)
-        value = self._values.get(key)
-        if value is None:
-            value = self._values[key] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
-        return value
 
 
 @runtime("onnxruntime")
@@ -102,7 +76,8 @@ class OnnxRuntime:
         options: Mapping[str, Any] | None = None,
         run_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._providers, self._weights = available(providers), Weights()
+        self._providers = available(providers)
+        self._weights = Weights(onnxruntime().OrtValue.ortvalue_from_numpy)
         self._options = dict(options or {})
         if threads is not None:
             self._options.setdefault("intra_op_num_threads", counted("threads", threads))
@@ -149,11 +124,13 @@ class Session:
         self.outputs: Sequence[str] = [value.name or "" for value in model.graph.outputs]
         self._foreign = foreign([*model.graph.inputs, *model.graph.outputs])
         io.replace_tensors(model, embedded)  # the session knows no folder
-        taken = _take_out(model, weights)
+        taken, fixed = take_out(model, weights)
+        on_cpu = all(_name(provider) == _CPU for provider in providers)
+        self.fed = feed_weights(model, taken) if lean and on_cpu else {}
+        if on_cpu and fixed:  # else a copy, which nobody changes
+            options.add_session_config_entry(_IN_PLACE, "1")
         # SessionOptions.add_initializer cannot share them: it would replace tensors that
         # onnxruntime's optimizer has made of a weight under the same name.
-        on_cpu = all(_name(provider) == _CPU for provider in providers)
-        self.fed = _feed_weights(model, taken) if lean and on_cpu else {}
         if taken:
             options.add_external_initializers(list(taken), list(taken.values()))
         self.device = device_of(providers)
@@ -354,7 +331,7 @@ def _cannot_run(error: Exception, dtypes: Iterable[str] = ()) -> FeedError:
     if shown := ", ".join(dtypes):
         return FeedError(
             f"onnxruntime exchanges no arrays with numpy of the dtype of {shown}. "
-            "onnxgrad.to_double(model) makes a net in float64, which it runs."
+            "onnxgrad.to_double(model) makes a net of float64, of which it takes arrays."
         )
     return FeedError(f"onnxruntime cannot run the net on these inputs: {error}")
 
@@ -405,39 +382,3 @@ def device_of(providers: Sequence[Provider]) -> str:
 
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
-
-
-def _take_out(model: ir.Model, weights: Weights) -> dict[str, Any]:
-    """Replace the large initializers by references to nowhere, and return their values."""
-    taken = {}
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < SHARE_BYTES or value.is_graph_input():
-            continue
-        if not value.uses():
-            continue  # onnxruntime drops it before it looks for its value
-        array = np.require(tensor.numpy(), requirements=["C", "A"])
-        if not array.dtype.isnative or array.dtype.kind not in "fiu":
-            continue  # not a type that an OrtValue can be made of from numpy
-        taken[name] = weights.value(array)
-        value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-        value.const_value = reference(tensor, "", "weights", 0, array.nbytes)
-    return taken
-
-
-def _feed_weights(model: ir.Model, taken: dict[str, Any]) -> dict[str, Any]:
-    """Make inputs of the floating-point weights, in place, if they are large together.
-
-    Returns:
-        By name, the values to feed, which are removed from `taken`.
-    """
-    tensors = (model.graph.initializers[name].const_value for name in taken)
-    if sum(tensor.nbytes for tensor in tensors if tensor is not None) <= _COPY_LIMIT:
-        return {}
-    fed = {}
-    for name in [n for n, value in taken.items() if value.data_type() in _FLOATS]:
-        value = model.graph.initializers.pop(name)
-        value.const_value = None
-        model.graph.inputs.append(value)
-        fed[name] = taken.pop(name)
-    return fed

@@ -62,8 +62,18 @@ def cosine(lr: float, T_max: int, *, eta_min: float = 0.0) -> Schedule:
 def step(lr: float, step_size: int, *, gamma: float = 0.1) -> Schedule:
     """The rate times `gamma` after every `step_size` steps.
 
+    Args:
+        lr: The first rate.
+        step_size: After how many steps it changes.
+        gamma: What it is then multiplied with.
+
     Raises:
         ArgumentError: `step_size` is no whole number from 1 on.
+
+    Example:
+        >>> rate = og.train.schedules.step(0.8, 2, gamma=0.5)
+        >>> [rate(step) for step in range(5)]
+        [0.8, 0.8, 0.4, 0.4, 0.2]
     """
     counted("step_size", step_size, 1)
     return lambda step: lr * gamma ** (step // step_size)
@@ -79,7 +89,7 @@ def one_cycle(
     final_div_factor: float = 1e4,
     three_phase: bool = False,
 ) -> Schedule:
-    """Up to `max_lr` and down again, below where it began (Smith and Topin 2018).
+    """A rate that rises to `max_lr` and falls again, below its first value (Smith and Topin 2018).
 
     Args:
         max_lr: The largest rate.
@@ -93,6 +103,11 @@ def one_cycle(
     Raises:
         ArgumentError: `total_steps` is no whole number from 1 on, `pct_start` is not between 0
             and 1, or there is no such strategy.
+
+    Example:
+        >>> rate = og.train.schedules.one_cycle(1.0, 10, anneal_strategy="linear")
+        >>> [round(rate(step), 2) for step in range(10)]
+        [0.04, 0.52, 1.0, 0.86, 0.71, 0.57, 0.43, 0.29, 0.14, 0.0]
     """
     counted("total_steps", total_steps, 1)
     if not 0 <= pct_start <= 1:

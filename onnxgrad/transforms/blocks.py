@@ -21,7 +21,7 @@ from onnxgrad.emit.subgraphs import merged, scan, unless_empty
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.engine.reverse import pull
 from onnxgrad.graph.errors import ArgumentError
-from onnxgrad.graph.facts import Dim, dims_of
+from onnxgrad.graph.facts import Dim, dims_of, shown
 from onnxgrad.transforms.job import Job
 
 # The size in bytes that results may have by default.
@@ -110,7 +110,7 @@ def choose_mode(
     sizes = {}
     for y in of:
         for x in wrt:
-            what = f"the {kind} of {y.name!r} {y.shape} with respect to {x.name!r} {x.shape}"
+            what = f"the {kind} of {shown(y)} with respect to {shown(x)}"
             sizes[what] = size_in_bytes(x, elements(y), lead=int(x in batch))
     require_fit(sizes, max_bytes, "Take a jvp, vjp or hvp for each direction that is needed")
     if mode != "auto":

@@ -16,7 +16,7 @@ from onnxgrad.engine.flow import operands
 from onnxgrad.engine.stopped import stop
 from onnxgrad.engine.straight_through import mark
 from onnxgrad.graph.errors import ArgumentError, RuleError
-from onnxgrad.graph.facts import all_nodes, dims_of
+from onnxgrad.graph.facts import all_nodes, dims_of, shown
 from onnxgrad.graph.fresh import Names
 from onnxgrad.heads.head import Head, emit_heads
 from onnxgrad.heads.scores import listed_classes, with_classes
@@ -77,7 +77,7 @@ def require_batch(
             raise ArgumentError(f"batched: {v.name!r} is a scalar, so it has no batch")
         if dims and isinstance(dims[0], int) and size is not None and dims[0] != size:
             raise ArgumentError(
-                f"batched: the first axis of {v.name!r} {v.shape} is not the batch, of size {size}"
+                f"batched: the first axis of {shown(v)} is not the batch, of size {size}"
             )
 
 

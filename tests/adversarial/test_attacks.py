@@ -433,7 +433,7 @@ def test_control_flow_constants_and_unnamed_sizes() -> None:
         ({"eps": "much"}, "eps is a number or 'input'"),
         ({"eps": [0.1], "norm": "L2"}, "one radius"),
         ({"eps": 1, "norm": "L1"}, "norm is"),
-        ({"eps": 1, "steps": 0}, "steps is"),
+        ({"eps": 1, "steps": 0}, "steps is a whole number, 1 or more, or 'input', not 0"),
         ({"eps": 1, "alpha": -1}, "alpha is"),
         ({"eps": 1, "random_start": "yes"}, "random_start is"),
         ({"eps": 1, "loss": "lagits"}, "no tensor 'lagits'"),

@@ -48,7 +48,7 @@ def test_a_folder_is_run_file_by_file_and_goes_on(run: Run) -> None:
         (["arrays", "-o", "arrays/{}.npz"], "another folder"),
         (["arrays", "-o", "out/all.npz"], "{} in its name"),
         (["arrays/y*.npy", *options], "stands for no file"),
-        (["arrays/x*.npy", "--rows", "2", *options], "--rows is a number"),
+        (["arrays/x*.npy", "--rows", "2", *options], "--rows: give one file for each input"),
     ):
         refused = run("run", MLP, *wrong)
         assert refused.code == 1 and message in refused.err

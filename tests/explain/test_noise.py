@@ -171,7 +171,7 @@ def test_mistakes() -> None:
         tunnel(partial(explain.saliency, target=3))
     with pytest.raises(og.ArgumentError, match="nt_type"):
         tunnel(explain.saliency, nt_type="mean")
-    with pytest.raises(og.ArgumentError, match="nt_samples is a number"):
+    with pytest.raises(og.ArgumentError, match="nt_samples is a whole number"):
         tunnel(explain.saliency, nt_samples=0)
     with pytest.raises(og.ArgumentError, match="stdevs"):
         tunnel(explain.saliency, stdevs=[0.1, 0.2])

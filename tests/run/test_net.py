@@ -19,6 +19,7 @@ import onnxgrad as og
 from onnxgrad.run import net as net_module
 from onnxgrad.run.net import Net, NetPortGradient
 from onnxgrad.runtimes import onnxruntime as runtime
+from onnxgrad.runtimes import weights
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((3, 4)).astype(np.float32)
@@ -346,8 +347,8 @@ def test_names_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("limit", [2**28, 0], ids=["constants", "inputs"])
 def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """The forward and the gradient session take a weight from the same memory."""
-    monkeypatch.setattr(runtime, "_COPY_LIMIT", limit)
-    size = runtime.SHARE_BYTES // 4
+    monkeypatch.setattr(weights, "_COPY_LIMIT", limit)
+    size = weights.SHARE_BYTES // 4
     weight = RNG.standard_normal(size).astype(np.float32)
     constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight * 2))
     nodes = [
@@ -356,14 +357,13 @@ def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch, limit: int)
         helper.make_node("Mul", ["h", "c"], ["y"]),
     ]
     given: list[dict[str, int]] = []
-    take_out = runtime._take_out
 
-    def recording(model: ir.Model, weights: runtime.Weights) -> dict[str, Any]:
-        taken = take_out(model, weights)
+    def recording(model: ir.Model, shared: weights.Weights) -> tuple[dict[str, Any], bool]:
+        taken, fixed = weights.take_out(model, shared)
         given.append({name: value.data_ptr() for name, value in taken.items()})
-        return taken
+        return taken, fixed
 
-    monkeypatch.setattr(runtime, "_take_out", recording)
+    monkeypatch.setattr(runtime, "take_out", recording)
     net = Net(model(nodes, {"x": [size]}, {"y": [size]}, {"w": weight}))
     x = np.ones(size, np.float32)
     close(net(x), weight * weight * 2)
@@ -376,7 +376,7 @@ def test_sessions_share_the_weights(monkeypatch: pytest.MonkeyPatch, limit: int)
 @pytest.mark.parametrize("limit", [2**28, 0], ids=["constants", "inputs"])
 def test_shared_weights_survive_the_optimizer(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """A transposed weight, which onnxruntime transposes ahead of time under its own name."""
-    monkeypatch.setattr(runtime, "_COPY_LIMIT", limit)
+    monkeypatch.setattr(weights, "_COPY_LIMIT", limit)
     weight = RNG.standard_normal((16, 24)).astype(np.float32)
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
@@ -444,8 +444,8 @@ def test_an_array_that_cannot_be_used_in_place_is_copied_once() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2**40], ids=["fed", "held"])
 def test_bound_gradients_with_shared_weights(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(runtime, "_COPY_LIMIT", limit)
-    monkeypatch.setattr(runtime, "SHARE_BYTES", 1)
+    monkeypatch.setattr(weights, "_COPY_LIMIT", limit)
+    monkeypatch.setattr(weights, "SHARE_BYTES", 1)
     net = Net(linear())
     bound = net.bind(X, NetPortGradient("x"))
     np.testing.assert_allclose(bound(), net(X, NetPortGradient("x")), rtol=1e-6)

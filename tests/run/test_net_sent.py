@@ -18,7 +18,7 @@ import onnxgrad as og
 from onnxgrad import Net, NetPortGradient, Value
 from onnxgrad.graph import protos
 from onnxgrad.run import net as net_module
-from onnxgrad.runtimes import onnxruntime as runtime
+from onnxgrad.runtimes import weights
 
 W = np.linspace(-1, 1, 600, dtype=np.float32).reshape(2, 300)
 A, B = np.full((3, 2), 2, np.float32), np.full((3, 2), 3, np.float32)
@@ -152,7 +152,36 @@ def test_the_least_recently_used_goes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_large_weights_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protos, "LIMIT", 1000)  # as if a message could not hold them
-    monkeypatch.setattr(runtime, "_COPY_LIMIT", 1000)
+    monkeypatch.setattr(weights, "_COPY_LIMIT", 1000)
     opened = Net(net())
     np.testing.assert_allclose(opened(FEEDS)["y"], (A * B) @ W, rtol=1e-5)
     assert set(opened._sessions.forward().fed) == {"w"}
+
+
+def test_a_file_of_weights_that_is_written_while_a_net_maps_it(tmp_path: Path) -> None:
+    """Replaced or removed it is still there; what is written in place is never taken for a net."""
+    path = tmp_path / "net.onnx"
+    og.save(net(), path, external="copy")
+    (data,) = tmp_path.glob("*.data")
+    opened, other = Net(path), Net(path)
+    y, g = opened(FEEDS)["y"], opened.gradient(FEEDS, "a", of="y")
+    content = data.read_bytes()
+    with open(data, "r+b") as file:
+        file.write(bytes(len(content)))
+    for call in (
+        lambda: opened(FEEDS),
+        lambda: opened.gradient(FEEDS, "a", of="y"),
+        lambda: other.jvp(FEEDS, {"a": A}, of="y"),
+        lambda: copy.copy(other),
+    ):
+        with pytest.raises(og.ModelError, match=r"has been written since .* Read the model anew"):
+            call()
+    data.write_bytes(content)
+    again = Net(path)
+    if os.name == "nt":
+        return  # a mapped file stays there
+    (tmp_path / "other").write_bytes(bytes(len(content)))
+    os.replace(tmp_path / "other", data)
+    np.testing.assert_array_equal(again(FEEDS)["y"], y)
+    data.unlink()
+    np.testing.assert_array_equal(again.gradient(FEEDS, "a", of="y"), g)

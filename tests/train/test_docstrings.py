@@ -20,6 +20,8 @@ PUBLIC: dict[str, Any] = {
     "artifacts": train.artifacts,
     "export": train.export,
     "linear": train.schedules.linear,
+    "one_cycle": train.schedules.one_cycle,
+    "schedules.step": train.schedules.step,
     "sequence": train.schedules.sequence,
     "step": train.step,
     "Trainer": train.Trainer,

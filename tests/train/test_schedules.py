@@ -82,7 +82,7 @@ def test_after_the_last_step_the_rate_stays() -> None:
     "make, says",
     [
         (lambda: schedules.linear(0.1, 0), "total_iters"),
-        (lambda: schedules.cosine(0.1, -1), "T_max"),
+        (lambda: schedules.cosine(0.1, -1), "T_max is a whole number, 1 or more, not -1"),
         (lambda: schedules.step(0.1, 0), "step_size"),
         (lambda: schedules.one_cycle(0.1, 0), "total_steps"),
         (lambda: schedules.one_cycle(0.1, 5, pct_start=2), "pct_start"),

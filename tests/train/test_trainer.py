@@ -469,7 +469,7 @@ def test_other_mistakes() -> None:
         made.fit(DATA, 9, early_stopping=train.EarlyStopping())
     with pytest.raises(og.FeedError, match="less than a batch"):
         made.fit(DATA, 9, batch_size=60, drop_last=True)
-    for options, says in (({"mode": "least"}, "mode"), ({"patience": 0}, "patience")):
+    for options, says in (({"mode": "least"}, "mode"), ({"patience": 0.5}, "whole number, 1")):
         with pytest.raises(og.ArgumentError, match=says):
             train.EarlyStopping(**options)
     with pytest.raises(og.ArgumentError, match="runtime"):

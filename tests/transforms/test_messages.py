@@ -51,6 +51,14 @@ MESSAGES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         og.ArgumentError,
         r"Reshape\('w' FLOAT \[2\], 'const' INT64 \[2\] = \[3, -7\]\) does not fit",
     ),
+    "unnamed sizes": (
+        lambda: og.gradient(
+            net("(float[?,2] x) => (float[?,2] y) { y = Sin(x) }"),
+            of=og.heads.weighted_sum("y", [1, 2, 3]),
+        ),
+        og.ArgumentError,
+        r"does not fit 'y' \[\?,2\]: weights",
+    ),
     "an array for a tensor": (
         lambda: og.attach(PLAIN, lambda op, w: op.Add(w, np.ones(2)), ["w"]),
         og.ArgumentError,
