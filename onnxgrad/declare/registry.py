@@ -35,6 +35,7 @@ from typing import Any, Literal
 
 import onnx
 
+from onnxgrad.emit.chosen import narrowed
 from onnxgrad.graph.errors import RuleError
 from onnxgrad.graph.schemas import Schema, joined_name, schema_of, split_name
 
@@ -327,8 +328,9 @@ def elementwise(
         def cotangent(
             *args: Any, _f: Function = derivative, _names: tuple[str, ...] = names, _all: Any = None
         ) -> Any:
-            given = dict(zip(_all, args, strict=True))
-            return given["op"].scale(given["g"], _f(**{n: given[n] for n in _names}))
+            given, whole = narrowed(dict(zip(_all, args, strict=True)))
+            g = given["op"].scale(given["g"], _f(**{n: given[n] for n in _names}))
+            return None if g is None else whole(g)
 
         signature = names + extra
         bound = functools.partial(cotangent, _all=signature)

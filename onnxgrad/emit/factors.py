@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.emit.steps import is_above
-from onnxgrad.graph.constants import constant_of, is_random
+from onnxgrad.graph.constants import constant_of, draws
 from onnxgrad.graph.facts import FLOATS, HALVES, dims_of, subgraphs
 
 if TYPE_CHECKING:
@@ -77,58 +77,47 @@ def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     return op.typed(_product(op, [*common.elements()]) * inner * k, gs[0])
 
 
-def scaled(g: Tensor, W: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
-    """What a convolution of `g` with the filters `W` has for operands.
+def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """What a convolution of `g` with constant filters W has for operands.
 
-    Constants that `g` is multiplied with, a number or one for each channel, are factors of constant
-    filters, which a runtime multiplies when it loads the file.
-
-    Args:
-        g: The cotangent.
-        W: The filters.
-        axis: The one along which they have what belongs to each channel of `g`.
+    What `g` is multiplied with, a number or one for each channel, the filters are multiplied with,
+    which a runtime does when it loads the file.
     """
-    op = g.op
-    if op.parent is not None or g.dtype not in _ROOMY or not _is_fixed(W.value):
+    op, filters = g.op, W.value
+    if op.parent is not None or g.dtype not in _ROOMY or not _is_constant(filters):
         return g, W
-    while True:
-        for x, other in factors_of(op, g.value):
-            if (k := _by_channel(op, other, g, axis)) is not None:
-                g, W = op.tensor(x), W * k
-                break
-        else:
-            return g, W
+    while (found := _factor_of_filters(g, W)) is not None:
+        x, factor = found
+        g, W = op.tensor(x), W * factor
+    return g, W
 
 
-def _by_channel(op: Builder, value: ir.Value, g: Tensor, axis: int) -> Tensor | float | None:
-    """A constant factor of `g` as one of filters; None where it is not one for each channel."""
-    if (number := _number(value)) is not None:
-        return number
-    dims, channels = dims_of(value), g.dim(1)
-    fits = dims is not None and dims[-g.rank :] in {
-        (channels,) + (1,) * (g.rank - 2),
-        (1, channels) + (1,) * (g.rank - 2),
-    }
-    if not isinstance(channels, int) or not fits or not _is_fixed(value):
-        return None
-    return op.Reshape(op.tensor(value), op.const([channels] + [1] * (g.rank - 1 - axis)))
+def _factor_of_filters(g: Tensor, W: Tensor) -> tuple[ir.Value, float | Tensor] | None:
+    """A product's factor that the filters can have in its place, and the other factor."""
+    for x, other in factors_of(g.op, g.value):
+        if (k := _number(other)) is not None:
+            return x, k
+        dims, channels = dims_of(other), W.dim(0)
+        rest = [1] * (len(W.shape or ()) - 2)
+        if dims in ((channels, *rest), (1, channels, *rest)) and _is_constant(other):
+            return x, g.op.Reshape(g.op.tensor(other), g.op.const([channels, 1, *rest]))
+    return None
 
 
-def _is_fixed(value: ir.Value) -> bool:
-    """Whether a value follows from constants by a few nodes, which a runtime computes once."""
-    waiting = [value]
-    for _ in range(_MOST):
-        if not waiting:
-            return True
-        v = waiting.pop()
-        node = v.producer()
-        if v.is_graph_input() or (node is None and not v.is_initializer()):
+def _is_constant(value: ir.Value) -> bool:
+    """Whether a value is computed from initializers alone, in a few nodes."""
+    stack, seen = [value], 0
+    while stack:
+        v = stack.pop()
+        if v.is_graph_input():
             return False
-        if node is not None:
-            if is_random(node) or any(subgraphs(node)):
-                return False
-            waiting += [u for u in node.inputs if u is not None]
-    return False
+        if v.is_initializer():
+            continue
+        node, seen = v.producer(), seen + 1
+        if node is None or seen > _MOST or draws(node) or any(subgraphs(node)):
+            return False
+        stack += [u for u in node.inputs if u is not None]
+    return True
 
 
 def _expanded(op: Builder, roots: Sequence[ir.Value]) -> set[ir.Node | None]:

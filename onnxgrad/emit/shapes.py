@@ -303,7 +303,7 @@ def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 def reversed_along(x: Tensor, *axes: int) -> Tensor:
     """`x` with the order of its elements along axes reversed."""
-    op, n = x.op, len(axes)
+    op, n = x.op, len(axes := tuple(a for a in axes if x.dim(a) != 1))
     from_last = (op.const([-1] * n), op.const([-(2**31)] * n))
     return op.Slice(x, *from_last, op.const(list(axes)), op.const([-1] * n)) if axes else x
 

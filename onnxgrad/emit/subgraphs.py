@@ -10,10 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.chosen import added
 from onnxgrad.emit.factors import factored
 from onnxgrad.emit.shapes import Size, full_like, full_of, vector
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.emit.views import added, side_by_side
+from onnxgrad.emit.views import side_by_side, summed
 from onnxgrad.graph.constants import draws, forget_constant
 from onnxgrad.graph.facts import (
     all_nodes,
@@ -234,8 +235,12 @@ def merged(op: Builder, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> dict[i
 
 def total(op: Builder, gs: Sequence[Tensor]) -> Tensor:
     """The sum of cotangents of one value. Sequences are summed element by element."""
+    if len(gs) == 1:
+        return gs[0]
+    if (found := added(gs, functools.partial(total, op))) is not None:
+        return found
     if not is_sequence(gs[0].value):
-        return factored(op, gs) or added(op, side_by_side(op, gs))
+        return factored(op, gs) or summed(op, side_by_side(op, gs))
     return functools.reduce(lambda a, b: each(op, lambda _, x, y: [x + y], [a, b])[0], gs)
 
 

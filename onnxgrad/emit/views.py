@@ -115,7 +115,7 @@ def side_by_side(op: Builder, gs: Sequence[Tensor]) -> list[Tensor]:
     return list(gs)
 
 
-def added(op: Builder, gs: Sequence[Tensor]) -> Tensor:
+def summed(op: Builder, gs: Sequence[Tensor]) -> Tensor:
     """The sum of terms of equal shape. What an Expand repeats is added as it is."""
     origins = [_repeated(op, g.value) for g in gs]
     small = [t for t in origins if t is not None]

@@ -111,7 +111,8 @@ def backward(
                     if (v := values[index]) is not None:
                         cotangents.add(v, _checked(g, v, node, index))
         found = {v: cotangents.of(v) for v in flow.sources}
-    return {v: g for v, g in found.items() if g is not None}
+        # Some wait to be emitted until their value is asked for.
+        return {v: op.tensor(g.value) for v, g in found.items() if g is not None}
 
 
 class Cotangents:

@@ -86,15 +86,14 @@ def between_bounds(Y: Tensor) -> Tensor:
 
 @rule("HardSwish", "X")  # 0 at -3, 1 at 3
 def _(op, node, g, X, Y):
-    """With the gate s = x / 6 + 1/2, cut off at 0 and 1, it is 0, then 2 s - 1/2, and 1 in the end.
-
-    The gate takes the operator's place, whose standard body is x s.
-    """
-    s = op.HardSigmoid(X, alpha=1 / 6, beta=0.5)
-    if op.holds(Y) and X.dtype in op.target.steep_masks:
-        op.replace(node, [X * s])
-    above = steps.line(steps.ones(X >= 3, like=X), -0.25, -0.25)
-    return op.scale(g, op.mask(above + s, X > -3)) * 2
+    """Where steps are one pass, 2 y - 1 plus halves for the bounds above X; y X is Y then, too."""
+    y = op.HardSigmoid(X, alpha=1 / 6, beta=0.5)
+    if X.dtype not in op.target.steep_masks:
+        return g * (y + op.mask(y - 0.5, (X > -3) & (X < 3)))
+    if op.holds(Y):
+        op.replace(node, [X * y])
+    above = op.sum([steps.ones(X <= -3, like=X), steps.ones(X < 3, like=X)])
+    return g * (y + steps.line(above, 0.25, -0.5)) * 2
 
 
 def _swish(op: Builder, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -131,16 +130,18 @@ def _(op, g, X):
 # clipped to it; where min > max, which clips all to max, that is all for max and none for min.
 # A Clip from 0 to 6 is what a relu6 was: it passes at neither, and the mask needs the output alone,
 # so that the runtime can still fuse the Clip with the Conv in front of it.
-@rule("Clip", "input", broadcast=True)
-def _(op, g, input, output, min, max):
+def _clip_passes(op, input, output, min, max):
     if min is None:
-        return g if max is None else op.mask(g, input <= max)
+        return 1 if max is None else input <= max
     if max is not None and _is(min.const, 0) and _is(max.const, 6):
-        return op.mask(g, op.Cast(output, to=ir.DataType.BOOL) & (output < max))
+        return op.Cast(output, to=ir.DataType.BOOL) & (output < max)
     if max is not None and _ordered(min.const, max.const):
-        return op.mask(g, input.equals(output))  # one comparison in place of two
+        return input.equals(output)  # one comparison in place of two
     above = input >= min
-    return op.mask(g, above if max is None else above & (input <= max))
+    return above if max is None else above & (input <= max)
+
+
+elementwise("Clip", _clip_passes)
 
 
 def _is(bound: np.ndarray | None, number: float) -> bool:

@@ -53,7 +53,6 @@ def conv_w(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
 @rule("ConvTranspose", "X")
 def _(op, g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape, group):
     axes = _transposed(g, X, W, strides, dilations, pads, auto_pad, output_padding, output_shape)
-    g, W = scaled(g, W, axis=1) if group == 1 else (g, W)
     g, axes = windows.padded(g, axes)
     return op.typed(op.Conv(g, W, group=group, **windows.attributes(axes)), X)
 

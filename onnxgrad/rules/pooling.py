@@ -14,9 +14,13 @@ import onnx_ir as ir
 from onnxgrad.declare.registry import rule
 from onnxgrad.emit import shapes, windows
 from onnxgrad.emit.builder import Builder
+from onnxgrad.emit.chosen import Choice
 from onnxgrad.emit.shapes import Size
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.emit.windows import Axis
+
+# float32 counts to here.
+_COUNTED = 2**24
 
 
 # The first of the elements that tie takes all, as in PyTorch.
@@ -25,26 +29,21 @@ def _(op, g, X, Y, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode):
     axes = _windows(op, X, kernel_shape, strides, dilations, pads, auto_pad)
     rest = _rest(axes, g, ceil_mode)
     if rest is not None and _is_searched(X, kernel_shape):
-        took = _first_maximum(X, Y, kernel_shape)
-        return op.typed(_extended(op.mask(_repeated(g, kernel_shape), took), rest), X)
-    if windows.is_sliced(X, axes):
-        return _into_first_maxima(g, X, axes, ceil_mode)
-    if _is_searched_by_axes(X, axes):
-        return _into_first_by_axes(_as_many_as_begin(g, axes), X, dict(enumerate(axes, 2)))
-    # A node of its own: the one of the forward pass is not to be asked for Indices.
-    _, indices = op.MaxPool(
-        X,
-        outputs=2,
-        kernel_shape=kernel_shape,
-        strides=strides,
-        dilations=dilations,
-        pads=None if auto_pad != "NOTSET" else pads,
-        auto_pad=auto_pad,
-        ceil_mode=ceil_mode,
-    )
-    if any(map(_may_miss, axes)):
-        g = op.mask(g, indices >= 0)
-    return _scatter(g, indices, X)
+        return _first_of_each(X, Y, kernel_shape, rest).cotangent(g)
+    how = {"kernel_shape": kernel_shape, "strides": strides, "dilations": dilations}
+    how |= {"pads": None if auto_pad != "NOTSET" else pads, "auto_pad": auto_pad}
+    may_miss = any(map(_may_miss, axes))
+
+    def spread(g: Tensor) -> Tensor:
+        if windows.is_sliced(X, axes):
+            return _into_first_maxima(g, X, axes, ceil_mode)
+        if _is_searched_by_axes(X, axes):
+            return _into_first_by_axes(_as_many_as_begin(g, axes), X, dict(enumerate(axes, 2)))
+        # A node of its own: the one of the forward pass is not to be asked for Indices.
+        _, indices = op.MaxPool(X, outputs=2, ceil_mode=ceil_mode, **how)
+        return _scatter(op.mask(g, indices >= 0) if may_miss else g, indices, X)
+
+    return spread(g) if may_miss else Choice(X, Y, spread).cotangent(g)
 
 
 def _may_miss(a: Axis) -> bool:
@@ -76,32 +75,96 @@ def _is_searched(x: Tensor, kernel: list[int]) -> bool:
     return x.dtype in target.searched_dtypes and 1 < math.prod(kernel) <= target.searched_window
 
 
-def _first_maximum(x: Tensor, y: Tensor, kernel: list[int]) -> Tensor:
-    """Where each window has the first element that equals its maximum `y`; no windows overlap.
+def _first_of_each(x: Tensor, y: Tensor, kernel: list[int], rest: list[Size]) -> Choice:
+    """The first element of each window that equals its maximum `y`; no windows overlap."""
+    op = x.op
+    # A rest that is known belongs to the last window along its axis; zeros are put into others.
+    known = [r if isinstance(r, int) else 0 for r in rest]
+    behind = [0 if isinstance(r, int) else r for r in rest]
+    whole = [n * k + r for n, k, r in zip(shapes.dims(y)[2:], kernel, known, strict=True)]
+    reach = [k + r for k, r in zip(kernel, known, strict=True)]
 
-    The elements of a window are taken row by row. The beginnings of this row that hold the maximum
-    are those that reach its first occurrence. So the number of them, without the whole window, is
-    the number of elements behind that occurrence. For NaN there are none: the last is taken.
+    def spread(g: Tensor) -> Tensor:
+        indices = _first_maxima(x, y, kernel, whole)
+        found = op.MaxUnpool(op.promoted(g), indices, kernel_shape=reach, strides=kernel)
+        return op.typed(_extended(op.cast(found, x.dtype), behind), x)
+
+    def pick(t: Tensor) -> Tensor:
+        indices = _first_maxima(x, y, kernel, shapes.dims(x)[2:])
+        return shapes.reshape_like(op.GatherElements(_flat(t), _flat(indices)), y)
+
+    return Choice(x, y, spread, pick)
+
+
+def _first_maxima(x: Tensor, y: Tensor, kernel: list[int], sizes: list[Size]) -> Tensor:
+    """The number, in a tensor of spatial `sizes`, of the first element that equals a window's `y`.
+
+    float32 counts to the last element of a plane where that is known to be small, else to the last
+    of a window.
     """
-    op, last, size = x.op, len(kernel) - 1, shapes.dims(y)[2:]
+    op, (n, c, *counts) = x.op, shapes.dims(y)
+    apart = [shapes.product(sizes[a + 1 :]) for a in range(len(sizes))]
+    parts = []
+    for missed, between in zip(_missed(x, y, kernel), apart, strict=False):
+        steps = [op.Cast(m, to=ir.DataType.FLOAT) for m in missed]
+        parts += [op.sum(steps) * shapes.as_float(between, like=steps[0])] if steps else []
+    plane = shapes.product(sizes)
+    begins = functools.reduce(
+        operator.add,
+        [
+            shapes.reshape(shapes.arange(op, m) * (k * between), [-1] + [1] * (len(kernel) - 1 - a))
+            for a, (m, k, between) in enumerate(zip(counts, kernel, apart, strict=True))
+        ],
+    )
+    is_small = isinstance(plane, int) and plane < _COUNTED
+    if is_small:
+        parts.append(op.Cast(begins, to=ir.DataType.FLOAT))
+    found = op.Cast(op.sum(parts), to=ir.DataType.INT64)
+    planes = shapes.reshape(shapes.arange(op, n * c) * plane, [n, c, *[1] * len(kernel)])
+    return (found if is_small else found + begins) + planes
 
-    def holds(box: list[int]) -> Tensor:
-        part = op.MaxPool(x, kernel_shape=box, strides=kernel)
-        if windows.known(shapes.dims(part)[2:]) != size:  # in the rest there may be one more
-            axes = list(range(2, x.rank))
-            part = op.Slice(part, op.const([0] * len(axes)), shapes.vector(x, size), op.const(axes))
-        return y.equals(part)
 
-    after = []
-    for tap in list(np.ndindex(*kernel))[:-1]:
-        # A beginning is some whole rows and a part of the next: boxes in the window's corner.
-        boxes = [[*(i + 1 for i in tap[:a]), tap[a], *kernel[a + 1 :]] for a in range(last + 1)]
-        boxes[last][last] += 1
-        held = functools.reduce(operator.or_, [holds(box) for box in boxes if all(box)])
-        after.append(op.Cast(held, to=x.dtype))
-    numbers = np.arange(math.prod(kernel))[::-1].reshape(1, 1, *kernel)
-    numbers = op.Tile(op.const(numbers, like=x), shapes.vector(x, [1, 1, *size]))
-    return _repeated(op.sum(after), kernel).equals(numbers)
+def _missed(x: Tensor, y: Tensor, kernel: list[int]) -> list[list[Tensor]]:
+    """For each axis, whether the first 1, 2, ... rows of each window do not hold its maximum `y`.
+
+    Along the first axis these are rows of the whole window, along the next those of the first row
+    that holds the maximum. For NaN none does: the last element is taken.
+    """
+    missed: list[list[Tensor]] = []
+    # The numbers of rows to look at along the axes so far, and the conditions under which the last
+    # of them are the first that hold the maximum.
+    leads: list[tuple[list[int], list[Tensor]]] = [([], [])]
+    for a, k in enumerate(kernel):
+        held = []
+        for rows in range(1, k):
+            boxes = [([*lead, rows, *kernel[a + 1 :]], first) for lead, first in leads]
+            found = [
+                functools.reduce(operator.and_, [*first, _holds(x, y, box, kernel)])
+                for box, first in boxes
+            ]
+            held.append(functools.reduce(operator.or_, found))
+        missed.append([~h for h in held])
+        if math.prod(kernel[a + 1 :]) == 1:
+            break
+        before, here = [[], *([m] for m in missed[a])], [*([h] for h in held), []]
+        leads = [
+            ([*lead, rows], [*first, *before[rows - 1], *here[rows - 1]])
+            for lead, first in leads
+            for rows in range(1, k + 1)
+        ]
+    return missed
+
+
+def _holds(x: Tensor, y: Tensor, box: list[int], kernel: list[int]) -> Tensor:
+    """Whether what each window of `x` begins with, a box, holds its maximum `y`."""
+    op, part = x.op, x.op.MaxPool(x, kernel_shape=box, strides=kernel)
+    # Along an axis where the boxes are shorter there may be one more in the rest.
+    shorter = [a for a, (b, k) in enumerate(zip(box, kernel, strict=True), 2) if b < k]
+    axes = [a for a in shorter if not shapes.same_dim(part.dim(a), y.dim(a))]
+    if axes:
+        ends = shapes.vector(x, [shapes.dim(y, a) for a in axes])
+        part = op.Slice(part, op.const([0] * len(axes)), ends, op.const(axes))
+    return y.equals(part)
 
 
 def _is_searched_by_axes(x: Tensor, axes: list[Axis]) -> bool:
@@ -273,7 +336,10 @@ def _rest(axes: list[Axis], g: Tensor, ceil_mode: int) -> list[Size] | None:
         return None
     if any(a.stride != a.kernel or a.dilation != 1 for a in axes):
         return None
-    rest = [a.size - a.stride * n for a, n in zip(axes, shapes.dims(g)[2:], strict=True)]
+    rest = [
+        0 if a.stride == 1 else a.size - a.stride * n
+        for a, n in zip(axes, shapes.dims(g)[2:], strict=True)
+    ]
     return None if ceil_mode and windows.known(rest) != [0] * len(rest) else rest
 
 

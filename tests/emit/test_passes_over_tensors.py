@@ -155,6 +155,43 @@ def test_sums_of_products_are_products_of_matrices(a, b, products):
     )
 
 
+@pytest.mark.parametrize("gate", ["BatchNormalization(c, k, b, m, v)", "Mul(c, e)", "Mul(c, h)"])
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_constant_factors_of_channels_go_into_filters(gate, group):
+    """Not those that a run computes."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4, 4 // group, 3, 3)).astype(np.float32)
+    k, b, m, v = (rng.uniform(0.5, 2, 4).astype(np.float32) for _ in range(4))
+    model = net(f"""net (float[N, 4, 5, 6] x, float[N, 4, 1, 1] h) => (float[N, 4, 5, 6] y) {{
+        c = Conv<pads = [1, 1, 1, 1], group = {group}>(x, w)
+        n = {gate}
+        y = HardSwish(n) }}""")
+    constants = {"w": w, "k": k, "b": b, "m": m, "v": v, "e": k.reshape(4, 1, 1)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
+    grad = og.gradient(model, "x", ograd=True, forward=False)
+    dims = {v.name: v.type.tensor_type.shape.dim
+            for v in onnx.shape_inference.infer_shapes(grad).graph.value_info}  # fmt: skip
+    products = [n for n in grad.graph.node if n.op_type == "Mul"
+                and [d.dim_value for d in dims[n.output[0]]][2:] == [5, 6]]  # fmt: skip
+    forward = gate.startswith("Mul")
+    assert len(products) - forward == (3 if gate.endswith("h)") else 1)
+
+    x, seed = (rng.uniform(-4, 4, (2, 4, 5, 6)).astype(np.float32) for _ in range(2))
+    h = rng.standard_normal((2, 4, 1, 1)).astype(np.float32)
+    t = {n: torch.tensor(a) for n, a in (constants | {"x": x, "h": h}).items()}
+    c = torch.nn.functional.conv2d(t["x"].requires_grad_(), t["w"], None, 1, 1, 1, group)
+    if gate.startswith("B"):
+        n = torch.nn.functional.batch_norm(c, t["m"], t["v"], t["k"], t["b"])
+    else:
+        n = c * t[gate[-2]]
+    torch.nn.functional.hardswish(n).backward(torch.tensor(seed))
+    feeds = {"x": x, "h": h, "y_ograd": seed}
+    feeds = {i.name: feeds[i.name] for i in grad.graph.input}
+    (got,) = runner(grad)(feeds)
+    np.testing.assert_allclose(got, t["x"].grad.numpy(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("samples", "first", "read"), [("L", 0, 2), ("300", 1, 0)])
 def test_the_spectrum_of_samples_without_a_name(samples, first, read):
     """In a branch, from a first frame on: few sizes are read, and no sum is found at run time.

@@ -128,6 +128,83 @@ def test_windows_with_nan():
     assert is_searched
 
 
+K = torch.tensor([[[-1.0]], [[0]], [[1]]])
+WIDE = torch.tensor(np.linspace(-1, 1, 9, dtype=np.float32))
+IN_FRONT = [
+    ("r = Relu(x)", torch.relu),
+    ("r = LeakyRelu<alpha = 0.1>(x)", lambda x: F.leaky_relu(x, 0.1)),
+    ("r = Clip(x, zero, six)", F.relu6),
+    ("r = Clip(x, zero, two)", lambda x: x.clamp(0, 2)),
+    ("s = Sigmoid(x) r = Mul(x, s)", F.silu),
+    ("t = Tanh(x) b = Mul(t, k) r = Add(b, k)", lambda x: torch.tanh(x) * K + K),
+    ("a = Relu(x) r = Mul(a, wide)", lambda x: torch.relu(x) * WIDE),
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad", "sizes", "target"),
+    [
+        (2, 2, 0, "2, 3, 7, 9", "cpu"),
+        (2, 2, 0, "N, 3, H, 9", "cpu"),
+        (2, 2, 0, "N, 3, H, 9", "portable"),
+        (3, 2, 1, "N, 3, 7, 9", "cpu"),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_stands_in_front(kernel, stride, pad, sizes, target, others):
+    """Its derivative, at the chosen elements and where others read its result; its second too."""
+    rng = np.random.default_rng(0)
+    x = rng.choice([-2, -0.0, 0, 1, 2, 3, 6, 7], (2, 3, 7, 9)).astype(np.float32)
+    x[0, 0], v = 0, rng.standard_normal(x.shape).astype(np.float32)
+    for nodes, function in IN_FRONT[: 2 if others else None]:
+        model = onnx.parser.parse_model(f"""
+            <ir_version: 10, opset_import: ["": 21]>
+            net (float[{sizes}] x) => (y)
+            <float zero = {{0}}, float two = {{2}}, float six = {{6}}, float other = {{{others}}},
+             float[3, 1, 1] k = {{-1, 0, 1}}, float[9] wide = {{{str(WIDE.tolist())[1:-1]}}}> {{
+                {nodes}
+                p = MaxPool<kernel_shape = {[kernel] * 2}, strides = {[stride] * 2},
+                            pads = {[pad] * 4}>(r)
+                q = ReduceSumSquare<keepdims = 0>(p)
+                {"z = ReduceSumSquare<keepdims = 0>(r)" if others else "z = Identity(zero)"}
+                y = Add(q, z)
+            }}""")
+
+        def f(x, function=function):
+            p = F.max_pool2d(r := function(x), kernel, stride, pad)
+            return (p * p).sum() + others * (r * r).sum()
+
+        (want,) = torch.autograd.grad(f(leaf := torch.tensor(x).requires_grad_()), leaf)
+        (got,) = runner(og.gradient(model, forward=False, target=target))({"x": x})
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-5, err_msg=nodes)
+        _, want = torch.autograd.functional.hvp(f, torch.tensor(x), torch.tensor(v))
+        built = og.hvp(model, forward=False, target=target)
+        (got,) = runner(built)({"x": x, "x_tangent": v})
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-5, err_msg=nodes)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "forward"),
+    [("r = Relu(c)", ["Relu"]), ("s = Sigmoid(c) r = Mul(c, s)", ["Sigmoid", "Mul"])],
+)
+def test_masks_are_as_small_as_what_is_pooled(nodes, forward):
+    built = og.gradient(
+        onnx.parser.parse_model(f"""
+            <ir_version: 10, opset_import: ["": 21]>
+            net (float[N, 2, 8, 8] x, float[4, 2, 3, 3] w) => (y) {{
+                c = Conv<pads = [1, 1, 1, 1]>(x, w)
+                {nodes}
+                y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r)
+            }}"""),
+        "x",
+    )
+    inferred = onnx.shape_inference.infer_shapes(built, data_prop=True).graph.value_info
+    dims = {v.name: v.type.tensor_type.shape.dim for v in inferred}
+    large = {name for name, sizes in dims.items() if sizes and sizes[-1].dim_value == 8}
+    found = [n.op_type for n in built.graph.node if {*n.output} & large]
+    assert found == ["Conv", *forward, "MaxUnpool"]
+
+
 def test_dilated_windows_have_indices():
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["": 21]>
