@@ -22,8 +22,8 @@ from onnxgrad.emit.tensor import Refusal, Tensor, innermost
 from onnxgrad.graph.errors import ArgumentError, RuleError
 from onnxgrad.graph.facts import HALVES, Dim, dims_of
 from onnxgrad.graph.fresh import Names
-from onnxgrad.graph.marks import STAND_IN
 from onnxgrad.graph.inference import Inference, attributes_key
+from onnxgrad.graph.marks import STAND_IN
 from onnxgrad.graph.schemas import Signature, signature_of
 
 # Operators that cannot fail: they are emitted outside of a loop where their operands are outside.
