@@ -223,6 +223,7 @@ def _writes_what_it_reads(node: ir.Node) -> bool:
 _LOSSES = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
 _REVERSED = Limit("a Scan that runs backwards", "is refused", _nodes(_is_reversed))
 _OPEN_AXES = Limit("axes that are computed at run time", "is refused", _nodes(_has_open_axes))
+_UNPOOLED = Limit("MaxUnpool (target cpu)", "is refused", _operators("MaxUnpool"))
 _INDICES = Limit(
     "the Indices of a MaxPool",
     "is refused",
@@ -270,6 +271,7 @@ RUNTIMES: dict[str, list[Limit]] = {
         Limit("a HardSigmoid with a beta of 0", "may be wrong", _nodes(_has_no_beta)),
         Limit("a Scan that captures values", "is refused", _nodes(_captures)),
         _OPEN_AXES,
+        _UNPOOLED,
     ],
     "reference": [
         _REVERSED,
@@ -278,6 +280,7 @@ RUNTIMES: dict[str, list[Limit]] = {
     "tract": [
         Limit("inputs whose sizes are not fixed", "is refused", _open_sizes),
         Limit("Loop and losses", "is refused", _operators("Loop", *_LOSSES)),
+        _UNPOOLED,
         Limit("more than one If", "is refused", _several_ifs),
         Limit("a Gemm in half precision", "is refused", _nodes(_half_gemm)),
         Limit(

@@ -40,8 +40,8 @@ JUDGED = {
     "onnxruntime-1.17": Judged("onnxruntime", (50, 50)),
     "web-wasm": Judged("onnxruntime-web, wasm", (50, 50)),
     "reference": Judged("ReferenceEvaluator of onnx", (50, 40), "reference"),
-    "openvino": Judged("OpenVINO, CPU", (50, 20), "openvino"),
-    "tract": Judged("tract, fixed sizes", (46, 28), "tract"),
+    "openvino": Judged("OpenVINO, CPU", (50, 16), "openvino"),
+    "tract": Judged("tract, fixed sizes", (46, 24), "tract"),
     "web-webgpu": Judged("onnxruntime-web, WebGPU", (48, 19), "webgpu"),
 }
 """The runtimes that are measured, by the names of their results."""
