@@ -60,6 +60,8 @@ class Builder:
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
         self.inference: Inference = parent.inference if parent else Inference(self.opset)
         self._consts: dict[Any, ir.Value] = {}
+        # What `const` has made, so that no caller can ask for a gradient of it.
+        self.constants: set[ir.Value] = parent.constants if parent else set()
         # Where `guards` is set, a mask's zero times what is not finite is 0: see `finite`. It is
         # not set for forward values, which stay as the net makes them.
         self.numbers: Numbers = parent.numbers if parent else Numbers(graph, self.emitted)
@@ -230,6 +232,7 @@ class Builder:
             value.const_value = ir.Tensor(array, name=value.name)
             self.graph.register_initializer(value)
             self._consts[key] = value
+            self.constants.add(value)
         return Tensor(self, self._consts[key])
 
     def weight(self, name: str, array: Any, like: Tensor) -> Tensor:

@@ -231,3 +231,16 @@ def test_an_output_smaller_than_an_input_known_in_part():
     model = parse("float[N, 3, A, 6] x, float[3, 2, 3, 3] w", node)
     with pytest.raises(og.NoRuleError, match="output_shape below the input's size"):
         og.gradient(model)
+
+
+def test_a_batch_of_an_input_whose_channels_are_unknown():
+    """The windows of the adjoint are then taken of each channel by itself."""
+    x, w, g = (
+        RNG.standard_normal(s).astype(np.float32) for s in ((2, 2, 9), (2, 3, 3), (2, 3, 11))
+    )
+    model = parse("float[N, C, L] x, float[2, 3, 3] w", "ConvTranspose(x, w)")
+    grad = og.gradient(model, "w", ograd=True, forward=False)
+    (got,) = executed(grad, {"x": x, "w": w, "y_ograd": g})
+    t = torch.tensor(w, requires_grad=True)
+    F.conv_transpose1d(torch.tensor(x), t).backward(torch.tensor(g))
+    np.testing.assert_allclose(got, t.grad.numpy(), rtol=1e-4, atol=1e-5)
