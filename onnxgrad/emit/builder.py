@@ -23,6 +23,7 @@ from onnxgrad.graph.errors import ArgumentError, RuleError
 from onnxgrad.graph.facts import HALVES, Dim, dims_of
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.inference import Inference, attributes_key
+from onnxgrad.graph.marks import STAND_IN
 from onnxgrad.graph.schemas import Signature, signature_of
 
 # Operators that cannot fail: they are emitted outside of a loop where their operands are outside.
@@ -319,10 +320,11 @@ class Builder:
         self.graph.outputs.append(value)
 
     def copied(self, t: Tensor, stem: str) -> ir.Value:
-        """A copy of a tensor by a new Identity, even where an equal node exists."""
+        """A copy of a tensor by a new Identity, for one of any elements, though these be known."""
         node = ir.Node("", "Identity", [t.value], name=self.names.fresh(stem))
         value = node.outputs[0]
         value.name, value.type, value.shape = self.names.fresh(stem), t.value.type, t.value.shape
+        STAND_IN.set(value, True)
         self.graph.append(node)
         return value
 

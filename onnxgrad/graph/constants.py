@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrad.graph.facts import Dim, dims_of, elements_of, subgraphs
-from onnxgrad.graph.marks import CONTENTS, Contents
+from onnxgrad.graph.marks import CONTENTS, STAND_IN, Contents
 
 # Constants of up to this many elements are computed when the graph is built.
 SMALL = 1024
@@ -101,7 +101,7 @@ def _told(value: ir.Value) -> _Computation:
     if tensor is not None:
         return Contents(tensor.numpy())
     node = value.producer()
-    if node is None:
+    if node is None or STAND_IN.on(value):
         return _unknown(value)
     if CONTENTS.on(value):
         return CONTENTS.of(value)

@@ -65,6 +65,9 @@ STOPPED: Note[bool] = Note("stopped")
 # On an output of the net: the shape that the file declares, which may be wrong.
 DECLARED: Note[ir.Shape | None] = Note("declared")
 
+# On a copy of a tensor that stands for one of any elements: what is known of its own is not used.
+STAND_IN: Note[bool] = Note("stand_in")
+
 # On a value: its contents, as far as they are known when the graph is built.
 CONTENTS: Note[Contents | None] = Note("contents")
 
