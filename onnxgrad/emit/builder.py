@@ -211,12 +211,8 @@ class Builder:
         """
         if self.parent:
             return Tensor(self, self.parent.const(array, like, dtype).value)
-        if (
-            like is None
-            and dtype is None
-            and np.size(array)
-            and np.asarray(array).dtype.kind == "f"
-        ):
+        is_float = np.size(array) and np.asarray(array).dtype.kind == "f"
+        if like is None and dtype is None and is_float:
             raise ArgumentError(
                 "op.const got floating-point numbers without their dtype: give it `like`, a tensor "
                 "that has it, or `dtype`."
