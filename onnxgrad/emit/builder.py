@@ -61,6 +61,8 @@ class Builder:
         self._memo: dict[Any, tuple[ir.Value, ...]] = {}
         self.inference: Inference = parent.inference if parent else Inference(self.opset)
         self._consts: dict[Any, ir.Value] = {}
+        # What `const` has made, so that no caller can ask for a gradient of it.
+        self.constants: set[ir.Value] = parent.constants if parent else set()
         # Where `guards` is set, a mask's zero times what is not finite is 0: see `finite`. It is
         # not set for forward values, which stay as the net makes them.
         self.numbers: Numbers = parent.numbers if parent else Numbers(graph, self.emitted)
@@ -209,12 +211,8 @@ class Builder:
         """
         if self.parent:
             return Tensor(self, self.parent.const(array, like, dtype).value)
-        if (
-            like is None
-            and dtype is None
-            and np.size(array)
-            and np.asarray(array).dtype.kind == "f"
-        ):
+        is_float = np.size(array) and np.asarray(array).dtype.kind == "f"
+        if like is None and dtype is None and is_float:
             raise ArgumentError(
                 "op.const got floating-point numbers without their dtype: give it `like`, a tensor "
                 "that has it, or `dtype`."
@@ -231,6 +229,7 @@ class Builder:
             value.const_value = ir.Tensor(array, name=value.name)
             self.graph.register_initializer(value)
             self._consts[key] = value
+            self.constants.add(value)
         return Tensor(self, self._consts[key])
 
     def weight(self, name: str, array: Any, like: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import operator
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +49,10 @@ def _of_one_number(op: Builder, call: Call) -> Call:
             if its is not None and _SMALL < abs(k * its) < _LARGE:
                 # Both may have axes of size 1 that the tensor lacks.
                 rank = max(len(dims_of(other) or ()), number.rank)
-                product = op.const(np.full([1] * rank, k * its), like=x)
+                if {number.value, other} <= op.constants:
+                    product = op.const(np.full([1] * rank, k * its), like=x)
+                else:  # one of the net's, which may be a weight
+                    product = number * op.tensor(other)
                 return call._replace(inputs=(op.tensor(inner), product))
     return call
 
@@ -64,17 +66,18 @@ def factored(op: Builder, gs: Sequence[Tensor]) -> Tensor | None:
     numbers = [{v: n for v, n in term.items() if _number(v) is not None} for term in terms]
     if any(its != numbers[0] for its in numbers):
         return None
-    k = math.prod(_number(v) or 0.0 for v in Counter(numbers[0]).elements())
+    k = [*Counter(numbers[0]).elements()]
     parts = [Counter({v: n for v, n in t.items() if v not in numbers[0]}) for t in terms]
     common = functools.reduce(operator.and_, parts)
     for v in [*common][:0:-1]:  # each term needs a factor of its own, else 1 would be added
         if any(part == common for part in parts):
             common -= Counter([v])
     rests = [[*(part - common).elements()] for part in parts]
-    if not common or not all(rests) or not _SMALL < abs(k) < _LARGE:
+    if not common or not all(rests):
         return None
     inner = op.sum([_product(op, rest) for rest in rests])
-    return op.typed(_product(op, [*common.elements()]) * inner * k, gs[0])
+    y = _product(op, [*common.elements()]) * inner
+    return op.typed(functools.reduce(operator.mul, map(op.tensor, k), y), gs[0])
 
 
 def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,11 +95,11 @@ def scaled(g: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     return g, W
 
 
-def _factor_of_filters(g: Tensor, W: Tensor) -> tuple[ir.Value, float | Tensor] | None:
+def _factor_of_filters(g: Tensor, W: Tensor) -> tuple[ir.Value, Tensor] | None:
     """A product's factor that the filters can have in its place, and the other factor."""
     for x, other in factors_of(g.op, g.value):
-        if (k := _number(other)) is not None:
-            return x, k
+        if _number(other) is not None:
+            return x, g.op.Reshape(g.op.tensor(other), g.op.const([]))
         dims, channels = dims_of(other), W.dim(0)
         rest = [1] * (len(W.shape or ()) - 2)
         if dims in ((channels, *rest), (1, channels, *rest)) and _is_constant(other):

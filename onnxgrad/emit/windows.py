@@ -129,7 +129,7 @@ def columns(x: Tensor, axes: list[Axis], flip: bool = False) -> Tensor:
         return strided(x, axes)
     n, c, *size = shapes.dims(x)
     pick = one_hot(x, [a.kernel for a in axes], flip)
-    if isinstance(c, int):
+    if isinstance(c, int) and c:  # in no groups a runtime would divide by 0
         pick = x.op.Tile(pick, x.op.const([c] + [1] * (x.rank - 1)))
         return x.op.Conv(x, pick, group=c, **attributes(axes))
     return x.op.Conv(shapes.reshape(x, [n * c, 1, *size]), pick, **attributes(axes))

@@ -229,15 +229,16 @@ def _filter(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis], group: int) -> Te
     by_columns = taps if windows.is_sliced(x, axes) else target.one_hot_taps
     if isinstance(taps, int) and taps > by_columns:
         return _filter_by_convolution(g, x, W, axes, group)
-    m, c, kernel = shapes.dim(W, 0) // group, shapes.dim(W, 1), [a.kernel for a in axes]
+    n, kernel = shapes.dim(g, 0), [a.kernel for a in axes]
+    m, c = shapes.dim(W, 0) // group, shapes.dim(W, 1)
     swap = (
         target.windows_of_fewer and windows.known([taps]) and taps != 1 and _is_less_of_g(g, m, c)
     )
     back = windows.adjoint(g, axes) if swap else None
     if back is None:
-        y = _sum_of_products(g, windows.columns(x, axes), m, taps * c, group)
+        y = _sum_of_products(g, windows.columns(x, axes), n, m, taps * c, group)
         return shapes.reshape_like(y, W)
-    y = _sum_of_products(windows.columns(g, back, flip=True), x, taps * m, c, group)
+    y = _sum_of_products(windows.columns(g, back, flip=True), x, n, taps * m, c, group)
     y = shapes.reshape(y, [group * m, *kernel, c])
     last = len(kernel) + 1
     return g.op.typed(g.op.Transpose(y, perm=[0, last, *range(1, last)]), W)
@@ -266,13 +267,15 @@ def _filter_by_taps(g: Tensor, x: Tensor, W: Tensor, axes: list[Axis]) -> Tensor
     return shapes.reshape_like(op.Concat(*sums, axis=1), W)
 
 
-def _sum_of_products(left: Tensor, right: Tensor, high: Size, wide: Size, group: int) -> Tensor:
-    """left rightᵀ for each group, of `high` and `wide` rows of places, summed over the batch.
+def _sum_of_products(
+    left: Tensor, right: Tensor, n: Size, high: Size, wide: Size, group: int
+) -> Tensor:
+    """left rightᵀ for each group, of `high` and `wide` rows of places, summed over a batch of n.
 
     Its elements are in this order, and the caller gives it its shape: of two nodes in a row that
     change it onnxruntime makes one, which it runs last, and with it those of all filters.
     """
-    op, n = left.op, shapes.dim(left, 0)
+    op = left.op
     places = shapes.count(left, range(2, left.rank))
     if group == 1 and op.target.transposed_batch and _is_less_inside(n, high, wide, places):
         left, right = (

@@ -43,10 +43,17 @@ def hard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(("text", "expected", "products"), [(SWISH, swish, 2), (HARD, hard, 3)])
 def test_parts_of_a_cotangent_share_their_factor(text, expected, products):
-    """x f(x) has the cotangent g (f(x) + x f'(x)): one product with g, and one with all numbers."""
+    """x f(x) has the cotangent g (f(x) + x f'(x)): one product with g, and one with all numbers.
+
+    Of the numbers themselves there are products too.
+    """
     model = net(text)
     grad = og.gradient(model, ograd=True)
-    assert (count(grad) - count(model))["Mul"] == products
+    numbers = {t.name for t in grad.graph.initializer}
+    for node in grad.graph.node:
+        numbers.update(node.output if set(node.input) <= numbers else ())
+    whole = [n for n in grad.graph.node if n.op_type == "Mul" and not {*n.output} <= numbers]
+    assert len(whole) - count(model)["Mul"] == products
     g = np.linspace(-1, 2, X.size, dtype=np.float32).reshape(X.shape)
     first, second = expected(X.astype(np.float64))
     np.testing.assert_allclose(
@@ -54,6 +61,29 @@ def test_parts_of_a_cotangent_share_their_factor(text, expected, products):
     )
     twice = og.gradient(og.gradient(model, forward=False), "x", forward=False)
     np.testing.assert_allclose(runner(twice)({"x": X})[0], second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gate", ["d = Mul(n, k)  y = Tanh(d)", "s = Sigmoid(n)  y = Mul(n, s)"])
+def test_a_weight_of_one_number_is_differentiated_twice(gate):
+    """It is no number to be collected with others, or the second gradient would not see it."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make torch")
+    rng = np.random.default_rng(0)
+    x, f = (rng.standard_normal(s).astype(np.float32) for s in ((2, 2, 5), (1, 2, 3)))
+    w, seed = np.float32([0.7]), rng.standard_normal((2, 2, 5)).astype(np.float32)
+    model = net(f"""net (float[2, 2, 5] x) => (float[2, 1, 5] y) <float k = {{0.5}}> {{
+        c = Conv<pads = [1, 1]>(x, f)  n = Mul(c, w)  {gate} }}""")
+    constants = {"f": f, "w": w}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants.items())
+    twice = og.gradient(
+        og.gradient(model, "x", forward=False), ["w", "f"], of="x_grad", ograd=True, forward=False
+    )
+    t = {n: torch.tensor(a, requires_grad=True) for n, a in (constants | {"x": x}).items()}
+    n = torch.nn.functional.conv1d(t["x"], t["f"], None, 1, 1) * t["w"]
+    y = n * torch.sigmoid(n) if "Sigmoid" in gate else torch.tanh(n * 0.5)
+    (first,) = torch.autograd.grad(y.sum(), t["x"], create_graph=True)
+    want = torch.autograd.grad(first, [t["w"], t["f"]], torch.tensor(seed))
+    for got, g in zip(runner(twice)({"x": x, "x_grad_ograd": seed}), want, strict=True):
+        np.testing.assert_allclose(got, g.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_parts_side_by_side_are_joined():

@@ -231,3 +231,36 @@ def test_an_output_smaller_than_an_input_known_in_part():
     model = parse("float[N, 3, A, 6] x, float[3, 2, 3, 3] w", node)
     with pytest.raises(og.NoRuleError, match="output_shape below the input's size"):
         og.gradient(model)
+
+
+def test_a_batch_of_an_input_whose_channels_are_unknown():
+    """The windows of the adjoint are then taken of each channel by itself."""
+    x, w, g = (
+        RNG.standard_normal(s).astype(np.float32) for s in ((2, 2, 9), (2, 3, 3), (2, 3, 11))
+    )
+    model = parse("float[N, C, L] x, float[2, 3, 3] w", "ConvTranspose(x, w)")
+    grad = og.gradient(model, "w", ograd=True, forward=False)
+    (got,) = executed(grad, {"x": x, "w": w, "y_ograd": g})
+    t = torch.tensor(w, requires_grad=True)
+    F.conv_transpose1d(torch.tensor(x), t).backward(torch.tensor(g))
+    np.testing.assert_allclose(got, t.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_no_channels():
+    """The second gradient of large filters has the batch, here an empty one, for channels."""
+    model = parse(
+        "float[0, C, 66] x, float[5, 1, 65] w", "Conv<strides = [65], pads = [32, 32]>(x, w)"
+    )
+    grad = og.gradient(model, "w", ograd=True, forward=False)
+    twice = og.gradient(grad, ["w", "y_ograd"], of="w_grad", ograd=True, unreachable="zeros")
+    nodes = [n for n in twice.graph.node if n.op_type == "Conv"]
+    groups = [a.i for n in nodes for a in n.attribute if a.name == "group"]
+    assert 0 not in groups  # onnxruntime divides by it
+    feeds = {
+        "w": np.ones((5, 1, 65)),
+        "x": np.zeros((0, 1, 66)),
+        "y_ograd": np.zeros((0, 5, 2)),
+        "w_grad_ograd": np.ones((5, 1, 65)),
+    }
+    feeds = {i.name: feeds[i.name].astype(np.float32) for i in twice.graph.input}
+    assert executed(twice, feeds)[-1].shape == (0, 5, 2)
