@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrad.graph.facts import Dim, dims_of, elements_of, subgraphs
+from onnxgrad.graph.facts import Dim, all_nodes, dims_of, elements_of, subgraphs
 from onnxgrad.graph.marks import CONTENTS, STAND_IN, Contents
 
 # Constants of up to this many elements are computed when the graph is built.
@@ -73,6 +73,18 @@ def forget_constant(value: ir.Value) -> None:
     CONTENTS.drop(value)
 
 
+def stand_in(graph: ir.Graph, values: Iterable[ir.Value]) -> None:
+    """Take the elements of some values, and what follows from them, as unknown from now on.
+
+    A rule takes what is known for a fixed number. The derivative of its result by it would be lost.
+    """
+    for v in values:
+        STAND_IN.set(v, True)
+    for node in all_nodes(graph):
+        for y in node.outputs:
+            forget_constant(y)
+
+
 _Computation = Generator[ir.Value, Contents | None, Contents | None]
 
 
@@ -97,11 +109,13 @@ def _contents(value: ir.Value) -> Contents | None:
 
 def _told(value: ir.Value) -> _Computation:
     """Compute the contents of `value`: yields the values whose contents are to be sent to it."""
+    node = value.producer()
+    if STAND_IN.on(value):
+        return _unknown(value)
     tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
     if tensor is not None:
         return Contents(tensor.numpy())
-    node = value.producer()
-    if node is None or STAND_IN.on(value):
+    if node is None:
         return _unknown(value)
     if CONTENTS.on(value):
         return CONTENTS.of(value)

@@ -18,6 +18,7 @@ from onnxgrad.engine.reverse import Rules, backward
 from onnxgrad.engine.stopped import is_gate, restore, stop
 from onnxgrad.engine.straight_through import mark, propagate_marks, rounding_left_out
 from onnxgrad.graph import maps
+from onnxgrad.graph.constants import stand_in
 from onnxgrad.graph.errors import (
     ArgumentError,
     QuantizedWarning,
@@ -111,6 +112,8 @@ class Job:
                     "wrt: ALL is empty, as the model has no floating-point input and no trainable "
                     "weight, but for those in constant; name other tensors in wrt"
                 )
+        if weights := [v for v in self.wrt if v.is_initializer()]:
+            stand_in(self.net.graph, weights)  # a second derivative by them may follow
 
     @property
     def keeps_fused(self) -> bool:

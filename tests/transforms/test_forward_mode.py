@@ -50,3 +50,23 @@ def test_jvp_is_the_transpose_of_vjp(sample: Sample) -> None:
     right = inner([pulled[f"{x}_grad"] for x in wrt], [tangents[f"{x}_tangent"] for x in wrt])
     scale = float(sum(abs(t).sum() for t in terms))
     assert close(left, right, exactness(sample), scale), (left, right)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_a_weight_whose_number_a_rule_could_read_is_differentiated_twice(p: float) -> None:
+    """The exponent, here a weight, is no fixed number: y = (x + p)^p + p x sigmoid(x)."""
+
+    def net(ends: str) -> onnx.ModelProto:
+        return onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]>
+            g ({ends}) => (double[N] y) {"" if "p" in ends else f"<double[1] p = {{{p}}}>"} {{
+                a = Add(x, p) b = Pow(a, p) c = Sigmoid(x) d = Mul(c, p) e = Mul(d, x)
+                y = Add(b, e) }}""")
+
+    x, d = np.array([0.7, 1.3, 2.1]), {"x": np.array([0.3, -0.2, 0.5]), "p": np.array([1.0])}
+    product = og.Net(og.hvp(net("double[N] x"), ["x", "p"]))
+    found = product({"x": x} | {f"{name}_tangent": t for name, t in d.items()})
+    gradient, h = og.Net(og.gradient(net("double[N] x, double[1] p"))), 1e-5
+    ahead, behind = (gradient({"x": x + s * d["x"], "p": p + s * d["p"]}) for s in (h, -h))
+    for name in d:
+        difference = (ahead[f"{name}_grad"] - behind[f"{name}_grad"]) / (2 * h)
+        np.testing.assert_allclose(found[f"{name}_hvp"], difference, rtol=1e-7)
