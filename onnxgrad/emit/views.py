@@ -25,13 +25,13 @@ import onnx_ir as ir
 from onnxgrad.emit import steps
 from onnxgrad.emit.rewrites import Call, rewrite
 from onnxgrad.graph.constants import SMALL
-from onnxgrad.graph.facts import dims_of
+from onnxgrad.graph.facts import VIEWS, dims_of
 
 if TYPE_CHECKING:
     from onnxgrad.emit.builder import Builder
     from onnxgrad.emit.tensor import Tensor
 
-_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+_VIEWS = VIEWS - {"Identity"}
 # The most of them, one behind the other, that are followed.
 _MOST = 8
 

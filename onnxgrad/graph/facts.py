@@ -19,6 +19,8 @@ FLOATS = HALVES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 # One dimension: a known size, the name of a size (equal names are equal sizes), or None if unknown.
 Dim = int | str | None
+# Operators that give the elements of their first operand in the same order.
+VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def is_float(value: ir.Value) -> bool:

@@ -22,16 +22,13 @@ from onnxgrad.emit.order import delayed
 from onnxgrad.emit.subgraphs import captures
 from onnxgrad.emit.tensor import Tensor
 from onnxgrad.graph.constants import SMALL
-from onnxgrad.graph.facts import all_nodes, elements_of, is_float
+from onnxgrad.graph.facts import VIEWS, all_nodes, elements_of, is_float
 from onnxgrad.graph.fresh import Names
 from onnxgrad.graph.marks import DECLARED
 
 _DOMAIN = "onnxgrad.fused"
 # The dtypes of sizes, places and indices. Quantized activations have others.
 _COUNTING = {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL}
-
-# They move nothing.
-_VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 # Of such a node: its own domain, the number of its own operands, and the outputs that the further
 # operands stand for.
@@ -137,7 +134,7 @@ def _parts(
 
 def _computes(part: ir.Node, operands: set[ir.Value | None], activations: set[ir.Value]) -> bool:
     """Whether a part of an expansion gives floating-point numbers that depend on activations."""
-    if not activations or part.op_type in _VIEWS or not any(map(is_float, part.outputs)):
+    if not activations or part.op_type in VIEWS or not any(map(is_float, part.outputs)):
         return False
     before = _between(operands, list(part.outputs))
     return any(v in activations for node in before for v in _read(node))

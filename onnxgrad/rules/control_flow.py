@@ -15,12 +15,9 @@ from onnxgrad.emit.builder import Builder
 from onnxgrad.emit.shapes import reshape_like
 from onnxgrad.emit.subgraphs import copy_into, merged, total, zeros_like
 from onnxgrad.emit.tensor import Tensor
-from onnxgrad.graph.facts import is_float, subgraphs
+from onnxgrad.graph.facts import VIEWS, is_float, subgraphs
 from onnxgrad.graph.marks import STOPPED
 from onnxgrad.rules.control_flow_steps import Pull, Steps, close_recomputed
-
-# Operators that give the elements of their first operand in the same order.
-_VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 @rule("If")
@@ -49,7 +46,7 @@ def _shown(value: ir.Value | None, branch: ir.Graph) -> ir.Value | None:
         node = value.producer()
         if node is None or node.domain or STOPPED.on(value):
             return None
-        if node.op_type in _VIEWS:
+        if node.op_type in VIEWS:
             value = node.inputs[0]
         elif node.op_type == "If":
             place = value.index()

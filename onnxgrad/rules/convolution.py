@@ -39,9 +39,9 @@ def conv_b(g):
 def conv_x(g, X, W, kernel_shape, strides, dilations, pads, auto_pad, group):
     axes = windows.sliding(X, _kernel(W, kernel_shape), strides, dilations, pads, auto_pad)
     g, W = scaled(g, W)
-    y = _correlate(g, W, axes, group) or _by_rows(g, W, axes, group)
-    y = y or _by_phases(g, W, axes, group)
-    return g.op.typed(y or windows.conv_transpose(g, W, axes, group), X)
+    ways = (_correlate, _by_rows, _by_phases, windows.conv_transpose)
+    y = next(y for way in ways if (y := way(g, W, axes, group)) is not None)
+    return g.op.typed(y, X)
 
 
 @rule("Conv", "W")
